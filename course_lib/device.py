@@ -1,0 +1,78 @@
+"""Pick a device and seed every random number generator."""
+
+import random
+
+import numpy as np
+import torch
+
+
+def pick_device(name: str | torch.device | None = None) -> torch.device:
+    """Return the device called `name`, or the best one for this course.
+
+    None picks the first CUDA GPU if there is one and the CPU otherwise. Apple's
+    `"mps"` is taken only by name: it has no float64, which several lessons use.
+
+    Args:
+        name: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, a torch.device, or None.
+
+    Raises:
+        ValueError: the name is not a device, or this machine has no such device.
+
+    >>> pick_device("cpu")
+    device(type='cpu')
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"pick_device: got {name!r}; wanted 'cpu', 'cuda', 'cuda:N' or 'mps'. "
+            "Leave the name out to take the best device of this machine."
+        ) from error
+    if not _is_available(device):
+        raise ValueError(
+            f"pick_device: '{device}' is not available here; this machine has "
+            f"{_available_names()}. Leave the name out to take the best of them."
+        )
+    return device
+
+
+def _is_available(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return (device.index or 0) < torch.cuda.device_count()
+    if device.type == "mps":
+        return torch.backends.mps.is_available()
+    return device.type in ("cpu", "meta")
+
+
+def _available_names() -> str:
+    names = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    return ", ".join(names + ["mps"] * torch.backends.mps.is_available())
+
+
+def seed_everything(seed: int) -> torch.Generator:
+    """Seed Python, NumPy and torch (every device); return a seeded CPU generator.
+
+    Draw with the returned generator on the CPU and move the numbers: a GPU's own
+    generator gives other numbers than the CPU's for the same seed.
+
+    Args:
+        seed: an int in [0, 2**32), the range that NumPy takes.
+
+    Raises:
+        ValueError: the seed is not an int in that range.
+
+    >>> g = seed_everything(0)
+    >>> bool(torch.randn(3, generator=g).equal(torch.randn(3)))
+    True
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(
+            f"seed_everything: got {seed!r}; wanted an int in [0, 2**32). "
+            "Write the seed as a plain number, for example seed_everything(0)."
+        )
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    return torch.Generator().manual_seed(seed)

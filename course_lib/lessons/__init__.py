@@ -1,0 +1,186 @@
+"""What only notebooks need: pictures with words, widgets that compute, exercises.
+
+`show` and `explore` are the two verbs of every lesson. The exercises of a lesson are
+in the module of its name, for example `course_lib.lessons.closures`.
+"""
+
+import base64
+import html
+import io
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets
+from IPython import get_ipython
+from IPython.display import display
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+Draw = Callable[..., tuple[Figure, str]]
+
+
+def show(figure: Figure, *, alt: str) -> None:
+    """Display a figure with its description, then close it.
+
+    The picture has an opaque light background, so it reads in a dark theme too.
+
+    Args:
+        figure: a matplotlib figure.
+        alt: what the picture shows, in a sentence or two, for those who can't see
+            it. It is compared by the tests, so numbers in it are tested.
+
+    Raises:
+        ValueError: the description is empty, or the figure is none.
+    """
+    display(_bundle(figure, alt), raw=True)
+
+
+def explore(draw: Draw, **controls: Any) -> "Explorer":
+    """Show a picture under controls; each move of a control computes it anew.
+
+    Args:
+        draw: a plain function of the controls' values, by name, that returns
+            (figure, alt). A test can call it without any widget.
+        controls: name = widget, or a short form as in `ipywidgets.interact`:
+            (low, high, step) gives a slider, a list a menu, a bool a check box.
+
+    Returns:
+        The Explorer: leave it on the last line of a cell to show it, or move it from
+        code with `.set(name=value)`.
+
+    Raises:
+        ValueError: no controls, or a short form that gives no widget.
+    """
+    return Explorer(draw, {name: _widget(name, c) for name, c in controls.items()})
+
+
+class Explorer:
+    """Controls above a picture; the picture is stored for readers without a kernel."""
+
+    def __init__(self, draw: Draw, controls: dict[str, ipywidgets.Widget]) -> None:
+        if not controls:
+            raise ValueError(
+                "explore: got no controls; wanted at least one, for example "
+                "explore(draw, steps=(1, 10, 1))."
+            )
+        self.draw = draw
+        self.controls = controls
+        self.alt = ""
+        self._handle: Any = None
+        self._redraws = True
+        for control in controls.values():
+            control.observe(self._redraw, names="value")
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The controls' values, by name."""
+        return {name: control.value for name, control in self.controls.items()}
+
+    def set(self, **values: Any) -> str:
+        """Move controls from code; return the new picture's description.
+
+        Raises:
+            ValueError: an unknown control.
+        """
+        unknown = values.keys() - self.controls.keys()
+        if unknown:
+            raise ValueError(
+                f"Explorer.set: got {', '.join(sorted(unknown))}; the controls are "
+                f"{', '.join(self.controls)}."
+            )
+        self._redraws = False  # one picture for all moves
+        try:
+            for name, value in values.items():
+                self.controls[name].value = value
+        finally:
+            self._redraws = True
+        self._redraw()
+        return self.alt
+
+    def _redraw(self, change: object = None) -> None:
+        if not self._redraws:
+            return
+        try:
+            data = self._picture()
+        except Exception as error:  # shown: a callback's error is lost otherwise
+            self.alt = f"This setting can't be drawn: {type(error).__name__}: {error}"
+            data = {"text/plain": self.alt, "text/html": html.escape(self.alt)}
+        if self._handle:
+            self._handle.update(data, raw=True)
+
+    def _picture(self) -> dict[str, str]:
+        figure, self.alt = self.draw(**self.values)
+        return _bundle(figure, self.alt)
+
+    def _ipython_display_(self) -> None:
+        controls = ipywidgets.VBox(list(self.controls.values()))
+        view = controls._repr_mimebundle_()
+        view = view[0] if isinstance(view, tuple) else view
+        names = ", ".join(self.controls)
+        words = f"Controls: {names}. They move once the notebook runs."
+        display({**view, "text/plain": words}, raw=True)
+        self._handle = display(self._picture(), raw=True, display_id=True)
+
+
+def _bundle(figure: Figure, alt: str) -> dict[str, str]:
+    """Return the figure as an <img> with alt text, and the text alone."""
+    if not isinstance(figure, Figure):
+        raise ValueError(
+            f"show: got {type(figure).__name__}; wanted a matplotlib figure, the "
+            "first of `figure, ax = plt.subplots()`."
+        )
+    if not isinstance(alt, str) or not alt.strip():
+        raise ValueError(
+            "show: the figure has no description; wanted alt='what one sees', for "
+            "readers who can't see it."
+        )
+    picture = base64.b64encode(_png(figure)).decode()
+    width = round(figure.get_figwidth() * 90)
+    image = (
+        f'<img alt="{html.escape(alt)}" width="{width}" '
+        f'src="data:image/png;base64,{picture}">'
+    )
+    return {"text/html": image, "text/plain": alt}
+
+
+def _png(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(
+        stream,
+        format="png",
+        dpi=144,
+        facecolor="white",
+        bbox_inches="tight",
+        metadata={"Software": None},  # the same bytes from any matplotlib version
+    )
+    plt.close(figure)
+    return stream.getvalue()
+
+
+def _widget(name: str, control: Any) -> ipywidgets.Widget:
+    if not isinstance(control, ipywidgets.Widget):
+        control = ipywidgets.interactive.widget_from_abbrev(control)
+    if control is None or not hasattr(control, "value"):
+        raise ValueError(
+            f"explore: {name} gives no control; wanted (low, high, step), a list, a "
+            "bool, or a widget with a value."
+        )
+    control.description = control.description or name.replace("_", " ")
+    if hasattr(control, "continuous_update"):
+        control.continuous_update = False  # draw when the handle is let go
+    return control
+
+
+def _explain_missing_name(
+    shell: Any, kind: type, error: NameError, trace: Any, tb_offset: int | None = None
+) -> None:
+    shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
+    name = error.name or "that name"
+    print(
+        f"If a cell above makes {name!r}, run it first: in the menu, "
+        "Run > Run All Above Selected Cell."
+    )
+
+
+if get_ipython() is not None:
+    get_ipython().set_custom_exc((NameError,), _explain_missing_name)

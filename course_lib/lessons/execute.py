@@ -1,0 +1,152 @@
+"""Re-execute notebooks and store them so that two runs give the same file.
+
+`make notebooks` runs every notebook in a fresh kernel, writes the measured time and
+memory into its header, and removes what differs from run to run: cell ids are made
+from the sources, widget ids and paths of this machine go.
+"""
+
+import hashlib
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+_MEASURED = re.compile(r"^\*\*A full run\*\*.*$", re.MULTILINE)
+_PEAK = """
+import sys
+try:
+    import resource
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(peak // (1024 * 1024) if sys.platform == "darwin" else peak // 1024)
+except ImportError:
+    print(0)
+"""
+
+
+class _Client(NotebookClient):
+    """Keeps each picture as its own cell drew it, when a later cell moves a slider."""
+
+    def _update_display_id(self, display_id: str, msg: dict) -> None:
+        pass
+
+
+def main(paths: Sequence[str | Path] = ()) -> int:
+    """Execute and store the notebooks (all by default); return the exit status."""
+    failed = 0
+    for path in map(Path, paths or sorted(FOLDER.glob("*.ipynb"))):
+        try:
+            seconds, megabytes = store(path)
+        except Exception as error:
+            failed += 1
+            print(f"{path.name}: not stored: {error}", file=sys.stderr)
+        else:
+            print(f"{path.name}: {seconds:.1f} s, {megabytes} MB")
+    return 1 if failed else 0
+
+
+def store(path: Path) -> tuple[float, int]:
+    """Execute one notebook and replace its file; return (seconds, peak MB).
+
+    Raises:
+        CellExecutionError: a cell raised without the tag `raises-exception`. The
+            file is left as it was.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    seconds, megabytes = run(notebook, path.parent)
+    tidy(notebook, (seconds, megabytes))
+    nbformat.validate(notebook)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+    return seconds, megabytes
+
+
+def run(notebook: NotebookNode, folder: Path) -> tuple[float, int]:
+    """Execute a notebook in place; return the seconds and the kernel's peak MB."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # a stored bar would differ each time
+    probe = nbformat.v4.new_code_cell(_PEAK)
+    notebook.cells.append(probe)
+    client = _Client(
+        notebook,
+        timeout=300,
+        kernel_name="python3",
+        record_timing=False,
+        resources={"metadata": {"path": str(folder)}},
+    )
+    start = time.perf_counter()
+    try:
+        client.execute()
+    finally:
+        notebook.cells.remove(probe)
+    return time.perf_counter() - start, int(probe.outputs[0].text)
+
+
+def tidy(notebook: NotebookNode, measured: tuple[float, int] | None = None) -> None:
+    """Make everything that is stored depend on the content alone."""
+    notebook.metadata = NotebookNode(
+        kernelspec={
+            "display_name": "Python 3",
+            "language": "python",
+            "name": "python3",
+        },
+        language_info={"name": "python"},
+    )
+    if measured:
+        header = notebook.cells[0]
+        header.source = _MEASURED.sub(_sentence(*measured), header.source)
+    for cell, name in zip(notebook.cells, _ids(notebook), strict=True):
+        cell.id = name
+        tags = cell.metadata.get("tags")
+        cell.metadata = NotebookNode(tags=tags) if tags else NotebookNode()
+        if cell.cell_type == "code":
+            cell.outputs = [_stable(output) for output in cell.outputs]
+
+
+def _sentence(seconds: float, megabytes: int) -> str:
+    """Round up, so that a rerun rarely changes the file."""
+    step = 1 if seconds < 10 else 5
+    return (
+        f"**A full run** takes about {math.ceil(seconds / step) * step} seconds and "
+        f"{math.ceil(megabytes / 100) / 10:.1f} GB of memory on two CPU cores "
+        "(measured)."
+    )
+
+
+def _ids(notebook: NotebookNode) -> Iterator[str]:
+    """Yield an id for each cell from its source; repeats are numbered."""
+    seen: dict[str, int] = {}
+    for cell in notebook.cells:
+        text = f"{cell.cell_type}\n{cell.source}"
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        seen[digest] = seen.get(digest, 0) + 1
+        yield digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+
+
+def _stable(output: NotebookNode) -> NotebookNode:
+    if output.output_type == "error":
+        output.traceback = [_without_paths(line) for line in output.traceback]
+    data: dict[str, Any] = output.get("data", {})
+    view = data.get("application/vnd.jupyter.widget-view+json")
+    if view:
+        words = data.get("text/plain", "")
+        view["model_id"] = hashlib.sha256(words.encode()).hexdigest()[:32]
+    return output
+
+
+def _without_paths(text: str) -> str:
+    """Shorten paths in a traceback to those inside the course or the library."""
+    text = text.replace(f"{FOLDER.parent}{os.sep}", "")
+    return re.sub(r"[^\s'\"]*(site-packages|lib/python3\.\d+)[/\\]", "", text)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,146 @@
+"""Check an answer without ever raising, and name the mistake.
+
+A lesson's exercises are the Exercise objects of its module. A judge compares the
+answer with an independent oracle, raises `NotYet` with the name of the mistake, and
+returns a sentence that says why a right answer is right.
+"""
+
+import contextlib
+import ctypes
+import html
+import importlib
+import pkgutil
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from course_lib.lessons import progress
+
+
+class NotYet(Exception):
+    """The answer is not right yet; the message names the mistake."""
+
+
+class _TooSlow(BaseException):
+    """Raised inside an answer that does not come to an end.
+
+    Not an Exception, so an answer's own `except Exception` can't swallow it.
+    """
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check says: shown as text or HTML, hints closed one inside the other."""
+
+    solved: bool
+    message: str
+    hints: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"{'Right.' if self.solved else 'Not yet.'} {self.message}"
+
+    def _repr_html_(self) -> str:
+        word = "✓ Right." if self.solved else "✗ Not yet."
+        return f"<p><b>{word}</b> {_to_html(self.message)}</p>{self._nested_hints()}"
+
+    def _nested_hints(self) -> str:
+        nested = ""
+        for number, hint in reversed(list(enumerate(self.hints, start=1))):
+            title = f"<summary>Hint {number} of {len(self.hints)}</summary>"
+            nested = f"<details>{title}<p>{_to_html(hint)}</p>{nested}</details>"
+        return nested
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise: `check(answer)` never raises and never hangs.
+
+    Args:
+        name: "lesson.exercise", the key in the progress file.
+        judge: answer -> why it is right; raises NotYet with the mistake's name.
+        hints: three, each saying more than the one before.
+        seconds: how long an answer may compute.
+    """
+
+    name: str
+    judge: Callable[[Any], str] = field(repr=False)
+    hints: tuple[str, str, str] = field(repr=False)
+    seconds: float = field(default=10.0, repr=False)
+
+    def check(self, answer: Any) -> Verdict:
+        """Judge an answer, and keep the progress if it is right."""
+        if answer is ...:
+            return self._not_yet("Replace the ... with your answer, then check again.")
+        try:
+            with _time_limit(self.seconds):
+                praise = self.judge(answer)
+        except NotYet as mistake:
+            return self._not_yet(str(mistake))
+        except _TooSlow:
+            return self._not_yet(
+                f"Your code was stopped after {self.seconds:g} seconds. Is there a "
+                "loop that never ends?"
+            )
+        except (Exception, SystemExit) as error:
+            return self._not_yet(_describe(error))
+        return Verdict(True, praise + self._keep())
+
+    def _not_yet(self, message: str) -> Verdict:
+        return Verdict(False, message, self.hints)
+
+    def _keep(self) -> str:
+        try:
+            progress.mark_solved(self.name)
+        except (OSError, ValueError) as error:
+            return f" (Your progress could not be kept: {error})"
+        return ""
+
+
+def lessons() -> dict[str, list[str]]:
+    """Return {lesson: names of its exercises}, in the lessons' order."""
+    package = importlib.import_module("course_lib.lessons")
+    found = {}
+    for info in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"course_lib.lessons.{info.name}")
+        exercises = [v for v in vars(module).values() if isinstance(v, Exercise)]
+        if exercises:
+            names = [exercise.name.partition(".")[2] for exercise in exercises]
+            found[module.NUMBER] = (info.name, names)
+    return dict(found[number] for number in sorted(found))
+
+
+def _describe(error: BaseException) -> str:
+    kind, text = type(error).__name__, str(error).split("\n")[0]
+    if isinstance(error, NameError):
+        return f"Your code raised {kind}: {text}. Run the cells above first."
+    if isinstance(error, TypeError) and "ellipsis" in text.lower():
+        return "There is still a ... in your code. Replace it, then check again."
+    return f"Your code raised {kind}: {text}"
+
+
+def _to_html(text: str) -> str:
+    """Escape, and set what stands in `backticks` as code."""
+    parts = html.escape(text, quote=False).split("`")
+    return "".join(f"<code>{p}</code>" if i % 2 else p for i, p in enumerate(parts))
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise _TooSlow in this thread after some seconds, on any system.
+
+    A signal would need the main thread and does not exist on Windows; this reaches
+    any Python loop, though not a single call that sleeps in C.
+    """
+    thread = ctypes.c_ulong(threading.get_ident())
+
+    def interrupt() -> None:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(_TooSlow))
+
+    timer = threading.Timer(seconds, interrupt)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -13,10 +13,24 @@ Source: Python language reference, 4.2.2 "Resolution of names".
 import functools
 import inspect
 from collections.abc import Callable, Iterable
-from types import BuiltinFunctionType, CellType, FunctionType, MethodType
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    FunctionType,
+    MethodDescriptorType,
+    MethodType,
+    MethodWrapperType,
+    WrapperDescriptorType,
+)
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
+_IN_C = (  # len, str.upper, str.__len__ and "".__len__
+    BuiltinFunctionType,
+    MethodDescriptorType,
+    WrapperDescriptorType,
+    MethodWrapperType,
+)
 
 
 class _Unset:
@@ -56,7 +70,7 @@ def captures(function: Callable[..., Any]) -> dict[str, object]:
 def shared_captures(
     functions: Iterable[Callable[..., Any]],
 ) -> dict[str, list[Callable[..., Any]]]:
-    """Return the names whose one cell several of the functions share, and who shares it.
+    """Return the names whose one cell several of the functions share, and who does.
 
     These are the suspects of late binding: {name: [function, ...]}, functions in the
     order given. Equal names in different cells are not shared. A function that is
@@ -86,9 +100,10 @@ def freeze_captures(function: F) -> F:
 
     The copy keeps code, defaults, annotations, name, docstring and attributes; only
     its cells are new. The original is untouched. A captured function is frozen too,
-    so a decorated function freezes through its wrapper, and a recursive function
-    calls its frozen self. Values are bound, not copied: a captured list can still
-    change from inside.
+    so a decorated function freezes through its wrapper, a recursive function calls
+    its frozen self, and copies made together share a cell where the originals do.
+    Values are bound, not copied: a captured list can still change from inside. A
+    function that captures nothing is returned as it is.
 
     Raises:
         TypeError: not a Python function; the message says what to pass instead.
@@ -104,16 +119,19 @@ def freeze_captures(function: F) -> F:
 
 
 def _freeze(function: Any, done: dict[int, Any]) -> Any:
+    """Return the copy; `done` maps the id of a function or a cell to its copy."""
     if not isinstance(function, FunctionType) or not function.__closure__:
         return function
     if id(function) not in done:
-        cells = tuple(CellType() for _ in function.__closure__)
-        done[id(function)] = copy = _with_cells(function, cells)
+        cells = _cells("freeze_captures", function)
+        new = {name: cell for name, cell in cells.items() if id(cell) not in done}
+        done.update({id(cell): CellType() for cell in new.values()})
+        copy = _with_cells(function, tuple(done[id(c)] for c in cells.values()))
+        done[id(function)] = copy
         copy.__dict__.update({k: _freeze(v, done) for k, v in vars(function).items()})
-        for name, old, new in zip(
-            function.__code__.co_freevars, function.__closure__, cells, strict=True
-        ):
-            new.cell_contents = _freeze(_require_value(function, name, old), done)
+        for name, cell in new.items():
+            value = _require_value(function, name, cell)
+            done[id(cell)].cell_contents = _freeze(value, done)
     return done[id(function)]
 
 
@@ -168,7 +186,7 @@ def _describe(thing: object) -> str:
             f"the bound method {_name(thing)}; its object is an argument, not a "
             "captured name. Pass its .__func__."
         )
-    if isinstance(thing, BuiltinFunctionType):
+    if isinstance(thing, _IN_C):
         return (
             f"the builtin {_name(thing)}; it is written in C and has no Python "
             "cells. Wrap it in a lambda if you need a function."
@@ -176,9 +194,11 @@ def _describe(thing: object) -> str:
     if inspect.isclass(thing):
         return f"the class {_name(thing)}; wanted a function. Pass one of its methods."
     if callable(thing):
+        wrapped = hasattr(thing, "__wrapped__")  # by functools.cache, for example
         return (
             f"a callable {type(thing).__name__} object; it keeps its values in "
-            "attributes, where vars(...) shows them. Wanted a function."
+            "attributes, where vars(...) shows them. "
+            + ("Pass its .__wrapped__." if wrapped else "Wanted a function.")
         )
     return f"{thing!r}, which can't be called; wanted a function (def or lambda)."
 

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from course_lib.closures import captures
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.text import Text
 
 # Okabe and Ito's palette: told apart with every common form of color blindness.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
@@ -29,8 +32,8 @@ def curves(
 
 def histogram(ax: "Axes", tensors: Mapping[str, Tensor], *, bins: int = 61) -> "Axes":
     """Draw the histograms of several tensors over one common range, log counts."""
-    flat = {name: tensor.detach().flatten().cpu() for name, tensor in tensors.items()}
-    reach = max(float(values.abs().max()) for values in flat.values())
+    flat = {name: t.detach().flatten().cpu().float() for name, t in tensors.items()}
+    reach = max(float(values.abs().max()) for values in flat.values()) or 1.0
     edges = torch.linspace(-reach, reach, bins + 1)
     for i, (name, values) in enumerate(flat.items()):
         counts = torch.histogram(values, edges).hist
@@ -61,7 +64,7 @@ def heatmap(ax: "Axes", matrix: Tensor, *, reach: float | None = None) -> "Axes"
 
 
 def images(axes: Sequence["Axes"], pixels: Tensor, titles: Sequence[str]) -> None:
-    """Draw gray images `(n, 1, height, width)` of pixels in [0, 1], one on each Axes."""
+    """Draw gray images `(n, 1, height, width)`, in [0, 1], one on each Axes."""
     for ax, image, title in zip(axes, pixels, titles, strict=True):
         ax.imshow(image[0].cpu(), cmap="gray_r", vmin=0, vmax=1)
         ax.set(xticks=[], yticks=[], title=title)
@@ -73,18 +76,19 @@ def cells(ax: "Axes", functions: Mapping[str, Callable[..., Any]]) -> "Axes":
     A cell that several functions share is drawn once, in another color; its value is
     the value of now. This is the picture of late binding: arrows that meet.
     """
-    boxes = _distinct_cells(functions)
-    left, right = _heights(len(functions)), _heights(len(boxes))
-    for y, name in zip(left, functions, strict=True):
-        _box(ax, 0.2, y, f"{name}()", "#EEEEEE")
-    for y, (name, text, users) in zip(right, boxes, strict=True):
+    found = _distinct_cells(functions)
+    lefts = [
+        _box(ax, 0.2, y, f"{name}()", "0.4")
+        for y, name in zip(_heights(len(functions)), functions, strict=True)
+    ]
+    for y, (name, text, users) in zip(_heights(len(found)), found, strict=True):
         color = COLORS[5] if len(users) > 1 else COLORS[0]
-        _box(ax, 0.8, y, f"{name} = {text}", "white", edge=color)
+        cell = _box(ax, 0.8, y, f"{name} = {text}", color)
         for user in users:
-            ends = {"xy": (0.63, y), "xytext": (0.34, left[user])}
-            ax.annotate("", **ends, arrowprops={"arrowstyle": "->", "color": color})
+            _arrow(ax, lefts[user], cell, color)
     ax.set(xlim=(0, 1), ylim=(0, 1))
-    ax.set_title("functions               their cells now", fontsize=11)
+    ax.text(0.2, 1.02, "functions", ha="center")
+    ax.text(0.8, 1.02, "their cells now", ha="center")
     ax.axis("off")
     return ax
 
@@ -95,13 +99,10 @@ def _distinct_cells(
     """Return (name, value as text, indices of the functions) for each distinct cell."""
     found: dict[int, tuple[str, str, list[int]]] = {}
     for index, function in enumerate(functions.values()):
-        names = function.__code__.co_freevars
-        for name, cell in zip(names, function.__closure__ or (), strict=True):
-            try:
-                text = _short(cell.cell_contents)
-            except ValueError:
-                text = "<unset>"
-            found.setdefault(id(cell), (name, text, []))[2].append(index)
+        values = captures(function)  # refuses what is not a Python function
+        cells = function.__closure__ or ()
+        for cell, (name, value) in zip(cells, values.items(), strict=True):
+            found.setdefault(id(cell), (name, _short(value), []))[2].append(index)
     return list(found.values())
 
 
@@ -114,12 +115,18 @@ def _heights(count: int) -> list[float]:
     return [1 - (i + 0.5) / count for i in range(count)]
 
 
-def _box(
-    ax: "Axes", x: float, y: float, text: str, color: str, *, edge: str = "0.4"
-) -> None:
-    style = {"boxstyle": "round,pad=0.45", "facecolor": color, "edgecolor": edge}
+def _box(ax: "Axes", x: float, y: float, text: str, color: str) -> "Text":
+    style = {"boxstyle": "round,pad=0.45", "facecolor": "white", "linewidth": 1.8}
     place = {"ha": "center", "va": "center", "family": "monospace", "fontsize": 11}
-    ax.text(x, y, text, **place, bbox={**style, "linewidth": 1.8})
+    return ax.text(x, y, text, **place, bbox={**style, "edgecolor": color})
+
+
+def _arrow(ax: "Axes", start: "Text", end: "Text", color: str) -> None:
+    """Draw an arrow between two boxes, from edge to edge."""
+    style = {"arrowstyle": "->", "color": color, "linewidth": 1.5}
+    boxes = {"patchA": start.get_bbox_patch(), "patchB": end.get_bbox_patch()}
+    ends = {"xytext": start.get_position(), "xy": end.get_position()}
+    ax.annotate("", **ends, arrowprops={**style, **boxes})
 
 
 def _plain(ax: "Axes") -> "Axes":

@@ -1,8 +1,10 @@
 """The loop over batches: fit a model, watch it, stop it before it breaks."""
 
+import contextlib
 import math
+import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -44,8 +46,8 @@ class History:
 
     >>> history = History([Epoch(1, 2.0, 0.0, 1.9, 0.25, 0.1)])
     >>> history
-    epoch    loss  test loss  test accuracy
-        1   2.000      1.900         25.0%
+    epoch   loss  test loss  test accuracy
+        1  2.000      1.900          25.0%
     >>> history["test_accuracy"]
     [0.25]
     """
@@ -77,11 +79,7 @@ class History:
     def plot(self, ax: "Axes") -> "Axes":
         """Draw the training and test loss over the epochs on `ax`."""
         series = {"training loss": self["loss"], "test loss": self["test_loss"]}
-        kept = {
-            name: values
-            for name, values in series.items()
-            if not any(map(math.isnan, values))
-        }
+        kept = {name: values for name, values in series.items() if not _blank(values)}
         return plots.curves(ax, kept, xlabel="epoch", ylabel="loss")
 
 
@@ -102,8 +100,8 @@ def fit(
 ) -> History:
     """Train `model` on `data.train`, test it on `data.test` after each epoch.
 
-    Each step minimizes loss(model(inputs), labels) + penalty(model). The model is
-    left in the mode (train or eval) that it came in.
+    Each step minimizes loss(model(inputs), labels) + penalty(model). The model and
+    its parts are left in the modes (train or eval) that they came in.
 
     Args:
         model: takes inputs `(batch, ...)` on the data's device.
@@ -129,11 +127,12 @@ def fit(
     _check_arguments(data, epochs=epochs, patience=patience)
     train = data.train if isinstance(data, Dataset) else data
     test = data.test if isinstance(data, Dataset) else None
-    history, was_training = History(), model.training
+    history = History()
     trainer = _Trainer(model, loss, optimizer, penalty, after_backward, history)
     generator = torch.Generator().manual_seed(seed)
-    bar = tqdm(range(1, epochs + 1), unit="epoch", disable=None if progress else True)
-    try:
+    hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
+    bar = tqdm(range(1, epochs + 1), unit="epoch", disable=hidden or None)
+    with contextlib.closing(bar), _modes_put_back(model):
         for number in bar:
             start = time.perf_counter()
             batches = train.batches(batch_size, generator=generator)
@@ -144,9 +143,6 @@ def fit(
             bar.set_postfix(loss=f"{means[0]:.3g}")
             if _is_stale(history, patience) or (on_epoch and on_epoch(history)):
                 break
-    finally:
-        bar.close()
-        model.train(was_training)
     return history
 
 
@@ -154,22 +150,30 @@ def fit(
 def evaluate(
     model: nn.Module, split: Split, *, loss: Loss, batch_size: int = 1000
 ) -> tuple[float, float]:
-    """Return (mean loss, accuracy) on a split, in eval mode; the mode is put back.
+    """Return (mean loss, accuracy) on a split, in eval mode; the modes are put back.
 
     The accuracy is nan unless the outputs are `(batch, classes)` and the labels are
     class numbers.
     """
-    was_training = model.training
-    model.eval()
     total, right = 0.0, 0.0
-    try:
+    with _modes_put_back(model):
+        model.eval()
         for inputs, labels in split.batches(batch_size, shuffle=False):
             outputs = model(inputs)
             total += float(loss(outputs, labels)) * len(inputs)
             right += _count_right(outputs, labels)
-    finally:
-        model.train(was_training)
     return total / len(split), right / len(split)
+
+
+@contextlib.contextmanager
+def _modes_put_back(model: nn.Module) -> Iterator[None]:
+    """Put back the mode of each module: one layer may be in eval mode on purpose."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 @dataclass
@@ -262,11 +266,15 @@ def _columns(epochs: list[Epoch]) -> list[tuple[str, Callable[[Epoch], str]]]:
     ]
     if any(e.penalty for e in epochs):
         columns.append(("penalty", lambda e: f"{e.penalty:.3f}"))
-    if not math.isnan(epochs[-1].test_loss):
+    if not _blank([e.test_loss for e in epochs]):
         columns.append(("test loss", lambda e: f"{e.test_loss:.3f}"))
-    if not math.isnan(epochs[-1].test_accuracy):
+    if not _blank([e.test_accuracy for e in epochs]):
         columns.append(("test accuracy", lambda e: f"{e.test_accuracy:.1%}"))
     return columns
+
+
+def _blank(values: list[float]) -> bool:
+    return bool(values) and all(map(math.isnan, values))
 
 
 def _line(row: list[str], widths: list[int]) -> str:

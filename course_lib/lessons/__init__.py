@@ -100,17 +100,17 @@ class Explorer:
     def _redraw(self, change: object = None) -> None:
         if not self._redraws:
             return
-        try:
-            data = self._picture()
-        except Exception as error:  # shown: a callback's error is lost otherwise
-            self.alt = f"This setting can't be drawn: {type(error).__name__}: {error}"
-            data = {"text/plain": self.alt, "text/html": html.escape(self.alt)}
+        data = self._picture()
         if self._handle:
             self._handle.update(data, raw=True)
 
     def _picture(self) -> dict[str, str]:
-        figure, self.alt = self.draw(**self.values)
-        return _bundle(figure, self.alt)
+        try:
+            figure, self.alt = self.draw(**self.values)
+            return _bundle(figure, self.alt)
+        except Exception as error:  # shown: a callback's error is lost otherwise
+            self.alt = f"This setting can't be drawn: {type(error).__name__}: {error}"
+            return {"text/plain": self.alt, "text/html": html.escape(self.alt)}
 
     def _ipython_display_(self) -> None:
         controls = ipywidgets.VBox(list(self.controls.values()))
@@ -175,11 +175,12 @@ def _explain_missing_name(
     shell: Any, kind: type, error: NameError, trace: Any, tb_offset: int | None = None
 ) -> None:
     shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
-    name = error.name or "that name"
-    print(
-        f"If a cell above makes {name!r}, run it first: in the menu, "
-        "Run > Run All Above Selected Cell."
-    )
+    if kind is NameError:  # no UnboundLocalError, which no other cell can cure
+        name = error.name or "that name"
+        print(
+            f"If a cell above makes {name!r}, run it first: in the menu, "
+            "Run > Run All Above Selected Cell."
+        )
 
 
 if get_ipython() is not None:

@@ -10,6 +10,7 @@ import math
 import os
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from nbformat import NotebookNode
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 _MEASURED = re.compile(r"^\*\*A full run\*\*.*$", re.MULTILINE)
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _PEAK = """
 import sys
 try:
@@ -72,7 +74,6 @@ def store(path: Path) -> tuple[float, int]:
 
 def run(notebook: NotebookNode, folder: Path) -> tuple[float, int]:
     """Execute a notebook in place; return the seconds and the kernel's peak MB."""
-    os.environ.setdefault("TQDM_DISABLE", "1")  # a stored bar would differ each time
     probe = nbformat.v4.new_code_cell(_PEAK)
     notebook.cells.append(probe)
     client = _Client(
@@ -84,10 +85,17 @@ def run(notebook: NotebookNode, folder: Path) -> tuple[float, int]:
     )
     start = time.perf_counter()
     try:
-        client.execute()
+        with tempfile.TemporaryDirectory() as private:
+            client.execute(env=_environment(private))
     finally:
         notebook.cells.remove(probe)
     return time.perf_counter() - start, int(probe.outputs[0].text)
+
+
+def _environment(private: str) -> dict[str, str]:
+    """Leave out what is this learner's or this moment's own."""
+    progress = os.path.join(private, "progress.json")  # no exercise solved yet
+    return {**os.environ, "TQDM_DISABLE": "1", "COURSE_PROGRESS": progress}
 
 
 def tidy(notebook: NotebookNode, measured: tuple[float, int] | None = None) -> None:
@@ -133,7 +141,7 @@ def _ids(notebook: NotebookNode) -> Iterator[str]:
 
 def _stable(output: NotebookNode) -> NotebookNode:
     if output.output_type == "error":
-        output.traceback = [_without_paths(line) for line in output.traceback]
+        output.traceback = _shorten(output.traceback)
     data: dict[str, Any] = output.get("data", {})
     view = data.get("application/vnd.jupyter.widget-view+json")
     if view:
@@ -142,10 +150,13 @@ def _stable(output: NotebookNode) -> NotebookNode:
     return output
 
 
-def _without_paths(text: str) -> str:
-    """Shorten paths in a traceback to those inside the course or the library."""
-    text = text.replace(f"{FOLDER.parent}{os.sep}", "")
-    return re.sub(r"[^\s'\"]*(site-packages|lib/python3\.\d+)[/\\]", "", text)
+def _shorten(traceback: list[str]) -> list[str]:
+    """Keep the frames of the notebook's own cells; a page is no place for torch's."""
+    frames = [_ANSI.sub("", frame).lstrip().startswith("File ") for frame in traceback]
+    kept = [f for f, inside in zip(traceback, frames, strict=True) if not inside]
+    if any(frames):
+        kept.insert(-1, f"(... {sum(frames)} frames inside the libraries ...)")
+    return kept
 
 
 if __name__ == "__main__":

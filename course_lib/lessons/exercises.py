@@ -82,7 +82,9 @@ class Exercise:
                 f"Your code was stopped after {self.seconds:g} seconds. Is there a "
                 "loop that never ends?"
             )
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:  # the learner's own stop button
+            raise
+        except BaseException as error:  # SystemExit and CancelledError too
             return self._not_yet(_describe(error))
         return Verdict(True, praise + self._keep())
 
@@ -95,6 +97,12 @@ class Exercise:
         except (OSError, ValueError) as error:
             return f" (Your progress could not be kept: {error})"
         return ""
+
+
+def require_written(value: Any) -> None:
+    """Raise NotYet if the learner's function still returns the stub's `...`."""
+    if value is ...:
+        raise NotYet("There is still a `...` in your code. Replace it with your own.")
 
 
 def lessons() -> dict[str, list[str]]:
@@ -133,14 +141,13 @@ def _time_limit(seconds: float) -> Iterator[None]:
     any Python loop, though not a single call that sleeps in C.
     """
     thread = ctypes.c_ulong(threading.get_ident())
-
-    def interrupt() -> None:
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(_TooSlow))
-
-    timer = threading.Timer(seconds, interrupt)
+    raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    timer = threading.Timer(seconds, raise_in, (thread, ctypes.py_object(_TooSlow)))
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
+        timer.join()
+        raise_in(thread, None)  # one that came too late must not hit the next cell

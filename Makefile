@@ -1,0 +1,86 @@
+# Set up and run the course; `make help` lists the commands.
+# Written for GNU make 3.81, the one that macOS still ships.
+
+PYTHON ?= python3
+TORCH ?=
+
+venv := .venv
+docs_venv := .venv-docs
+python := $(venv)/bin/python
+pip_install := -m pip install --disable-pip-version-check -c constraints.txt
+ifeq ($(TORCH),cpu)
+# Its builds are called 2.x.y+cpu, which pip takes for newer than the plain 2.x.y.
+torch_index := --extra-index-url https://download.pytorch.org/whl/cpu
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help lab test notebooks bench site
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s%s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "The first of them makes $(venv). These choose how (to choose anew, remove it):"
+	@echo "  PYTHON=python3.12   the interpreter, 3.10 or newer"
+	@echo "  TORCH=cpu           PyTorch for the CPU alone, a far smaller download on Linux"
+
+lab: $(venv)/lab.stamp ## open the lessons in JupyterLab
+	$(python) -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" \
+	  --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \
+	  --KernelManager.transport_encryption=auto $(allow_root)
+
+# JupyterLab refuses to run as root, who is the only user of many containers.
+allow_root = $(if $(filter 0,$(shell id -u)),--allow-root)
+
+test: $(venv)/test.stamp ## check style, code and every number in the notebooks
+	$(venv)/bin/ruff check
+	$(venv)/bin/ruff format --check
+	$(venv)/bin/codespell
+	$(venv)/bin/lint-imports --no-logo
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(python) -m pytest -n 2 --dist loadfile
+
+notebooks: $(venv)/lab.stamp ## run every notebook and store its outputs
+	$(python) -m course_lib notebooks
+
+bench: $(venv)/test.stamp ## measure each claim of speed, into docs/results
+	$(python) -m course_lib bench
+
+site: $(docs_venv)/site.stamp ## build the lessons as web pages, into build/site
+	rm -rf build/site build/site-source
+	mkdir -p build/site-source
+	cp -R docs/. notebooks build/site-source
+	$(docs_venv)/bin/sphinx-build -q -W --keep-going build/site-source build/site
+	@echo "Open build/site/index.html"
+
+# A stamp is touched only when its install has ended, so that one cut short goes on.
+# JupyterLab without announcements neither asks about news nor looks for updates.
+$(venv)/lab.stamp: $(venv)/made-in pyproject.toml constraints.txt
+	$(python) $(pip_install) $(torch_index) -e '.[lab]'
+	$(no_announcements)
+	@touch $@
+
+$(venv)/test.stamp: $(venv)/made-in pyproject.toml constraints.txt
+	$(python) $(pip_install) $(torch_index) -e '.[test,bench]'
+	$(no_announcements)
+	@touch $(venv)/lab.stamp $@
+
+no_announcements = $(venv)/bin/jupyter-labextension disable --level=sys_prefix \
+  @jupyterlab/apputils-extension:announcements
+
+# By name and not as '.[docs]': the pages are built without PyTorch.
+$(docs_venv)/site.stamp: $(docs_venv)/made-in constraints.txt
+	$(docs_venv)/bin/python $(pip_install) myst-nb sphinx sphinx-book-theme
+	@touch $@
+
+$(venv)/made-in $(docs_venv)/made-in:
+	@$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' \
+	  2>/dev/null || { echo "Found for PYTHON=$(PYTHON): $$($(PYTHON) -V 2>&1). Needed:" \
+	  "3.10 or newer with venv and ensurepip (Debian: apt install python3-venv)." \
+	  "Name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(@D)
+	@echo "$(CURDIR)" > $@
+
+# A virtual environment holds absolute paths. One that has moved with its checkout, or
+# whose interpreter has gone, does not answer with this folder's name and is made anew.
+answer = $(shell $(1)/bin/python -c pass 2>&1; cat $(1)/made-in 2>&1)
+.PHONY: $(foreach v,$(venv) $(docs_venv),\
+  $(if $(filter-out x$(CURDIR),x$(call answer,$(v))),$(v)/made-in))

@@ -1,0 +1,125 @@
+"""Exercises of lesson 00: four small ones, to learn how checks and hints work."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from course_lib.lessons.exercises import Exercise, NotYet, require_written
+
+NUMBER = 0
+
+
+def _judge_count(answer: Any) -> str:
+    mistakes = {
+        64 * 32 + 32 * 10: "These are the weights alone. Each of the 42 outputs of "
+        "the two layers has a bias too.",
+        64 * 32 + 32: "That is the first layer. The second one takes 32 numbers to 10.",
+        64 * 10 + 10: "That would be one layer from 64 to 10; there are 32 between.",
+        64 + 32 + 10: "These are the sizes, added. A layer has a weight for each pair "
+        "of an input and an output.",
+    }
+    if answer in mistakes:
+        raise NotYet(mistakes[answer])
+    if answer != 64 * 32 + 32 + 32 * 10 + 10:
+        raise NotYet(f"The network does not have {answer!r} parameters.")
+    return "64 * 32 + 32 in the first layer, and 32 * 10 + 10 in the second."
+
+
+count = Exercise(
+    "start_here.count",
+    _judge_count,
+    hints=(
+        "A linear layer multiplies by a matrix and adds a vector.",
+        "From 64 to 32 the matrix has 64 * 32 entries. How many has the vector?",
+        "(64 + 1) * 32 + (32 + 1) * 10",
+    ),
+)
+
+
+def _judge_steps(answer: Any) -> str:
+    mistakes = {
+        22: "22 full batches leave 29 images over, and they are trained on too.",
+        1437: "That is the number of images; a step takes 64 of them at once.",
+        64: "That is the number of images in a step.",
+        6: "1437 images are left for training; 360 are kept for testing.",
+        28: "That counts all 1797 images; 360 of them are kept for testing.",
+        29: "That counts all 1797 images; 360 of them are kept for testing.",
+    }
+    if isinstance(answer, float) and not answer.is_integer():
+        raise NotYet(f"There is no {answer:g}th step. The last batch is a small one.")
+    if answer in mistakes:
+        raise NotYet(mistakes[answer])
+    if answer != 23:
+        raise NotYet(f"It is not {answer!r}. How often do 64 go into 1437?")
+    return "22 full batches and one of 29 images."
+
+
+steps = Exercise(
+    "start_here.steps",
+    _judge_steps,
+    hints=(
+        "One step of the optimizer uses one batch.",
+        "1437 / 64 is a little more than 22.",
+        "The images that are left over make one more, smaller batch.",
+    ),
+)
+
+
+def _judge_accuracy(accuracy: Callable[[Tensor, Tensor], Any]) -> str:
+    logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.0, 4.0]])
+    labels = torch.tensor([0, 1, 0])  # two of three are right
+    got = accuracy(logits, labels)
+    require_written(got)
+    got = float(got)
+    flipped = accuracy(torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.tensor([1, 1]))
+    if got in (2.0, 1.0) and float(flipped) != 0.5:
+        raise NotYet("That is how many are right; wanted their share, between 0 and 1.")
+    if round(got, 1) == 66.7:
+        raise NotYet("That is a percentage; wanted a share between 0 and 1.")
+    if abs(got - 1 / 3) < 1e-6:
+        raise NotYet("That is the share of wrong answers, or so it seems.")
+    if abs(got - 2 / 3) > 1e-6:
+        raise NotYet(f"Two of three rows are right, and yours gives {got:.4g}.")
+    if float(flipped) != 0.5:
+        raise NotYet(
+            "For [[1, 2], [3, 0]] and labels [1, 1] it is 0.5. Is the largest logit "
+            "looked for in each row (dim=1), and not in each column?"
+        )
+    return "The largest logit of each row is the guess; the mean of hits is the share."
+
+
+accuracy = Exercise(
+    "start_here.accuracy",
+    _judge_accuracy,
+    hints=(
+        "Each row of `logits` is one image, each column one class.",
+        "`logits.argmax(dim=1)` is the guess for each row.",
+        "Compare it with `labels`, and take the mean of the result as floats.",
+    ),
+)
+
+
+def _judge_overfit(answer: Any) -> str:
+    mistakes = {
+        "training": "The training loss goes on falling to the end; it does not show it.",
+        "both": "Both fall at first, and that is as it should be.",
+        "neither": "Look at where the two curves part.",
+    }
+    if answer in mistakes:
+        raise NotYet(mistakes[answer])
+    if answer != "test":
+        raise NotYet('Wanted one of "training", "test", "both", "neither".')
+    return "Only images that the network has not trained on can show it."
+
+
+overfit = Exercise(
+    "start_here.overfit",
+    _judge_overfit,
+    hints=(
+        "Overfitting: the network learns the training images, not the digits.",
+        "Which loss is measured on images that it never trains on?",
+        "When one loss falls and the other rises, the one that rises tells.",
+    ),
+)

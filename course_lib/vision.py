@@ -1,0 +1,77 @@
+"""Import torchvision, also beside a torch it was not built for."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+
+import torch
+
+__all__ = ["import_torchvision"]
+
+# A declaration lives as long as its fragment does; this list keeps it alive.
+_fragments: list[torch.library.Library] = []
+
+
+def import_torchvision() -> ModuleType:
+    """Return torchvision; the same as `import torchvision` where that works.
+
+    pip's default torchvision for Linux is linked against CUDA. Beside a torch
+    for the CPU its compiled extension cannot load. torchvision tolerates that,
+    but goes on to describe its operator `nms`, which only the extension
+    declares: the import ends in `operator torchvision::nms does not exist`.
+    This function then declares the missing operators, without code behind
+    them, and imports again. Data sets, transforms and models need no more;
+    `ops.nms` and `io.read_image` still raise when called.
+
+    Where torchvision loads by itself nothing is declared. Calling twice is
+    harmless. A DataLoader worker started by `spawn` must call it for itself.
+
+    Raises:
+        ModuleNotFoundError: torchvision is not installed.
+        Exception: whatever else torchvision's own import raises.
+
+    >>> import_torchvision().datasets.MNIST.__name__
+    'MNIST'
+    """
+    try:
+        return _import()
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+    _declare_operators()
+    _forget_half_import()
+    return _import()
+
+
+def _import() -> ModuleType:
+    try:
+        return importlib.import_module("torchvision")
+    except ModuleNotFoundError as error:
+        if error.name != "torchvision":
+            raise
+        raise ModuleNotFoundError(
+            "import_torchvision: torchvision is not installed beside torch "
+            f"{torch.__version__}. Install the release made for this torch with pip, "
+            "or use data that does not need it, such as load('digits').",
+            name="torchvision",
+        ) from error
+
+
+def _declare_operators() -> None:
+    if _fragments:
+        return
+    fragment = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):  # the two that torchvision describes on import
+        fragment.define(
+            f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        )
+    _fragments.append(fragment)
+
+
+def _forget_half_import() -> None:
+    # The failed import drops only the package itself. Its submodules would be
+    # reused, yet never become attributes of the new package.
+    for name in [name for name in sys.modules if name.startswith("torchvision.")]:
+        del sys.modules[name]

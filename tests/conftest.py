@@ -1,0 +1,55 @@
+"""What unit tests share: a device to run on, and no way to the network."""
+
+import ipaddress
+import socket
+
+import matplotlib
+import pytest
+import torch
+
+matplotlib.use("Agg")  # for this process alone: notebooks keep their own backend
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request):
+    """Each device that tensors can be on; CUDA skips where there is none."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+    return torch.device(request.param)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Refuse connections that leave this machine: the course runs offline."""
+
+    def guard(name):
+        original = getattr(socket.socket, name)
+
+        def guarded(self, address, *rest):
+            if self.family in (socket.AF_INET, socket.AF_INET6):
+                _check_local(address[0])
+            return original(self, address, *rest)
+
+        monkeypatch.setattr(socket.socket, name, guarded)
+
+    guard("connect")
+    guard("connect_ex")
+    original = socket.getaddrinfo
+
+    def getaddrinfo(host, *rest, **options):
+        _check_local(host)
+        return original(host, *rest, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+def _check_local(host):
+    if host in (None, "", "localhost", b"localhost"):
+        return
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, whose address only the network knows
+        local = False
+    if not local:
+        # No OSError: code under test must not take it for a network that is down.
+        raise AssertionError(f"a unit test wants to connect to {host!r}")

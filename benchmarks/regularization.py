@@ -13,21 +13,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a checkout
-
-from course_lib.regularization import (
-    L1L2,
-    add_penalty_gradients_,
-    penalty,
-    regularize,
-)
+from course_lib.regularization import L1L2, add_penalty_gradients_, penalty, regularize
 
 L2 = 1e-4
 BOUNDS = {"`penalty(model)` in the loss": 1.35, "`add_penalty_gradients_`": 1.08}
@@ -47,19 +39,19 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
 
-    rows, missed = [], []
+    figures, missed = {}, []
     for optimizer, make in OPTIMIZERS.items():
         times = measure(steps(make), options.rounds)
         for name, seconds in times.items():
             ratio = median_ratio(seconds, times["plain step"])
-            rows.append((optimizer, name, 1e3 * median(seconds), ratio))
+            figures[optimizer, name] = 1e3 * median(seconds), ratio
             if ratio > BOUNDS.get(name, ratio):
                 missed.append(f"{optimizer}: {name} costs {ratio:.3f} of a plain step")
-    seconds = import_seconds(rounds=max(3, options.rounds // 6))
-    if seconds > IMPORT_BOUND:
-        missed.append(f"the import takes {seconds:.3f} s beyond torch's")
+    import_time = median(import_seconds() for _ in range(max(3, options.rounds // 6)))
+    if import_time > IMPORT_BOUND:
+        missed.append(f"the import takes {import_time:.3f} s beyond torch's")
 
-    print_table(rows, seconds, options.threads)
+    print_table(figures, import_time, options.threads)
     for sentence in missed:
         print(f"A bound is missed: {sentence}.", file=sys.stderr)
     return 1 if missed else 0
@@ -147,26 +139,26 @@ def median_ratio(seconds: list[float], plain: list[float]) -> float:
     return median(mine / theirs for mine, theirs in zip(seconds, plain, strict=True))
 
 
-def import_seconds(rounds: int) -> float:
+def import_seconds() -> float:
     """Return what our import takes in a fresh interpreter after torch's."""
     code = (
         "import time, torch; start = time.perf_counter(); "
         "import course_lib.regularization; print(time.perf_counter() - start)"
     )
-    run = partial(subprocess.check_output, [sys.executable, "-c", code], text=True)
-    checkout = Path(__file__).resolve().parents[1]
-    return median(float(run(cwd=checkout)) for _ in range(rounds))
+    return float(subprocess.check_output([sys.executable, "-c", code]))
 
 
-def print_table(rows: list[tuple], import_time: float, threads: int) -> None:
-    print(f"| {threads} threads | what | ms per step | ratio to plain | bound |")
-    print("|---|---|---|---|---|")
-    for optimizer, name, milliseconds, ratio in rows:
-        bound = BOUNDS.get(name, "")
-        print(f"| {optimizer} | {name} | {milliseconds:.1f} | {ratio:.3f} | {bound} |")
+def print_table(figures: dict[tuple, tuple], import_time: float, threads: int) -> None:
+    heads = [f"{name}: ms per step | ratio to plain" for name in OPTIMIZERS]
+    print(f"| threads: {threads} | {' | '.join(heads)} | bound |")
+    print("|---|" + "---:|" * (2 * len(OPTIMIZERS) + 1))
+    for name in dict.fromkeys(name for _, name in figures):
+        cells = ["{:.1f} | {:.3f}".format(*figures[o, name]) for o in OPTIMIZERS]
+        print(f"| {name} | {' | '.join(cells)} | {BOUNDS.get(name, '')} |")
+    milliseconds = f"{1e3 * import_time:.1f} ms"
     print(
-        f"| import | `course_lib.regularization` after torch | {1e3 * import_time:.1f} "
-        f"| | {1e3 * IMPORT_BOUND:.0f} ms |"
+        f"| `import course_lib.regularization` after torch: {milliseconds} | | | | "
+        f"| {1e3 * IMPORT_BOUND:.0f} ms |"
     )
 
 

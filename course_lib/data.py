@@ -1,39 +1,28 @@
-"""Data sets as tensors; the only module that reads disk or network for them.
+"""Data sets as tensors, normalized, each whole on one device.
 
-    >>> digits = load("digits", device="cpu")
-    >>> digits
-    Dataset('digits': 1437 train, 360 test, inputs (1, 8, 8), 10 classes)
-
-`load("digits")` needs no files: they come with scikit-learn. The other sets are
-looked for in a root folder and then in this user's cache, and fetched only when
-neither has them. A root folder is only read, unless a download goes there.
+`load("digits")` needs no files: they come with scikit-learn. Those of the other
+sets are found, checked and fetched by `course_lib.archives`.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib.util
-import os
-import tempfile
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from course_lib import archives
+from course_lib.archives import DataError, Root
+
 __all__ = ["NAMES", "DataError", "Dataset", "Split", "available", "load"]
 
 Batch = tuple[Tensor, Tensor]
-# Files of one edition: path below the root -> bytes, or None for "check its md5".
-Files = dict[str, int | None]
-
-
-class DataError(RuntimeError):
-    """A data set is missing, damaged, or cannot be fetched or stored."""
+NAMES: tuple[str, ...] = ("digits", *archives.SOURCES)
+_homes = archives.homes  # for __main__
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -107,18 +96,15 @@ class Split:
         >>> [y.tolist() for x, y in split.batches(2, shuffle=False)]
         [[0, 1], [2, 3], [4]]
         """
-        size = _check_batch_size(batch_size, len(self), drop_last)
-        _check_generator(generator)
-        stop = len(self) - len(self) % size if drop_last else len(self)
-        if not shuffle:
-            starts = range(0, stop, size)
-            return (self._pick(slice(i, min(i + size, stop))) for i in starts)
-        order = torch.randperm(len(self), generator=generator, device="cpu")
-        order = order.to(self.labels.device)[:stop]
-        return (self._pick(index) for index in order.split(size))
-
-    def _pick(self, index: slice | Tensor) -> Batch:
-        return self.inputs[index], self.labels[index]
+        _check_epoch(batch_size, len(self), drop_last, generator)
+        stop = len(self) - len(self) % batch_size if drop_last else len(self)
+        if shuffle:
+            order = torch.randperm(len(self), generator=generator, device="cpu")
+            chosen = order[:stop].to(self.labels.device).split(batch_size)
+        else:
+            starts = range(0, stop, batch_size)
+            chosen = (slice(start, start + batch_size) for start in starts)
+        return ((self.inputs[index], self.labels[index]) for index in chosen)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -174,15 +160,14 @@ class Dataset:
                 f"pixels: the inputs have shape {tuple(inputs.shape)}; {self.name!r} "
                 f"wants (..., {channels}, height, width). Keep the channel dimension."
             )
-        std, mean = self.std.to(inputs.device), self.mean.to(inputs.device)
-        return inputs * std + mean
+        return inputs * self.std.to(inputs.device) + self.mean.to(inputs.device)
 
 
 def load(
     name: str = "digits",
     *,
     device: str | torch.device | None = None,
-    root: str | os.PathLike[str] | None = None,
+    root: Root = None,
     download: bool = True,
 ) -> Dataset:
     """Return a data set whose tensors lie whole on one device.
@@ -196,15 +181,14 @@ def load(
         download: fetch the set where neither root nor cache has it.
 
     An archive in root is checked by its md5 and unpacked into the cache. A
-    sound copy wins over a damaged one. A damaged file in root is an error; one
-    in the cache is replaced.
+    damaged file in root is an error; one in the cache is replaced.
 
     Raises:
         ValueError: an unknown name, or a device that cannot be used here.
         DataError: the files are missing or damaged, or cannot be fetched.
 
-    >>> load("digits", device="cpu").train.inputs.shape
-    torch.Size([1437, 1, 8, 8])
+    >>> load("digits", device="cpu")
+    Dataset('digits': 1437 train, 360 test, inputs (1, 8, 8), 10 classes)
 
     Source: digits, doi:10.24432/C50P49; MNIST, LeCun et al. 1998,
     doi:10.1109/5.726791; Fashion-MNIST, arXiv:1708.07747; CIFAR-10, Krizhevsky
@@ -214,15 +198,18 @@ def load(
     device = _usable_device(device)
     if name == "digits":
         train, test = _read_digits()
-        return _assemble(name, train, test, 16, _TEN, device)
-    source = _SOURCES[name]
-    home = _locate(name, root, download)
-    train = _read(name, home, train=True)
-    test = _read(name, home, train=False)
-    return _assemble(name, train, test, 255, source.classes, device)
+        classes, white = tuple("0123456789"), 16
+    else:
+        home = archives.locate(name, root, download)
+        train, classes = _read(name, home, train=True)
+        test, _ = _read(name, home, train=False)
+        white = 255
+    mean, std = (moment.to(device) for moment in _moments(train[0], white))
+    splits = (_normalize(*part, white, mean, std) for part in (train, test))
+    return Dataset(name, *splits, classes, mean, std)
 
 
-def available(name: str, root: str | os.PathLike[str] | None = None) -> bool:
+def available(name: str, root: Root = None) -> bool:
     """Tell whether `load(name, root=root, download=False)` would find its files.
 
     Looks at names and sizes only: quick, without network, checksums or the
@@ -237,262 +224,10 @@ def available(name: str, root: str | os.PathLike[str] | None = None) -> bool:
     _check_name("available", name)
     if name == "digits":
         return importlib.util.find_spec("sklearn") is not None
-    source = _SOURCES[name]
-    try:
-        homes = _homes(root)
-    except DataError:
-        return False
-    return any(
-        all(_present(home / path, size) for path, size in files.items())
-        for home in homes
-        for files in (source.unpacked, source.archives)
-    )
+    return archives.present(name, root)
 
 
-# The sets that torchvision reads, and their files.
-
-
-@dataclass(frozen=True)
-class _Source:
-    kind: str  # its class in torchvision.datasets
-    unpacked: Files
-    archives: Files
-    classes: tuple[str, ...]
-
-
-_TEN = tuple("0123456789")
-_CLOTHES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
-_THINGS = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
-_IDX_BYTES = {
-    "train-images-idx3-ubyte": 16 + 60_000 * 28 * 28,
-    "train-labels-idx1-ubyte": 8 + 60_000,
-    "t10k-images-idx3-ubyte": 16 + 10_000 * 28 * 28,
-    "t10k-labels-idx1-ubyte": 8 + 10_000,
-}
-_CIFAR_FILES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
-
-
-def _idx_source(kind: str, classes: tuple[str, ...]) -> _Source:
-    unpacked: Files = {f"{kind}/raw/{file}": n for file, n in _IDX_BYTES.items()}
-    return _Source(kind, unpacked, {f"{path}.gz": None for path in unpacked}, classes)
-
-
-_SOURCES = {
-    "mnist": _idx_source("MNIST", _TEN),
-    "fashion_mnist": _idx_source("FashionMNIST", _CLOTHES),
-    "cifar10": _Source(
-        "CIFAR10",
-        {f"cifar-10-batches-py/{file}": None for file in _CIFAR_FILES},
-        {"cifar-10-python.tar.gz": None},
-        _THINGS,
-    ),
-}
-
-NAMES: tuple[str, ...] = ("digits", *_SOURCES)
-
-
-def _datasets() -> ModuleType:
-    from course_lib.vision import import_torchvision
-
-    return import_torchvision().datasets
-
-
-def _md5_table(source: _Source) -> dict[str, str]:
-    """Return the official md5 of each file by name, from torchvision's tables."""
-    kind = getattr(_datasets(), source.kind)
-    if source.kind != "CIFAR10":
-        return dict(kind.resources)
-    meta = (kind.meta["filename"], kind.meta["md5"])
-    archive = (kind.filename, kind.tgz_md5)
-    return dict([archive, *kind.train_list, *kind.test_list, meta])
-
-
-# Find the files: unpacked, then in archives, then on the network.
-
-
-def _locate(name: str, root: str | os.PathLike[str] | None, download: bool) -> Path:
-    """Return the folder from which torchvision can read the set."""
-    source, homes = _SOURCES[name], _homes(root)
-    faults: dict[Path, list[str]] = {home: [] for home in homes}
-    for files in (source.unpacked, source.archives):
-        for home in homes:
-            if _missing(home, files):
-                continue
-            found = _faults(home, files, _md5_table(source))
-            if not found:
-                return home if files is source.unpacked else _unpack(name, home)
-            faults[home] += found
-    # What a user put into the root is the user's to mend; the cache is ours.
-    if download and not any(faults[home] for home in homes if home != _cache()):
-        return _download(name, homes)
-    damaged = [fault for found in faults.values() for fault in found]
-    raise DataError(_not_found(name, homes, damaged))
-
-
-def _homes(root: str | os.PathLike[str] | None) -> list[Path]:
-    """Return the folders to look in: the root, then the cache."""
-    given = root or os.environ.get("COURSE_DATA") or _cache()
-    home = Path(given).expanduser()
-    if home.exists() and not home.is_dir():
-        raise DataError(
-            f"load: the data root {home} is a file; wanted a folder. Pass another "
-            "root, or set the environment variable COURSE_DATA to a folder."
-        )
-    return list(dict.fromkeys([home, _cache()]))
-
-
-def _cache() -> Path:
-    import platformdirs
-
-    return platformdirs.user_cache_path("course_lib")
-
-
-def _missing(home: Path, files: Files) -> list[str]:
-    return [path for path in files if not (home / path).is_file()]
-
-
-def _present(path: Path, size: int | None) -> bool:
-    return path.is_file() and size in (None, path.stat().st_size)
-
-
-def _faults(home: Path, files: Files, md5s: dict[str, str]) -> list[str]:
-    """Say what is wrong with each damaged one of the files."""
-    found = (_fault(home / file, size, md5s) for file, size in files.items())
-    return [fault for fault in found if fault]
-
-
-def _fault(path: Path, size: int | None, md5s: dict[str, str]) -> str | None:
-    if size is None:
-        what, wanted = "md5", md5s[path.name]
-        got = _datasets().utils.calculate_md5(path)
-    else:
-        what, wanted, got = "byte count", size, path.stat().st_size
-    return None if got == wanted else f"{path} has {what} {got}; wanted {wanted}."
-
-
-def _not_found(name: str, homes: list[Path], faults: list[str]) -> str:
-    if faults:
-        return (
-            f"load({name!r}): damaged files: {' '.join(faults)} Delete them and "
-            f"fetch them again. {_remedy(name, homes)}"
-        )
-    lacks = "; ".join(_lacks(home, _SOURCES[name].archives) for home in homes)
-    return (
-        f"load({name!r}): no complete copy found and no download allowed: {lacks}. "
-        f"{_remedy(name, homes)}"
-    )
-
-
-def _lacks(home: Path, files: Files) -> str:
-    missing = _missing(home, files)
-    if len(missing) == len(files):
-        return f"{home} has none of the files"
-    return f"{home} lacks {', '.join(missing)}"
-
-
-def _remedy(name: str, homes: list[Path]) -> str:
-    archives = [Path(path) for path in _SOURCES[name].archives]
-    return (
-        f"Put the official {', '.join(path.name for path in archives)} into "
-        f"{homes[0] / archives[0].parent}, or set COURSE_DATA to a folder that has "
-        "them in this layout, or use load('digits'), which needs no download."
-    )
-
-
-def _brief(error: Exception) -> str:
-    """Return the kind and text of an error on one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def _unpack(name: str, home: Path) -> Path:
-    """Unpack the checked archives of `home` into the cache; return the cache."""
-    try:
-        with _scratch(_cache()) as scratch, _torchvision_habits():
-            for archive in _SOURCES[name].archives:
-                target = (scratch / archive).parent
-                target.mkdir(parents=True, exist_ok=True)
-                _datasets().utils.extract_archive(home / archive, target)
-            _move(scratch, _cache())
-    except OSError as error:
-        raise DataError(
-            f"load({name!r}): cannot unpack {home} into the cache {_cache()} "
-            f"({error}). Make room there, or unpack the archives in place."
-        ) from error
-    return _cache()
-
-
-def _download(name: str, homes: list[Path]) -> Path:
-    """Fetch the set into the first folder that can be written; return it."""
-    home = next((home for home in homes if _writable(home)), None)
-    if home is None:
-        folders = " nor ".join(str(home) for home in homes)
-        raise DataError(
-            f"load({name!r}): cannot write to {folders}. {_remedy(name, homes)}"
-        )
-    kind = getattr(_datasets(), _SOURCES[name].kind)
-    try:
-        with _scratch(home) as scratch, _torchvision_habits():
-            kind(root=scratch, train=True, download=True)
-            _move(scratch, home)
-    except Exception as error:  # URL, socket, HTTP, gzip, tar, checksum, disk
-        tried = ", ".join(getattr(kind, "mirrors", None) or [kind.url])
-        raise DataError(
-            f"load({name!r}): the download from {tried} failed "
-            f"({_brief(error)}). {_remedy(name, homes)}"
-        ) from error
-    return home
-
-
-def _writable(folder: Path) -> bool:
-    # Permission bits say nothing of a read-only mount: try it.
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False
-
-
-@contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    """Yield a new folder inside `folder`, removed at the end whatever happens."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as scratch:
-        yield Path(scratch)
-
-
-def _move(scratch: Path, home: Path) -> None:
-    # Each file appears whole or not at all, whoever else does the same.
-    for path in sorted(scratch.rglob("*")):
-        if path.is_file():
-            target = home / path.relative_to(scratch)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, target)
-
-
-# Read them.
+# Read the files and normalize.
 
 
 def _read_digits() -> tuple[Batch, Batch]:
@@ -500,66 +235,33 @@ def _read_digits() -> tuple[Batch, Batch]:
     from sklearn.model_selection import train_test_split
 
     images, labels = load_digits(return_X_y=True)
+    pixels = images.reshape(-1, 1, 8, 8).astype("uint8")
+    labels = labels.astype("int64")
     parts = train_test_split(
-        images.reshape(-1, 1, 8, 8).astype("uint8"),
-        labels.astype("int64"),
-        test_size=360,
-        stratify=labels,
-        random_state=0,
+        pixels, labels, test_size=360, stratify=labels, random_state=0
     )
     train_x, test_x, train_y, test_y = (torch.from_numpy(part) for part in parts)
     return (train_x, train_y), (test_x, test_y)
 
 
-def _read(name: str, home: Path, *, train: bool) -> Batch:
-    """Return uint8 pixels (n, channels, height, width) and int64 labels (n,)."""
-    source = _SOURCES[name]
+def _read(name: str, home: Path, *, train: bool) -> tuple[Batch, tuple[str, ...]]:
+    """Return uint8 pixels (n, channels, height, width), int64 labels, and classes."""
     try:
-        with _torchvision_habits():
-            kind = getattr(_datasets(), source.kind)
-            part = kind(root=home, train=train, download=False)
+        with archives.habits():
+            part = archives.reader(name)(root=home, train=train)
             pixels = torch.as_tensor(part.data)  # (n, h, w) or (n, h, w, channels)
             labels = torch.as_tensor(part.targets, dtype=torch.int64)
-        _check_labels(labels, len(pixels), len(source.classes))
+        # MNIST's are "0 - zero" and so on; the first part will do.
+        classes = tuple(each.partition(" - ")[0] for each in part.classes)
+        _check_labels(labels, len(pixels), len(classes))
     except Exception as error:  # a damaged file can fail in any way
         raise DataError(
             f"load({name!r}): cannot read the {'train' if train else 'test'} files in "
-            f"{(home / next(iter(source.unpacked))).parent} "
-            f"({_brief(error)}). Delete them and fetch them again."
+            f"{(home / next(iter(archives.SOURCES[name].unpacked))).parent} "
+            f"({archives.brief(error)}). Delete them and fetch them again."
         ) from error
-    if pixels.dim() == 3:
-        pixels = pixels.unsqueeze(-1)
-    return pixels.permute(0, 3, 1, 2).contiguous(), labels
-
-
-@contextmanager
-def _torchvision_habits() -> Iterator[None]:
-    """Let torchvision work on the CPU, without two warnings about its own ways."""
-    with warnings.catch_warnings(), torch.device("cpu"):
-        # NumPy 2.4.0 to 2.4.4 on CIFAR-10's pickles, which Python 2 wrote.
-        warnings.filterwarnings("ignore", message=r"dtype\(\): align should be")
-        # Python 3.12 and 3.13 on tarfile.extractall without a filter.
-        warnings.filterwarnings("ignore", message=r".*filter extracted tar archives")
-        yield
-
-
-def _assemble(
-    name: str,
-    train: Batch,
-    test: Batch,
-    white: int,
-    classes: tuple[str, ...],
-    device: torch.device,
-) -> Dataset:
-    """Normalize both splits by the training pixels; `white` is the largest value."""
-    mean, std = (moment.to(device) for moment in _moments(train[0], white))
-
-    def split(pixels: Tensor, labels: Tensor) -> Split:
-        inputs = pixels.to(device).to(torch.float32)  # move bytes, then widen
-        inputs.div_(white).sub_(mean).div_(std)
-        return Split(inputs, labels.to(device))
-
-    return Dataset(name, split(*train), split(*test), classes, mean, std)
+    pixels = pixels.reshape(*pixels.shape[:3], -1)  # (n, h, w, channels)
+    return (pixels.permute(0, 3, 1, 2).contiguous(), labels), classes
 
 
 def _moments(pixels: Tensor, white: int) -> tuple[Tensor, Tensor]:
@@ -575,6 +277,14 @@ def _moments(pixels: Tensor, white: int) -> tuple[Tensor, Tensor]:
     return mean.float()[:, None, None], variance.sqrt().float()[:, None, None]
 
 
+def _normalize(
+    pixels: Tensor, labels: Tensor, white: int, mean: Tensor, std: Tensor
+) -> Split:
+    inputs = pixels.to(mean.device).to(torch.float32)  # move bytes, then widen
+    inputs.div_(white).sub_(mean).div_(std)
+    return Split(inputs, labels.to(mean.device))
+
+
 # Check the arguments.
 
 
@@ -583,10 +293,8 @@ def _check_name(place: str, name: str) -> None:
         return
     close = difflib.get_close_matches(str(name).lower(), NAMES, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise ValueError(
-        f"{place}: no data set is called {name!r}; "
-        f"wanted one of {', '.join(NAMES)}.{hint}"
-    )
+    wanted = f"wanted one of {', '.join(NAMES)}.{hint}"
+    raise ValueError(f"{place}: no data set is called {name!r}; {wanted}")
 
 
 def _usable_device(device: str | torch.device | None) -> torch.device:
@@ -612,7 +320,9 @@ def _check_tensor(
     raise ValueError(f"Split: {name} is {got}; wanted {wanted}. Convert it first.")
 
 
-def _check_batch_size(size: int, samples: int, drop_last: bool) -> int:
+def _check_epoch(
+    size: int, samples: int, drop_last: bool, generator: torch.Generator | None
+) -> None:
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         raise ValueError(
             f"batches: batch_size is {size!r}; wanted an int >= 1, such as 32."
@@ -622,10 +332,6 @@ def _check_batch_size(size: int, samples: int, drop_last: bool) -> int:
             f"batches: batch_size {size} exceeds the {samples} samples, so drop_last "
             "would leave no batch. Take a smaller batch_size, or drop_last=False."
         )
-    return size
-
-
-def _check_generator(generator: torch.Generator | None) -> None:
     if generator is not None and generator.device.type != "cpu":
         raise ValueError(
             f"batches: the generator is on {generator.device}; wanted one on the CPU, "
@@ -636,6 +342,6 @@ def _check_generator(generator: torch.Generator | None) -> None:
 def _check_labels(labels: Tensor, samples: int, classes: int) -> None:
     if len(labels) != samples:
         raise ValueError(f"got {len(labels)} labels; wanted {samples}, one an image")
-    if labels.min() < 0 or labels.max() >= classes:
-        got = f"{labels.min()} to {labels.max()}"
-        raise ValueError(f"got labels from {got}; wanted 0 to {classes - 1}")
+    low, high = labels.aminmax()
+    if low < 0 or high >= classes:
+        raise ValueError(f"got labels from {low} to {high}; wanted 0 to {classes - 1}")

@@ -56,8 +56,8 @@ def heatmap(ax: "Axes", matrix: Tensor, *, reach: float | None = None) -> "Axes"
     `reach` is the magnitude of the full color; by default the largest |entry|. The
     map is for looking, so it has no ticks; put the meaning into the title.
     """
-    matrix = matrix.detach().cpu()
-    reach = reach or max(float(matrix.abs().max()), 1e-12)
+    matrix = matrix.detach().cpu().numpy()
+    reach = reach or max(float(abs(matrix).max()), 1e-12)
     ax.imshow(matrix, cmap="RdBu_r", vmin=-reach, vmax=reach, interpolation="nearest")
     ax.set(xticks=[], yticks=[])
     return ax
@@ -66,7 +66,7 @@ def heatmap(ax: "Axes", matrix: Tensor, *, reach: float | None = None) -> "Axes"
 def images(axes: Sequence["Axes"], pixels: Tensor, titles: Sequence[str]) -> None:
     """Draw gray images `(n, 1, height, width)`, in [0, 1], one on each Axes."""
     for ax, image, title in zip(axes, pixels, titles, strict=True):
-        ax.imshow(image[0].cpu(), cmap="gray_r", vmin=0, vmax=1)
+        ax.imshow(image[0].cpu().numpy(), cmap="gray_r", vmin=0, vmax=1)
         ax.set(xticks=[], yticks=[], title=title)
 
 
@@ -87,8 +87,8 @@ def cells(ax: "Axes", functions: Mapping[str, Callable[..., Any]]) -> "Axes":
         for user in users:
             _arrow(ax, lefts[user], cell, color)
     ax.set(xlim=(0, 1), ylim=(0, 1))
-    ax.text(0.2, 1.02, "functions", ha="center")
-    ax.text(0.8, 1.02, "their cells now", ha="center")
+    for x, words in ((0.2, "functions"), (0.8, "their cells now")):
+        ax.text(x, -0.02, words, ha="center", va="top", color="0.4")
     ax.axis("off")
     return ax
 
@@ -118,7 +118,8 @@ def _heights(count: int) -> list[float]:
 def _box(ax: "Axes", x: float, y: float, text: str, color: str) -> "Text":
     style = {"boxstyle": "round,pad=0.45", "facecolor": "white", "linewidth": 1.8}
     place = {"ha": "center", "va": "center", "family": "monospace", "fontsize": 11}
-    return ax.text(x, y, text, **place, bbox={**style, "edgecolor": color})
+    style["edgecolor"] = color
+    return ax.text(x, y, text, **place, parse_math=False, bbox=style)
 
 
 def _arrow(ax: "Axes", start: "Text", end: "Text", color: str) -> None:
@@ -132,3 +133,109 @@ def _arrow(ax: "Axes", start: "Text", end: "Text", color: str) -> None:
 def _plain(ax: "Axes") -> "Axes":
     ax.spines[["top", "right"]].set_visible(False)
     return ax
+
+
+def owners(
+    ax: "Axes",
+    layers: Sequence[str],
+    prices: Mapping[str, int],
+    *,
+    wrong: Sequence[str] = (),
+) -> "Axes":
+    """Draw a model's layers in a row, and from each price an arrow to its layer.
+
+    Args:
+        ax: where to draw.
+        layers: what stands in each box, in the model's order.
+        prices: text of a coefficient -> position of the layer that it points at.
+        wrong: the prices that point at a wrong layer; drawn in another color, dashed.
+    """
+    across = [(i + 0.5) / len(layers) for i in range(len(layers))]
+    placed = zip(across, layers, strict=True)
+    boxes = [_box(ax, x, 0.8, name, "0.4") for x, name in placed]
+    for i, (text, position) in enumerate(prices.items()):
+        color = COLORS[5] if text in wrong else COLORS[0]
+        price = _box(ax, (i + 0.5) / len(prices), 0.15, text, color)
+        _arrow(ax, price, boxes[position], color)
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    ax.axis("off")
+    return ax
+
+
+def tiles(
+    ax: "Axes",
+    weight: Tensor,
+    shape: tuple[int, int],
+    *,
+    columns: int = 8,
+    reach: float | None = None,
+) -> "Axes":
+    """Draw each row of `weight` (units, height * width) as a small heatmap.
+
+    Colors as in `heatmap`; gray lines part the units.
+    """
+    height, width = shape
+    rows = -(-len(weight) // columns)
+    filled = weight.detach().cpu().new_zeros(rows * columns, height * width)
+    filled[: len(weight)] = weight.detach().cpu()
+    grid = filled.reshape(rows, columns, height, width).transpose(1, 2)
+    heatmap(ax, grid.reshape(rows * height, columns * width), reach=reach)
+    for i in range(1, rows):
+        ax.axhline(i * height - 0.5, color="0.6", linewidth=1)
+    for i in range(1, columns):
+        ax.axvline(i * width - 0.5, color="0.6", linewidth=1)
+    return ax
+
+
+def valley(
+    ax: "Axes",
+    side: Tensor,
+    heights: Tensor,
+    points: Mapping[str, tuple[float, float]],
+) -> "Axes":
+    """Draw contours of a function of two weights, and named points on them.
+
+    Args:
+        ax: where to draw.
+        side: the values of either weight, shape (n,).
+        heights: the function, shape (n, n): row = first weight, column = second.
+        points: name -> (first weight, second weight).
+    """
+    ax.contour(side, side, heights.T, levels=14, colors="0.75", linewidths=1)
+    ax.axhline(0, color="0.4", linewidth=1)
+    ax.axvline(0, color="0.4", linewidth=1)
+    for i, (name, (first, second)) in enumerate(points.items()):
+        style = {"color": COLORS[(0, 5)[i % 2]], "marker": "o*"[i % 2]}
+        ax.plot(first, second, linestyle="", markersize=(8, 15)[i % 2], label=name)
+        ax.lines[-1].set(**style)
+    ax.set(xlabel="first weight", ylabel="second weight", aspect="equal")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
+    return _plain(ax)
+
+
+def lines(
+    ax: "Axes",
+    across: Tensor,
+    series: Mapping[str, Tensor],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+) -> "Axes":
+    """Draw named lines over `across`, told apart by color and by dashes."""
+    dashes = ("-", "--", ":", "-.")
+    for i, (name, values) in enumerate(series.items()):
+        style = {"color": COLORS[(0, 5, 2, 1)[i % 4]], "linestyle": dashes[i % 4]}
+        ax.plot(across, values.detach().cpu(), label=name, linewidth=2, **style)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.set_title(title, fontsize=11)
+    ax.legend(frameon=False)
+    return _plain(ax)
+
+
+def bars(ax: "Axes", lengths: Mapping[str, float], *, xlabel: str) -> "Axes":
+    """Draw a horizontal bar for each name, the first on top, from zero."""
+    ax.barh(list(lengths), list(lengths.values()), color=COLORS[0], height=0.6)
+    ax.invert_yaxis()
+    ax.set(xlabel=xlabel, xlim=(0, None))
+    return _plain(ax)

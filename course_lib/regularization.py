@@ -5,10 +5,10 @@
 position or by counting, so no loop variable can go stale.
 """
 
-import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
@@ -50,7 +50,7 @@ class L1L2:
         for name, value in (("l1", self.l1), ("l2", self.l2)):
             if not _is_coefficient(value):
                 raise ValueError(
-                    f"L1L2: got {name}={value!r}; wanted a finite number >= 0. "
+                    f"L1L2: got {name}={value!r}; wanted a finite float >= 0. "
                     "A negative or infinite coefficient would reward large weights."
                 )
         if self.norm not in ("squared", "euclidean"):
@@ -60,7 +60,7 @@ class L1L2:
             )
 
     def __call__(self, tensor: Tensor) -> Tensor:
-        """Return the penalty, a scalar; of halves in float32, so that none overflows."""
+        """Return the penalty, a scalar; of halves in float32, where the sum fits."""
         _require_real("L1L2", tensor)
         tensor = _at_least_float32(tensor)
         total = tensor.new_zeros(())
@@ -72,24 +72,27 @@ class L1L2:
             total = total + self.l2 * torch.linalg.vector_norm(tensor)
         return total
 
-    def gradient(self, tensor: Tensor) -> Tensor:
-        """Return the penalty's derivative by `tensor`, in its dtype; 0 at the kinks."""
+    def gradient(self, tensor: Tensor, scale: float | Tensor = 1.0) -> Tensor:
+        """Return scale times the derivative by `tensor`, in its dtype; 0 at kinks."""
         _require_real("L1L2", tensor)
-        total = torch.zeros_like(tensor)
-        for coefficient, direction in self._directions(tensor):
-            total = torch.add(total, direction, alpha=coefficient)
-        return total
+        terms = [
+            direction * (coefficient * scale)  # the numbers first: one pass, not two
+            for coefficient, direction in self._directions(tensor)
+        ]
+        if not terms:
+            return torch.zeros_like(tensor)
+        return reduce(torch.add, terms).to(tensor.dtype)
 
     def _directions(self, tensor: Tensor) -> Iterator[tuple[float, Tensor]]:
         """Yield the gradient's terms apart, so that each is added in one pass."""
+        tensor = _at_least_float32(tensor)
         if self.l1:
             yield self.l1, tensor.sign()
         if self.l2 and self.norm == "squared":
             yield 2 * self.l2, tensor
         elif self.l2:
-            length = torch.linalg.vector_norm(_at_least_float32(tensor))
-            tiny = torch.finfo(length.dtype).tiny
-            yield self.l2, (tensor / length.clamp(min=tiny)).to(tensor.dtype)
+            length = torch.linalg.vector_norm(tensor)
+            yield self.l2, tensor / length.clamp(min=torch.finfo(length.dtype).tiny)
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,8 @@ class Activity:
 
     Args:
         regularizer: what one output tensor costs.
-        reduction: `"mean"` divides the sum by the batch size (Keras 2.15 and 3);
+        reduction: `"mean"` divides the sum by the batch size (Keras 2.15 and 3), which
+            is the length of the first axis, so an LSTM needs `batch_first=True`;
             `"sum"` does not (Keras 1.0 to 2.2), so the cost grows with the batch.
 
     Raises:
@@ -123,7 +127,7 @@ class Activity:
             )
 
     def __call__(self, output: Any) -> Tensor:
-        """Return the penalty of one output `(batch, ...)`, or of a tuple's first one."""
+        """Return the cost of one output `(batch, ...)`, or of a tuple's first part."""
         if isinstance(output, tuple) and output:  # an LSTM's (outputs, state)
             output = output[0]
         if not isinstance(output, Tensor) or output.dim() == 0:
@@ -137,6 +141,7 @@ class Activity:
 
 def regularize(
     module: Module,
+    /,
     *,
     activity: L1L2 | Activity | None = None,
     **by_parameter: L1L2,
@@ -171,7 +176,8 @@ def regularize(
     if activity is not None:
         _set_activity(module, activity)
     for owner, name, regularizer in owners:
-        owner.__dict__.setdefault("_regularizers", {})[name] = regularizer
+        stored = owner.__dict__.get("_regularizers", {})
+        owner.__dict__["_regularizers"] = {**stored, name: regularizer}
     return module
 
 
@@ -194,10 +200,12 @@ def penalty(model: nn.Module) -> Tensor:
     for term in _distinct_terms(model):
         key = (term.regularizer, term.tensor.device)
         groups.setdefault(key, []).append(term.tensor)
+    # A compiler fuses the plain formula, and can't see through a Function with jvp.
+    total_of = _Total.forward if torch.compiler.is_compiling() else _Total.apply
     home = _device(model)
     total = torch.zeros((), device=home)
     for (regularizer, _), tensors in groups.items():
-        total = total + _Total.apply(regularizer, *tensors).to(home)
+        total = total + total_of(regularizer, *tensors).to(home)
     for _, values in _activities(model):
         total = total + sum(values).to(home)
     return total
@@ -240,22 +248,24 @@ def add_penalty_gradients_(model: nn.Module) -> None:
     True
     """
     for path, module in model.named_modules():
-        if "_activity" in module.__dict__:
+        if "_activity_regularizer" in module.__dict__:
             raise ValueError(
                 f"add_penalty_gradients_: {path or 'the model'!r} has an activity "
                 "regularizer, whose gradient flows through the forward pass. Add "
                 "penalty(model) to the loss instead."
             )
-    for term in _distinct_terms(model):
-        if not term.tensor.requires_grad:
+    for _, tensor, regularizer in _distinct_terms(model):
+        if not tensor.requires_grad:
             continue
-        if not term.tensor.is_leaf:  # computed from other parameters
-            _backward(term)
+        if not tensor.is_leaf:  # computed from other parameters
+            tensor.backward(regularizer.gradient(tensor))
             continue
-        if term.tensor.grad is None:
-            term.tensor.grad = torch.zeros_like(term.tensor)
-        for coefficient, direction in term.regularizer._directions(term.tensor):
-            term.tensor.grad.add_(direction, alpha=coefficient)
+        if tensor.grad is None:
+            tensor.grad = torch.zeros_like(tensor)
+        elif tensor.grad.is_sparse:  # an Embedding's, but a penalty reaches each row
+            tensor.grad = tensor.grad.to_dense()
+        for coefficient, direction in regularizer._directions(tensor):
+            tensor.grad.add_(direction, alpha=coefficient)
 
 
 class _Term(NamedTuple):
@@ -271,14 +281,22 @@ def _distinct_terms(model: nn.Module) -> list[_Term]:
     terms: dict[object, _Term] = {}
     for path, module in model.named_modules():
         for name, regularizer in module.__dict__.get("_regularizers", {}).items():
-            parameter = module._parameters.get(name)  # None where parametrized
+            parameter = module._parameters.get(name)  # None where it is computed
             key = (id(module), name) if parameter is None else id(parameter)
-            with torch.enable_grad():
-                tensor = getattr(module, name)
+            tensor = _computed(module, name) if parameter is None else parameter
             term = _Term(_join(path, name), tensor, regularizer)
             if terms.setdefault(key, term).regularizer != regularizer:
                 _refuse_disagreement(terms[key], term)
     return list(terms.values())
+
+
+@torch.enable_grad()
+def _computed(module: nn.Module, name: str) -> Tensor:
+    """Return a weight that is no parameter itself but computed from parameters."""
+    for hook in module._forward_pre_hooks.values():  # of prune, of the old weight_norm
+        if name in (getattr(hook, "name", None), getattr(hook, "_tensor_name", None)):
+            hook(module, ())  # else the weight is that of the last forward pass
+    return getattr(module, name)
 
 
 def _refuse_disagreement(first: _Term, second: _Term) -> None:
@@ -306,16 +324,17 @@ class _Total(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         ctx.regularizer, *tensors = inputs
         ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
+        gradient = ctx.regularizer.gradient
+        return None, *(gradient(tensor, grad) for tensor in ctx.saved_tensors)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: Tensor) -> Tensor:
         gradients = map(ctx.regularizer.gradient, ctx.saved_tensors)
-        return None, *(gradient * grad for gradient in gradients)
-
-
-def _backward(term: _Term) -> None:
-    with torch.enable_grad():
-        term.regularizer(term.tensor).backward()
+        return sum(map(torch.sum, map(torch.mul, gradients, tangents)))
 
 
 # Activity: a forward hook records, and each forward pass of the model begins anew.
@@ -328,7 +347,6 @@ class _Record:
     """
 
     def __init__(self) -> None:
-        self.forward_pass: object = None
         self.values: list[Tensor] = []
 
     def __deepcopy__(self, memo: dict) -> "_Record":
@@ -342,34 +360,39 @@ def _set_activity(module: nn.Module, activity: L1L2 | Activity) -> None:
     if not isinstance(activity, Activity):
         _require_l1l2("regularize", "activity", activity)
         activity = Activity(activity)
-    if "_activity" not in module.__dict__:
+    if "_activity_regularizer" not in module.__dict__:
         module.register_forward_hook(_record_activity)
-    module.__dict__.update(_activity=activity, _activity_record=_Record())
+    module.__dict__.update(_activity_regularizer=activity, _activity_record=_Record())
 
 
+@torch._disable_dynamo  # a compiled graph has no stack to read; `import torch` has this
 def _record_activity(module: nn.Module, args: tuple, output: Any) -> None:
     record: _Record = module.__dict__["_activity_record"]
-    forward_pass = _current_pass(module)
-    if record.forward_pass is not forward_pass:
-        record.forward_pass, record.values = forward_pass, []
-    record.values.append(module.__dict__["_activity"](output))
+    records = _records_of_this_pass(module)
+    if record not in records:  # it may still hold what another model's pass left
+        record.values = []
+        records.add(record)
+    record.values.append(module.__dict__["_activity_regularizer"](output))
 
 
-def _current_pass(module: nn.Module) -> object:
-    """Return the token of the running forward pass: the call that the user made.
+def _records_of_this_pass(module: nn.Module) -> set[_Record]:
+    """Return the records that the call which the user made has filled so far.
 
     A layer doesn't know which model it stands in, so the outermost module is read off
-    the stack once; from then on a hook there makes a new token at each call.
+    the stack; a hook there, set at its first pass, begins anew at each later one.
     """
     root = _outermost_module(module)
     if _begin_pass not in root._forward_pre_hooks.values():
         root.register_forward_pre_hook(_begin_pass)
         _begin_pass(root, ())
-    return root.__dict__["_pass"]
+    return root.__dict__["_activity_pass"]
 
 
 def _begin_pass(module: nn.Module, args: tuple) -> None:
-    module.__dict__["_pass"] = object()
+    """Empty all records of the pass before, also of layers that this one leaves out."""
+    for record in module.__dict__.get("_activity_pass", ()):
+        record.values = []
+    module.__dict__["_activity_pass"] = set()
 
 
 def _outermost_module(module: nn.Module) -> nn.Module:
@@ -394,7 +417,7 @@ def _activities(model: nn.Module) -> Iterator[tuple[str, list[Tensor]]]:
 
 def _is_coefficient(value: object) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and value >= 0
+    return is_number and 0 <= value <= sys.float_info.max
 
 
 def _require_l1l2(place: str, name: str, regularizer: object) -> None:
@@ -421,15 +444,22 @@ def _owner(module: nn.Module, name: str) -> nn.Module:
         tensor = getattr(owner, leaf)
     except AttributeError:
         owner, tensor = None, None
-    if owner is None or not isinstance(tensor, Tensor) or leaf in owner._buffers:
+    if not isinstance(tensor, Tensor) or _is_constant(owner, leaf):
         known = ", ".join(n for n, _ in module.named_parameters()) or "none"
-        what = "is None" if owner is not None and tensor is None else "is no parameter"
+        what = "None" if owner is not None and tensor is None else "no parameter"
         raise ValueError(
-            f"regularize: {name!r} {what} of this {type(module).__name__}; its "
+            f"regularize: {name!r} is {what} in this {type(module).__name__}; its "
             f"parameters are: {known}."
         )
     _require_real(f"regularize: {name!r}", tensor)
     return owner
+
+
+def _is_constant(owner: nn.Module, name: str) -> bool:
+    """Tell buffers and plain attributes from parameters and what they compute."""
+    attribute = owner.__dict__.get(name)  # the old weight_norm keeps its weight there
+    is_plain = attribute is not None and not attribute.requires_grad
+    return is_plain or name in owner._buffers
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The site's configuration. `make site` copies docs/ and notebooks/ into one folder."""
 
-project = "Deep learning, cell by cell"
+project = "Deep learning's odd corners"
 author = "The course authors"
 copyright = "2026, The course authors. Text: CC BY 4.0, code: MIT"
 

@@ -113,6 +113,14 @@ def test_device_that_does_not_compute(monkeypatch):
     assert "TORCH=cpu" in check.remedy
 
 
+def test_device_whose_result_never_comes(monkeypatch):
+    def lost(tensor):  # a GPU reports an error only when the value is fetched
+        raise RuntimeError("device-side assert")
+
+    monkeypatch.setattr(torch.Tensor, "item", lost)
+    assert doctor.device().status == FAULT
+
+
 def test_too_many_threads_of_torch(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 10**6)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

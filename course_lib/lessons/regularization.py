@@ -61,7 +61,7 @@ def _judge_shrink(answer: Callable[[Tensor, float], Tensor]) -> str:
             "methods that end in `_`."
         )
     mistakes = (
-        (weight - by, "Negative weights moved away from zero. Shrink |w|, keep the sign"),
+        (weight - by, "Negative weights moved away from zero. Shrink |w|, not w"),
         (
             weight - by * weight.sign(),
             "0.2 became -0.3: the step jumps over zero, as plain descent does. A "
@@ -178,6 +178,15 @@ def _require_function(loss: object) -> None:
         )
 
 
+_STATIC = (
+    "It still adds the penalty of the first weights: that number was computed once, "
+    "outside of the function"
+)
+_NONE = "That is the loss without any penalty"
+_HALF = "You halve the squares"
+_NORM = "That adds the norm. Leave out the root"
+
+
 def _judge_loss(
     loss: Callable[..., Tensor],
     layer: nn.Linear,
@@ -190,16 +199,11 @@ def _judge_loss(
     now = _squares(layer.weight, l2)
     got = loss(layer(inputs), labels)
     _reject_number(got, "the loss")
-    mistakes = (
-        (plain.item() + first, "It still adds the penalty of the first weights: that "
-         "number was computed once, outside of the function"),
-        (now, "That is the penalty alone. Add `loss(outputs, labels)`"),
-        (plain.item(), "That is the loss without any penalty"),
-        (plain.item() + now / 2, "You halve the squares"),
-        (plain.item() + (now * l2) ** 0.5, "That adds the norm. Leave out the root"),
-        (plain.item() + now + _squares(layer.bias, l2), "The bias pays too. Only "
-         "`layer.weight` should"),
-    )  # fmt: skip
+    bias, norm = _squares(layer.bias, l2), (now * l2) ** 0.5
+    mistakes = [(now, "That is the penalty alone. Add `loss(outputs, labels)`")]
+    added = ((first, _STATIC), (0.0, _NONE), (now / 2, _HALF), (norm, _NORM))
+    added += ((now + bias, "The bias pays too. Only `layer.weight` should"),)
+    mistakes += [(plain.item() + cost, text) for cost, text in added]
     _require_value(got, plain.item() + now, place, mistakes)
     alone = torch.autograd.grad(plain, layer.weight)[0]
     slope = _gradient(got, layer.weight)
@@ -215,11 +219,10 @@ def _judge_count_once(answer: Callable[[nn.Module, float], Tensor]) -> str:
     torch.manual_seed(0)
     linear = nn.Linear(2, 3)
     _count(answer, nn.Sequential(nn.Linear(2, 3, bias=False)), "For one layer", ())
-    bias = float(linear.bias.square().sum()), "You count the bias as well"
-    _count(answer, nn.Sequential(linear), "With a bias", [bias])
-    norm = 2.0, "You count the `LayerNorm`'s weight too. Ask for `nn.Linear`"
+    bias = _squares(linear.bias, 1.0)
+    _count(answer, nn.Sequential(linear), "With a bias", [(bias, _BIAS)])
     model = nn.Sequential(linear, nn.LayerNorm(2, bias=False))
-    _count(answer, model, "With a LayerNorm", [norm])
+    _count(answer, model, "With a LayerNorm", [(2.0, _LAYER_NORM)])
     _count_nested_and_shared(answer)
     weight = linear.weight
     slope = _gradient(answer(nn.Sequential(linear), 1.0), weight)
@@ -234,24 +237,32 @@ def _judge_count_once(answer: Callable[[nn.Module, float], Tensor]) -> str:
     )
 
 
+_BIAS = "You count the bias as well"
+_LAYER_NORM = "You count the `LayerNorm`'s weight too. Ask for `nn.Linear`"
+_INNER = (
+    "A layer inside an inner `Sequential` is missing. `modules()` goes all the way down"
+)
+_REPEAT = "A layer that stands twice in the model paid twice"
+_TIED = (
+    "Two layers that share one tensor paid twice. Compare the tensors, not the layers"
+)
+_TWINS = (
+    "Two layers that happen to hold the same numbers paid once. Ask whether it is the "
+    "same tensor (`id`), not whether the values agree"
+)
+
+
 def _count_nested_and_shared(answer: Callable[[nn.Module, float], Tensor]) -> None:
-    inner, outer, other = (nn.Linear(2, 2) for _ in range(3))
+    inner, outer, tied, twin = (nn.Linear(2, 2) for _ in range(4))
     part = _squares(inner.weight, 1.0)
     nested = nn.Sequential(outer, nn.Sequential(inner))
-    missing = -part, "A layer inside an inner `Sequential` is missing. `modules()` " \
-        "goes all the way down"  # fmt: skip
-    _count(answer, nested, "With a model inside the model", [missing])
-    twice = part, "A layer that stands twice in the model paid twice"
-    _count(answer, nn.Sequential(inner, nn.Tanh(), inner), "With a repeat", [twice])
-    other.weight = inner.weight
-    tied = part, "Two layers that share one tensor paid twice. Compare the tensors, " \
-        "not the layers"  # fmt: skip
-    _count(answer, nn.Sequential(inner, other), "With tied weights", [tied])
-    twin = nn.Linear(2, 2)
+    _count(answer, nested, "With a model inside the model", [(-part, _INNER)])
+    repeated = nn.Sequential(inner, nn.Tanh(), inner)
+    _count(answer, repeated, "With a repeated layer", [(part, _REPEAT)])
+    tied.weight = inner.weight
+    _count(answer, nn.Sequential(inner, tied), "With tied weights", [(part, _TIED)])
     twin.load_state_dict(inner.state_dict())
-    merged = -part, "Two layers that happen to hold the same numbers paid once. Ask " \
-        "whether it is the same tensor (`id`), not whether the values agree"  # fmt: skip
-    _count(answer, nn.Sequential(inner, twin), "With equal numbers", [merged])
+    _count(answer, nn.Sequential(inner, twin), "With equal numbers", [(-part, _TWINS)])
 
 
 def _count(
@@ -325,16 +336,18 @@ def _require_tensors(
 ) -> None:
     if got.shape == wanted.shape and _close(got.to(wanted.dtype), wanted):
         return
-    numbers = f"{place}: got {_text(got)}; wanted {_text(wanted)}."
+    numbers = f"{place}: got {_text(got)}, wanted {_text(wanted)}."
     for wrong, text in mistakes:
         if got.shape == wrong.shape and _close(got.to(wrong.dtype), wrong):
-            raise NotYet(f"{numbers} {text}.")
+            raise NotYet(f"{text}. {numbers}")
     raise NotYet(numbers)
 
 
 def _text(tensor: Tensor) -> str:
-    numbers = [f"{number:.4g}" for number in tensor.flatten().tolist()[:7]]
-    return numbers[0] if tensor.dim() == 0 else f"[{', '.join(numbers)}]"
+    numbers = [f"{number + 0.0:.3g}" for number in tensor.flatten().tolist()]
+    if tensor.dim() == 0:
+        return numbers[0]
+    return f"[{', '.join(numbers[:7])}{', ...' * (len(numbers) > 7)}]"
 
 
 by_hand = Exercise(
@@ -362,8 +375,8 @@ same_as_penalty = Exercise(
         "Decay adds `weight_decay * w` to the gradient. What does the penalty add?",
         "Two groups: `torch.optim.SGD([{'params': ..., 'weight_decay': ...}, "
         "{'params': ...}], lr=lr)`. A parameter with one dimension is a bias here.",
-        "`weight_decay` is `2 * l2` for the parameters with `p.dim() > 1`; the group of "
-        "the others has none.",
+        "`weight_decay` is `2 * l2` for the parameters with `p.dim() > 1`; the group "
+        "of the others has none.",
     ),
 )
 with_penalty = Exercise(

@@ -28,7 +28,10 @@ WRONG = {
         (_by_hand("..."), "There is still a ..."),
         (_by_hand("l1 * w.abs().sum() + l2 * w.norm()"), "That is the norm"),
         (_by_hand("l1 * w.abs().sum() + l2 / 2 * w.square().sum()"), "You halve"),
-        (_by_hand("l1 * w.abs().sum() + l2 * w.square().mean()"), "mean of the squares"),
+        (
+            _by_hand("l1 * w.abs().sum() + l2 * w.square().mean()"),
+            "mean of the squares",
+        ),
         (_by_hand("l1 * w.abs().mean() + l2 * w.square().sum()"), "mean of |w|"),
         (_by_hand("l1 * w.sum() + l2 * w.square().sum()"), "plain sum"),
         (_by_hand("l1 * w.abs().sum() + l2 * w.sum().square()"), "You square the sum."),
@@ -149,8 +152,9 @@ WRONG = {
         ),
         (
             _count(
-                "weights = {n: p for n, p in model.named_parameters() if 'weight' in n}",
-                "return l2 * sum(w.square().sum() for w in weights.values())",
+                "named = model.named_parameters()",
+                "weights = [p for name, p in named if 'weight' in name]",
+                "return l2 * sum(w.square().sum() for w in weights)",
             ),
             "`LayerNorm`'s weight",
         ),

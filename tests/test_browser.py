@@ -1,0 +1,216 @@
+"""Every lesson in a real JupyterLab: all cells run, and every widget moves its picture.
+
+Skips, saying why, where Playwright or Chromium is missing.
+"""
+
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="the browser test needs Playwright (pip)"
+)
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--no-first-run",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+]
+# Without windowing all cells are in the page; nothing is fetched from the network.
+SETTINGS = {
+    "@jupyterlab/apputils-extension:notification": {
+        "fetchNews": "false",
+        "checkForUpdates": False,
+        "doNotDisturbMode": True,
+    },
+    "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
+    "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
+}
+ACTIVE = ".jp-NotebookPanel:not(.lm-mod-hidden)"
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
+]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """Serve copies of the notebooks; give the address and the token."""
+    work = tmp_path_factory.mktemp("lab")
+    (work / "settings").mkdir()
+    (work / "settings" / "overrides.json").write_text(json.dumps(SETTINGS))
+    (work / "notebooks").mkdir()
+    for notebook in NOTEBOOKS:
+        shutil.copy(notebook, work / "notebooks")
+    server, base, token = start_lab(work)
+    yield base, token
+    os.killpg(server.pid, signal.SIGTERM)
+    server.wait(20)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_lesson_runs_and_its_widgets_move(notebook, lab, browser):
+    page = browser.new_page(viewport={"width": 1280, "height": 1100})
+    page.set_default_timeout(60_000)
+    problems = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    open_notebook(page, lab, notebook)
+    run_all(page)
+    assert unexpected_errors(page, notebook) == []
+    moved = [move(page, cell) for cell in cells_with_controls(page)]
+    assert len(moved) >= (1 if notebook.stem.startswith("00") else 2)
+    for before, after in moved:
+        assert before["src"] != after["src"]
+        assert before["alt"] != after["alt"]
+    assert pictures_without_words(page) == 0
+    assert problems == []
+    if folder := os.environ.get("COURSE_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{notebook.stem}.png")
+    page.close()
+
+
+def start_lab(work):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    token, base = secrets.token_hex(16), f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
+    options = {
+        "ServerApp.ip": "127.0.0.1",
+        "ServerApp.port": port,
+        "ServerApp.port_retries": 0,
+        "ServerApp.root_dir": work / "notebooks",
+        "IdentityProvider.token": token,
+        "LabApp.app_settings_dir": work / "settings",
+        "LabApp.news_url": None,
+        "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
+        "LabApp.expose_app_in_browser": True,
+        "KernelManager.transport_encryption": "auto",
+    }
+    command += [f"--{name}={value}" for name, value in options.items()]
+    folders = {
+        "JUPYTERLAB_SETTINGS_DIR": str(work / "user-settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(work / "workspaces"),
+    }
+    with (work / "lab.log").open("w") as log:
+        server = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=log,
+            env=os.environ | folders,
+            start_new_session=True,
+        )
+    wait_for(f"{base}/api/status?token={token}", server, work / "lab.log")
+    return server, base, token
+
+
+def wait_for(address, server, log, seconds=90):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert server.poll() is None, log.read_text()[-2000:]
+        try:
+            urllib.request.urlopen(address, timeout=2).read()
+            return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(f"JupyterLab did not answer in {seconds} s:\n{log.read_text()[-2000:]}")
+
+
+def open_notebook(page, lab, notebook):
+    base, token = lab
+    workspace = f"{base}/lab/workspaces/{notebook.stem}"
+    page.goto(f"{workspace}/tree/{notebook.name}?reset&token={token}")
+    page.locator(f"{ACTIVE} .jp-Notebook").wait_for()
+    # The kernel's indicator says idle before there is a session; these words don't.
+    status = page.locator("#jp-main-statusbar")
+    playwright.expect(status).to_contain_text(re.compile(r"\| Idle"), timeout=90_000)
+
+
+def run_all(page):
+    page.evaluate("() => jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.wait_for_function(
+        """panel => [...document.querySelectorAll(panel + ' .jp-CodeCell')].every(
+             cell => /\\[\\d+\\]/.test(
+               cell.querySelector('.jp-InputPrompt').innerText))""",
+        arg=ACTIVE,
+        timeout=120_000,
+    )
+
+
+def unexpected_errors(page, notebook):
+    """Return the source of each cell that failed without being tagged for it."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    failed = page.evaluate(
+        """panel => [...document.querySelectorAll(panel + ' .jp-CodeCell')].map(
+             cell => !!cell.querySelector(
+               "[data-mime-type='application/vnd.jupyter.error']"))""",
+        ACTIVE,
+    )
+    assert len(failed) == len(code)
+    tagged = ["raises-exception" in cell["metadata"].get("tags", []) for cell in code]
+    pairs = zip(code, failed, tagged, strict=True)
+    return ["".join(cell["source"]) for cell, bad, tag in pairs if bad and not tag]
+
+
+def cells_with_controls(page):
+    cells = page.locator(f"{ACTIVE} .jp-CodeCell")
+    controls = page.locator(".widget-slider, .widget-dropdown, .widget-checkbox")
+    return cells.filter(has=controls).all()
+
+
+def move(page, cell):
+    """Move the cell's first control with the keyboard; return its picture twice."""
+    picture = cell.locator(".jp-OutputArea-output img").first
+    before = describe(picture)
+    slider = cell.locator(".widget-slider .noUi-handle").first
+    if slider.count():
+        slider.focus()
+        now, top = (slider.get_attribute(f"aria-value{end}") for end in ("now", "max"))
+        page.keyboard.press("ArrowRight" if float(now) < float(top) else "ArrowLeft")
+    else:
+        menu = cell.locator("select").first
+        options = menu.locator("option")
+        chosen = menu.evaluate("menu => menu.selectedIndex")
+        menu.select_option(index=(chosen + 1) % options.count())
+    page.wait_for_function(
+        "([image, old]) => image.isConnected ? image.src !== old : true",
+        arg=[picture.element_handle(), before["src"]],
+    )
+    return before, describe(cell.locator(".jp-OutputArea-output img").first)
+
+
+def describe(picture):
+    return {name: picture.get_attribute(name) for name in ("src", "alt")}
+
+
+def pictures_without_words(page):
+    images = page.locator(f"{ACTIVE} .jp-OutputArea-output img")
+    return sum(not image.get_attribute("alt") for image in images.all())

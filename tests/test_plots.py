@@ -1,0 +1,221 @@
+"""Each picture's data against numpy, on an Axes that belongs to no global state."""
+
+import matplotlib.figure
+import numpy as np
+import pytest
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.colors import same_color
+from matplotlib.text import Annotation
+
+from course_lib import plots
+
+
+@pytest.fixture
+def figure():
+    return matplotlib.figure.Figure()
+
+
+@pytest.fixture
+def ax(figure):
+    return figure.subplots()
+
+
+@pytest.fixture(autouse=True)
+def nothing_global(monkeypatch):
+    """Fail where a plot opens a figure of its own, or shows one."""
+
+    def refuse(*arguments, **options):
+        raise AssertionError("a plot draws on its Axes alone")
+
+    for name in ("show", "figure", "gca", "gcf", "subplots"):
+        monkeypatch.setattr(plt, name, refuse)
+
+
+ONE_AXES = {
+    "curves": lambda ax: plots.curves(ax, {"a": [1.0]}, xlabel="x", ylabel="y"),
+    "histogram": lambda ax: plots.histogram(ax, {"a": torch.ones(3)}),
+    "heatmap": lambda ax: plots.heatmap(ax, torch.eye(2)),
+    "cells": lambda ax: plots.cells(ax, {"f": lambda: ax}),
+}
+
+
+@pytest.mark.parametrize("draw", ONE_AXES.values(), ids=ONE_AXES)
+def test_a_plot_draws_on_its_axes_only_and_returns_it(figure, draw):
+    left, right = figure.subplots(1, 2)
+    untouched = len(right.get_children()), right.get_xlabel(), right.get_xlim()
+    empty = len(left.get_children())
+    assert draw(left) is left
+    assert len(left.get_children()) > empty
+    figure.canvas.draw()
+    now = len(right.get_children()), right.get_xlabel(), right.get_xlim()
+    assert now == untouched
+
+
+# curves
+
+
+def test_curves_count_their_steps_from_one(ax):
+    plots.curves(ax, {"up": [1.0, 2.0, 4.0], "down": [3.0]}, xlabel="t", ylabel="v")
+    drawn = {
+        line.get_label(): (list(line.get_xdata()), list(line.get_ydata()))
+        for line in ax.lines
+    }
+    assert drawn == {"up": ([1, 2, 3], [1.0, 2.0, 4.0]), "down": ([1], [3.0])}
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("t", "v")
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["up", "down"]
+
+
+def test_curves_differ_in_color_and_in_marker(ax):
+    names = "abcdef"
+    plots.curves(ax, {name: [0.0] for name in names}, xlabel="", ylabel="")
+    assert len({line.get_color() for line in ax.lines}) == len(names)
+    assert len({line.get_marker() for line in ax.lines}) == len(names)
+
+
+# histogram
+
+
+def test_histogram_counts_as_numpy_does_over_one_common_range(ax, device):
+    generator = torch.Generator().manual_seed(0)
+    small = torch.randn(7, 5, generator=generator).to(device).requires_grad_()
+    large = 3 * torch.randn(200, generator=generator, dtype=torch.float64)
+    plots.histogram(ax, {"small": small, "large": large}, bins=9)
+
+    reach = large.abs().max().item()
+    for patch, values in zip(ax.patches, (small, large), strict=True):
+        counts, edges, _ = patch.get_data()
+        expected = np.linspace(-reach, reach, 10)
+        np.testing.assert_allclose(edges, expected, rtol=1e-5, atol=1e-6)
+        numbers = values.detach().cpu().numpy().astype("float32").ravel()
+        np.testing.assert_array_equal(counts, np.histogram(numbers, edges)[0])
+        assert np.sum(counts) == values.numel()
+    assert [patch.get_label() for patch in ax.patches] == ["small", "large"]
+    assert (ax.get_yscale(), ax.get_xlabel()) == ("log", "weight")
+
+
+def test_histogram_of_nothing_but_zeros_is_one_bar_in_the_middle(ax):
+    plots.histogram(ax, {"zeros": torch.zeros(5)}, bins=3)
+    assert list(ax.patches[0].get_data().values) == [0, 5, 0]
+
+
+# heatmap and images
+
+
+def test_heatmap_shows_the_matrix_with_zero_in_the_middle(ax, device):
+    matrix = torch.tensor([[0.5, -2.0, 0.0]], device=device, requires_grad=True)
+    plots.heatmap(ax, matrix)
+    (image,) = ax.images
+    np.testing.assert_array_equal(image.get_array(), matrix.detach().cpu())
+    assert image.get_clim() == (-2.0, 2.0)
+    red, blue, white = image.cmap(image.norm([2.0, -2.0, 0.0]))
+    assert red[0] > red[2]
+    assert blue[2] > blue[0]
+    assert min(white[:3]) > 0.95
+    assert (list(ax.get_xticks()), list(ax.get_yticks())) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("entry", "reach", "limit"), [(2.0, 0.5, 0.5), (0, None, 1e-12)]
+)
+def test_heatmap_takes_a_reach_and_survives_zeros(ax, entry, reach, limit):
+    plots.heatmap(ax, torch.full((2, 2), float(entry)), reach=reach)
+    assert ax.images[0].get_clim() == (-limit, limit)
+
+
+def test_images_stand_one_on_each_axes_with_ink_dark(figure, device):
+    axes = figure.subplots(1, 2)
+    pixels = torch.rand(2, 1, 3, 4, device=device)
+    assert plots.images(axes, pixels, ["one", "two"]) is None
+    for ax, image, title in zip(axes, pixels.cpu(), ["one", "two"], strict=True):
+        (drawn,) = ax.images
+        np.testing.assert_array_equal(drawn.get_array(), image[0])
+        assert drawn.get_clim() == (0, 1)
+        assert sum(drawn.cmap(1.0)[:3]) < sum(drawn.cmap(0.0)[:3])
+        assert ax.get_title() == title
+
+
+def test_images_want_one_axes_and_one_title_for_each(figure):
+    with pytest.raises(ValueError, match="shorter"):
+        plots.images(figure.subplots(1, 2), torch.rand(2, 1, 3, 3), ["one"])
+
+
+# cells
+
+
+def boxes(ax):
+    """The position of each text in a box."""
+    return {
+        text.get_text(): text.get_position()
+        for text in ax.texts
+        if text.get_text() and text.get_bbox_patch()
+    }
+
+
+def arrows(ax):
+    """Each arrow, as its (start, end)."""
+    return [(text.xyann, text.xy) for text in ax.texts if isinstance(text, Annotation)]
+
+
+def edge_color(ax, words):
+    (box,) = (text for text in ax.texts if text.get_text() == words)
+    return box.get_bbox_patch().get_edgecolor()
+
+
+def late_readers():
+    return [lambda: i for i in range(3)]  # noqa: B023  late on purpose
+
+
+def test_a_shared_cell_is_drawn_once_and_in_its_own_color(ax):
+    own, (first, second, _) = "mine", late_readers()
+    plots.cells(ax, {"a": first, "b": second, "c": lambda: own})
+    assert list(boxes(ax)) == ["a()", "b()", "c()", "i = 2", "own = 'mine'"]
+    assert not same_color(edge_color(ax, "i = 2"), edge_color(ax, "own = 'mine'"))
+
+
+def test_an_arrow_leads_from_each_function_to_its_cell(ax):
+    own, (first, second, _) = 1, late_readers()
+    plots.cells(ax, {"a": first, "b": second, "c": lambda: own})
+    at = boxes(ax)
+    assert sorted(arrows(ax)) == sorted(
+        [
+            (at["a()"], at["i = 2"]),
+            (at["b()"], at["i = 2"]),
+            (at["c()"], at["own = 1"]),
+        ]
+    )
+    assert len(set(at.values())) == 5  # no box upon another
+
+
+def test_equal_names_in_two_cells_are_two_boxes(ax):
+    def factory(i):
+        return lambda: i
+
+    plots.cells(ax, {"a": factory(0), "b": factory(1)})
+    assert list(boxes(ax)) == ["a()", "b()", "i = 0", "i = 1"]
+    assert len(arrows(ax)) == 2
+
+
+def test_a_function_without_cells_stands_alone(ax):
+    plots.cells(ax, {"free": late_readers})
+    assert list(boxes(ax)) == ["free()"]
+    assert arrows(ax) == []
+
+
+def test_values_are_shortened_named_or_unset_and_never_read_as_formulas(ax, figure):
+    long, formula, function = "x" * 40, r"$\no$", late_readers
+    plots.cells(ax, {"f": lambda: (long, formula, function, later)})
+    assert set(boxes(ax)) == {
+        "f()",
+        "long = 'xxxxxxxxxxxxxx...",
+        r"formula = '$\\no$'",
+        "function = late_readers",
+        "later = <unset>",
+    }
+    figure.canvas.draw()  # would raise on a formula that can't be read
+    later = None
+
+
+def test_what_has_no_cells_is_refused(ax):
+    with pytest.raises(TypeError, match="got the builtin 'len'"):
+        plots.cells(ax, {"len": len})

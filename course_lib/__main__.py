@@ -46,7 +46,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _data(arguments: argparse.Namespace) -> int:
-    from course_lib import data
+    from course_lib import archives, data
 
     status = 0
     for name in arguments.names or data.NAMES:
@@ -55,7 +55,7 @@ def _data(arguments: argparse.Namespace) -> int:
         except (ValueError, data.DataError) as error:
             print(error, file=sys.stderr)
             status = 1
-    folders = ", then ".join(str(folder) for folder in data._homes(None))
+    folders = ", then ".join(str(folder) for folder in archives.homes(None))
     print(f"Files are looked for in {folders}; COURSE_DATA names another folder.")
     return status
 

@@ -64,7 +64,29 @@ SOURCES = {
 }
 
 
-# Find the files: unpacked, then in archives, then on the network.
+def reader(name: str) -> type:
+    """Return the class of torchvision that reads and downloads the set."""
+    return getattr(_datasets(), SOURCES[name].kind)
+
+
+def _datasets() -> ModuleType:
+    from course_lib.vision import import_torchvision
+
+    return import_torchvision().datasets
+
+
+@contextmanager
+def habits() -> Iterator[None]:
+    """Let torchvision work on the CPU, without two warnings about its own ways."""
+    with warnings.catch_warnings(), torch.device("cpu"):
+        # NumPy 2.4.0 to 2.4.4 on CIFAR-10's pickles, which Python 2 wrote.
+        warnings.filterwarnings("ignore", message=r"dtype\(\): align should be")
+        # Python 3.12 and 3.13 on tarfile.extractall without a filter.
+        warnings.filterwarnings("ignore", message=r".*filter extracted tar archives")
+        yield
+
+
+# Find and check the files: unpacked, then in archives.
 
 
 def homes(root: Root) -> list[Path]:
@@ -147,9 +169,6 @@ def _error(name: str, folders: list[Path], what: str) -> DataError:
     )
 
 
-# Check them.
-
-
 def _faults(home: Path, files: Files, md5s: dict[str, str] | None) -> list[str]:
     """Say what is wrong with each damaged file; without md5s, look at sizes only."""
     faults = []
@@ -176,28 +195,6 @@ def _md5s(name: str) -> dict[str, str]:
     return dict(
         [(kind.filename, kind.tgz_md5), *kind.train_list, *kind.test_list, meta]
     )
-
-
-def reader(name: str) -> type:
-    """Return the class of torchvision that reads and downloads the set."""
-    return getattr(_datasets(), SOURCES[name].kind)
-
-
-def _datasets() -> ModuleType:
-    from course_lib.vision import import_torchvision
-
-    return import_torchvision().datasets
-
-
-@contextmanager
-def habits() -> Iterator[None]:
-    """Let torchvision work on the CPU, without two warnings about its own ways."""
-    with warnings.catch_warnings(), torch.device("cpu"):
-        # NumPy 2.4.0 to 2.4.4 on CIFAR-10's pickles, which Python 2 wrote.
-        warnings.filterwarnings("ignore", message=r"dtype\(\): align should be")
-        # Python 3.12 and 3.13 on tarfile.extractall without a filter.
-        warnings.filterwarnings("ignore", message=r".*filter extracted tar archives")
-        yield
 
 
 # Unpack or fetch them.

@@ -22,7 +22,6 @@ __all__ = ["NAMES", "DataError", "Dataset", "Split", "available", "load"]
 
 Batch = tuple[Tensor, Tensor]
 NAMES: tuple[str, ...] = ("digits", *archives.SOURCES)
-_homes = archives.homes  # for __main__
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -205,7 +204,7 @@ def load(
         test, _ = _read(name, home, train=False)
         white = 255
     mean, std = (moment.to(device) for moment in _moments(train[0], white))
-    splits = (_normalize(*part, white, mean, std) for part in (train, test))
+    splits = (_normalize(batch, white, mean, std) for batch in (train, test))
     return Dataset(name, *splits, classes, mean, std)
 
 
@@ -217,9 +216,6 @@ def available(name: str, root: Root = None) -> bool:
 
     Raises:
         ValueError: an unknown name.
-
-    >>> available("digits")
-    True
     """
     _check_name("available", name)
     if name == "digits":
@@ -277,9 +273,8 @@ def _moments(pixels: Tensor, white: int) -> tuple[Tensor, Tensor]:
     return mean.float()[:, None, None], variance.sqrt().float()[:, None, None]
 
 
-def _normalize(
-    pixels: Tensor, labels: Tensor, white: int, mean: Tensor, std: Tensor
-) -> Split:
+def _normalize(batch: Batch, white: int, mean: Tensor, std: Tensor) -> Split:
+    pixels, labels = batch
     inputs = pixels.to(mean.device).to(torch.float32)  # move bytes, then widen
     inputs.div_(white).sub_(mean).div_(std)
     return Split(inputs, labels.to(mean.device))

@@ -148,7 +148,7 @@ def owners(
         ax: where to draw.
         layers: what stands in each box, in the model's order.
         prices: text of a coefficient -> position of the layer that it points at.
-        wrong: the prices that point at a wrong layer; drawn in another color, dashed.
+        wrong: the prices that point at a wrong layer; drawn in another color.
     """
     across = [(i + 0.5) / len(layers) for i in range(len(layers))]
     placed = zip(across, layers, strict=True)
@@ -157,7 +157,7 @@ def owners(
         color = COLORS[5] if text in wrong else COLORS[0]
         price = _box(ax, (i + 0.5) / len(prices), 0.15, text, color)
         _arrow(ax, price, boxes[position], color)
-    ax.set(xlim=(0, 1), ylim=(0, 1))
+    ax.set(xlim=(0, 1), ylim=(-0.1, 1))
     ax.axis("off")
     return ax
 

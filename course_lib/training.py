@@ -131,7 +131,7 @@ def fit(
     trainer = _Trainer(model, loss, optimizer, penalty, after_backward, history)
     generator = torch.Generator().manual_seed(seed)
     hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
-    bar = tqdm(range(1, epochs + 1), unit="epoch", disable=hidden or None)
+    bar = tqdm(range(1, epochs + 1), unit="epoch", disable=hidden)
     with contextlib.closing(bar), _modes_put_back(model):
         for number in bar:
             start = time.perf_counter()

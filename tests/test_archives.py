@@ -6,14 +6,13 @@ import dataclasses
 import gzip
 import hashlib
 import io
+import os
 import pickle
 import shutil
 import socket
 import struct
 import tarfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier
 
 import numpy as np
 import pytest
@@ -23,7 +22,18 @@ from course_lib.archives import DataError, locate, present
 from course_lib.vision import import_torchvision
 
 IDX = ["train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"]
-THINGS = "airplane automobile bird cat deer dog frog horse ship truck".split()
+THINGS = [
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -309,22 +319,37 @@ def test_an_unpacking_cut_short_leaves_nothing(
     assert list(cache.iterdir()) == []
 
 
-def test_two_may_unpack_at_once(monkeypatch, root, tmp_path, packed, unpacked):
-    # Threads stand for processes, which meet in the same folder but start slowly.
+def test_no_file_appears_before_it_is_whole(monkeypatch, root, cache, packed):
+    def refuse(source, target):
+        raise OSError("in the way")
+
     put(root, packed)
-    start = Barrier(2)
+    monkeypatch.setattr("os.replace", refuse)
+    with pytest.raises(DataError, match="in the way"):
+        locate("mnist", root, download=True)
+    assert listing(cache) == {}
 
-    def unpack(turn: int) -> None:
-        start.wait(timeout=60)
-        assert locate("mnist", root, download=False) == tmp_path / str(turn)
 
-    with ThreadPoolExecutor(2) as both:
-        for turn in range(20):
-            monkeypatch.setattr(
-                archives, "cache", lambda turn=turn: tmp_path / str(turn)
-            )
-            list(both.map(unpack, [turn, turn]))
-            assert listing(tmp_path / str(turn)) == unpacked
+@pytest.mark.parametrize("function", ["extract_archive", "replace"])
+def test_another_process_may_unpack_meanwhile(
+    monkeypatch, root, cache, packed, unpacked, function
+):
+    """It does all of its work at the third step of ours."""
+    put(root, packed)
+    owner = os if function == "replace" else import_torchvision().datasets.utils
+    original, steps = getattr(owner, function), []
+
+    def step(*arguments):
+        steps.append(arguments)
+        if len(steps) == 3:
+            assert locate("mnist", root, download=False) == cache
+            assert listing(cache).items() >= unpacked.items()
+        original(*arguments)
+
+    monkeypatch.setattr(owner, function, step)
+    assert locate("mnist", root, download=False) == cache
+    assert len(steps) == 8  # four each
+    assert listing(cache) == unpacked
 
 
 # Downloads

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_output
+from nbformat.v4 import new_markdown_cell as words
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 
@@ -62,22 +63,21 @@ def rule(*broken, metadata=None):
     """Register a rule, with cells of a lesson 01 that break it."""
 
     def register(function):
-        RULES[function] = Lesson("01_broken", list(broken), metadata or {})
+        broken_lesson = Lesson("01_broken", list(broken), metadata or {})
+        RULES.setdefault(function, []).append(broken_lesson)
         return function
 
     return register
 
 
-def code(source, *outputs, count=1, tags=(), **metadata):
+def code(source, *outputs, count=1, tags=(), stderr="", **metadata):
     """A code cell with outputs; an output is a bundle's data."""
     cell = new_code_cell(source, execution_count=count)
     cell.outputs = [new_output("display_data", data=data) for data in outputs]
+    if stderr:
+        cell.outputs.append(new_output("stream", name="stderr", text=stderr))
     cell.metadata = {**metadata, **({"tags": list(tags)} if tags else {})}
     return cell
-
-
-def words(text):
-    return new_markdown_cell(text)
 
 
 def bundles(lesson):
@@ -102,10 +102,234 @@ def cells_were_run_in_order_in_a_fresh_kernel(lesson):
 
 
 @rule(code("1 + 1"))
-def what_a_last_expression_gives_is_stored(lesson):
+def what_a_cell_ends_in_is_stored(lesson):
     for cell in lesson.code:
-        last = ast.parse(cell.source).body[-1]
-        shows_nothing = re.match(r"(show|print|\w+\.plot|\w+\.step)\(", cell.source)
-        if isinstance(last, ast.Expr) and not cell.outputs and not shows_nothing:
-            if not _gives_none(last.value):
-                yield cell.source
+        if isinstance(ast.parse(cell.source).body[-1], ast.Expr) and not cell.outputs:
+            yield f"no output: {cell.source}"
+
+
+@rule(code("%matplotlib inline"))
+@rule(code("!ls"))
+@rule(code("files = !ls"))
+@rule(code("torch?"))
+def cells_are_plain_python(lesson):
+    for cell in lesson.code:
+        try:
+            ast.parse(cell.source)
+        except SyntaxError:
+            yield f"a magic or a shell escape: {cell.source}"
+
+
+@rule(code("plt.plot([1]);"))
+def no_semicolon_hides_an_output(lesson):
+    for cell in lesson.code:
+        if re.search(r";\s*$", cell.source, re.MULTILINE):
+            yield cell.source
+
+
+# Easy to read
+
+
+@rule(code("\n".join(["x = 1"] * 16)))
+@rule(code("\n".join(["x = 1"] * 11)))
+def cells_are_short(lesson):
+    lengths = [len(cell.source.splitlines()) for cell in lesson.code]
+    if max(lengths) > 15:
+        yield f"a cell of {max(lengths)} lines"
+    long = sum(length > 10 for length in lengths)
+    if long > 0.05 * len(lengths):
+        yield f"{long} of {len(lengths)} cells have more than ten lines"
+
+
+@rule(code("x = '" + "a" * 75 + "'"))
+def lines_fit_on_a_page(lesson):
+    for cell in lesson.code:
+        for line in cell.source.splitlines():
+            if len(line) > 80:
+                yield f"{len(line)} columns: {line}"
+
+
+@rule(code("1"), code("2"), code("3"))
+def words_stand_between_the_cells(lesson):
+    kinds = "".join(cell.cell_type[0] for cell in lesson.cells)
+    if "ccc" in kinds:
+        yield f"three code cells in a row, from cell {kinds.index('ccc')}"
+
+
+@rule(code("1"))
+@rule(*[words("a")] * 61)
+def a_lesson_has_a_bearable_length(lesson):
+    """Exercises come on top of the 30 to 60 cells."""
+    exercises = {id(c) for tag, c in lesson.tags() if ":" in tag}
+    count = sum(id(cell) not in exercises for cell in lesson.cells)
+    if not (12 if lesson.number == 0 else 30) <= count <= 60:
+        yield f"{count} cells beside the exercises"
+
+
+HEADER = """# Bind early
+
+After this lesson you can
+
+**Time** about 20 minutes.
+
+**A full run** takes about {} seconds and {} GB of memory on two CPU cores (measured).
+"""
+
+
+@rule(words("No title"))
+@rule(words(HEADER.format("a few", "?")))
+@rule(words(HEADER.format(50, 0.5)))
+@rule(words(HEADER.format(5, 1.3)))
+def the_header_says_what_to_expect(lesson):
+    header = lesson.cells[0].source
+    for wanted in (r"^# \S", r"^After this lesson", r"^\*\*Time.*\d+ minutes"):
+        if not re.search(wanted, header, re.MULTILINE):
+            yield f"the header has no {wanted}"
+    measured = re.search(
+        r"^\*\*A full run\*\* .*?(\d+) sec.* ([\d.]+) GB", header, re.M
+    )
+    if not measured:
+        yield "the header has no measured run"
+    elif float(measured[1]) > 45 or float(measured[2]) > 1.2:
+        yield f"too slow or too large: {measured[0]}"
+
+
+# Tags and metadata
+
+
+@rule(code("1", tags=["hide"]))
+@rule(code("1", tags=["nbval-skip"]))
+@rule(code("1", tags=["exercise"]))
+def tags_are_those_we_know(lesson):
+    for tag, cell in lesson.tags():
+        kind, _, name = tag.partition(":")
+        named = kind in ALLOWED_WITH_NAME and name.isidentifier()
+        if tag not in ALLOWED and not named:
+            yield f"{tag!r} at {cell.source}"
+
+
+@rule(code("1", tags=["raises-exception"]))
+def exceptions_to_strictness_are_counted_with_a_reason(lesson):
+    tags = [tag for tag, _ in lesson.tags()]
+    for tag in ("nbval-ignore-output", "raises-exception"):
+        granted, _ = EXCEPTIONS.get((lesson.name, tag), (0, ""))
+        if tags.count(tag) != granted:
+            yield f"{tags.count(tag)} x {tag}; EXCEPTIONS grants {granted}"
+
+
+@rule(code("1", tags=["raises-exception"]))
+def an_error_on_purpose_still_happens(lesson):
+    for tag, cell in lesson.tags():
+        errors = [o for o in cell.get("outputs", ()) if o.output_type == "error"]
+        if tag == "raises-exception" and not errors:
+            yield f"no error: {cell.source}"
+
+
+@rule(metadata={"widgets": {}})
+@rule(code("1", collapsed=True))
+def metadata_is_minimal(lesson):
+    if extra := set(lesson.metadata) - {"kernelspec", "language_info"}:
+        yield f"the notebook's metadata has {extra}"
+    for cell in lesson.cells:
+        if set(cell.metadata) - {"tags"}:
+            yield f"metadata {dict(cell.metadata)} at {cell.source}"
+
+
+@rule(*[words("a")] * 2)
+def cell_ids_are_unique(lesson):
+    ids = [cell.id for cell in lesson.cells]
+    yield from {cell_id for cell_id in ids if ids.count(cell_id) > 1}
+
+
+# Pictures and widgets
+
+
+@rule(code("fig", {"image/png": "iVBORw"}))
+@rule(code("fig", {"text/html": '<img src="a.png">'}))
+@rule(code("fig", {"text/html": '<img alt=" " src="a.png">'}))
+def every_picture_has_a_description(lesson):
+    for cell, data in bundles(lesson):
+        if any(kind.startswith("image/") for kind in data):
+            yield f"a picture that did not go through show: {cell.source}"
+        for image in re.findall("<img[^>]*>", data.get("text/html", "")):
+            if not re.search(r'alt="\s*[^"\s]', image):
+                yield f"no alt text: {cell.source}"
+
+
+@rule(code("fig, ax = plt.subplots()\nax.plot([1])"))
+def every_figure_is_shown(lesson):
+    """A figure is shown in its own cell, or returned to explore."""
+    for cell in lesson.code:
+        made = len(re.findall(r"plt\.(?:subplots|figure)\(", cell.source))
+        used = len(re.findall(r"\bshow\(|\breturn \w+, ", cell.source))
+        if made > used:
+            yield cell.source
+
+
+@rule(code("explore(draw, steps=(1, 9, 1))"))
+def a_lesson_has_two_widgets_with_a_picture_each(lesson):
+    calls = sum(len(re.findall(r"\bexplore\(", c.source)) for c in lesson.code)
+    views = [
+        cell
+        for cell, data in bundles(lesson)
+        if "application/vnd.jupyter.widget-view+json" in data
+    ]
+    if lesson.number and min(calls, len(views)) < 2:
+        yield f"{calls} calls of explore, {len(views)} stored views"
+    for cell in views:
+        if not any(
+            "<img" in o.get("data", {}).get("text/html", "") for o in cell.outputs
+        ):
+            yield f"a widget without a stored picture: {cell.source}"
+
+
+@rule(code("w", {"text/plain": "This setting can't be drawn: ValueError: no"}))
+def every_widget_could_draw(lesson):
+    for cell, text in stored_text(lesson):
+        if "can't be drawn" in text:
+            yield cell.source
+
+
+# Nothing of one machine, one moment
+
+
+@rule(code("f", {"text/plain": str(FOLDER.parent / "course_lib")}))
+@rule(code("f", {"text/plain": "~/.venv/lib/python3.11/site-packages/torch"}))
+@rule(code("f", {"text/plain": "/tmp/ipykernel_12/3.py"}))
+@rule(code("f", {"text/plain": "<function f at 0x7f9f2bbd2a20>"}))
+def nothing_of_this_machine_is_stored(lesson):
+    own = [str(FOLDER.parent), str(Path.home()) + "/", sys.prefix + "/"]
+    volatile = [*map(re.escape, own), "site-packages", "ipykernel_", "0x[0-9a-f]{8}"]
+    for cell, text in stored_text(lesson):
+        if found := re.search("|".join(volatile), text):
+            yield f"{found[0]!r} in the output of {cell.source}"
+
+
+@rule(code("warn()", stderr="UserWarning: no"))
+def nothing_was_written_to_stderr(lesson):
+    for cell, output in lesson.outputs():
+        if output.get("name") == "stderr" or "Warning" in output.get("text", ""):
+            yield f"{output.text} at {cell.source}"
+
+
+def test_there_are_notebooks():
+    assert sorted(FOLDER.glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("check", RULES, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda p: p.stem)
+def test_every_lesson_keeps_the_rules(path, check):
+    assert list(check(read(path))) == []
+
+
+@pytest.mark.parametrize("check", RULES, ids=lambda check: check.__name__)
+def test_every_rule_complains_about_what_breaks_it(check):
+    for broken in RULES[check]:
+        assert list(check(broken)), broken
+
+
+def test_a_stored_notebook_is_valid_as_nbformat_has_it():
+    for path in sorted(FOLDER.glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        assert (notebook.nbformat, notebook.nbformat_minor) >= (4, 5)

@@ -37,6 +37,15 @@ ONE_AXES = {
     "histogram": lambda ax: plots.histogram(ax, {"a": torch.ones(3)}),
     "heatmap": lambda ax: plots.heatmap(ax, torch.eye(2)),
     "cells": lambda ax: plots.cells(ax, {"f": lambda: ax}),
+    "owners": lambda ax: plots.owners(ax, ["a"], {"l2": 0}),
+    "tiles": lambda ax: plots.tiles(ax, torch.ones(2, 6), (2, 3)),
+    "valley": lambda ax: plots.valley(
+        ax, torch.arange(3.0), torch.eye(3), {"a": (0, 1)}
+    ),
+    "lines": lambda ax: plots.lines(
+        ax, torch.arange(2.0), {"a": torch.ones(2)}, xlabel="x", ylabel="y"
+    ),
+    "bars": lambda ax: plots.bars(ax, {"a": 1.0}, xlabel="x"),
 }
 
 
@@ -47,7 +56,7 @@ def test_a_plot_draws_on_its_axes_only_and_returns_it(figure, draw):
     empty = len(left.get_children())
     assert draw(left) is left
     assert len(left.get_children()) > empty
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     now = len(right.get_children()), right.get_xlabel(), right.get_xlim()
     assert now == untouched
 
@@ -140,6 +149,63 @@ def test_images_want_one_axes_and_one_title_for_each(figure):
         plots.images(figure.subplots(1, 2), torch.rand(2, 1, 3, 3), ["one"])
 
 
+# tiles, valley, lines and bars
+
+
+def test_tiles_lay_each_unit_out_as_an_image(ax, device):
+    weight = torch.arange(18.0, device=device).reshape(3, 6).requires_grad_()
+    plots.tiles(ax, weight, (2, 3), columns=2, reach=4)
+    # Units 0 and 1 above, unit 2 below, and an empty place.
+    expected = [
+        [0, 1, 2, 6, 7, 8],
+        [3, 4, 5, 9, 10, 11],
+        [12, 13, 14, 0, 0, 0],
+        [15, 16, 17, 0, 0, 0],
+    ]
+    (image,) = ax.images
+    np.testing.assert_array_equal(image.get_array(), expected)
+    assert image.get_clim() == (-4, 4)
+    parts = [[line.get_xdata()[0], line.get_ydata()[0]] for line in ax.lines]
+    assert parts == [[0, 1.5], [2.5, 0]]  # between the rows, between the columns
+
+
+def test_valley_has_the_first_weight_across_and_the_second_up(ax):
+    side = torch.linspace(-1, 3, 5)
+    heights = side[:, None].expand(5, 5)  # depends on the first weight alone
+    plots.valley(ax, side, heights, {"data": (2.0, 0.5), "ours": (1.0, 0.0)})
+    (contours,) = ax.collections
+    for line in (p.vertices for p in contours.get_paths() if len(p.vertices)):
+        assert np.ptp(line[:, 0]) < 1e-6 < np.ptp(line[:, 1])
+    points = {
+        line.get_label(): (*line.get_xdata(), *line.get_ydata())
+        for line in ax.lines
+        if len(line.get_xdata()) == 1
+    }
+    assert points == {"data": (2.0, 0.5), "ours": (1.0, 0.0)}
+    assert ax.get_aspect() == 1
+
+
+def test_lines_run_over_what_is_given(ax, device):
+    first = torch.tensor([1.0, 2.0], device=device, requires_grad=True)
+    series = {"a": first, "b": 2 * first}
+    across = torch.tensor([0.0, 0.5])
+    plots.lines(ax, across, series, xlabel="w", ylabel="cost", title="Two")
+    drawn = [(list(line.get_xdata()), list(line.get_ydata())) for line in ax.lines]
+    assert drawn == [([0, 0.5], [1, 2]), ([0, 0.5], [2, 4])]
+    assert [line.get_label() for line in ax.lines] == ["a", "b"]
+    assert len({line.get_linestyle() for line in ax.lines}) == 2
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title()) == ("w", "cost", "Two")
+
+
+def test_bars_begin_at_zero_with_the_first_on_top(ax):
+    plots.bars(ax, {"plain": 2.0, "penalty": 3.0}, xlabel="ms")
+    assert [(bar.get_x(), bar.get_width()) for bar in ax.patches] == [(0, 2), (0, 3)]
+    heights = ax.transData.transform([(0, bar.get_y()) for bar in ax.patches])[:, 1]
+    assert heights[0] > heights[1]
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert (names, ax.get_xlabel(), ax.get_xlim()[0]) == (["plain", "penalty"], "ms", 0)
+
+
 # cells
 
 
@@ -212,10 +278,22 @@ def test_values_are_shortened_named_or_unset_and_never_read_as_formulas(ax, figu
         "function = late_readers",
         "later = <unset>",
     }
-    figure.canvas.draw()  # would raise on a formula that can't be read
+    figure.draw_without_rendering()  # would raise on a formula that can't be read
     later = None
 
 
 def test_what_has_no_cells_is_refused(ax):
     with pytest.raises(TypeError, match="got the builtin 'len'"):
         plots.cells(ax, {"len": len})
+
+
+# owners
+
+
+def test_each_price_points_at_the_layer_that_it_is_given(ax):
+    layers, prices = ["Linear", "Dropout", "Norm"], {"l2 = 1": 0, "l2 = 2": 2}
+    plots.owners(ax, layers, prices, wrong=["l2 = 2"])
+    at = boxes(ax)
+    assert list(at) == [*layers, *prices]
+    assert arrows(ax) == [(at[text], at[layers[i]]) for text, i in prices.items()]
+    assert not same_color(edge_color(ax, "l2 = 1"), edge_color(ax, "l2 = 2"))

@@ -16,6 +16,8 @@ NUMBER = 2
 
 Mistakes = Sequence[tuple[Any, str]]
 
+_UNTOUCHED = "There is still a ... in your code. Replace it, then check again."
+
 
 def _judge_by_hand(answer: Callable[[Tensor, float, float], Tensor]) -> str:
     weight = torch.tensor([[1.0, -2.0], [3.0, -4.0]], requires_grad=True)
@@ -110,7 +112,9 @@ def _judge_same_as_penalty(answer: Callable[..., torch.optim.Optimizer]) -> str:
 
 
 def _require_sgd(optimizer: object) -> None:
-    if optimizer is None or optimizer is ...:
+    if optimizer is ...:
+        raise NotYet(_UNTOUCHED)
+    if optimizer is None:
         raise NotYet("`make_optimizer` returned nothing. Return the optimizer.")
     if isinstance(optimizer, torch.optim.Adam):  # AdamW is one, too
         raise NotYet(
@@ -170,7 +174,7 @@ def _judge_with_penalty(answer: Callable[..., Callable[..., Tensor]]) -> str:
 
 def _require_function(loss: object) -> None:
     if loss is ...:
-        raise NotYet("There is still a ... in your code. Replace it, then check again.")
+        raise NotYet(_UNTOUCHED)
     if not callable(loss):
         raise NotYet(
             f"`with_penalty` returned a {type(loss).__name__}, a number that is fixed "
@@ -310,7 +314,7 @@ def _reject_number(got: object, what: str) -> None:
 
 def _require_tensor(got: object, what: str) -> Tensor:
     if got is ...:
-        raise NotYet("There is still a ... in your code. Replace it, then check again.")
+        raise NotYet(_UNTOUCHED)
     if not isinstance(got, Tensor):
         raise NotYet(f"{what} returned {type(got).__name__}; wanted a tensor.")
     return got

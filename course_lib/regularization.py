@@ -14,6 +14,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from course_lib.activity import record_outputs, recorded_costs, records_outputs
+
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -174,7 +176,10 @@ def regularize(
         _require_l1l2("regularize", name, regularizer)
         owners.append((_owner(module, name), name.rpartition(".")[2], regularizer))
     if activity is not None:
-        _set_activity(module, activity)
+        if not isinstance(activity, Activity):
+            _require_l1l2("regularize", "activity", activity)
+            activity = Activity(activity)
+        record_outputs(module, activity)
     for owner, name, regularizer in owners:
         stored = owner.__dict__.get("_regularizers", {})
         owner.__dict__["_regularizers"] = {**stored, name: regularizer}
@@ -206,7 +211,7 @@ def penalty(model: nn.Module) -> Tensor:
     total = torch.zeros((), device=home)
     for (regularizer, _), tensors in groups.items():
         total = total + total_of(regularizer, *tensors).to(home)
-    for _, values in _activities(model):
+    for _, values in recorded_costs(model):
         total = total + sum(values).to(home)
     return total
 
@@ -224,7 +229,7 @@ def penalties(model: nn.Module) -> dict[str, Tensor]:
     parts = {
         term.name: term.regularizer(term.tensor) for term in _distinct_terms(model)
     }
-    for path, values in _activities(model):
+    for path, values in recorded_costs(model):
         parts[_join(path, "activity")] = sum(values)
     return parts
 
@@ -248,7 +253,7 @@ def add_penalty_gradients_(model: nn.Module) -> None:
     True
     """
     for path, module in model.named_modules():
-        if "_activity_regularizer" in module.__dict__:
+        if records_outputs(module):
             raise ValueError(
                 f"add_penalty_gradients_: {path or 'the model'!r} has an activity "
                 "regularizer, whose gradient flows through the forward pass. Add "
@@ -335,81 +340,6 @@ class _Total(torch.autograd.Function):
     def jvp(ctx: Any, _: None, *tangents: Tensor) -> Tensor:
         gradients = map(ctx.regularizer.gradient, ctx.saved_tensors)
         return sum(map(torch.sum, map(torch.mul, gradients, tangents)))
-
-
-# Activity: a forward hook records, and each forward pass of the model begins anew.
-
-
-class _Record:
-    """The activity penalties of one module in one forward pass.
-
-    Copies and pickles are empty: tensors inside a graph can be neither.
-    """
-
-    def __init__(self) -> None:
-        self.values: list[Tensor] = []
-
-    def __deepcopy__(self, memo: dict) -> "_Record":
-        return _Record()
-
-    def __reduce__(self) -> tuple:
-        return _Record, ()
-
-
-def _set_activity(module: nn.Module, activity: L1L2 | Activity) -> None:
-    if not isinstance(activity, Activity):
-        _require_l1l2("regularize", "activity", activity)
-        activity = Activity(activity)
-    if "_activity_regularizer" not in module.__dict__:
-        module.register_forward_hook(_record_activity)
-    module.__dict__.update(_activity_regularizer=activity, _activity_record=_Record())
-
-
-@torch._disable_dynamo  # a compiled graph has no stack to read; `import torch` has this
-def _record_activity(module: nn.Module, args: tuple, output: Any) -> None:
-    record: _Record = module.__dict__["_activity_record"]
-    records = _records_of_this_pass(module)
-    if record not in records:  # it may still hold what another model's pass left
-        record.values = []
-        records.add(record)
-    record.values.append(module.__dict__["_activity_regularizer"](output))
-
-
-def _records_of_this_pass(module: nn.Module) -> set[_Record]:
-    """Return the records that the call which the user made has filled so far.
-
-    A layer doesn't know which model it stands in, so the outermost module is read off
-    the stack; a hook there, set at its first pass, begins anew at each later one.
-    """
-    root = _outermost_module(module)
-    if _begin_pass not in root._forward_pre_hooks.values():
-        root.register_forward_pre_hook(_begin_pass)
-        _begin_pass(root, ())
-    return root.__dict__["_activity_pass"]
-
-
-def _begin_pass(module: nn.Module, args: tuple) -> None:
-    """Empty all records of the pass before, also of layers that this one leaves out."""
-    for record in module.__dict__.get("_activity_pass", ()):
-        record.values = []
-    module.__dict__["_activity_pass"] = set()
-
-
-def _outermost_module(module: nn.Module) -> nn.Module:
-    call, outermost = nn.Module._call_impl.__code__, None
-    frame = sys._getframe()
-    while frame is not None:
-        if frame.f_code is call:
-            outermost = frame
-        frame = frame.f_back
-    return module if outermost is None else outermost.f_locals["self"]
-
-
-def _activities(model: nn.Module) -> Iterator[tuple[str, list[Tensor]]]:
-    for path, module in model.named_modules():
-        record = module.__dict__.get("_activity_record")
-        if record is not None and record.values:
-            yield path, record.values
 
 
 # Checks and small helpers

@@ -103,7 +103,7 @@ accuracy = Exercise(
 
 def _judge_overfit(answer: Any) -> str:
     mistakes = {
-        "training": "The training loss goes on falling to the end; it does not show it.",
+        "training": "The training loss goes on falling to the end and shows nothing.",
         "both": "Both fall at first, and that is as it should be.",
         "neither": "Look at where the two curves part.",
     }

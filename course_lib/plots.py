@@ -191,7 +191,9 @@ def valley(
     ax: "Axes",
     side: Tensor,
     heights: Tensor,
-    points: Mapping[str, tuple[float, float]],
+    points: Mapping[str, Sequence[float]],
+    *,
+    title: str = "",
 ) -> "Axes":
     """Draw contours of a function of two weights, and named points on them.
 
@@ -200,6 +202,7 @@ def valley(
         side: the values of either weight, shape (n,).
         heights: the function, shape (n, n): row = first weight, column = second.
         points: name -> (first weight, second weight).
+        title: what stands above the names of the points.
     """
     ax.contour(side, side, heights.T, levels=14, colors="0.75", linewidths=1)
     ax.axhline(0, color="0.4", linewidth=1)
@@ -209,7 +212,9 @@ def valley(
         ax.plot(first, second, linestyle="", markersize=(8, 15)[i % 2], label=name)
         ax.lines[-1].set(**style)
     ax.set(xlabel="first weight", ylabel="second weight", aspect="equal")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
+    ax.set_title(title, fontsize=11, pad=26)
+    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 2}
+    ax.legend(**place, frameon=False, columnspacing=1, handletextpad=0.2)
     return _plain(ax)
 
 

@@ -70,7 +70,10 @@ def stored(tmp_path_factory):
     pair = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(execute.time, "perf_counter", iter([0.0, 3.2, 0.0, 3.9]).__next__)
-        patch.delenv("TQDM_DISABLE")
+        patch.delenv("TQDM_DISABLE", raising=False)
+        mine = folder / "mine.json"
+        mine.write_text('{"format": 1, "solved": ["my.exercise"]}')
+        patch.setenv("COURSE_PROGRESS", str(mine))
         for name in ("one", "two"):
             (folder / name).mkdir()
             path = write(folder / name / "lesson.ipynb", lesson())
@@ -164,7 +167,7 @@ def test_an_error_is_stored_with_the_frames_of_the_notebook_alone(notebook, stor
     )
     assert "".join(head).endswith("Traceback (most recent call last)")
     assert frame.startswith("Cell In[8], line 1\n----> 1 json.loads('{')")
-    assert re.fullmatch(r"\(\.\.\. \d frames inside the libraries \.\.\.\)", rest)
+    assert re.fullmatch(r"\(\.\.\. frames inside the libraries: \d \.\.\.\)", rest)
     assert last == f"JSONDecodeError: {error.evalue}"
     content = stored[0][0].read_text()
     for path in (str(execute.FOLDER.parent), sys.prefix, "decoder.py", "ipykernel_"):

@@ -115,7 +115,7 @@ progress.mark_solved("closures.watch")
 def test_bring_back_adds_to_what_is_here(path):
     saved(path, "closures.guess", "closures.watch")
     other = saved(path.with_name("other.json"), "closures.watch", "closures.live")
-    assert progress.bring_back(str(other)) == ("1 exercises brought back, 2 were here.")
+    assert progress.bring_back(str(other)) == "Brought back: 1. Here before: 2."
     assert progress.solved() == {"closures.guess", "closures.watch", "closures.live"}
 
 

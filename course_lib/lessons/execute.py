@@ -155,7 +155,7 @@ def _shorten(traceback: list[str]) -> list[str]:
     frames = [_ANSI.sub("", frame).lstrip().startswith("File ") for frame in traceback]
     kept = [f for f, inside in zip(traceback, frames, strict=True) if not inside]
     if any(frames):
-        kept.insert(-1, f"(... {sum(frames)} frames inside the libraries ...)")
+        kept.insert(-1, f"(... frames inside the libraries: {sum(frames)} ...)")
     return kept
 
 

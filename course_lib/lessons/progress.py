@@ -42,14 +42,14 @@ def mark_solved(name: str) -> None:
 def bring_back(path: str | Path) -> str:
     """Add the solved exercises of another progress file to this one.
 
-    Returns a sentence that says how many were new.
+    Returns how many were new, in words.
 
     Raises:
         ValueError: no such file, or not one that this course wrote. Nothing changes.
     """
     brought, known = _read(Path(path)), solved()
     _write(file(), known | brought)
-    return f"{len(brought - known)} exercises brought back, {len(known)} were here."
+    return f"Brought back: {len(brought - known)}. Here before: {len(known)}."
 
 
 def overview() -> str:

@@ -73,7 +73,7 @@ def _judge_accuracy(accuracy: Callable[[Tensor, Tensor], Any]) -> str:
     got = accuracy(logits, labels)
     require_written(got)
     got = float(got)
-    flipped = accuracy(torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.tensor([1, 1]))
+    flipped = accuracy(torch.tensor([[1.0, 2.0], [0.0, 3.0]]), torch.tensor([1, 0]))
     if got in (2.0, 1.0) and float(flipped) != 0.5:
         raise NotYet("That is how many are right; wanted their share, between 0 and 1.")
     if round(got, 1) == 66.7:
@@ -84,7 +84,7 @@ def _judge_accuracy(accuracy: Callable[[Tensor, Tensor], Any]) -> str:
         raise NotYet(f"Two of three rows are right, and yours gives {got:.4g}.")
     if float(flipped) != 0.5:
         raise NotYet(
-            "For [[1, 2], [3, 0]] and labels [1, 1] it is 0.5. Is the largest logit "
+            "For [[1, 2], [0, 3]] and labels [1, 0] it is 0.5. Is the largest logit "
             "looked for in each row (dim=1), and not in each column?"
         )
     return "The largest logit of each row is the guess; the mean of hits is the share."

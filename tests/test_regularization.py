@@ -862,7 +862,7 @@ def test_tensors_that_are_not_real_are_refused(dtype):
         ({"": BOTH}, "'' is no parameter"),
         (
             {"running_w": 0.1},
-            r"got running_w=0.1; wanted an L1L2, for example runnin",
+            r"got running_w=0.1; wanted an L1L2, for example running_w=",
         ),
         ({"activity": 0.1}, r"got activity=0.1; wanted an L1L2, for example activity="),
     ],

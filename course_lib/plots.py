@@ -19,12 +19,18 @@ COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 def curves(
     ax: "Axes", series: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str
 ) -> "Axes":
-    """Draw one line for each named series over 1, 2, 3, ...; name it at its end."""
+    """Draw one line for each named series over 1, 2, 3, ..., with a legend.
+
+    Past 20 points few of them have a marker, and the first line is wide, so that it
+    shows under a second one that covers it.
+    """
     markers = "os^Dvx"
     for i, (name, values) in enumerate(series.items()):
         steps = range(1, len(values) + 1)
         style = {"color": COLORS[i % len(COLORS)], "marker": markers[i % len(markers)]}
-        ax.plot(steps, values, label=name, markersize=4, **style)
+        (line,) = ax.plot(steps, values, label=name, markersize=4, **style)
+        if len(values) > 20:
+            line.set(markevery=len(values) // 10, linewidth=5 if i == 0 else 1.5)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.legend(frameon=False)
     return _plain(ax)

@@ -1,7 +1,10 @@
 """Exercises of lesson 01, and the cases on which it measures ruff's rule B023."""
 
+import inspect
+import math
 import subprocess
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -132,6 +135,8 @@ def ruff_warns(source: str) -> bool:
 
 
 def _judge_guess(answer: Any) -> str:
+    if answer == (10, 10, 10):
+        raise NotYet("The values are right; write a list.")
     if answer == [0, 1, 2]:
         raise NotYet(
             "That would be early binding: each function would keep the value of its "
@@ -161,12 +166,17 @@ guess = Exercise(
 
 
 def _judge_scalers(make_scalers: Callable[..., Any]) -> str:
-    scalers = list(make_scalers([2, 3, 5]))
-    if not all(callable(scale) for scale in scalers):
+    factors = [2, 3, 5]
+    made = make_scalers(factors)
+    require_written(made)
+    if not isinstance(made, list | tuple):
+        kind = type(made).__name__
+        raise NotYet(f"`make_scalers` returned {kind}; wanted a list of functions.")
+    if not all(callable(scale) for scale in made):
         raise NotYet(
             "`make_scalers` returned numbers; wanted functions, to be called later."
         )
-    got = [scale(10) for scale in scalers]
+    got = [scale(10) for scale in made]
     if got == [50, 50, 50]:
         raise NotYet(
             "All of them scale by 5, the last factor: the loop variable is captured "
@@ -174,20 +184,39 @@ def _judge_scalers(make_scalers: Callable[..., Any]) -> str:
         )
     if got != [20, 30, 50]:
         raise NotYet(f"For x = 10 they return {got}; wanted [20, 30, 50].")
-    if _accepts(scalers[0], 10, 7):
+    _require_closed(made[0])
+    factors[:] = [0, 0, 0]
+    if [scale(10) for scale in made] != [20, 30, 50]:
+        raise NotYet(
+            "Your functions read the caller's list at each call: after `factors[:] = "
+            "[0, 0, 0]` they return something else. Keep the factor, not its place."
+        )
+    return "Each function keeps a factor of its own."
+
+
+def _require_closed(scale: Callable[..., Any]) -> None:
+    """Raise NotYet if a caller can pass another factor than 2."""
+    if _changes(scale, 20, 10, 7):
         raise NotYet(
             "The values are right, but `scale(10, 7)` quietly replaces the factor: a "
             "default argument is still an argument. Write a factory."
         )
-    return "Each call of your factory makes a new cell, so each function has its own."
+    for name in list(inspect.signature(scale).parameters)[1:]:
+        if _changes(scale, 20, 10, **{name: 7}):
+            raise NotYet(
+                f"The factor can still be passed: `scale(10, {name}=7)` quietly "
+                "replaces it. Write a factory."
+            )
 
 
-def _accepts(function: Callable[..., Any], *args: object) -> bool:
+def _changes(
+    function: Callable[..., Any], expected: object, *args: object, **kwargs: object
+) -> bool:
+    """Whether a call is accepted and gives something else."""
     try:
-        function(*args)
+        return bool(function(*args, **kwargs) != expected)
     except TypeError:
         return False
-    return True
 
 
 scalers = Exercise(
@@ -202,10 +231,50 @@ scalers = Exercise(
 )
 
 
+class _Step(nn.Module):
+    """Takes anything and makes a one; remembers both, and how full `seen` was."""
+
+    def forward(self, given: object) -> Tensor:
+        self.given, self.made, self.before = given, torch.ones(1), len(self.seen)
+        return self.made
+
+
+class _Backwards(nn.Sequential):
+    """Runs its children from the last to the first."""
+
+    def forward(self, given: object) -> object:
+        for step in reversed(list(self)):
+            given = step(given)
+        return given
+
+
 def _judge_watch(watch: Callable[..., Any]) -> str:
-    model = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 1))
-    inputs = torch.ones(1, 3)
-    expected = model(inputs)
+    seen = _run_watched(watch, nn.Sequential(_Step(), _Step(), _Step()))
+    if seen == ["2", "2", "2"]:
+        raise NotYet(
+            "Every hook reports the last layer, '2': they share one `name`. Give "
+            "each hook its own."
+        )
+    if seen != ["0", "1", "2"]:
+        raise NotYet(f"One forward pass gave {seen}; wanted ['0', '1', '2'].")
+    named = OrderedDict([("late", _Step()), ("early", _Step())])
+    seen = _run_watched(watch, _Backwards(named))
+    if seen == ["late", "early"]:
+        raise NotYet(
+            "In a model that runs its child 'early' before its child 'late', your "
+            "list says 'late' first. The model knows the names but not the order: "
+            "register a hook on each child."
+        )
+    if seen != ["early", "late"]:
+        raise NotYet(
+            f"A model with the children 'late' and 'early' gave {seen}. Take the "
+            "names from `model.named_children()`; a position is not a name."
+        )
+    return "Each hook kept the name of its own layer."
+
+
+def _run_watched(watch: Callable[..., Any], model: nn.Sequential) -> list[Any]:
+    """Let `watch` register its hooks, run the model once, and return `seen`."""
     seen = watch(model)
     if not isinstance(seen, list):
         raise NotYet(f"`watch` returned {type(seen).__name__}; wanted the list `seen`.")
@@ -214,19 +283,38 @@ def _judge_watch(watch: Callable[..., Any]) -> str:
             "The list is full before the model has run: the names were added when "
             "the hooks were made. Add them inside the hook."
         )
-    if not torch.equal(model(inputs), expected):
+    steps = list(model)
+    for step in steps:
+        step.seen = seen
+    output = model(torch.ones(1))
+    run = steps[::-1] if isinstance(model, _Backwards) else steps
+    for step, taken in zip(run, [s.given for s in run[1:]] + [output], strict=True):
+        if taken is not step.made:
+            raise NotYet(
+                "The model's output changed: a forward hook that returns something "
+                "replaces the output. Return nothing."
+            )
+    _require_names_after(run, seen, model)
+    return seen
+
+
+def _require_names_after(run: list[Any], seen: list[Any], model: nn.Module) -> None:
+    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in (model, *run))
+    if not seen and hooked:
         raise NotYet(
-            "The model's output changed: a forward hook that returns something "
-            "replaces the output. Return nothing."
+            "The hooks ran, and `seen` is still empty after a forward pass. Add the "
+            "name to it inside the hook."
         )
-    if seen == ["2", "2", "2"]:
+    if not seen:
         raise NotYet(
-            "Every hook reports the last layer, '2': they share one `name`. Give "
-            "each hook its own."
+            "No hook ran: `seen` is still empty after a forward pass. Register one "
+            "on each child."
         )
-    if seen != ["0", "1", "2"]:
-        raise NotYet(f"One forward pass gave {seen}; wanted ['0', '1', '2'].")
-    return "Each hook kept the name of its own layer."
+    if run[0].before:
+        raise NotYet(
+            "The first name was there before its layer had run: that is a pre-hook. "
+            "Use `register_forward_hook`."
+        )
 
 
 watch = Exercise(
@@ -242,29 +330,65 @@ watch = Exercise(
 
 
 def _judge_shares(shares_cell: Callable[..., Any]) -> str:
-    def pair(value: object) -> tuple[Callable[[], object], Callable[[], object]]:
-        return (lambda: value), (lambda: value)
-
-    (a, b), (c, _) = pair(1), pair(1)
-    require_written(shares_cell(a, b))
-    if shares_cell(a, b) is not True:
+    (a, b), (c, _) = _pair(1), _pair(1)
+    if _asked(shares_cell, a, b) is not True:
         raise NotYet(
             "Two functions made in one call share the cell of `value`; your answer "
             "for them is not True."
         )
-    if shares_cell(a, c) is not False:
+    if _asked(shares_cell, a, c):
         raise NotYet(
             "These two come from different calls: same name, same value, but two "
             "cells. Compare the cells with `is`, not names or contents."
         )
-    if _fails(shares_cell, a, abs_of_one):
+    first, second = _crossed()
+    if not (_asked(shares_cell, first, second) and _asked(shares_cell, second, first)):
         raise NotYet(
-            "A function that captures nothing has `__closure__` None, and your code "
-            "fails on it. Treat None as no cells."
+            "The shared cell is second in one function and first in the other. "
+            "Compare every cell of f with every cell of g."
         )
-    if shares_cell(a, abs_of_one) is not False:
-        raise NotYet("A function that captures nothing shares nothing; wanted False.")
+    for pair in ((a, abs_of_one), (abs_of_one, a), (abs_of_one, abs_of_one)):
+        if _fails(shares_cell, *pair):
+            raise NotYet(
+                "A function that captures nothing has `__closure__` None, and your "
+                "code fails on it, be it f or g. Treat None as no cells."
+            )
+        if _asked(shares_cell, *pair):
+            raise NotYet(
+                "A function that captures nothing shares nothing; wanted False."
+            )
     return "Cells are compared as objects: same cell, same fate."
+
+
+def _pair(value: object) -> tuple[Callable[[], object], Callable[[], object]]:
+    return (lambda: value), (lambda: value)
+
+
+def _crossed() -> tuple[Callable[[], object], Callable[[], object]]:
+    """Two functions whose cells are (a, both) and (both, c): Python sorts them."""
+    a, both, c = 1, 2, 3
+    return (lambda: (a, both)), (lambda: (both, c))
+
+
+def _asked(shares_cell: Callable[..., Any], f: object, g: object) -> bool:
+    """Return the answer, which must be a bool."""
+    try:
+        answer = shares_cell(f, g)
+    except TypeError as error:
+        if "unhashable" in str(error):
+            raise NotYet(
+                "A cell can't be put into a set or be a key: it has no hash. Compare "
+                "two cells with `is`, or collect their `id`s."
+            ) from None
+        raise
+    require_written(answer)
+    if not isinstance(answer, bool):
+        kind = type(answer).__name__
+        kind = (
+            "None" if answer is None else f"{'an' if kind[0] in 'aei' else 'a'} {kind}"
+        )
+        raise NotYet(f"Your answer is {kind}; wanted True or False.")
+    return answer
 
 
 def abs_of_one() -> int:
@@ -291,47 +415,125 @@ shares = Exercise(
 )
 
 
+# What `_judge_live` computes by hand: the layers' weights are 2 and 3, all biases 7.
+_SQUARES = {"0": 4 * 2.0**2, "2": 2 * 3.0**2}
+_EARLIER = 0.5 * 4 + 0.25 * 2  # when all parameters are 1
+_RIGHT = 0.5 * _SQUARES["0"] + 0.25 * _SQUARES["2"]
+_LATE_LAYER = "Every term looks at one layer, the last: the layer was captured late. "
+_LATE_NUMBER = "Every term has the last coefficient: it was captured late. "
+_OWN = "Keep each layer with its coefficient, in a list of pairs."
+_MISTAKES = {
+    _EARLIER: "After the weights changed the total stayed the same: it was computed "
+    "once. Square them inside `total`.",
+    (0.5 + 0.25) * _SQUARES["0"]: _LATE_LAYER + _OWN,
+    (0.5 + 0.25) * _SQUARES["2"]: _LATE_LAYER + _OWN,
+    0.5 * (_SQUARES["0"] + _SQUARES["2"]): _LATE_NUMBER + _OWN,
+    0.25 * (_SQUARES["0"] + _SQUARES["2"]): _LATE_NUMBER + _OWN,
+    2 * 0.5 * _SQUARES["0"]: "All terms are the last one, layer and coefficient: both "
+    "were captured late. " + _OWN,
+    2 * 0.25 * _SQUARES["2"]: "All terms are the last one, layer and coefficient: both "
+    "were captured late. " + _OWN,
+    0.25 * _SQUARES["0"] + 0.5 * _SQUARES["2"]: "The coefficients are taken in their "
+    "order, not by name: here the dictionary names '2' before '0'. Use "
+    "`model.get_submodule(name)`.",
+    0.25 * _SQUARES["0"] + 0.5 * 2 * 7.0**2: "The coefficients are matched with the "
+    "parameters one by one, so one of them is paid for a bias. Go by name.",
+    _RIGHT + 0.5 * 2 * 7.0**2 + 0.25 * 7.0**2: "The biases are counted too; wanted "
+    "the weights only.",
+    0.5 * 4 * 2 + 0.25 * 2 * 3: "These are absolute values. Square the weights.",
+    0.5 * 2 + 0.25 * 3: "These are means; wanted sums over each layer's weights.",
+    0.5 * 2.0**2 + 0.25 * 3.0**2: "These are means; wanted sums over each layer's "
+    "weights, squared.",
+    0.5 * (4 * 2.0) ** 2 + 0.25 * (2 * 3.0) ** 2: "That squares each sum; wanted the "
+    "sum of squares.",
+    _SQUARES["0"] + _SQUARES["2"]: "The coefficients are missing.",
+}
+
+
 def _judge_live(make_total: Callable[..., Any]) -> str:
-    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1)).double()
-    coefficients = {"0": 0.5, "2": 0.25}
+    first, last = nn.Linear(2, 2), nn.Linear(2, 1)
+    model = nn.Sequential(first, nn.ReLU(), last).double()
+    _fill(model, 1.0)
+    coefficients = {"2": 0.25, "0": 0.5}
     total = make_total(model, coefficients)
+    _require_function(total)
+    _fill(model, 7.0)
+    nn.init.constant_(first.weight, 2.0)
+    nn.init.constant_(last.weight, 3.0)
+    _require_total(total)
+    model.insert(0, nn.Dropout())
+    if _now(total) != _RIGHT:
+        raise NotYet(
+            "After `model.insert(0, nn.Dropout())` the total is lost: the names are "
+            "looked up at each call, and now they mean other layers. Pick the layers "
+            "once, outside `total`."
+        )
+    coefficients.update({"0": 8.0, "2": 16.0})
+    if _now(total) != _RIGHT:
+        raise NotYet(
+            "The caller has changed `coefficients`, and the total changed with it: "
+            "the dictionary is read at each call. Keep the numbers themselves."
+        )
+    return "Chosen once by name, squared anew at each call: weights move, nothing else."
+
+
+def _require_function(total: Any) -> None:
+    require_written(total)
+    if total is None:
+        raise NotYet("`make_total` returned None. End it with `return total`.")
     if not callable(total):
         raise NotYet(
             "`make_total` returned a number, which stays as it is while the weights "
             "move. Return a function that computes it."
         )
-    _fill(model, 1.0)
-    value = total(model)
+    try:
+        inspect.signature(total).bind()
+    except TypeError:
+        raise NotYet(
+            "`total` wants arguments; it is called without any, as `total()`. It "
+            "knows the model from `make_total`."
+        ) from None
+
+
+def _require_total(total: Callable[[], Any]) -> None:
+    value = total()
     require_written(value)
+    number = _number(value)
+    if number is None:
+        kind = type(value).__name__
+        raise NotYet(f"`total()` returned {kind}; wanted a tensor with one number.")
+    for wrong, message in _MISTAKES.items():
+        if math.isclose(number, wrong):
+            raise NotYet(message)
+    if number != _RIGHT:
+        raise NotYet(
+            f"With weights 2 in layer '0' and 3 in layer '2' the total is {number:g}; "
+            f"wanted {_RIGHT:g} = 0.5 * 4 * 2**2 + 0.25 * 2 * 3**2."
+        )
     if not isinstance(value, Tensor) or not value.requires_grad:
         raise NotYet(
             "The total has lost its gradient (`.item()`, `.detach()` or `.data`?), "
             "so training would never feel it. Keep it a tensor."
         )
-    expected = 0.5 * 4 + 0.25 * 2  # ones: four weights, and two
-    if value.item() == (0.5 + 0.25) * 2:
+    if _number(total()) != _RIGHT:
         raise NotYet(
-            "Every term looks at the last layer: the layer was captured late. Sum "
-            "inside one function, or keep each layer with its coefficient."
+            "The second call gives another total. Is it read from a generator, which "
+            "is empty after the first time? Make it a list."
         )
-    if value.item() != expected:
-        raise NotYet(
-            f"With all parameters 1 the total is {value.item():g}; wanted "
-            f"{expected:g} = 0.5 * 4 + 0.25 * 2 (weights only, squared)."
-        )
-    _fill(model, 2.0)
-    after = total(model).item()
-    if after == expected:
-        raise NotYet(
-            "After the weights changed the total stayed the same: it was computed "
-            "once. Compute it inside the function."
-        )
-    if after != 4 * expected:
-        raise NotYet(
-            f"Weights twice as large cost {after / expected:g} times as much; a "
-            "squared penalty costs 4 times as much. Square the weights."
-        )
-    return "Your total looks at the weights of now, layer by layer, at each call."
+
+
+def _now(total: Callable[[], Any]) -> float | None:
+    """Return the total, or None if it can't be computed any more."""
+    try:
+        return _number(total())
+    except (AttributeError, KeyError, IndexError, RuntimeError):
+        return None
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, Tensor):
+        return value.item() if value.numel() == 1 else None
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _fill(model: nn.Module, value: float) -> None:
@@ -343,9 +545,8 @@ live = Exercise(
     "closures.live",
     _judge_live,
     hints=(
-        "Return a function of `m`; everything that depends on weights goes inside.",
-        "One function can loop over `coefficients.items()` when it is called.",
-        "`sum(c * m.get_submodule(name).weight.square().sum() for name, c in "
-        "coefficients.items())` inside `total(m)`.",
+        "What may change later: the weights. What may not: the layers, the numbers.",
+        "`model.get_submodule(name)` gives the layer of that name.",
+        "Pick the layers by name once, outside; square their weights inside.",
     ),
 )

@@ -81,6 +81,7 @@ def run(notebook: NotebookNode, folder: Path) -> tuple[float, int]:
         timeout=300,
         kernel_name="python3",
         record_timing=False,
+        coalesce_streams=True,  # how a stream is cut depends on the moment
         resources={"metadata": {"path": str(folder)}},
     )
     start = time.perf_counter()

@@ -70,11 +70,9 @@ steps = Exercise(
 def _judge_accuracy(accuracy: Callable[[Tensor, Tensor], Any]) -> str:
     logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.0, 4.0]])
     labels = torch.tensor([0, 1, 0])  # two of three are right
-    got = accuracy(logits, labels)
-    require_written(got)
-    got = float(got)
-    flipped = accuracy(torch.tensor([[1.0, 2.0], [0.0, 3.0]]), torch.tensor([1, 0]))
-    if got in (2.0, 1.0) and float(flipped) != 0.5:
+    got = _share(accuracy, logits, labels)
+    flipped = torch.tensor([[1.0, 2.0], [0.0, 3.0]]), torch.tensor([1, 0])
+    if got in (2.0, 1.0) and _share(accuracy, *flipped) != 0.5:
         raise NotYet("That is how many are right; wanted their share, between 0 and 1.")
     if round(got, 1) == 66.7:
         raise NotYet("That is a percentage; wanted a share between 0 and 1.")
@@ -82,12 +80,39 @@ def _judge_accuracy(accuracy: Callable[[Tensor, Tensor], Any]) -> str:
         raise NotYet("That is the share of wrong answers, or so it seems.")
     if abs(got - 2 / 3) > 1e-6:
         raise NotYet(f"Two of three rows are right, and yours gives {got:.4g}.")
-    if float(flipped) != 0.5:
+    if _share(accuracy, *flipped) != 0.5:
         raise NotYet(
             "For [[1, 2], [0, 3]] and labels [1, 0] it is 0.5. Is the largest logit "
             "looked for in each row (dim=1), and not in each column?"
         )
+    wide = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]), torch.tensor([1, 2])
+    if (got := _share(accuracy, *wide)) != 0.5:
+        raise NotYet(
+            "For two rows of three logits, one of them right, it is 0.5; yours gives "
+            f"{got:.4g}. Divide by the number of rows."
+        )
     return "The largest logit of each row is the guess; the mean of hits is the share."
+
+
+def _share(
+    accuracy: Callable[[Tensor, Tensor], Any], logits: Tensor, labels: Tensor
+) -> float:
+    """Return what the learner's function gives, which must be one number."""
+    try:
+        got = accuracy(logits, labels)
+    except RuntimeError as error:
+        if "mean()" not in str(error):
+            raise
+        raise NotYet("True and False have no mean yet: `.float()` first.") from None
+    require_written(got)
+    if got is None:
+        raise NotYet("Your function returned None. Does it end with `return`?")
+    if isinstance(got, Tensor) and got.numel() != 1:
+        raise NotYet(
+            "That says of each row whether it is right; wanted one number, the share "
+            "of the rows that are."
+        )
+    return float(got)
 
 
 accuracy = Exercise(
@@ -103,13 +128,17 @@ accuracy = Exercise(
 
 def _judge_overfit(answer: Any) -> str:
     mistakes = {
-        "training": "The training loss goes on falling to the end and shows nothing.",
-        "both": "Both fall at first, and that is as it should be.",
-        "neither": "Look at where the two curves part.",
+        "training": "The training loss goes on falling: the network fits the images "
+        "that it learns by heart better and better.",
+        "both": "If both rose, the training itself would be failing. A network that "
+        "overfits does well on the images it has learned.",
+        "neither": "As long as both fall, what the network learns helps on other "
+        "images too. One of them rises when it no longer does.",
     }
-    if answer in mistakes:
-        raise NotYet(mistakes[answer])
-    if answer != "test":
+    said = str(answer).strip().lower().removesuffix(" loss")
+    if said in mistakes:
+        raise NotYet(mistakes[said])
+    if said != "test":
         raise NotYet('Wanted one of "training", "test", "both", "neither".')
     return "Only images that the network has not trained on can show it."
 

@@ -1,0 +1,365 @@
+"""Train explicitly: parameters, state and gradients are plain nested dicts.
+
+Nothing hides in the model or in the optimizer. What a step reads, it is given; what it
+makes, it returns:
+
+    params = parameters(model)
+    state = setup(Adam(1e-3), params)
+    for x, y in batches:
+        value, grads = with_gradient(lambda p: loss(call(model, p, x), y), params)
+        state, params = update(state, params, grads)
+    store(model, params)
+
+A tree mirrors the module tree: {"encoder": {"weight": ..., "bias": ...}, ...}. A tensor
+that stands at several places of `params` is tied: one tensor, one state, one step.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from course_lib import rules
+from course_lib.pure import (
+    buffers,
+    call,
+    first_of,
+    gradient,
+    parameters,
+    store,
+    with_gradient,
+)
+from course_lib.rules import Rule
+from course_lib.state_files import load, save
+from course_lib.states import Leaf, adjust, freeze, setup, thaw
+from course_lib.trees import (
+    Path,
+    Tree,
+    destructure,
+    dotted,
+    map_tree,
+    require_tree,
+    trainables,
+    walk,
+)
+
+__all__ = [
+    "Leaf",
+    "NonFiniteLoss",
+    "adjust",
+    "buffers",
+    "call",
+    "destructure",
+    "freeze",
+    "gradient",
+    "load",
+    "parameters",
+    "save",
+    "setup",
+    "store",
+    "thaw",
+    "train",
+    "trainables",
+    "update",
+    "update_",
+    "with_gradient",
+]
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss is nan or infinite; nothing was updated by this batch."""
+
+
+# Steps
+
+
+def update(
+    state: Tree, params: Tree, grads: Tree, *, check: bool = True
+) -> tuple[Tree, Tree]:
+    """Return (new state, new params) after one step; the arguments stay as they are.
+
+    Each distinct tensor takes one step: x' = x - dx. Gradients of a tied tensor's
+    places are summed. A gradient None, or a subtree that grads leaves out, and a frozen
+    tensor take no step. dtype and device stay.
+
+    Args:
+        state: from `setup`, or the step before.
+        params: the tree that is stepped.
+        grads: the gradients, as `gradient` gives them.
+        check: refuse gradients that are nan or infinite. Costs one look at each; on a
+            GPU the host waits for the answer.
+
+    Raises:
+        ValueError: trees, shapes, dtypes or devices that do not fit, or a gradient that
+            is not finite; with the path. Nothing is updated then.
+
+    >>> from course_lib.rules import Descent
+    >>> params = {"x": torch.tensor([1.0])}
+    >>> state = setup(Descent(0.1), params)
+    >>> update(state, params, {"x": torch.tensor([2.0])})[1]
+    {'x': tensor([0.8000])}
+    """
+    items = _items("update", state, params, grads)
+    if check:
+        _require_finite("update", items)
+    with torch.no_grad():
+        new = _step(items, in_place=False)
+    leaves = {id(tensor): leaf for tensor, leaf, _ in new}
+    tensors = {id(tensor): stepped for tensor, _, stepped in new}
+    at = dict(walk(params))
+
+    def leaf_of(path: Path, leaf: Leaf) -> Leaf:
+        return leaves.get(id(at[path]), leaf)
+
+    return (
+        map_tree(leaf_of, state),
+        map_tree(lambda path, tensor: tensors.get(id(tensor), tensor), params),
+    )
+
+
+def update_(state: Tree, params: Tree, grads: Tree, *, check: bool = True) -> None:
+    """Take the step of `update` in place, in the tensors of params and in state.
+
+    Saves the memory and the time of the copies. Raises like `update`, before anything
+    is changed.
+    """
+    items = _items("update_", state, params, grads)
+    if check:
+        _require_finite("update_", items)
+    with torch.no_grad():
+        new = _step(items, in_place=True)
+    leaves = {id(tensor): leaf for tensor, leaf, _ in new}
+    _replace_leaves(state, params, leaves)
+
+
+def _replace_leaves(state: Tree, params: Tree, leaves: dict[int, Leaf]) -> None:
+    for key, child in params.items():
+        if isinstance(child, dict):
+            _replace_leaves(state[key], child, leaves)
+        elif id(child) in leaves:
+            state[key] = leaves[id(child)]
+
+
+@dataclass
+class _Item:
+    """A distinct tensor that takes a step, with its path, its leaf and its gradient."""
+
+    path: Path
+    tensor: Tensor
+    leaf: Leaf
+    grad: Tensor
+
+
+def _items(place: str, state: Tree, params: Tree, grads: Tree) -> list[_Item]:
+    for what, tree in (("state", state), ("params", params), ("grads", grads)):
+        require_tree(place, what, tree)
+    items: dict[int, _Item] = {}
+    for path, tensor, leaf, grad in _zip(place, state, params, grads):
+        known = items.get(id(tensor))
+        if known is not None and known.leaf is not leaf:
+            leaf = _reconcile(place, known, path, leaf)
+            known.leaf = leaf
+        if grad is None:
+            continue
+        if grad.shape != tensor.shape or grad.device != tensor.device:
+            _refuse_gradient(place, path, tensor, grad)
+        if known is None:
+            items[id(tensor)] = _Item(path, tensor, leaf, grad)
+        else:
+            known.grad = known.grad + grad
+    return [item for item in items.values() if not item.leaf.frozen]
+
+
+def _zip(
+    place: str, state: Any, params: Tree, grads: Any, path: Path = ()
+) -> Iterator[tuple[Path, Tensor, Leaf, Tensor | None]]:
+    """Walk three trees at once; complain, with the path, where they part."""
+    if not isinstance(state, dict) or state.keys() != params.keys():
+        got = ", ".join(map(str, state)) if isinstance(state, dict) else repr(state)
+        raise ValueError(
+            f"{place}: at {dotted(path)!r} the state has {got}; the parameters have "
+            f"{', '.join(params)}. Call setup(rule, params) for these parameters."
+        )
+    extra = grads.keys() - params.keys() if isinstance(grads, dict) else ()
+    if not isinstance(grads, dict) or extra:
+        got = ", ".join(sorted(extra)) if extra else type(grads).__name__
+        raise ValueError(
+            f"{place}: at {dotted(path)!r} the gradients have {got}, which the "
+            f"parameters ({', '.join(params)}) have not. Take gradients with "
+            "respect to these params."
+        )
+    for key, child in params.items():
+        here, grad = (*path, key), grads.get(key)
+        if isinstance(child, dict):
+            yield from _zip(
+                place, state[key], child, {} if grad is None else grad, here
+            )
+        else:
+            yield here, *_leaves_at(place, here, child, state[key], grad)
+
+
+def _leaves_at(
+    place: str, path: Path, tensor: Any, leaf: Any, grad: Any
+) -> tuple[Tensor, Leaf, Tensor | None]:
+    kinds = (("parameter", tensor, Tensor), ("state", leaf, Leaf))
+    if grad is not None:
+        kinds += (("gradient", grad, Tensor),)
+    for what, thing, kind in kinds:
+        if not isinstance(thing, kind):
+            raise ValueError(
+                f"{place}: the {what} of {dotted(path)!r} is {type(thing).__name__}; "
+                f"wanted a {kind.__name__}. Do all trees belong to these params?"
+            )
+    return tensor, leaf, grad
+
+
+def _refuse_gradient(place: str, path: Path, tensor: Tensor, grad: Tensor) -> None:
+    raise ValueError(
+        f"{place}: the gradient of {dotted(path)!r} has shape {tuple(grad.shape)} on "
+        f"{grad.device}; the parameter has shape {tuple(tensor.shape)} on "
+        f"{tensor.device}. Take gradients with respect to these params."
+    )
+
+
+def _reconcile(place: str, known: _Item, path: Path, leaf: Leaf) -> Leaf:
+    if known.leaf.rule != leaf.rule:
+        raise ValueError(
+            f"{place}: {dotted(known.path)!r} and {dotted(path)!r} are one tied "
+            f"tensor, but have the rules {known.leaf.rule} and {leaf.rule}. "
+            "Adjust both."
+        )
+    return replace(known.leaf, frozen=known.leaf.frozen or leaf.frozen)
+
+
+def _require_finite(place: str, items: list[_Item]) -> None:
+    """Look at all gradients at once; only where one is bad, look for which."""
+    grads = [item.grad for item in items]
+    if not grads or any(map(rules.is_traced, grads)):
+        return
+    norms = torch._foreach_norm(grads)  # a large norm may overflow: then look again
+    home = norms[0].device
+    if torch.stack([norm.to(home) for norm in norms]).isfinite().all():
+        return
+    for item in items:
+        if not item.grad.isfinite().all():
+            raise ValueError(
+                f"{place}: the gradient of {dotted(item.path)!r} is not finite. "
+                "Nothing was updated. Look for nan or inf in the loss, or lower the "
+                "step size."
+            )
+
+
+Stepped = tuple[Tensor, Leaf, Tensor]  # the old tensor, the new leaf, the new tensor
+
+
+def _step(items: list[_Item], *, in_place: bool) -> list[Stepped]:
+    """Apply each rule to all its tensors at once; write only when all have ended."""
+    groups: dict[Any, list[_Item]] = {}
+    for item in items:
+        groups.setdefault((item.leaf.rule, rules.is_fusible(item.tensor)), []).append(
+            item
+        )
+    plans = [
+        (_plan_fused if fusible and rules.has_fused(rule) else _plan)(rule, group)
+        for (rule, fusible), group in groups.items()
+    ]
+    return [stepped for finish in plans for stepped in finish(in_place)]
+
+
+def _plan(rule: Rule, group: list[_Item]) -> Callable[[bool], list[Stepped]]:
+    """Compute the steps now; the function that is returned takes them."""
+    states = [item.leaf.state for item in group]
+    tensors, grads = [i.tensor for i in group], [i.grad for i in group]
+    apply_all = rules.apply_all_of(rule)
+    states, dxs = apply_all(states, tensors, grads)
+
+    def finish(in_place: bool) -> list[Stepped]:
+        return [
+            (i.tensor, replace(i.leaf, state=state), _moved(i.tensor, dx, in_place))
+            for i, state, dx in zip(group, states, dxs, strict=True)
+        ]
+
+    return finish
+
+
+def _moved(x: Tensor, dx: Tensor | None, in_place: bool) -> Tensor:
+    if dx is None:
+        return x
+    new = (x - dx).to(x.dtype)
+    return x.copy_(new) if in_place else new
+
+
+def _plan_fused(rule: Rule, group: list[_Item]) -> Callable[[bool], list[Stepped]]:
+    """Let torch's fused kernel write, into copies unless the step is in place."""
+
+    def finish(in_place: bool) -> list[Stepped]:
+        tensors = [i.tensor if in_place else i.tensor.clone() for i in group]
+        states = [item.leaf.state for item in group]
+        grads = [item.grad for item in group]
+        states = rule.fused_(states, tensors, grads, copy=not in_place)
+        return [
+            (i.tensor, replace(i.leaf, state=state), new)
+            for i, state, new in zip(group, states, tensors, strict=True)
+        ]
+
+    return finish
+
+
+# The loop
+
+
+def train(
+    loss: Callable[..., Any],
+    params: Tree,
+    batches: Iterable[Any],
+    state: Tree,
+    *,
+    schedule: Callable[[int], float] | None = None,
+    on_nonfinite: str = "raise",
+    on_step: Callable[[int, Any], object] | None = None,
+) -> tuple[Tree, Tree, list[float]]:
+    """Take a step for each batch; return (state, params, losses).
+
+    Args:
+        loss: (params, *batch) -> scalar, or a tuple that begins with one.
+        params: the tree; stays as it is.
+        batches: tuples, or single tensors.
+        state: from `setup`; stays as it is.
+        schedule: step number from 0 -> eta; None leaves eta alone.
+        on_nonfinite: `"raise"`, or `"skip"` to warn and leave that batch out.
+        on_step: called with (step, value) after each step; a true answer stops.
+
+    Raises:
+        NonFiniteLoss: the loss is nan or infinite. `error.args[1]` is (state, params)
+            as they were before that batch.
+        ValueError: another word for `on_nonfinite`, or what `update` raises.
+    """
+    if on_nonfinite not in ("raise", "skip"):
+        raise ValueError(
+            f"train: got on_nonfinite={on_nonfinite!r}; wanted 'raise' or 'skip'."
+        )
+    losses: list[float] = []
+    for step, batch in enumerate(batches):
+        batch = batch if isinstance(batch, tuple | list) else (batch,)
+        value, grads = with_gradient(lambda p, batch=batch: loss(p, *batch), params)
+        losses.append(first_of(value).item())
+        if not math.isfinite(losses[-1]):
+            message = f"train: the loss of batch {step} is {losses[-1]}"
+            if on_nonfinite == "raise":
+                raise NonFiniteLoss(
+                    f"{message}. The parameters are those before this batch. Lower the "
+                    "step size, or look for nan in the data.",
+                    (state, params),
+                )
+            warnings.warn(f"{message}; it is left out.", stacklevel=2)
+            continue
+        if schedule is not None:
+            state = adjust(state, schedule(step))
+        state, params = update(state, params, grads)
+        if on_step and on_step(step, value):
+            break
+    return state, params, losses

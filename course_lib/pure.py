@@ -1,0 +1,245 @@
+"""A module as a pure function of its parameters, and gradients with respect to them.
+
+torch.func has the same parts; here a module under two names stays whole, buffers are
+never written behind the caller's back, and the value comes before the gradient.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from course_lib.trees import (
+    Tree,
+    dotted,
+    insert,
+    is_transformed,
+    map_tree,
+    require_tree,
+    walk,
+)
+
+
+def parameters(model: nn.Module) -> Tree:
+    """Return a copy of the model's parameters as a tree; tied ones are one tensor."""
+    return _copy(model.named_parameters(remove_duplicate=False))
+
+
+def buffers(model: nn.Module) -> Tree:
+    """Return a copy of the model's buffers as a tree, for example running means."""
+    return _copy(model.named_buffers(remove_duplicate=False))
+
+
+def _copy(named: Iterable[tuple[str, Tensor]]) -> Tree:
+    tree: Tree = {}
+    copies: dict[int, Tensor] = {}
+    for name, tensor in named:
+        if id(tensor) not in copies:
+            copies[id(tensor)] = tensor.detach().clone()
+        insert(tree, name, copies[id(tensor)])
+    return tree
+
+
+def call(
+    model: nn.Module,
+    params: Tree,
+    *inputs: Any,
+    buffers: Tree | None = None,
+    **options: Any,
+) -> Any:
+    """Return model(*inputs) with these parameters; the module is untouched.
+
+    Args:
+        model: gives the architecture and the mode (train or eval), no numbers.
+        params: every parameter of the model, as `parameters(model)`.
+        *inputs: what the module's forward takes.
+        **options: and by name.
+        buffers: every buffer. Then (output, new buffers) is returned, and the tree
+            itself is left as it is. Without it the module's own buffers are read, and
+            what the forward pass would write to them is dropped.
+
+    Raises:
+        ValueError: keys that are missing or too many, or wrong shapes; with names.
+    """
+    slots = _slots(model, params, "_parameters")
+    given = buffers if buffers is not None else _own_buffers(model)
+    fresh = map_tree(lambda path, tensor: tensor.clone(), given)
+    slots += _slots(model, fresh, "_buffers")
+    with _swapped(slots):
+        output = model(*inputs, **options)
+        if buffers is None:
+            return output
+        named = model.named_buffers(remove_duplicate=False)
+        return output, _as_tree((name, tensor.detach()) for name, tensor in named)
+
+
+def _own_buffers(model: nn.Module) -> Tree:
+    return _as_tree(model.named_buffers(remove_duplicate=False))
+
+
+def _as_tree(named: Iterable[tuple[str, Tensor]]) -> Tree:
+    tree: Tree = {}
+    for name, tensor in named:
+        insert(tree, name, tensor)
+    return tree
+
+
+Slot = tuple[dict[str, Any], str, Tensor]  # a module's dict, a key, what goes there
+
+
+def _slots(model: nn.Module, tree: Tree, kind: str) -> list[Slot]:
+    """Pair each tensor of the tree with its place; complain of names and shapes."""
+    what = kind.strip("_")
+    require_tree("call", what, tree)
+    given = {dotted(path): tensor for path, tensor in walk(tree)}
+    slots: dict[tuple[int, str], Slot] = {}  # a module under two names has one place
+    for path, module in model.named_modules(remove_duplicate=False):
+        for key, own in getattr(module, kind).items():
+            if own is None:
+                continue
+            name = f"{path}.{key}" if path else key
+            if name not in given:
+                raise ValueError(
+                    f"call: {what} have no {name!r}. {_advice(model, what)}"
+                )
+            tensor = given.pop(name)
+            if not isinstance(tensor, Tensor) or tensor.shape != own.shape:
+                got = getattr(tensor, "shape", type(tensor).__name__)
+                raise ValueError(
+                    f"call: {name!r} is {got}; the module wants a tensor of shape "
+                    f"{tuple(own.shape)}. {_advice(model, what)}"
+                )
+            slots.setdefault((id(module), key), (getattr(module, kind), key, tensor))
+    if given:
+        names = ", ".join(map(repr, given))
+        raise ValueError(f"call: {what} have {names} too many. {_advice(model, what)}")
+    return list(slots.values())
+
+
+def _advice(model: nn.Module, what: str) -> str:
+    return f"Wanted the tree of {what}(model) for this {type(model).__name__}."
+
+
+@contextmanager
+def _swapped(slots: list[Slot]) -> Iterator[None]:
+    """Put the tensors into the module, and its own back, whatever happens."""
+    own = [(place, key, place[key]) for place, key, _ in slots]
+    try:
+        for place, key, tensor in slots:
+            place[key] = tensor
+        yield
+    finally:
+        for place, key, tensor in own:
+            place[key] = tensor
+
+
+@torch.no_grad()
+def store(model: nn.Module, params: Tree, buffers: Tree | None = None) -> None:
+    """Copy trees back into the module, all or nothing.
+
+    Raises:
+        ValueError: names or shapes do not fit.
+    """
+    slots = _slots(model, params, "_parameters")
+    slots += _slots(model, buffers, "_buffers") if buffers is not None else []
+    for place, key, tensor in slots:
+        place[key].copy_(tensor)
+
+
+# Gradients
+
+_nesting = threading.local()  # .depth: calls of `gradient` under way in this thread
+
+
+def gradient(loss: Callable[[Tree], Any], params: Tree) -> Tree:
+    """Return the tree of d loss(params) / d params; see `with_gradient`."""
+    return with_gradient(loss, params)[1]
+
+
+def with_gradient(loss: Callable[[Tree], Any], params: Tree) -> tuple[Any, Tree]:
+    """Return (loss(params), its gradient), the value first.
+
+    Args:
+        loss: takes the tree, returns a scalar tensor, or a tuple that begins with one;
+            then the whole tuple is the value.
+        params: the tree. What the loss does not use, and what is not of a
+            floating-point or complex type, has the gradient None. A tied tensor has
+            at each of its places the gradient through that place; `update` adds them.
+
+    Works inside itself, and inside torch.func.vmap.
+
+    Raises:
+        ValueError: params are no tree, or the loss is no scalar.
+
+    >>> with_gradient(lambda p: (p["x"] ** 2).sum(), {"x": torch.tensor([3.0])})
+    (tensor(9.), {'x': tensor([6.])})
+    """
+    require_tree("with_gradient", "params", params)
+    flat = [tensor for _, tensor in walk(params)]
+    if any(map(is_transformed, flat)):
+        return _functional_gradient(loss, params)
+    return _autograd_gradient(loss, params)
+
+
+def _autograd_gradient(loss: Callable[[Tree], Any], params: Tree) -> tuple[Any, Tree]:
+    depth = getattr(_nesting, "depth", 0)
+    watched = map_tree(lambda path, tensor: _watch(tensor, depth), params)
+    leaves = [leaf for _, leaf in walk(watched) if leaf.requires_grad]
+    _nesting.depth = depth + 1
+    try:
+        with torch.enable_grad():
+            value = loss(watched)
+            _require_scalar(value)
+        if first_of(value).requires_grad:
+            found = torch.autograd.grad(
+                first_of(value), leaves, create_graph=depth > 0, allow_unused=True
+            )
+        else:
+            found = [None] * len(leaves)
+    finally:
+        _nesting.depth = depth
+    table = {id(leaf): g for leaf, g in zip(leaves, found, strict=True)}
+    grads = map_tree(lambda path, leaf: table.get(id(leaf)), watched)
+    return (value if depth else _detach(value)), grads
+
+
+def _watch(tensor: Tensor, depth: int) -> Tensor:
+    """Return a new leaf; inside another gradient one that the outer one still sees."""
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return tensor
+    if depth and tensor.requires_grad:
+        return tensor.view_as(tensor)
+    return tensor.detach().requires_grad_()
+
+
+def _functional_gradient(loss: Callable[[Tree], Any], params: Tree) -> tuple[Any, Tree]:
+    def scalar_first(tree: Tree) -> tuple[Tensor, Any]:
+        value = loss(tree)
+        _require_scalar(value)
+        return first_of(value), value
+
+    grads, (_, value) = torch.func.grad_and_value(scalar_first, has_aux=True)(params)
+    return value, grads
+
+
+def first_of(value: Any) -> Tensor:
+    """Return the loss itself, of a value that may be a tuple that begins with it."""
+    return value[0] if isinstance(value, tuple) else value
+
+
+def _require_scalar(value: Any) -> None:
+    first = first_of(value)
+    if not isinstance(first, Tensor) or first.dim() != 0 or first.is_complex():
+        what = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
+        raise ValueError(
+            f"with_gradient: the loss returned {what}; wanted a real scalar tensor. "
+            "Reduce it with .mean() or .sum()."
+        )
+
+
+def _detach(value: Any) -> Any:
+    return pytree.tree_map_only(Tensor, Tensor.detach, value)

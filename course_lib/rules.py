@@ -1,0 +1,819 @@
+"""Optimization rules as values: each is two functions, `init` and `apply`.
+
+A rule holds hyperparameters and nothing else; it can't change. `init(x)` makes the
+state for one array, `apply(state, x, g)` returns a new state and the step `dx`, and the
+new array is x - dx. `course_lib.explicit` maps a rule over all arrays of a model.
+
+The rules stand in order of rising complexity. In the formulas, g is the gradient, t
+counts the steps from 1, and m^ = m / (1 - beta1**t), v^ = v / (1 - beta2**t).
+
+Forms and defaults are those of Optimisers.jl 0.4 (Flux's rules) unless a docstring says
+otherwise. Half-precision arrays are stepped in float32; |g|**2 is g times its
+conjugate, so complex arrays work.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from course_lib.trees import is_transformed
+
+State = Any  # None, a tensor, a number, or tuples of these
+Step = Tensor | None  # None: no step this time
+
+
+class Count(int):
+    """A number of steps inside a state: an int, and no leaf of a tree to vmap over."""
+
+
+pytree.register_pytree_node(Count, lambda t: ([], int(t)), lambda _, t: Count(t))
+
+
+def number(
+    default: float, low: float = 0.0, high: float = math.inf, *, below: bool = False
+) -> Any:
+    """Return a dataclass field for a number in [low, high]; `below` excludes high."""
+    return field(default=default, metadata={"low": low, "high": high, "below": below})
+
+
+def betas(first: float, second: float) -> Any:
+    """Return a dataclass field for two decay rates, each in [0, 1)."""
+    metadata = {"low": 0.0, "high": 1.0, "below": True, "pair": True}
+    return field(default=(first, second), metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The base of all rules: checks the hyperparameters, and widens half precision.
+
+    A subclass defines `_init(x) -> state` and `_apply(state, x, g) -> (state, dx)`.
+
+    Raises:
+        ValueError: a hyperparameter is no number or out of its range.
+    """
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):
+            if "low" in spec.metadata:
+                _check_range(type(self).__name__, spec, getattr(self, spec.name))
+
+    def init(self, x: Tensor) -> State:
+        """Return the state for an array before its first step."""
+        return self._init(_wide(x))
+
+    def apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        """Return the new state and the step dx; x and g are left as they are.
+
+        Args:
+            state: from `init` or the step before.
+            x: the array, of any shape; real, complex, or half precision.
+            g: its gradient, of the same shape.
+        """
+        state, dx = self._apply(state, _wide(x), _wide(g))
+        return state, None if dx is None else dx.to(x.dtype)
+
+    def apply_all(
+        self, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
+    ) -> tuple[list[State], list[Step]]:
+        """Apply the rule to several arrays; one that looks at all at once overrides."""
+        steps = [self.apply(*each) for each in zip(states, xs, gs, strict=True)]
+        return [state for state, _ in steps], [dx for _, dx in steps]
+
+    def _init(self, x: Tensor) -> State:
+        return None
+
+    def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        raise NotImplementedError
+
+
+# Steps without and with memory
+
+
+@dataclass(frozen=True)
+class Descent(Rule):
+    """Follow the slope: dx = eta * g.
+
+    Args:
+        eta: step size, >= 0.
+
+    >>> Descent(0.1).apply(None, torch.tensor([1.0]), torch.tensor([2.0]))
+    (None, tensor([0.2000]))
+    """
+
+    eta: float = number(0.1)
+
+    def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        return state, self.eta * g
+
+
+@dataclass(frozen=True)
+class Momentum(Rule):
+    """Descend with memory: v' = rho * v + eta * g, dx = v'.
+
+    The step size sits inside the velocity, as in Flux; torch.optim.SGD applies it
+    outside, so the two agree only while eta is constant.
+
+    Args:
+        eta: step size, >= 0.
+        rho: fraction of the old velocity that is kept, in [0, 1).
+
+    State: the velocity v.
+
+    >>> rule = Momentum(eta=0.1, rho=0.5)
+    >>> x, g = torch.tensor([1.0]), torch.tensor([2.0])
+    >>> v, step = rule.apply(rule.init(x), x, g)
+    >>> x - step
+    tensor([0.8000])
+
+    Source: Polyak 1964, doi:10.1016/0041-5553(64)90137-5.
+    """
+
+    eta: float = number(0.01)
+    rho: float = number(0.9, 0, 1, below=True)
+
+    def _init(self, x: Tensor) -> State:
+        return torch.zeros_like(x)
+
+    def _apply(self, v: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        v = self.rho * v + self.eta * g
+        return v, v
+
+
+@dataclass(frozen=True)
+class Nesterov(Rule):
+    """Momentum with a look ahead: dx = (1 + rho) * eta * g - rho**2 * v.
+
+    Then v' = rho * v - eta * g.
+
+    Args:
+        eta: step size, >= 0.
+        rho: fraction of the old velocity that is kept, in [0, 1).
+
+    State: the velocity v, which points downhill.
+
+    Source: Nesterov 1983; form: Sutskever et al. 2013.
+    """
+
+    eta: float = number(1e-3)
+    rho: float = number(0.9, 0, 1, below=True)
+
+    def _init(self, x: Tensor) -> State:
+        return torch.zeros_like(x)
+
+    def _apply(self, v: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        dx = (1 + self.rho) * self.eta * g - self.rho**2 * v
+        return self.rho * v - self.eta * g, dx
+
+
+# Steps of a size for each element
+
+
+@dataclass(frozen=True)
+class RMSProp(Rule):
+    """Divide by the recent size of the gradient: q' = rho * q + (1 - rho) * |g|**2.
+
+    dx = eta * g / (sqrt(q') + eps). Centered, the mean gradient l is taken off first:
+    sqrt(q' - |l'|**2).
+
+    Args:
+        eta: step size, >= 0.
+        rho: decay of the averages, in [0, 1).
+        eps: added to the divisor, >= 0.
+        centered: divide by the deviation rather than the root mean square.
+
+    State: (q, l), where l is None unless centered.
+
+    Source: Hinton 2012, lecture 6e; centered: Graves 2013, arXiv 1308.0850.
+    """
+
+    eta: float = number(1e-3)
+    rho: float = number(0.9, 0, 1, below=True)
+    eps: float = number(1e-8)
+    centered: bool = False
+
+    def _init(self, x: Tensor) -> State:
+        return _zeros_real(x), torch.zeros_like(x) if self.centered else None
+
+    def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        q, mean = state
+        q = _decay(q, _abs2(g), self.rho)
+        spread = q
+        if self.centered:
+            mean = _decay(mean, g, self.rho)
+            spread = (q - _abs2(mean)).clamp(min=0)
+        return (q, mean), self.eta * g / (spread.sqrt() + self.eps)
+
+
+@dataclass(frozen=True)
+class Rprop(Rule):
+    """Look only at signs: each element's step grows while its sign stays, else shrinks.
+
+    An element whose sign flips rests for one step.
+
+    Args:
+        eta: first step size, > 0.
+        ell: (shrink, grow) factors, 0 < shrink < 1 < grow.
+        gamma: (smallest, largest) step size.
+
+    State: (step sizes, gradients before).
+
+    Source: Riedmiller and Braun 1993, doi:10.1109/ICNN.1993.298623.
+    """
+
+    eta: float = number(1e-3)
+    ell: tuple[float, float] = (0.5, 1.2)
+    gamma: tuple[float, float] = (1e-6, 50.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.ell[0] < 1 < self.ell[1]:
+            raise ValueError(
+                f"Rprop: got ell={self.ell}; wanted 0 < shrink < 1 < grow."
+            )
+        if not 0 < self.gamma[0] <= self.gamma[1]:
+            raise ValueError(
+                f"Rprop: got gamma={self.gamma}; wanted 0 < smallest <= largest."
+            )
+
+    def _init(self, x: Tensor) -> State:
+        return torch.full_like(_zeros_real(x), self.eta), torch.zeros_like(x)
+
+    def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        size, before = state
+        agree = (g * before.conj()).real if g.is_complex() else g * before
+        shrink, grow = self.ell
+        size = torch.where(agree > 0, size * grow, size)
+        size = torch.where(agree < 0, size * shrink, size).clamp(*self.gamma)
+        g = torch.where(agree < 0, torch.zeros_like(g), g)
+        return (size, g), size * torch.sgn(g)
+
+
+@dataclass(frozen=True)
+class AdaGrad(Rule):
+    """Divide by the size of all gradients so far: a' = a + |g|**2, a = eps at first.
+
+    dx = eta * g / (sqrt(a') + eps).
+
+    Source: Duchi et al. 2011, jmlr.org/papers/v12/duchi11a.html.
+    """
+
+    eta: float = number(0.1)
+    eps: float = number(1e-8)
+
+    def _init(self, x: Tensor) -> State:
+        return torch.full_like(_zeros_real(x), self.eps)
+
+    def _apply(self, a: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        a = a + _abs2(g)
+        return a, self.eta * g / (a.sqrt() + self.eps)
+
+
+@dataclass(frozen=True)
+class AdaDelta(Rule):
+    """Without a step size: dx = g * sqrt(D + eps) / sqrt(a' + eps).
+
+    a' = rho * a + (1 - rho) * |g|**2 and D' = rho * D + (1 - rho) * |dx|**2.
+
+    Source: Zeiler 2012, arXiv 1212.5701.
+    """
+
+    rho: float = number(0.9, 0, 1, below=True)
+    eps: float = number(1e-8)
+
+    def _init(self, x: Tensor) -> State:
+        return _zeros_real(x), _zeros_real(x)
+
+    def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        a, d = state
+        a = _decay(a, _abs2(g), self.rho)
+        dx = g * (d + self.eps).sqrt() / (a + self.eps).sqrt()
+        return (a, _decay(d, _abs2(dx), self.rho)), dx
+
+
+# Moments: Adam and its relatives
+
+
+@dataclass(frozen=True)
+class Adam(Rule):
+    """Mean over deviation: dx = eta * m^ / (sqrt(v^) + eps).
+
+    m' = beta1 * m + (1 - beta1) * g and v' = beta2 * v + (1 - beta2) * |g|**2.
+
+    Args:
+        eta: step size, >= 0.
+        beta: decay of the two moments, each in [0, 1).
+        eps: added to the divisor, >= 0.
+
+    State: (m, v, t).
+
+    Source: Kingma and Ba 2015, arXiv 1412.6980.
+    """
+
+    eta: float = number(1e-3)
+    beta: tuple[float, float] = betas(0.9, 0.999)
+    eps: float = number(1e-8)
+
+    def _init(self, x: Tensor) -> State:
+        return torch.zeros_like(x), _zeros_real(x), Count(0)
+
+    def _moments(self, state: State, g: Tensor) -> tuple[State, Tensor, Tensor]:
+        """Return the new state, and both moments without their bias towards 0."""
+        m, v, t = state
+        t = Count(t + 1)
+        m, v = _decay(m, g, self.beta[0]), _decay(v, _abs2(g), self.beta[1])
+        return (m, v, t), m / (1 - self.beta[0] ** t), v / (1 - self.beta[1] ** t)
+
+    def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        state, m, v = self._moments(state, g)
+        return state, self.eta * m / (v.sqrt() + self.eps)
+
+    def fused_(
+        self,
+        states: Sequence[State],
+        xs: Sequence[Tensor],
+        gs: Sequence[Tensor],
+        *,
+        copy: bool,
+    ) -> list[State]:
+        """Step the arrays in place by torch's kernel; return new states.
+
+        The moments are overwritten too, unless `copy` is set.
+        """
+        ms, vs, ts = (list(part) for part in zip(*states, strict=True))
+        if copy:
+            ms, vs = [m.clone() for m in ms], [v.clone() for v in vs]
+        counts = {t: torch.tensor(float(t + 1), device=xs[0].device) for t in set(ts)}
+        torch._fused_adam_(
+            list(xs),
+            list(gs),
+            ms,
+            vs,
+            [],
+            [counts[t] for t in ts],
+            lr=self.eta,
+            beta1=self.beta[0],
+            beta2=self.beta[1],
+            weight_decay=0.0,
+            eps=self.eps,
+            amsgrad=False,
+            maximize=False,
+        )
+        return [(m, v, Count(t + 1)) for m, v, t in zip(ms, vs, ts, strict=True)]
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam whose weight decay does not pass through the moments.
+
+    dx = eta * (adam + decay * x), or with couple=False, dx = eta * adam + decay * x,
+    where eta does not scale the decay.
+
+    Args:
+        eta, beta, eps: as in Adam.
+        decay: lambda, >= 0; torch.optim.AdamW's default is 0.01, this one's 0.
+        couple: scale the decay by eta, as torch does and the paper does not.
+
+    Source: Loshchilov and Hutter 2019, arXiv 1711.05101.
+    """
+
+    decay: float = number(0.0)
+    couple: bool = True
+
+    def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        state, dx = super()._apply(state, x, g)
+        return state, dx + (self.eta if self.couple else 1.0) * self.decay * x
+
+
+@dataclass(frozen=True)
+class AdaMax(Adam):
+    """Adam with the largest gradient for the deviation: u' = max(beta2 * u, |g|).
+
+    dx = eta * m^ / (u' + eps).
+
+    State: (m, u, t).
+
+    Source: Kingma and Ba 2015, section 7.1.
+    """
+
+    def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        m, u, t = state
+        t = Count(t + 1)
+        m, u = _decay(m, g, self.beta[0]), torch.maximum(self.beta[1] * u, g.abs())
+        return (m, u, t), self.eta / (1 - self.beta[0] ** t) * m / (u + self.eps)
+
+
+@dataclass(frozen=True)
+class AMSGrad(Rule):
+    """Adam that never forgets a large deviation: w' = max(w, v').
+
+    dx = eta * m' / (sqrt(w') + eps), without the correction of the bias; all three
+    start at eps. torch's amsgrad=True corrects the bias and starts at 0.
+
+    State: (m, v, w).
+
+    Source: Reddi et al. 2018, arXiv 1904.09237.
+    """
+
+    eta: float = number(1e-3)
+    beta: tuple[float, float] = betas(0.9, 0.999)
+    eps: float = number(1e-8)
+
+    def _init(self, x: Tensor) -> State:
+        start = torch.full_like(_zeros_real(x), self.eps)
+        return torch.full_like(x, self.eps), start, start
+
+    def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        m, v, w = state
+        m, v = _decay(m, g, self.beta[0]), _decay(v, _abs2(g), self.beta[1])
+        w = torch.maximum(w, v)
+        return (m, v, w), self.eta * m / (w.sqrt() + self.eps)
+
+
+@dataclass(frozen=True)
+class NAdam(Adam):
+    """Adam with Nesterov's look ahead, with constant beta1.
+
+    dx = eta * (beta1 * m' / (1 - beta1**(t + 1)) + (1 - beta1) * g / (1 - beta1**t))
+    / (sqrt(beta2 * v' / (1 - beta2**t)) + eps). torch.optim.NAdam also decays beta1.
+
+    Source: Dozat 2016, openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ.
+    """
+
+    def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        (m, v, t), _, v_hat = self._moments(state, g)
+        first, second = self.beta
+        ahead = first * m / (1 - first ** (t + 1)) + (1 - first) * g / (1 - first**t)
+        return (m, v, t), self.eta * ahead / ((second * v_hat).sqrt() + self.eps)
+
+
+@dataclass(frozen=True)
+class RAdam(Adam):
+    """Adam that divides only once the deviation can be trusted.
+
+    With R = 2 / (1 - beta2) - 1 and rho = R - 2 * t * beta2**t / (1 - beta2**t): while
+    rho <= 4, dx = eta * m^; after that Adam's step times
+    sqrt((rho - 4) (rho - 2) R / ((R - 4) (R - 2) rho)).
+    torch.optim.RAdam waits until rho > 5.
+
+    Source: Liu et al. 2020, arXiv 1908.03265.
+    """
+
+    def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        state, m, v = self._moments(state, g)
+        last, second, t = 2 / (1 - self.beta[1]) - 1, self.beta[1], state[2]
+        rho = last - 2 * t * second**t / (1 - second**t)
+        if rho <= 4:
+            return state, self.eta * m
+        above, below = (rho - 4) * (rho - 2) * last, (last - 4) * (last - 2) * rho
+        return state, self.eta * math.sqrt(above / below) * m / (v.sqrt() + self.eps)
+
+
+@dataclass(frozen=True)
+class OAdam(Adam):
+    """Optimistic Adam, for games: dx = 2 * step - the step before.
+
+    `step` is Adam's. It dampens the circling of two players that descend in turn.
+
+    State: (Adam's state, the step before).
+
+    Source: Daskalakis et al. 2018, arXiv 1711.00141.
+    """
+
+    beta: tuple[float, float] = betas(0.5, 0.9)
+
+    def _init(self, x: Tensor) -> State:
+        return super()._init(x), torch.zeros_like(x)
+
+    def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        adam, before = state
+        adam, step = super()._apply(adam, x, g)
+        return (adam, step), 2 * step - before
+
+
+@dataclass(frozen=True)
+class AdaBelief(Adam):
+    """Adam that divides by the surprise, how far g lies from its mean.
+
+    s' = beta2 * s + (1 - beta2) * |g - m'|**2 + eps.
+
+    dx = eta * m^ / (sqrt(s^) + eps).
+
+    State: (m, s, t).
+
+    Source: Zhuang et al. 2020, arXiv 2010.07468.
+    """
+
+    eps: float = number(1e-16)
+
+    def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        m, s, t = state
+        t = Count(t + 1)
+        m = _decay(m, g, self.beta[0])
+        s = _decay(s, _abs2(g - m), self.beta[1]) + self.eps
+        m_hat, s_hat = m / (1 - self.beta[0] ** t), s / (1 - self.beta[1] ** t)
+        return (m, s, t), self.eta * m_hat / (s_hat.sqrt() + self.eps)
+
+
+@dataclass(frozen=True)
+class Lion(Rule):
+    """Only the sign: dx = eta * sign(beta1 * m + (1 - beta1) * g).
+
+    Then m' = beta2 * m + (1 - beta2) * g. This is the paper's form; Optimisers.jl has
+    the two betas swapped.
+
+    State: m.
+
+    Source: Chen et al. 2023, arXiv 2302.06675.
+    """
+
+    eta: float = number(1e-3)
+    beta: tuple[float, float] = betas(0.9, 0.999)
+
+    def _init(self, x: Tensor) -> State:
+        return torch.zeros_like(x)
+
+    def _apply(self, m: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        dx = self.eta * torch.sgn(_decay(m, g, self.beta[0]))
+        return _decay(m, g, self.beta[1]), dx
+
+
+# Gradients on their way to a rule: these stand in a Chain
+
+
+@dataclass(frozen=True)
+class WeightDecay(Rule):
+    """Pull towards zero: dx = g + decay * x, the gradient of decay / 2 * sum |x|**2.
+
+    Keras's l2=c is WeightDecay(2 * c).
+
+    >>> step = WeightDecay(0.1).apply(None, torch.tensor([2.0]), torch.tensor([1.0]))
+    >>> step[1]
+    tensor([1.2000])
+    """
+
+    decay: float = number(5e-4)
+
+    def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        return state, g + self.decay * x
+
+
+@dataclass(frozen=True)
+class SignDecay(Rule):
+    """Pull towards zero evenly: dx = g + decay * sign(x); Keras's l1=c is decay=c."""
+
+    decay: float = number(1e-3)
+
+    def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        return state, g + self.decay * torch.sgn(x)
+
+
+@dataclass(frozen=True)
+class ClipGrad(Rule):
+    """Clamp each element to [-delta, delta]; a complex one's two parts each."""
+
+    delta: float = number(10.0)
+
+    def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        if g.is_complex():
+            parts = torch.view_as_real(g).clamp(-self.delta, self.delta)
+            return state, torch.view_as_complex(parts)
+        return state, g.clamp(-self.delta, self.delta)
+
+
+@dataclass(frozen=True)
+class ClipNorm(Rule):
+    """Shrink each array whose p-norm exceeds omega to that norm.
+
+    torch.nn.utils.clip_grad_norm_ looks at all arrays together: `ClipGlobalNorm`.
+
+    Args:
+        omega: the largest norm, >= 0.
+        p: which norm, >= 1; math.inf is the largest element.
+
+    Raises:
+        ValueError: the norm is not finite (when applied).
+    """
+
+    omega: float = number(10.0)
+    p: float = number(2.0, 1)
+
+    def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        return state, g * self._factor([g])
+
+    def _factor(self, gs: Sequence[Tensor]) -> Tensor:
+        norms = torch.stack(
+            [torch.linalg.vector_norm(g, self.p).to(gs[0].device) for g in gs]
+        )
+        norm = torch.linalg.vector_norm(norms, self.p)
+        if not is_traced(norm) and not norm.isfinite():
+            raise ValueError(
+                f"{type(self).__name__}: the gradient's norm is {norm.item()}; wanted "
+                "a finite one. Look for nan or inf in the loss."
+            )
+        return (self.omega / norm.clamp(min=torch.finfo(norm.dtype).tiny)).clamp(
+            max=1.0
+        )
+
+
+@dataclass(frozen=True)
+class ClipGlobalNorm(ClipNorm):
+    """Shrink all arrays by one factor if their common p-norm exceeds omega.
+
+    Like torch.nn.utils.clip_grad_norm_. "All" are the arrays that have this same rule
+    and are not frozen; applied to one array alone it is ClipNorm.
+    """
+
+    def apply_all(
+        self, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
+    ) -> tuple[list[State], list[Step]]:
+        """Return each gradient times one factor."""
+        factor = self._factor([_wide(g) for g in gs])
+        return list(states), [(_wide(g) * factor.to(g.device)).to(g.dtype) for g in gs]
+
+
+# Rules made of rules
+
+
+@dataclass(frozen=True, init=False)
+class Chain(Rule):
+    """Rules one after another: the step of each is the gradient of the next.
+
+    >>> rule = Chain(ClipGrad(1.0), Descent(0.1))
+    >>> x, g = torch.tensor([1.0]), torch.tensor([5.0])
+    >>> rule.apply(rule.init(x), x, g)[1]
+    tensor([0.1000])
+
+    State: a tuple of the rules' states. Where a rule gives no step, the rules after it
+    rest and keep their states.
+    """
+
+    rules: tuple[Rule, ...]
+
+    def __init__(self, *rules: Rule) -> None:
+        for rule in rules:
+            if not (hasattr(rule, "init") and hasattr(rule, "apply")):
+                raise ValueError(
+                    f"Chain: got {rule!r}; wanted rules, for example "
+                    "Chain(ClipGrad(1.0), Adam())."
+                )
+        object.__setattr__(self, "rules", rules)
+
+    def __repr__(self) -> str:
+        return f"Chain({', '.join(map(repr, self.rules))})"
+
+    def _init(self, x: Tensor) -> State:
+        return tuple(rule.init(x) for rule in self.rules)
+
+    def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        states, dxs = self.apply_all([state], [x], [g])
+        return states[0], dxs[0]
+
+    def apply_all(
+        self, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
+    ) -> tuple[list[State], list[Step]]:
+        """Apply one rule to all arrays, then the next."""
+        table, dxs = [list(state) for state in states], list(gs)
+        for place, rule in enumerate(self.rules):
+            moving = [i for i, dx in enumerate(dxs) if dx is not None]
+            if not moving:
+                break
+            new, steps = apply_all_of(rule)(
+                [table[i][place] for i in moving],
+                [xs[i] for i in moving],
+                [dxs[i] for i in moving],
+            )
+            for i, state, dx in zip(moving, new, steps, strict=True):
+                table[i][place], dxs[i] = state, dx
+        return [tuple(row) for row in table], dxs
+
+
+@dataclass(frozen=True)
+class AccumulateGradients(Rule):
+    """Take n gradients, then pass on their mean; no step in between.
+
+    State: (sum of the gradients, how many).
+
+    >>> rule = AccumulateGradients(2)
+    >>> x, g = torch.tensor([1.0]), torch.tensor([2.0])
+    >>> state, step = rule.apply(rule.init(x), x, g)
+    >>> rule.apply(state, x, 2 * g)[1]
+    tensor([3.])
+    """
+
+    n: int = 4
+
+    def __post_init__(self) -> None:
+        if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:
+            raise ValueError(
+                f"AccumulateGradients: got n={self.n!r}; wanted an int >= 1."
+            )
+
+    def _init(self, x: Tensor) -> State:
+        return torch.zeros_like(x), Count(0)
+
+    def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        total, count = state[0] + g, Count(state[1] + 1)
+        if count < self.n:
+            return (total, count), None
+        return (torch.zeros_like(total), Count(0)), total / self.n
+
+
+@dataclass(frozen=True)
+class MixedPrecision(Rule):
+    """Keep a precise copy of each array, step that, and round the array from it.
+
+    Small steps that vanish in half precision add up in the copy.
+
+    Args:
+        rule: what steps the copy.
+        dtype: of the copy and of the rule's state.
+
+    State: (the copy, the rule's state). dx has the copy's dtype: x - dx, rounded to
+    x's dtype, is the rounded copy.
+
+    Source: Micikevicius et al. 2018, arXiv 1710.03740.
+    """
+
+    rule: Rule = field(default_factory=Adam)
+    dtype: torch.dtype = torch.float32
+
+    def init(self, x: Tensor) -> State:
+        """Return (the copy, the rule's state)."""
+        master = x.to(self.dtype, copy=True)
+        return master, self.rule.init(master)
+
+    def apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        """Step the copy; dx leads from x to the copy."""
+        master, inner = state
+        inner, dx = self.rule.apply(inner, master, g.to(self.dtype))
+        if dx is None:
+            return (master, inner), None
+        master = master - dx
+        return (master, inner), x.to(self.dtype) - master
+
+
+# Small helpers
+
+
+def apply_all_of(rule: Any) -> Any:
+    """Return the rule's apply_all; one of the reader's own may have only `apply`."""
+    own = getattr(rule, "apply_all", None)
+    return own or (lambda states, xs, gs: Rule.apply_all(rule, states, xs, gs))
+
+
+def _decay(average: Tensor, new: Tensor, rate: float) -> Tensor:
+    """Return rate * average + (1 - rate) * new."""
+    return torch.lerp(average, new.to(average.dtype), 1 - rate)
+
+
+def _abs2(g: Tensor) -> Tensor:
+    return (g * g.conj()).real if g.is_complex() else g * g
+
+
+def _zeros_real(x: Tensor) -> Tensor:
+    return torch.zeros_like(x.real) if x.is_complex() else torch.zeros_like(x)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def is_traced(x: Tensor) -> bool:
+    """Tell whether a transform or a compiler is looking, so that x has no value yet."""
+    return torch.compiler.is_compiling() or is_transformed(x)
+
+
+def has_fused(rule: Any) -> bool:
+    """Tell whether torch has a kernel for this very rule: Adam, and no subclass."""
+    return type(rule) is Adam
+
+
+def is_fusible(x: Tensor) -> bool:
+    """Tell whether torch's fused kernels take this array."""
+    is_plain = x.dtype in (torch.float32, torch.float64) and x.is_contiguous()
+    return is_plain and x.device.type in ("cpu", "cuda") and not is_traced(x)
+
+
+def _check_range(rule: str, spec: Any, value: Any) -> None:
+    low, high, below = (spec.metadata[key] for key in ("low", "high", "below"))
+    pair = spec.metadata.get("pair", False)
+    values = value if pair else (value,)
+    is_right = isinstance(values, tuple) and len(values) == (2 if pair else 1)
+    for each in values if is_right else ():
+        is_number = isinstance(each, int | float) and not isinstance(each, bool)
+        is_right &= (
+            is_number and low <= each and (each < high if below else each <= high)
+        )
+        is_right = bool(is_right and (each == math.inf) <= (spec.name == "p"))
+    if not is_right:
+        closing = ")" if below or high == math.inf else "]"
+        what = "two numbers" if pair else "a number"
+        raise ValueError(
+            f"{rule}: got {spec.name}={value!r}; wanted {what} in [{low:g}, "
+            f"{high:g}{closing}."
+        )

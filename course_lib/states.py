@@ -1,0 +1,176 @@
+"""The state of rules: a tree of leaves that mirrors the parameters.
+
+Each leaf holds the rule of one tensor, what the rule remembers of it, and whether it is
+frozen. All functions return new trees; those they are given stay as they are.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from course_lib.rules import Chain, Rule
+from course_lib.trees import Path, Tree, dotted, map_tree, require_tree
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """The rule of one tensor and its state; a frozen tensor is not stepped."""
+
+    rule: Rule
+    state: Any
+    frozen: bool = False
+
+
+pytree.register_pytree_node(  # so that vmap maps over the tensors in it
+    Leaf,
+    lambda leaf: ([leaf.state], (leaf.rule, leaf.frozen)),
+    lambda children, context: Leaf(context[0], *children, context[1]),
+)
+
+
+def setup(rule: Rule | Mapping[str, Any], params: Tree) -> Tree:
+    """Return the state of a rule for every tensor of the tree, in the same shape.
+
+    Args:
+        rule: one rule for all, or a dict {key: rule or dict} whose keys are those of
+            params: other rules for other subtrees.
+        params: the tree. A tied tensor has one state.
+
+    Raises:
+        ValueError: no rule, keys that do not fit, or two rules for a tied tensor.
+
+    >>> from course_lib.rules import Momentum
+    >>> setup(Momentum(), {"x": torch.zeros(1)})["x"].state
+    tensor([0.])
+    """
+    require_tree("setup", "params", params)
+    made: dict[int, tuple[Path, Leaf]] = {}
+
+    def leaf(path: Path, tensor: Tensor) -> Leaf:
+        mine = _rule_at(rule, path)
+        if not isinstance(tensor, Tensor):
+            raise ValueError(
+                f"setup: {dotted(path)!r} is {type(tensor).__name__}; wanted a tensor."
+            )
+        if id(tensor) not in made:
+            made[id(tensor)] = path, Leaf(mine, mine.init(tensor.detach()))
+        first, known = made[id(tensor)]
+        if known.rule != mine:
+            raise ValueError(
+                f"setup: {dotted(first)!r} and {dotted(path)!r} are one tied "
+                f"tensor, but have the rules {known.rule} and {mine}. "
+                "Give both the same rule."
+            )
+        return known
+
+    if isinstance(rule, Mapping) and rule.keys() - params.keys():
+        extra = ", ".join(sorted(rule.keys() - params.keys()))
+        raise ValueError(
+            f"setup: there are rules for {extra}; the keys are {', '.join(params)}."
+        )
+    return map_tree(leaf, params)
+
+
+def _rule_at(rule: Any, path: Path) -> Rule:
+    for depth, key in enumerate(path):
+        if not isinstance(rule, Mapping):
+            break
+        if key not in rule:
+            raise ValueError(
+                f"setup: there is no rule for {dotted(path[: depth + 1])!r}; the rules "
+                f"are for {', '.join(rule)}. Name one for every subtree."
+            )
+        rule = rule[key]
+    if not (hasattr(rule, "init") and hasattr(rule, "apply")):
+        raise ValueError(
+            f"setup: the rule for {dotted(path)!r} is {rule!r}; wanted one of "
+            "course_lib.rules, for example Adam(1e-3)."
+        )
+    return rule
+
+
+def freeze(state: Tree) -> Tree:
+    """Return this state, or a subtree of one, frozen: `update` leaves it alone.
+
+    >>> from course_lib.rules import Descent
+    >>> params = {"a": {"x": torch.zeros(1)}, "b": {"x": torch.ones(1)}}
+    >>> state = setup(Descent(), params)
+    >>> state["a"] = freeze(state["a"])
+    >>> [leaf["x"].frozen for leaf in state.values()]
+    [True, False]
+    """
+    return each_leaf("freeze", state, lambda path, leaf: replace(leaf, frozen=True))
+
+
+def thaw(state: Tree) -> Tree:
+    """Return this state, or a subtree of one, such that `update` steps it again."""
+    return each_leaf("thaw", state, lambda path, leaf: replace(leaf, frozen=False))
+
+
+def adjust(state: Tree, eta: float | None = None, **hyperparameters: Any) -> Tree:
+    """Return this state, or subtree of one, with other hyperparameters.
+
+    Moments and velocities stay. In a Chain every rule that has the name gets the value.
+
+    Raises:
+        ValueError: a rule has no hyperparameter of that name, or refuses the value.
+
+    >>> from course_lib.rules import Adam
+    >>> state = adjust(setup(Adam(), {"x": torch.zeros(1)}), 0.01)
+    >>> state["x"].rule.eta
+    0.01
+    """
+    given = {**({} if eta is None else {"eta": eta}), **hyperparameters}
+
+    def adjusted(path: Path, leaf: Leaf) -> Leaf:
+        rule = leaf.rule
+        for name, value in given.items():
+            rule, changed = _with(rule, name, value)
+            if not changed:
+                raise ValueError(
+                    f"adjust: {leaf.rule} of {dotted(path)!r} has no {name!r}. "
+                    "Adjust the subtree whose rule has it."
+                )
+        return replace(leaf, rule=rule)
+
+    return each_leaf("adjust", state, adjusted)
+
+
+def _with(rule: Any, name: str, value: Any) -> tuple[Any, bool]:
+    if isinstance(rule, Chain):
+        pairs = [_with(member, name, value) for member in rule.rules]
+        return Chain(*(member for member, _ in pairs)), any(done for _, done in pairs)
+    names = [spec.name for spec in fields(rule)] if is_dataclass(rule) else []
+    if name in names and name != "rule":
+        return replace(rule, **{name: value}), True
+    if "rule" in names:  # a rule around a rule
+        inner, changed = _with(rule.rule, name, value)
+        return replace(rule, rule=inner), changed
+    return rule, False
+
+
+def each_leaf(place: str, state: Any, function: Callable[[Path, Leaf], Leaf]) -> Any:
+    """Map over the leaves of a state; tied places stay one leaf. A leaf is a state."""
+    if isinstance(state, Leaf):
+        return function((), state)
+    done: dict[int, Leaf] = {}
+
+    def once(path: Path, leaf: Any) -> Leaf:
+        if not isinstance(leaf, Leaf):
+            raise ValueError(
+                f"{place}: {dotted(path)!r} is {type(leaf).__name__}; wanted a "
+                "state, as setup(rule, params) gives it."
+            )
+        if id(leaf) not in done:
+            done[id(leaf)] = function(path, leaf)
+        return done[id(leaf)]
+
+    if not isinstance(state, dict):
+        raise ValueError(
+            f"{place}: got {type(state).__name__}; wanted a state, as setup(rule, "
+            "params) gives it."
+        )
+    return map_tree(once, state)

@@ -8,15 +8,14 @@ Exits with 1 where a bound is missed.
 from __future__ import annotations
 
 import argparse
-import random
 import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
 from statistics import median
-from time import perf_counter
 
 import torch
+from _timing import measure, median_ratio
 from torch import Tensor, nn
 
 from course_lib.regularization import L1L2, add_penalty_gradients_, penalty, regularize
@@ -114,29 +113,6 @@ def by_loop(model: nn.Module) -> Tensor:
 def by_foreach_norm(model: nn.Module) -> Tensor:
     norms = torch._foreach_norm([layer.weight for layer in model])
     return L2 * torch.stack(norms).square().sum()
-
-
-def measure(ways: dict[str, Callable], rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of each way in each round."""
-    times = {name: [] for name in ways}
-    order = list(ways)
-    for warm_up in [True] * 2 + [False] * rounds:
-        random.shuffle(order)
-        for name in order:
-            seconds = time_of(ways[name])
-            if not warm_up:
-                times[name].append(seconds)
-    return times
-
-
-def time_of(function: Callable[[], object]) -> float:
-    start = perf_counter()
-    function()
-    return perf_counter() - start
-
-
-def median_ratio(seconds: list[float], plain: list[float]) -> float:
-    return median(mine / theirs for mine, theirs in zip(seconds, plain, strict=True))
 
 
 def import_seconds() -> float:

@@ -30,7 +30,7 @@ def curves(
         style = {"color": COLORS[i % len(COLORS)], "marker": markers[i % len(markers)]}
         (line,) = ax.plot(steps, values, label=name, markersize=4, **style)
         if len(values) > 20:
-            line.set(markevery=len(values) // 10, linewidth=5 if i == 0 else 1.5)
+            line.set(markevery=len(values) // 10, linewidth=4 if i == 0 else 1.5)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.legend(frameon=False)
     return _plain(ax)
@@ -250,3 +250,28 @@ def bars(ax: "Axes", lengths: Mapping[str, float], *, xlabel: str) -> "Axes":
     ax.invert_yaxis()
     ax.set(xlabel=xlabel, xlim=(0, None))
     return _plain(ax)
+
+
+def touched(
+    ax: "Axes", places: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]
+) -> "Axes":
+    """Draw a table: a row for each line of code, a square where it changed a place.
+
+    Args:
+        ax: where to draw.
+        places: the columns' names.
+        rows: (line of code, the places that it changed), from the top.
+    """
+    for y, (_, changed) in enumerate(rows):
+        for x, place in enumerate(places):
+            if place in changed:
+                ax.plot(x, y, marker="s", markersize=15, color=COLORS[5])
+            else:
+                ax.plot(x, y, marker="o", markersize=3, color="0.75")
+    ax.set_xticks(range(len(places)), places)
+    ax.set_yticks(range(len(rows)), [code for code, _ in rows], family="monospace")
+    ax.set(xlim=(-0.6, len(places) - 0.4), ylim=(len(rows) - 0.4, -0.6))
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return ax

@@ -34,11 +34,31 @@ WRONG = {
             "    return (logits.argmax(dim=0) == labels).float().mean()\n",
             "in each row",
         ),
+        (
+            "def accuracy(logits, labels):\n"
+            "    return (logits.argmax(dim=1) == labels).sum() / logits.shape[1]\n",
+            "Divide by the number of rows",
+        ),
+        (
+            "def accuracy(logits, labels):\n"
+            "    return (logits.argmax(dim=1) == labels).mean()\n",
+            "`.float()` first",
+        ),
+        (
+            "def accuracy(logits, labels):\n"
+            "    return (logits.argmax(dim=1) == labels).float()\n",
+            "of each row whether it is right",
+        ),
+        (
+            "def accuracy(logits, labels):\n"
+            "    (logits.argmax(dim=1) == labels).float().mean()\n",
+            "returned None",
+        ),
     ],
     "overfit": [
         ('answer = "training"', "goes on falling"),
-        ('answer = "both"', "as it should be"),
-        ('answer = "neither"', "where the two curves part"),
+        ('answer = " Both"', "the training itself would be failing"),
+        ('answer = "neither"', "One of them rises"),
         ("answer = 7", "Wanted one of"),
     ],
 }

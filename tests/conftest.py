@@ -7,6 +7,8 @@ import matplotlib
 import pytest
 import torch
 
+from course_lib import archives
+
 matplotlib.use("Agg")  # for this process alone: notebooks keep their own backend
 
 
@@ -16,6 +18,21 @@ def device(request):
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device here")
     return torch.device(request.param)
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    """An empty cache for data, and no COURSE_DATA."""
+    monkeypatch.setattr(archives, "cache", lambda: tmp_path / "cache")
+    monkeypatch.delenv("COURSE_DATA", raising=False)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def root(tmp_path):
+    """An empty folder for data."""
+    (tmp_path / "root").mkdir()
+    return tmp_path / "root"
 
 
 @pytest.fixture(autouse=True)

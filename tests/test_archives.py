@@ -36,18 +36,7 @@ THINGS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path) -> Path:
-    """An empty cache, and no COURSE_DATA."""
-    monkeypatch.setattr(archives, "cache", lambda: tmp_path / "cache")
-    monkeypatch.delenv("COURSE_DATA", raising=False)
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def root(tmp_path) -> Path:
-    (tmp_path / "root").mkdir()
-    return tmp_path / "root"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def listing(folder: Path) -> dict[str, bytes]:

@@ -307,7 +307,7 @@ def disk() -> Check:
     progress = os.environ.get("COURSE_PROGRESS")
     folder = Path(progress).parent if progress else Path.cwd()
     free = shutil.disk_usage(folder).free / 1e9
-    found = f"{free:.1f} GB free in {folder}"
+    found = f"{free:.1f} GB free for notebooks and progress"
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass

@@ -234,3 +234,15 @@ def test_without_names_all_notebooks_of_the_folder_are_stored(monkeypatch, tmp_p
     monkeypatch.setattr(execute, "store", lambda p: done.append(p.name) or (1.0, 1))
     assert execute.main() == 0
     assert done == ["a.ipynb", "b.ipynb"]
+
+
+def test_output_that_no_test_compares_is_stored_once(tmp_path):
+    cell = new_code_cell("import os; print(os.getpid())")
+    cell.metadata.tags = ["nbval-ignore-output"]
+    path = tmp_path / "lesson.ipynb"
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# Measure"), cell]), path)
+    execute.store(path)
+    first = nbformat.read(path, as_version=4).cells[1].outputs
+    execute.store(path)  # another process, with another number
+    assert first
+    assert nbformat.read(path, as_version=4).cells[1].outputs == first

@@ -12,6 +12,7 @@ makes, it returns:
 
 A tree mirrors the module tree: {"encoder": {"weight": ..., "bias": ...}, ...}. A tensor
 that stands at several places of `params` is tied: one tensor, one state, one step.
+(torch.func.vmap takes ties apart: inside it, each place has a tensor of its own.)
 """
 
 import math
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from course_lib import rules
 from course_lib.pure import (
@@ -41,6 +43,7 @@ from course_lib.trees import (
     Tree,
     destructure,
     dotted,
+    is_transforming,
     map_tree,
     require_tree,
     trainables,
@@ -73,6 +76,9 @@ __all__ = [
 class NonFiniteLoss(ArithmeticError):
     """The loss is nan or infinite; nothing was updated by this batch."""
 
+    def __str__(self) -> str:  # without the trees that stand beside the message
+        return str(self.args[0])
+
 
 # Steps
 
@@ -103,6 +109,8 @@ def update(
     >>> update(state, params, {"x": torch.tensor([2.0])})[1]
     {'x': tensor([0.8000])}
     """
+    if torch.compiler.is_compiling():  # which can't trace this: it breaks the graph
+        return torch.compiler.disable(update)(state, params, grads, check=check)
     items = _items("update", state, params, grads)
     if check:
         _require_finite("update", items)
@@ -127,6 +135,8 @@ def update_(state: Tree, params: Tree, grads: Tree, *, check: bool = True) -> No
     Saves the memory and the time of the copies. Raises like `update`, before anything
     is changed.
     """
+    if torch.compiler.is_compiling():
+        return torch.compiler.disable(update_)(state, params, grads, check=check)
     items = _items("update_", state, params, grads)
     if check:
         _require_finite("update_", items)
@@ -151,7 +161,7 @@ class _Item:
     path: Path
     tensor: Tensor
     leaf: Leaf
-    grad: Tensor
+    grad: Tensor | None
 
 
 def _items(place: str, state: Tree, params: Tree, grads: Tree) -> list[_Item]:
@@ -161,17 +171,50 @@ def _items(place: str, state: Tree, params: Tree, grads: Tree) -> list[_Item]:
     for path, tensor, leaf, grad in _zip(place, state, params, grads):
         known = items.get(id(tensor))
         if known is not None and known.leaf is not leaf:
-            leaf = _reconcile(place, known, path, leaf)
-            known.leaf = leaf
-        if grad is None:
-            continue
-        if grad.shape != tensor.shape or grad.device != tensor.device:
+            known.leaf = _reconcile(place, known, path, leaf)
+        kind = tensor.shape, tensor.dtype, tensor.device
+        if grad is not None and not _fits(grad, *kind):
             _refuse_gradient(place, path, tensor, grad)
         if known is None:
+            if not _fits(leaf.state, *kind):
+                _require_state(place, path, tensor, leaf)
             items[id(tensor)] = _Item(path, tensor, leaf, grad)
-        else:
-            known.grad = known.grad + grad
-    return [item for item in items.values() if not item.leaf.frozen]
+        elif grad is not None:
+            known.grad = grad if known.grad is None else known.grad + grad
+    return [i for i in items.values() if i.grad is not None and not i.leaf.frozen]
+
+
+def _fits(
+    thing: Any, shape: torch.Size, dtype: torch.dtype, device: torch.device
+) -> bool:
+    """Tell whether a tensor, or each in a tuple, is of this kind."""
+    if isinstance(thing, Tensor):
+        is_same = thing.dtype == dtype and thing.shape == shape
+        return is_same and thing.device == device
+    if isinstance(thing, tuple):
+        for part in thing:  # plain, for there may be thousands
+            if not _fits(part, shape, dtype, device):
+                return False
+    return True
+
+
+def _require_state(place: str, path: Path, tensor: Tensor, leaf: Leaf) -> None:
+    """Refuse what a rule remembers of another tensor; the rule knows what it wants."""
+    own, wanted = (
+        [p for p in pytree.tree_leaves(each) if isinstance(p, Tensor)]
+        for each in (leaf.state, leaf.rule.init(tensor.detach()))
+    )
+    for got, want in zip(own, wanted, strict=False):
+        if not _fits(got, want.shape, want.dtype, want.device):
+            raise ValueError(
+                f"{place}: the state of {dotted(path)!r} is {_kind(got)}; for this "
+                f"parameter, {_kind(tensor)}, the rule wants {_kind(want)}. Call "
+                "setup(rule, params) for these parameters."
+            )
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tensor.dtype} of shape {tuple(tensor.shape)} on {tensor.device}"
 
 
 def _zip(
@@ -219,9 +262,10 @@ def _leaves_at(
 
 def _refuse_gradient(place: str, path: Path, tensor: Tensor, grad: Tensor) -> None:
     raise ValueError(
-        f"{place}: the gradient of {dotted(path)!r} has shape {tuple(grad.shape)} on "
-        f"{grad.device}; the parameter has shape {tuple(tensor.shape)} on "
-        f"{tensor.device}. Take gradients with respect to these params."
+        f"{place}: the gradient of {dotted(path)!r} has shape {tuple(grad.shape)}, "
+        f"{grad.dtype} on {grad.device}; the parameter has shape "
+        f"{tuple(tensor.shape)}, {tensor.dtype} on {tensor.device}. Take gradients "
+        "with respect to these params."
     )
 
 
@@ -238,11 +282,12 @@ def _reconcile(place: str, known: _Item, path: Path, leaf: Leaf) -> Leaf:
 def _require_finite(place: str, items: list[_Item]) -> None:
     """Look at all gradients at once; only where one is bad, look for which."""
     grads = [item.grad for item in items]
-    if not grads or any(map(rules.is_traced, grads)):
+    if not grads or is_transforming():
         return
     norms = torch._foreach_norm(grads)  # a large norm may overflow: then look again
-    home = norms[0].device
-    if torch.stack([norm.to(home) for norm in norms]).isfinite().all():
+    if grads[0].device.type != "cpu":  # wait for a GPU once, not for each number
+        norms = torch.stack([norm.to(norms[0].device) for norm in norms]).tolist()
+    if all(map(math.isfinite, norms)):
         return
     for item in items:
         if not item.grad.isfinite().all():
@@ -259,13 +304,15 @@ Stepped = tuple[Tensor, Leaf, Tensor]  # the old tensor, the new leaf, the new t
 def _step(items: list[_Item], *, in_place: bool) -> list[Stepped]:
     """Apply each rule to all its tensors at once; write only when all have ended."""
     groups: dict[Any, list[_Item]] = {}
+    is_transformed = is_transforming()
     for item in items:
-        groups.setdefault((item.leaf.rule, rules.is_fusible(item.tensor)), []).append(
-            item
-        )
+        rule = item.leaf.rule
+        fused = rules.has_fused(rule) and rules.is_fusible(item.tensor)
+        fused = fused and not is_transformed
+        groups.setdefault((rule, fused), []).append(item)
     plans = [
-        (_plan_fused if fusible and rules.has_fused(rule) else _plan)(rule, group)
-        for (rule, fusible), group in groups.items()
+        (_plan_fused if fused else _plan)(rule, group)
+        for (rule, fused), group in groups.items()
     ]
     return [stepped for finish in plans for stepped in finish(in_place)]
 
@@ -279,11 +326,15 @@ def _plan(rule: Rule, group: list[_Item]) -> Callable[[bool], list[Stepped]]:
 
     def finish(in_place: bool) -> list[Stepped]:
         return [
-            (i.tensor, replace(i.leaf, state=state), _moved(i.tensor, dx, in_place))
+            (i.tensor, _with(i.leaf, state), _moved(i.tensor, dx, in_place))
             for i, state, dx in zip(group, states, dxs, strict=True)
         ]
 
     return finish
+
+
+def _with(leaf: Leaf, state: Any) -> Leaf:
+    return Leaf(leaf.rule, state, leaf.frozen)  # dataclasses.replace is slow
 
 
 def _moved(x: Tensor, dx: Tensor | None, in_place: bool) -> Tensor:
@@ -302,7 +353,7 @@ def _plan_fused(rule: Rule, group: list[_Item]) -> Callable[[bool], list[Stepped
         grads = [item.grad for item in group]
         states = rule.fused_(states, tensors, grads, copy=not in_place)
         return [
-            (i.tensor, replace(i.leaf, state=state), new)
+            (i.tensor, _with(i.leaf, state), new)
             for i, state, new in zip(group, states, tensors, strict=True)
         ]
 

@@ -1,6 +1,7 @@
 """Pictures for the lessons: each function draws on a given Axes and returns it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -274,4 +275,91 @@ def touched(
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
+    return ax
+
+
+def descent(
+    ax: "Axes",
+    height: Callable[[Tensor], Tensor],
+    paths: Mapping[str, Tensor],
+    *,
+    xlim: tuple[float, float],
+    ylim: tuple[float, float],
+) -> "Axes":
+    """Draw contours of a function of two numbers, and paths that descend on it.
+
+    Equal shares of the area lie between two contours, so a flat valley shows as well
+    as its walls. A path ends in a star, and is cut where it has left the
+    picture by far.
+
+    Args:
+        ax: where to draw.
+        height: (n, m, 2) -> (n, m).
+        paths: name -> points, shape (steps + 1, 2).
+        xlim: the first number's range.
+        ylim: the second's.
+    """
+    across, up = torch.linspace(*xlim, 161), torch.linspace(*ylim, 121)
+    grid = torch.stack(torch.meshgrid(across, up, indexing="xy"), dim=-1)
+    heights = height(grid)  # (121, 161)
+    levels = heights.flatten().quantile(torch.linspace(0, 1, 15)[1:-1]).unique()
+    ax.contour(across, up, heights, levels=levels, colors="0.75", linewidths=1)
+    for i, (name, path) in enumerate(paths.items()):
+        near = path.detach().abs().amax(dim=1) < 100 * max(map(abs, (*xlim, *ylim)))
+        path = path.detach()[: int(near.long().cumprod(0).sum())].cpu()
+        style = {"color": COLORS[(0, 5, 2, 1)[i % 4]], "linewidth": 1.5}
+        ax.plot(*path.T, marker="o", markersize=3, label=name, **style)
+        ax.plot(*path[-1], marker="*", markersize=13, color=style["color"])
+    ax.set(xlim=xlim, ylim=ylim, xlabel="first weight", ylabel="second weight")
+    return _plain(ax)
+
+
+def arrows(
+    ax: "Axes",
+    after: Mapping[str, Tensor],
+    *,
+    before: Mapping[str, Tensor],
+    title: str = "",
+) -> "Axes":
+    """Draw named vectors of two numbers from the origin, and pale what they were."""
+    for i, (name, was) in enumerate(before.items()):
+        color = COLORS[(0, 5, 2, 1)[i % 4]]
+        for tip, style in ((was, {"alpha": 0.3}), (after[name], {})):
+            look = {"arrowstyle": "-|>", "color": color, "linewidth": 2.5, **style}
+            look |= {"shrinkA": 0, "shrinkB": 0, "mutation_scale": 14}
+            ax.annotate("", xy=tip.tolist(), xytext=(0, 0), arrowprops=look)
+        ax.annotate(name, was.tolist(), xytext=(4, 4), textcoords="offset points")
+    x, y = torch.stack([*before.values(), *after.values()]).T
+    ax.set(xlim=_with_zero(x), ylim=_with_zero(y), aspect="equal")
+    ax.set_title(title, fontsize=11)
+    return _plain(ax)
+
+
+def _with_zero(values: Tensor) -> tuple[float, float]:
+    """Return limits that hold the values and 0, with a margin."""
+    low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
+    margin = 0.12 * (high - low or 1.0)
+    return low - margin * (low < 0), high + margin
+
+
+def flow(ax: "Axes", rows: Mapping[str, Sequence[str]]) -> "Axes":
+    """Draw each row as values and what is done to them: a value, a step, a value, ...
+
+    The first and every second text after it is a value, in a box; those between stand
+    over the arrows.
+    """
+    for y, (name, texts) in zip(_heights(len(rows)), rows.items(), strict=True):
+        count = len(texts)
+        values = [
+            _box(ax, (i + 0.5) / count, y, text, COLORS[0])
+            for i, text in enumerate(texts)
+            if i % 2 == 0
+        ]
+        for i, (start, end) in enumerate(pairwise(values)):
+            _arrow(ax, start, end, "0.4")
+            across = (2 * i + 1.5) / count
+            ax.text(across, y + 0.11, texts[2 * i + 1], ha="center", fontsize=10)
+        ax.text(0, y + 0.21, name, color="0.4")
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    ax.axis("off")
     return ax

@@ -17,9 +17,11 @@ from course_lib.trees import (
     Tree,
     dotted,
     insert,
-    is_transformed,
+    is_transforming,
     map_tree,
+    require_tensors,
     require_tree,
+    untied,
     walk,
 )
 
@@ -56,7 +58,7 @@ def call(
     Args:
         model: gives the architecture and the mode (train or eval), no numbers.
         params: every parameter of the model, as `parameters(model)`.
-        *inputs: what the module's forward takes.
+        *inputs: what the module's forward takes. Threads must not share a module.
         **options: and by name.
         buffers: every buffer. Then (output, new buffers) is returned, and the tree
             itself is left as it is. Without it the module's own buffers are read, and
@@ -67,9 +69,11 @@ def call(
     """
     slots = _slots(model, params, "_parameters")
     given = buffers if buffers is not None else _own_buffers(model)
-    fresh = map_tree(lambda path, tensor: tensor.clone(), given)
-    slots += _slots(model, fresh, "_buffers")
-    with _swapped(slots):
+    clones: dict[int, Tensor] = {}
+    for place, key, tensor in _slots(model, given, "_buffers"):
+        fresh = clones.setdefault(id(tensor), tensor.clone())
+        slots.append((place, key, fresh))
+    with _swapped(slots), _restored(model):
         output = model(*inputs, **options)
         if buffers is None:
             return output
@@ -91,10 +95,10 @@ def _as_tree(named: Iterable[tuple[str, Tensor]]) -> Tree:
 Slot = tuple[dict[str, Any], str, Tensor]  # a module's dict, a key, what goes there
 
 
-def _slots(model: nn.Module, tree: Tree, kind: str) -> list[Slot]:
+def _slots(model: nn.Module, tree: Tree, kind: str, caller: str = "call") -> list[Slot]:
     """Pair each tensor of the tree with its place; complain of names and shapes."""
     what = kind.strip("_")
-    require_tree("call", what, tree)
+    require_tree(caller, what, tree)
     given = {dotted(path): tensor for path, tensor in walk(tree)}
     slots: dict[tuple[int, str], Slot] = {}  # a module under two names has one place
     for path, module in model.named_modules(remove_duplicate=False):
@@ -104,19 +108,23 @@ def _slots(model: nn.Module, tree: Tree, kind: str) -> list[Slot]:
             name = f"{path}.{key}" if path else key
             if name not in given:
                 raise ValueError(
-                    f"call: {what} have no {name!r}. {_advice(model, what)}"
+                    f"{caller}: {what} have no {name!r}. {_advice(model, what)}"
                 )
             tensor = given.pop(name)
             if not isinstance(tensor, Tensor) or tensor.shape != own.shape:
-                got = getattr(tensor, "shape", type(tensor).__name__)
+                got = type(tensor).__name__
+                if isinstance(tensor, Tensor):
+                    got = f"a tensor of shape {tuple(tensor.shape)}"
                 raise ValueError(
-                    f"call: {name!r} is {got}; the module wants a tensor of shape "
+                    f"{caller}: {name!r} is {got}; the module wants a tensor of shape "
                     f"{tuple(own.shape)}. {_advice(model, what)}"
                 )
             slots.setdefault((id(module), key), (getattr(module, kind), key, tensor))
     if given:
         names = ", ".join(map(repr, given))
-        raise ValueError(f"call: {what} have {names} too many. {_advice(model, what)}")
+        raise ValueError(
+            f"{caller}: {what} have {names} too many. {_advice(model, what)}"
+        )
     return list(slots.values())
 
 
@@ -137,15 +145,34 @@ def _swapped(slots: list[Slot]) -> Iterator[None]:
             place[key] = tensor
 
 
+@contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Give the modules their attributes back: forward passes and hooks write some."""
+    own = [(module, dict(vars(module))) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes in own:
+            vars(module).clear()
+            vars(module).update(attributes)
+
+
 @torch.no_grad()
 def store(model: nn.Module, params: Tree, buffers: Tree | None = None) -> None:
     """Copy trees back into the module, all or nothing.
 
     Raises:
-        ValueError: names or shapes do not fit.
+        ValueError: names or shapes do not fit, or a number has no place in the
+            module's dtype.
     """
-    slots = _slots(model, params, "_parameters")
-    slots += _slots(model, buffers, "_buffers") if buffers is not None else []
+    slots = _slots(model, params, "_parameters", "store")
+    slots += _slots(model, buffers, "_buffers", "store") if buffers is not None else []
+    for place, key, tensor in slots:
+        if tensor.is_meta or not torch.can_cast(tensor.dtype, place[key].dtype):
+            raise ValueError(
+                f"store: {key!r} is {tensor.dtype} on {tensor.device}; the module "
+                f"wants numbers that fit into {place[key].dtype}."
+            )
     for place, key, tensor in slots:
         place[key].copy_(tensor)
 
@@ -167,32 +194,39 @@ def with_gradient(loss: Callable[[Tree], Any], params: Tree) -> tuple[Any, Tree]
         loss: takes the tree, returns a scalar tensor, or a tuple that begins with one;
             then the whole tuple is the value.
         params: the tree. What the loss does not use, and what is not of a
-            floating-point or complex type, has the gradient None. A tied tensor has
-            at each of its places the gradient through that place; `update` adds them.
+            floating-point or complex type, has the gradient None. A tied tensor is
+            one in the loss as well: its whole gradient stands at its first place.
 
     Works inside itself, and inside torch.func.vmap.
 
     Raises:
-        ValueError: params are no tree, or the loss is no scalar.
+        ValueError: params are no tree of tensors, or the loss is no scalar.
 
     >>> with_gradient(lambda p: (p["x"] ** 2).sum(), {"x": torch.tensor([3.0])})
     (tensor(9.), {'x': tensor([6.])})
     """
-    require_tree("with_gradient", "params", params)
-    flat = [tensor for _, tensor in walk(params)]
-    if any(map(is_transformed, flat)):
+    if torch.compiler.is_compiling():  # which can't trace this: it breaks the graph
+        return torch.compiler.disable(with_gradient)(loss, params)
+    require_tensors("with_gradient", "params", params)
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "with_gradient: torch.inference_mode records nothing to take gradients "
+            "of. Call it outside; torch.no_grad does not disturb it."
+        )
+    if is_transforming():  # of the params, or of the data alone
         return _functional_gradient(loss, params)
     return _autograd_gradient(loss, params)
 
 
 def _autograd_gradient(loss: Callable[[Tree], Any], params: Tree) -> tuple[Any, Tree]:
     depth = getattr(_nesting, "depth", 0)
-    watched = map_tree(lambda path, tensor: _watch(tensor, depth), params)
-    leaves = [leaf for _, leaf in walk(watched) if leaf.requires_grad]
+    distinct, tree_of = untied(params)
+    watched = {name: _watch(tensor, depth) for name, tensor in distinct.items()}
+    leaves = [leaf for leaf in watched.values() if leaf.requires_grad]
     _nesting.depth = depth + 1
     try:
         with torch.enable_grad():
-            value = loss(watched)
+            value = loss(tree_of(watched))
             _require_scalar(value)
         if first_of(value).requires_grad:
             found = torch.autograd.grad(
@@ -203,27 +237,35 @@ def _autograd_gradient(loss: Callable[[Tree], Any], params: Tree) -> tuple[Any, 
     finally:
         _nesting.depth = depth
     table = {id(leaf): g for leaf, g in zip(leaves, found, strict=True)}
-    grads = map_tree(lambda path, leaf: table.get(id(leaf)), watched)
+    by_name = {name: table.get(id(leaf)) for name, leaf in watched.items()}
+    grads = map_tree(lambda path, _: by_name.get(dotted(path)), params)
     return (value if depth else _detach(value)), grads
 
 
 def _watch(tensor: Tensor, depth: int) -> Tensor:
     """Return a new leaf; inside another gradient one that the outer one still sees."""
-    if not (tensor.is_floating_point() or tensor.is_complex()):
+    if not _is_watched(tensor):
         return tensor
     if depth and tensor.requires_grad:
         return tensor.view_as(tensor)
     return tensor.detach().requires_grad_()
 
 
+def _is_watched(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
 def _functional_gradient(loss: Callable[[Tree], Any], params: Tree) -> tuple[Any, Tree]:
-    def scalar_first(tree: Tree) -> tuple[Tensor, Any]:
-        value = loss(tree)
+    distinct, tree_of = untied(params)
+    real = {name: tensor for name, tensor in distinct.items() if _is_watched(tensor)}
+
+    def scalar_first(watched: dict[str, Tensor]) -> tuple[Tensor, Any]:
+        value = loss(tree_of(distinct | watched))
         _require_scalar(value)
         return first_of(value), value
 
-    grads, (_, value) = torch.func.grad_and_value(scalar_first, has_aux=True)(params)
-    return value, grads
+    found, (_, value) = torch.func.grad_and_value(scalar_first, has_aux=True)(real)
+    return value, map_tree(lambda path, _: found.get(dotted(path)), params)
 
 
 def first_of(value: Any) -> Tensor:

@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 
 from course_lib.trees import is_transformed
 
-State = Any  # None, a tensor, a number, or tuples of these
+State = Any  # a tensor, a Count, or tuples of these; () where nothing is remembered
 Step = Tensor | None  # None: no step this time
 
 
@@ -41,10 +41,15 @@ def number(
     return field(default=default, metadata={"low": low, "high": high, "below": below})
 
 
+def pair(first: float, second: float, high: float = math.inf) -> Any:
+    """Return a dataclass field for two numbers, each in [0, high)."""
+    metadata = {"low": 0.0, "high": high, "below": True, "pair": True}
+    return field(default=(first, second), metadata=metadata)
+
+
 def betas(first: float, second: float) -> Any:
     """Return a dataclass field for two decay rates, each in [0, 1)."""
-    metadata = {"low": 0.0, "high": 1.0, "below": True, "pair": True}
-    return field(default=(first, second), metadata=metadata)
+    return pair(first, second, 1.0)
 
 
 @dataclass(frozen=True)
@@ -59,8 +64,14 @@ class Rule:
 
     def __post_init__(self) -> None:
         for spec in fields(self):
+            value = getattr(self, spec.name)
             if "low" in spec.metadata:
-                _check_range(type(self).__name__, spec, getattr(self, spec.name))
+                _check_range(type(self).__name__, spec, value)
+            elif isinstance(spec.default, bool) and not isinstance(value, bool):
+                raise ValueError(
+                    f"{type(self).__name__}: got {spec.name}={value!r}; wanted True "
+                    "or False."
+                )
 
     def init(self, x: Tensor) -> State:
         """Return the state for an array before its first step."""
@@ -80,12 +91,18 @@ class Rule:
     def apply_all(
         self, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
     ) -> tuple[list[State], list[Step]]:
-        """Apply the rule to several arrays; one that looks at all at once overrides."""
-        steps = [self.apply(*each) for each in zip(states, xs, gs, strict=True)]
+        """Apply the rule to several arrays; one that looks at all at once overrides.
+
+        A step may be wider than its array: x - dx is rounded once, at the end.
+        """
+        steps = [
+            self.apply(state, _wide(x), _wide(g))
+            for state, x, g in zip(states, xs, gs, strict=True)
+        ]
         return [state for state, _ in steps], [dx for _, dx in steps]
 
     def _init(self, x: Tensor) -> State:
-        return None
+        return ()
 
     def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
         raise NotImplementedError
@@ -101,8 +118,8 @@ class Descent(Rule):
     Args:
         eta: step size, >= 0.
 
-    >>> Descent(0.1).apply(None, torch.tensor([1.0]), torch.tensor([2.0]))
-    (None, tensor([0.2000]))
+    >>> Descent(0.1).apply((), torch.tensor([1.0]), torch.tensor([2.0]))
+    ((), tensor([0.2000]))
     """
 
     eta: float = number(0.1)
@@ -186,7 +203,7 @@ class RMSProp(Rule):
         eps: added to the divisor, >= 0.
         centered: divide by the deviation rather than the root mean square.
 
-    State: (q, l), where l is None unless centered.
+    State: (q, l), where l is () unless centered.
 
     Source: Hinton 2012, lecture 6e; centered: Graves 2013, arXiv 1308.0850.
     """
@@ -197,7 +214,7 @@ class RMSProp(Rule):
     centered: bool = False
 
     def _init(self, x: Tensor) -> State:
-        return _zeros_real(x), torch.zeros_like(x) if self.centered else None
+        return _zeros_real(x), torch.zeros_like(x) if self.centered else ()
 
     def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
         q, mean = state
@@ -216,7 +233,7 @@ class Rprop(Rule):
     An element whose sign flips rests for one step.
 
     Args:
-        eta: first step size, > 0.
+        eta: first step size, >= 0; from the first step on it is within gamma.
         ell: (shrink, grow) factors, 0 < shrink < 1 < grow.
         gamma: (smallest, largest) step size.
 
@@ -226,8 +243,8 @@ class Rprop(Rule):
     """
 
     eta: float = number(1e-3)
-    ell: tuple[float, float] = (0.5, 1.2)
-    gamma: tuple[float, float] = (1e-6, 50.0)
+    ell: tuple[float, float] = pair(0.5, 1.2)
+    gamma: tuple[float, float] = pair(1e-6, 50.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -326,7 +343,8 @@ class Adam(Rule):
         m, v, t = state
         t = Count(t + 1)
         m, v = _decay(m, g, self.beta[0]), _decay(v, _abs2(g), self.beta[1])
-        return (m, v, t), m / (1 - self.beta[0] ** t), v / (1 - self.beta[1] ** t)
+        first, second = self.beta
+        return (m, v, t), m / _lack(first, t), v / _lack(second, t)
 
     def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
         state, m, v = self._moments(state, g)
@@ -345,12 +363,13 @@ class Adam(Rule):
         The moments are overwritten too, unless `copy` is set.
         """
         ms, vs, ts = (list(part) for part in zip(*states, strict=True))
+        ms, vs, gs = _dense(ms), _dense(vs), _dense(gs)  # the kernel takes it on trust
         if copy:
             ms, vs = [m.clone() for m in ms], [v.clone() for v in vs]
         counts = {t: torch.tensor(float(t + 1), device=xs[0].device) for t in set(ts)}
         torch._fused_adam_(
             list(xs),
-            list(gs),
+            gs,
             ms,
             vs,
             [],
@@ -404,7 +423,7 @@ class AdaMax(Adam):
         m, u, t = state
         t = Count(t + 1)
         m, u = _decay(m, g, self.beta[0]), torch.maximum(self.beta[1] * u, g.abs())
-        return (m, u, t), self.eta / (1 - self.beta[0] ** t) * m / (u + self.eps)
+        return (m, u, t), self.eta / _lack(self.beta[0], t) * m / (u + self.eps)
 
 
 @dataclass(frozen=True)
@@ -447,7 +466,7 @@ class NAdam(Adam):
     def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
         (m, v, t), _, v_hat = self._moments(state, g)
         first, second = self.beta
-        ahead = first * m / (1 - first ** (t + 1)) + (1 - first) * g / (1 - first**t)
+        ahead = first * m / _lack(first, t + 1) + (1 - first) * g / _lack(first, t)
         return (m, v, t), self.eta * ahead / ((second * v_hat).sqrt() + self.eps)
 
 
@@ -466,7 +485,7 @@ class RAdam(Adam):
     def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
         state, m, v = self._moments(state, g)
         last, second, t = 2 / (1 - self.beta[1]) - 1, self.beta[1], state[2]
-        rho = last - 2 * t * second**t / (1 - second**t)
+        rho = last - 2 * t * second ** int(t) / _lack(second, t)
         if rho <= 4:
             return state, self.eta * m
         above, below = (rho - 4) * (rho - 2) * last, (last - 4) * (last - 2) * rho
@@ -515,7 +534,7 @@ class AdaBelief(Adam):
         t = Count(t + 1)
         m = _decay(m, g, self.beta[0])
         s = _decay(s, _abs2(g - m), self.beta[1]) + self.eps
-        m_hat, s_hat = m / (1 - self.beta[0] ** t), s / (1 - self.beta[1] ** t)
+        m_hat, s_hat = m / _lack(self.beta[0], t), s / _lack(self.beta[1], t)
         return (m, s, t), self.eta * m_hat / (s_hat.sqrt() + self.eps)
 
 
@@ -551,7 +570,7 @@ class WeightDecay(Rule):
 
     Keras's l2=c is WeightDecay(2 * c).
 
-    >>> step = WeightDecay(0.1).apply(None, torch.tensor([2.0]), torch.tensor([1.0]))
+    >>> step = WeightDecay(0.1).apply((), torch.tensor([2.0]), torch.tensor([1.0]))
     >>> step[1]
     tensor([1.2000])
     """
@@ -606,10 +625,12 @@ class ClipNorm(Rule):
         return state, g * self._factor([g])
 
     def _factor(self, gs: Sequence[Tensor]) -> Tensor:
-        norms = torch.stack(
-            [torch.linalg.vector_norm(g, self.p).to(gs[0].device) for g in gs]
+        # Of an empty array torch knows no largest element; its 2-norm is 0.
+        norms = [torch.linalg.vector_norm(g, self.p if g.numel() else 2) for g in gs]
+        home = norms[0].device
+        norm = torch.linalg.vector_norm(
+            torch.stack([each.to(home) for each in norms]), self.p
         )
-        norm = torch.linalg.vector_norm(norms, self.p)
         if not is_traced(norm) and not norm.isfinite():
             raise ValueError(
                 f"{type(self).__name__}: the gradient's norm is {norm.item()}; wanted "
@@ -632,8 +653,9 @@ class ClipGlobalNorm(ClipNorm):
         self, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
     ) -> tuple[list[State], list[Step]]:
         """Return each gradient times one factor."""
-        factor = self._factor([_wide(g) for g in gs])
-        return list(states), [(_wide(g) * factor.to(g.device)).to(g.dtype) for g in gs]
+        gs = [_wide(g) for g in gs]
+        factor = self._factor(gs)
+        return list(states), [(g * factor.to(g.device)).to(g.dtype) for g in gs]
 
 
 # Rules made of rules
@@ -656,7 +678,7 @@ class Chain(Rule):
 
     def __init__(self, *rules: Rule) -> None:
         for rule in rules:
-            if not (hasattr(rule, "init") and hasattr(rule, "apply")):
+            if not is_rule(rule):
                 raise ValueError(
                     f"Chain: got {rule!r}; wanted rules, for example "
                     "Chain(ClipGrad(1.0), Adam())."
@@ -677,7 +699,8 @@ class Chain(Rule):
         self, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
     ) -> tuple[list[State], list[Step]]:
         """Apply one rule to all arrays, then the next."""
-        table, dxs = [list(state) for state in states], list(gs)
+        table, dxs = [list(state) for state in states], [_wide(g) for g in gs]
+        xs = [_wide(x) for x in xs]  # so that nothing is rounded between the rules
         for place, rule in enumerate(self.rules):
             moving = [i for i, dx in enumerate(dxs) if dx is not None]
             if not moving:
@@ -742,6 +765,19 @@ class MixedPrecision(Rule):
     rule: Rule = field(default_factory=Adam)
     dtype: torch.dtype = torch.float32
 
+    def __post_init__(self) -> None:
+        if not is_rule(self.rule):
+            raise ValueError(
+                f"MixedPrecision: got rule={self.rule!r}; wanted a rule, for example "
+                "Adam()."
+            )
+        is_dtype = isinstance(self.dtype, torch.dtype)
+        if not (is_dtype and (self.dtype.is_floating_point or self.dtype.is_complex)):
+            raise ValueError(
+                f"MixedPrecision: got dtype={self.dtype!r}; wanted a floating-point "
+                "one, for example torch.float32."
+            )
+
     def init(self, x: Tensor) -> State:
         """Return (the copy, the rule's state)."""
         master = x.to(self.dtype, copy=True)
@@ -749,15 +785,34 @@ class MixedPrecision(Rule):
 
     def apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
         """Step the copy; dx leads from x to the copy."""
-        master, inner = state
-        inner, dx = self.rule.apply(inner, master, g.to(self.dtype))
-        if dx is None:
-            return (master, inner), None
-        master = master - dx
-        return (master, inner), x.to(self.dtype) - master
+        states, dxs = self.apply_all([state], [x], [g])
+        return states[0], dxs[0]
+
+    def apply_all(
+        self, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
+    ) -> tuple[list[State], list[Step]]:
+        """Step the copies, all in one call of the rule."""
+        masters, inner = (list(part) for part in zip(*states, strict=True))
+        inner, dxs = apply_all_of(self.rule)(
+            inner, masters, [g.to(self.dtype) for g in gs]
+        )
+        masters = [
+            m if dx is None else m - dx for m, dx in zip(masters, dxs, strict=True)
+        ]
+        steps = [
+            None if dx is None else x.to(self.dtype) - m
+            for x, m, dx in zip(xs, masters, dxs, strict=True)
+        ]
+        return list(zip(masters, inner, strict=True)), steps
 
 
 # Small helpers
+
+
+def is_rule(thing: Any) -> bool:
+    """Tell whether it has what a rule needs; the class Adam is no rule, Adam() is."""
+    has_both = hasattr(thing, "init") and hasattr(thing, "apply")
+    return has_both and not isinstance(thing, type)
 
 
 def apply_all_of(rule: Any) -> Any:
@@ -769,6 +824,16 @@ def apply_all_of(rule: Any) -> Any:
 def _decay(average: Tensor, new: Tensor, rate: float) -> Tensor:
     """Return rate * average + (1 - rate) * new."""
     return torch.lerp(average, new.to(average.dtype), 1 - rate)
+
+
+def _lack(rate: float, t: int) -> float:
+    """Return 1 - rate**t, what an average that started at 0 lacks after t steps."""
+    return 1 - rate ** int(t)  # int: the compiler can't raise to a Count
+
+
+def _dense(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return them contiguous; the gradient of x.sum() is one number in memory."""
+    return [t if t.is_contiguous() else t.contiguous() for t in tensors]
 
 
 def _abs2(g: Tensor) -> Tensor:
@@ -796,14 +861,14 @@ def has_fused(rule: Any) -> bool:
 def is_fusible(x: Tensor) -> bool:
     """Tell whether torch's fused kernels take this array."""
     is_plain = x.dtype in (torch.float32, torch.float64) and x.is_contiguous()
-    return is_plain and x.device.type in ("cpu", "cuda") and not is_traced(x)
+    return is_plain and x.device.type in ("cpu", "cuda")
 
 
 def _check_range(rule: str, spec: Any, value: Any) -> None:
     low, high, below = (spec.metadata[key] for key in ("low", "high", "below"))
-    pair = spec.metadata.get("pair", False)
-    values = value if pair else (value,)
-    is_right = isinstance(values, tuple) and len(values) == (2 if pair else 1)
+    is_pair = spec.metadata.get("pair", False)
+    values = value if is_pair else (value,)
+    is_right = isinstance(values, tuple) and len(values) == (2 if is_pair else 1)
     for each in values if is_right else ():
         is_number = isinstance(each, int | float) and not isinstance(each, bool)
         is_right &= (
@@ -812,7 +877,7 @@ def _check_range(rule: str, spec: Any, value: Any) -> None:
         is_right = bool(is_right and (each == math.inf) <= (spec.name == "p"))
     if not is_right:
         closing = ")" if below or high == math.inf else "]"
-        what = "two numbers" if pair else "a number"
+        what = "a tuple of two numbers" if is_pair else "a number"
         raise ValueError(
             f"{rule}: got {spec.name}={value!r}; wanted {what} in [{low:g}, "
             f"{high:g}{closing}."

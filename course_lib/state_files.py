@@ -29,6 +29,10 @@ def save(path: str | os.PathLike[str], state: Tree) -> None:
     Raises:
         ValueError: no state, or a rule that is not of course_lib.rules.
     """
+    if isinstance(state, Leaf):
+        raise ValueError(
+            "save: got a Leaf; wanted a state in nested dicts, for example {'x': leaf}."
+        )
     distinct: dict[int, Leaf] = {}  # a tied leaf stands at several places, stored once
     places: dict[str, int] = {}
     for keys, leaf in walk(each_leaf("save", state, lambda keys, leaf: leaf)):
@@ -129,12 +133,10 @@ def _dtype(name: str) -> torch.dtype:
 def _to_json(state: Any, key: str, arrays: Arrays) -> Any:
     """Describe a state: tensors go into `arrays`, tuples become lists."""
     if isinstance(state, Tensor):
-        tensor = state.detach().cpu().contiguous()
-        arrays[key] = np.frombuffer(
-            tensor.reshape(-1).view(torch.uint8).numpy(), "uint8"
-        )
+        tensor = state.detach().cpu().reshape(-1).contiguous()
+        arrays[key] = tensor.view(torch.uint8).numpy()
         dtype = str(tensor.dtype).removeprefix("torch.")
-        return {"array": key, "dtype": dtype, "shape": list(tensor.shape)}
+        return {"array": key, "dtype": dtype, "shape": list(state.shape)}
     if isinstance(state, tuple):
         return [_to_json(s, f"{key}.{i}", arrays) for i, s in enumerate(state)]
     if state is None:
@@ -154,8 +156,9 @@ def _from_json(content: Any, arrays: Arrays, device: Any) -> Any:
         return None
     if "count" in content:
         return Count(content["count"])
-    raw = torch.from_numpy(arrays[content["array"]].copy())
-    tensor = raw.view(_dtype(content["dtype"])).reshape(content["shape"])
+    tensor = torch.empty(content["shape"], dtype=_dtype(content["dtype"]))
+    raw = torch.from_numpy(arrays[content["array"]])
+    tensor.reshape(-1).view(torch.uint8).copy_(raw)
     return tensor.to(device)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from course_lib.rules import Chain, Rule
+from course_lib.rules import Chain, Rule, is_rule
 from course_lib.trees import Path, Tree, dotted, map_tree, require_tree
 
 
@@ -42,6 +42,7 @@ def setup(rule: Rule | Mapping[str, Any], params: Tree) -> Tree:
     Raises:
         ValueError: no rule, keys that do not fit, or two rules for a tied tensor.
 
+    >>> import torch
     >>> from course_lib.rules import Momentum
     >>> setup(Momentum(), {"x": torch.zeros(1)})["x"].state
     tensor([0.])
@@ -66,12 +67,22 @@ def setup(rule: Rule | Mapping[str, Any], params: Tree) -> Tree:
             )
         return known
 
-    if isinstance(rule, Mapping) and rule.keys() - params.keys():
-        extra = ", ".join(sorted(rule.keys() - params.keys()))
-        raise ValueError(
-            f"setup: there are rules for {extra}; the keys are {', '.join(params)}."
-        )
+    _refuse_extra(rule, params)
     return map_tree(leaf, params)
+
+
+def _refuse_extra(rules: Any, params: Any, path: Path = ()) -> None:
+    """Complain of rules for what is not there, at any depth."""
+    if not (isinstance(rules, Mapping) and isinstance(params, dict)):
+        return
+    if rules.keys() - params.keys():
+        names = (dotted((*path, key)) for key in rules if key not in params)
+        raise ValueError(
+            f"setup: there are rules for {', '.join(names)}; the keys are "
+            f"{', '.join(params)}."
+        )
+    for key, rule in rules.items():
+        _refuse_extra(rule, params[key], (*path, key))
 
 
 def _rule_at(rule: Any, path: Path) -> Rule:
@@ -84,7 +95,7 @@ def _rule_at(rule: Any, path: Path) -> Rule:
                 f"are for {', '.join(rule)}. Name one for every subtree."
             )
         rule = rule[key]
-    if not (hasattr(rule, "init") and hasattr(rule, "apply")):
+    if not is_rule(rule):
         raise ValueError(
             f"setup: the rule for {dotted(path)!r} is {rule!r}; wanted one of "
             "course_lib.rules, for example Adam(1e-3)."
@@ -95,6 +106,7 @@ def _rule_at(rule: Any, path: Path) -> Rule:
 def freeze(state: Tree) -> Tree:
     """Return this state, or a subtree of one, frozen: `update` leaves it alone.
 
+    >>> import torch
     >>> from course_lib.rules import Descent
     >>> params = {"a": {"x": torch.zeros(1)}, "b": {"x": torch.ones(1)}}
     >>> state = setup(Descent(), params)
@@ -118,6 +130,7 @@ def adjust(state: Tree, eta: float | None = None, **hyperparameters: Any) -> Tre
     Raises:
         ValueError: a rule has no hyperparameter of that name, or refuses the value.
 
+    >>> import torch
     >>> from course_lib.rules import Adam
     >>> state = adjust(setup(Adam(), {"x": torch.zeros(1)}), 0.01)
     >>> state["x"].rule.eta

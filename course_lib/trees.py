@@ -59,10 +59,27 @@ def require_tree(place: str, what: str, tree: object) -> None:
         )
 
 
+def require_tensors(place: str, what: str, tree: object) -> None:
+    """Raise ValueError unless `tree` is a dict of nested dicts of tensors."""
+    require_tree(place, what, tree)
+    for path, leaf in walk(tree):
+        if not isinstance(leaf, Tensor):
+            raise ValueError(
+                f"{place}: {dotted(path)!r} is {type(leaf).__name__}; wanted a tensor. "
+                "parameters(model) gives a tree of them."
+            )
+
+
 def is_transformed(x: Tensor) -> bool:
     """Tell whether a torch.func transform wraps the tensor, which has no value yet."""
     is_compiling = torch.compiler.is_compiling()  # which can't trace the question
     return not is_compiling and torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+def is_transforming() -> bool:
+    """Tell whether we are inside a torch.func transform, of whichever tensor."""
+    is_compiling = torch.compiler.is_compiling()
+    return not is_compiling and torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def trainables(params: Tree) -> dict[str, Tensor]:
@@ -72,17 +89,27 @@ def trainables(params: Tree) -> dict[str, Tensor]:
     >>> list(trainables({"encoder": {"weight": w}, "decoder": {"weight": w}}))
     ['encoder.weight']
     """
-    require_tree("trainables", "params", params)
-    seen: dict[int, tuple[str, Tensor]] = {}
+    require_tensors("trainables", "params", params)
+    return untied(params)[0]
+
+
+def untied(params: Tree) -> tuple[dict[str, Tensor], Callable[..., Tree]]:
+    """Return (distinct tensors by name, function that puts others in their places)."""
+    names: dict[int, str] = {}
+    distinct: dict[str, Tensor] = {}
     for path, tensor in walk(params):
-        seen.setdefault(id(tensor), (dotted(path), tensor))
-    return dict(seen.values())
+        if id(tensor) not in names:
+            names[id(tensor)] = dotted(path)
+            distinct[dotted(path)] = tensor
+    first = map_tree(lambda path, tensor: names[id(tensor)], params)
+    return distinct, lambda tensors: map_tree(lambda _, name: tensors[name], first)
 
 
 def destructure(params: Tree) -> tuple[Tensor, Callable[[Tensor], Tree]]:
     """Return (flat vector of the distinct tensors, function that rebuilds the tree).
 
-    Both can be differentiated. A tied tensor is in the vector once.
+    Both can be differentiated. A tied tensor is in the vector once. Tensors of several
+    dtypes share a vector of the widest, and have their own again in the tree.
 
     >>> flat, rebuild = destructure({"a": torch.ones(2), "b": {"c": torch.zeros(1)}})
     >>> flat
@@ -90,11 +117,10 @@ def destructure(params: Tree) -> tuple[Tensor, Callable[[Tensor], Tree]]:
     >>> rebuild(2 * flat)["a"]
     tensor([2., 2.])
     """
-    distinct = trainables(params)
-    shapes = [tensor.shape for tensor in distinct.values()]
-    sizes = [shape.numel() for shape in shapes]
-    places = {id(tensor): i for i, tensor in enumerate(distinct.values())}
-    order = map_tree(lambda path, tensor: places[id(tensor)], params)
+    require_tensors("destructure", "params", params)
+    distinct, tree_of = untied(params)
+    kinds = [(tensor.shape, tensor.dtype) for tensor in distinct.values()]
+    sizes = [shape.numel() for shape, _ in kinds]
     total = sum(sizes)
 
     def rebuild(flat: Tensor) -> Tree:
@@ -103,9 +129,13 @@ def destructure(params: Tree) -> tuple[Tensor, Callable[[Tensor], Tree]]:
                 f"rebuild: got shape {tuple(flat.shape)}; wanted ({total},), the "
                 "length of the vector that destructure gave."
             )
-        parts = zip(flat.split(sizes), shapes, strict=True)
-        tensors = [part.view(shape) for part, shape in parts]
-        return map_tree(lambda path, place: tensors[place], order)
+        tensors = {}
+        for name, part, (shape, dtype) in zip(
+            distinct, flat.split(sizes), kinds, strict=True
+        ):
+            part = part if dtype.is_complex or not part.is_complex() else part.real
+            tensors[name] = part.reshape(shape).to(dtype)
+        return tree_of(tensors)
 
-    flat = torch.cat([tensor.reshape(-1) for tensor in distinct.values()])
-    return flat, rebuild
+    parts = [tensor.reshape(-1) for tensor in distinct.values()]
+    return torch.cat(parts or [torch.zeros(0)]), rebuild

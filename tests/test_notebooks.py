@@ -23,6 +23,8 @@ EXCEPTIONS = {
     ("00_start_here", "nbval-ignore-output"): (1, "reports on this very machine"),
     ("01_closures", "raises-exception"): (3, "late binding fails, a freed graph fails"),
     ("02_regularization", "raises-exception"): (2, "the seed's error, tied weights"),
+    ("05_explicit", "raises-exception"): (1, "a missing key is refused"),
+    ("06_rules", "raises-exception"): (2, "an unknown name, a nan in the loss"),
 }
 ALLOWED = {"setup", "nbval-ignore-output", "raises-exception"}
 ALLOWED_WITH_NAME = {"exercise", "check", "solution"}

@@ -32,6 +32,10 @@ def nothing_global(monkeypatch):
         monkeypatch.setattr(plt, name, refuse)
 
 
+def bowl(points):
+    return points.square().sum(-1)
+
+
 ONE_AXES = {
     "curves": lambda ax: plots.curves(ax, {"a": [1.0]}, xlabel="x", ylabel="y"),
     "histogram": lambda ax: plots.histogram(ax, {"a": torch.ones(3)}),
@@ -46,6 +50,13 @@ ONE_AXES = {
         ax, torch.arange(2.0), {"a": torch.ones(2)}, xlabel="x", ylabel="y"
     ),
     "bars": lambda ax: plots.bars(ax, {"a": 1.0}, xlabel="x"),
+    "descent": lambda ax: plots.descent(
+        ax, bowl, {"a": torch.ones(2, 2)}, xlim=(-2, 2), ylim=(-1, 1)
+    ),
+    "arrows": lambda ax: plots.arrows(
+        ax, {"a": torch.ones(2)}, before={"a": 2 * torch.ones(2)}
+    ),
+    "flow": lambda ax: plots.flow(ax, {"a": ["1", "double", "2"]}),
 }
 
 
@@ -297,3 +308,72 @@ def test_each_price_points_at_the_layer_that_it_is_given(ax):
     assert list(at) == [*layers, *prices]
     assert arrows(ax) == [(at[text], at[layers[i]]) for text, i in prices.items()]
     assert not same_color(edge_color(ax, "l2 = 1"), edge_color(ax, "l2 = 2"))
+
+
+# touched
+
+
+def test_a_square_stands_where_a_line_of_code_changed_a_place(ax):
+    rows = [("read()", []), ("step()", ["state", "grad"])]
+    plots.touched(ax, ["grad", "buffers", "state"], rows)
+    squares = {tuple(m.get_xydata()[0]) for m in ax.lines if m.get_marker() == "s"}
+    assert squares == {(0, 1), (2, 1)}  # (column, row)
+    assert len(ax.lines) == 6  # a small dot where nothing changed
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["grad", "buffers", "state"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["read()", "step()"]
+    assert ax.yaxis_inverted()
+
+
+# descent, arrows, flow
+
+
+def test_a_path_is_drawn_point_by_point_and_ends_in_a_star(ax):
+    path = torch.tensor([[-1.0, 0.5], [0.5, -0.25], [0.0, 0.0]])
+    plots.descent(ax, bowl, {"mine": path}, xlim=(-2, 2), ylim=(-1, 1))
+    line, star = ax.lines
+    np.testing.assert_allclose(line.get_xydata(), path)
+    assert line.get_label() == "mine"
+    np.testing.assert_allclose(star.get_xydata(), [[0.0, 0.0]])
+    assert star.get_marker() == "*"
+    assert (ax.get_xlim(), ax.get_ylim()) == ((-2, 2), (-1, 1))
+
+
+def test_the_contours_lie_where_the_function_has_their_height(ax):
+    plots.descent(ax, bowl, {}, xlim=(-1, 3), ylim=(-1, 1))
+    (contours,) = ax.collections
+    for level, path in zip(contours.levels, contours.get_paths(), strict=True):
+        x, y = path.vertices.T
+        np.testing.assert_allclose(x**2 + y**2, level, atol=2e-3)
+
+
+@pytest.mark.parametrize("last", [1e9, float("inf"), float("nan")])
+def test_a_path_that_flies_off_is_cut(ax, last):
+    path = torch.tensor([[1.0, 1.0], [5.0, 1.0], [last, 1.0], [0.0, 0.0]])
+    plots.descent(ax, bowl, {"mine": path}, xlim=(-2, 2), ylim=(-1, 1))
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), path[:2])
+
+
+def test_arrows_lead_from_the_origin_to_the_tips(ax):
+    before = {"a": torch.tensor([3.0, -4.0]), "b": torch.tensor([0.0, 1.0])}
+    after = {"a": torch.tensor([0.6, -0.8]), "b": torch.tensor([0.0, 1.0])}
+    plots.arrows(ax, after, before=before, title="clipped")
+    notes = [text for text in ax.texts if isinstance(text, Annotation)]
+    tips = [note.xy for note in notes if note.arrow_patch]
+    wanted = [before["a"], after["a"], before["b"], after["b"]]
+    np.testing.assert_allclose(tips, torch.stack(wanted))
+    paleness = [note.arrow_patch.get_alpha() for note in notes if note.arrow_patch]
+    assert paleness == [0.3, None, 0.3, None]
+    assert [note.get_text() for note in notes if note.get_text()] == ["a", "b"]
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    assert left <= 0 < 3 < right
+    assert low < -4 < 1 < high
+
+
+def test_a_flow_reads_from_left_to_right(ax):
+    plots.flow(ax, {"up": ["1", "double", "2", "add 1", "3"], "down": ["5", "-", "4"]})
+    places = {text.get_text(): text.get_position() for text in ax.texts}
+    up = ["1", "double", "2", "add 1", "3"]
+    assert sorted(up, key=lambda text: places[text][0]) == up
+    assert places["1"][1] == places["3"][1] > places["5"][1]
+    arrows = [text for text in ax.texts if isinstance(text, Annotation)]
+    assert len(arrows) == 3

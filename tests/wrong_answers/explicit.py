@@ -72,10 +72,16 @@ WRONG = {
             ),
             "has no `in.b`",
         ),
-        (_recursive("x - eta * g").replace("return walk(", "walk("), "returned nothing"),
+        (
+            _recursive("x - eta * g").replace("return walk(", "walk("),
+            "returned nothing",
+        ),
     ],
     "sample_gradients": [
-        (_samples(_BATCH, "return gradient(loss, params)"), "for the whole batch. vmap"),
+        (
+            _samples(_BATCH, "return gradient(loss, params)"),
+            "for the whole batch. vmap",
+        ),
         (
             _samples(
                 "total = lambda p: len(x) * cross_entropy(call(model, p, x), y)",
@@ -108,7 +114,7 @@ WRONG = {
         (
             _samples(
                 "net = copy.deepcopy(model)",
-                "store(net, params)",
+                "explicit.store(net, params)",
                 "rows = []",
                 "for a, b in zip(x, y):",
                 "    cross_entropy(net(a[None]), b[None]).backward()",
@@ -123,7 +129,7 @@ WRONG = {
             "`.grad` adds up",
         ),
         (
-            _samples("store(model, params)", "return params"),
+            _samples("explicit.store(model, params)", "return params"),
             "own parameters have changed",
         ),
         (
@@ -134,7 +140,7 @@ WRONG = {
             _samples(
                 _ONE,
                 "of = lambda a, b: gradient(lambda p: loss(p, a, b), params)",
-                "return trainables(vmap(of)(x, y))",
+                "return explicit.trainables(vmap(of)(x, y))",
             ),
             "has no `0.weight`",
         ),
@@ -148,27 +154,37 @@ WRONG = {
         ("answer = 2\n", "Keep the dict"),
     ],
     "freeze_encoder": [
-        (_freeze("return freeze(state)"), "The decoder is frozen, too"),
+        (_freeze("return explicit.freeze(state)"), "The decoder is frozen, too"),
         (
-            _freeze('return {**state, "decoder": freeze(state["decoder"])}'),
+            _freeze('return {**state, "decoder": explicit.freeze(state["decoder"])}'),
             "That freezes the decoder",
         ),
-        (_freeze('freeze(state["encoder"])', "return state"), "Nothing is frozen"),
         (
-            _freeze('state["encoder"] = freeze(state["encoder"])', "return state"),
+            _freeze('explicit.freeze(state["encoder"])', "return state"),
+            "Nothing is frozen",
+        ),
+        (
+            _freeze(
+                'state["encoder"] = explicit.freeze(state["encoder"])', "return state"
+            ),
             "wrote into the state",
         ),
         (
-            _freeze('return {**state, "encoder": adjust(state["encoder"], 0.0)}'),
+            _freeze(
+                'return {**state, "encoder": explicit.adjust(state["encoder"], 0.0)}'
+            ),
             "still coasts",
         ),
-        (_freeze('return freeze(state["encoder"])'), "has no `encoder.weight`"),
+        (
+            _freeze('return explicit.freeze(state["encoder"])'),
+            "has no `encoder.weight`",
+        ),
         (
             _freeze(
                 "zeros = {k: torch.zeros_like(leaf.state)",
                 '         for k, leaf in state["encoder"].items()}',
                 'fresh = setup(Momentum(0.1, 0.5), {"encoder": zeros})',
-                'return {**state, "encoder": freeze(fresh["encoder"])}',
+                'return {**state, "encoder": explicit.freeze(fresh["encoder"])}',
             ),
             "velocity of `encoder` is lost",
         ),
@@ -208,7 +224,7 @@ WRONG = {
         ),
         (
             _evaluate(
-                "store(model, params, stats)",
+                "explicit.store(model, params, stats)",
                 "return call(model, params, x)",
             ),
             "The model's own `0.weight` has changed",

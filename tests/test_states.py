@@ -1,0 +1,238 @@
+"""States: one leaf for each tensor, frozen, thawed and adjusted; nothing in place."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from course_lib.explicit import (
+    Leaf,
+    adjust,
+    freeze,
+    parameters,
+    setup,
+    thaw,
+    update,
+)
+from course_lib.rules import (
+    AccumulateGradients,
+    Adam,
+    Chain,
+    ClipGrad,
+    Descent,
+    MixedPrecision,
+    Momentum,
+    WeightDecay,
+)
+
+
+def numbers(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def two_parts():
+    return {"x": numbers(1.0, 2.0), "y": {"z": numbers(3.0, 4.0)}}
+
+
+def slopes(factor=1):
+    return {"x": factor * numbers(1.0, 10), "y": {"z": factor * numbers(100.0, 1000)}}
+
+
+# Setup
+
+
+def test_a_state_mirrors_the_parameters():
+    state = setup(Momentum(), two_parts())
+    assert isinstance(state["x"], Leaf)
+    assert isinstance(state["y"]["z"], Leaf)
+    assert state["x"].state.tolist() == [0, 0]
+    assert not state["x"].frozen
+    with pytest.raises(FrozenInstanceError):
+        state["x"].frozen = True
+
+
+def test_a_tie_has_one_leaf():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[1].weight = model[0].weight
+    state = setup(Adam(), parameters(model))
+    assert state["0"]["weight"] is state["1"]["weight"]
+    assert state["0"]["bias"] is not state["1"]["bias"]
+
+
+def test_a_rule_for_each_subtree():
+    params = {"encoder": two_parts(), "decoder": {"w": numbers(1.0)}}
+    rules = {"encoder": {"x": Adam(), "y": Descent()}, "decoder": Momentum()}
+    state = setup(rules, params)
+    kinds = (state["encoder"]["x"], state["encoder"]["y"]["z"], state["decoder"]["w"])
+    assert [type(leaf.rule) for leaf in kinds] == [Adam, Descent, Momentum]
+
+
+def test_setup_does_not_hold_on_to_the_graph():
+    leaf = setup(MixedPrecision(), {"x": torch.ones(2, requires_grad=True)})["x"]
+    assert not leaf.state[0].requires_grad
+
+
+SHARED = torch.zeros(1)
+
+
+@pytest.mark.parametrize(
+    ("rule", "params", "match"),
+    [
+        (
+            Adam(),
+            nn.Linear(1, 1),
+            r"setup: got a Linear for params.*parameters\(model\)",
+        ),
+        (Adam(), [torch.zeros(1)], "setup: got list for params"),
+        (Adam(), {"a": {"b": 1.0}}, "setup: 'a.b' is float; wanted a tensor"),
+        (Adam(), {"a": None}, "setup: 'a' is NoneType; wanted a tensor"),
+        (Adam, {"a": torch.zeros(1)}, "the rule for 'a' is <class .*wanted one of"),
+        (0.1, {"a": torch.zeros(1)}, r"the rule for 'a' is 0.1; .*Adam\(1e-3\)"),
+        (torch.optim.Adam, {"a": torch.zeros(1)}, "the rule for 'a' is <class"),
+        ({"b": Adam()}, {"a": torch.zeros(1)}, "there are rules for b; the keys are a"),
+        (
+            {"a": Adam()},
+            {"a": torch.zeros(1), "b": torch.zeros(1)},
+            "there is no rule for 'b'; the rules are for a",
+        ),
+        (
+            {"a": {"typo": Adam(), "b": Adam()}},
+            {"a": {"b": torch.zeros(1)}},
+            "there are rules for a.typo; the keys are b",
+        ),
+        ({"a": {"b": Adam()}}, {"a": torch.zeros(1)}, "the rule for 'a' is {"),
+        (
+            {"a": Adam(), "b": Descent()},
+            {"a": SHARED, "b": SHARED},
+            "'a' and 'b' are one tied tensor, but have the rules Adam.* and Descent",
+        ),
+    ],
+)
+def test_bad_arguments_of_setup(rule, params, match):
+    with pytest.raises(ValueError, match=match):
+        setup(rule, params)
+
+
+# Freeze and thaw, with the numbers of the tests of Optimisers.jl
+
+
+def test_freeze_and_thaw():
+    params, state = two_parts(), setup(Descent(0.1), two_parts())
+    state["y"] = freeze(state["y"])
+    state, params = update(state, params, slopes())
+    assert_close(params["x"], numbers(0.9, 1.0))
+    assert params["y"]["z"].tolist() == [3, 4]
+    state, params = update(thaw(state), params, slopes(2))
+    assert_close(params["x"], numbers(0.7, -1))
+    assert_close(params["y"]["z"], numbers(-17, -196))
+
+
+def test_a_frozen_subtree_is_not_touched_at_all():
+    params = two_parts()
+    state, params = update(setup(Adam(), params), params, slopes())
+    state["y"] = freeze(state["y"])
+    later, moved = update(state, params, slopes())
+    assert moved["y"]["z"] is params["y"]["z"]
+    assert later["y"]["z"] is state["y"]["z"]
+    assert moved["x"] is not params["x"]
+
+
+def test_freeze_gives_a_new_state():
+    state = setup(Descent(), two_parts())
+    frozen = freeze(state)
+    assert frozen["x"].frozen
+    assert frozen["y"]["z"].frozen
+    assert not state["x"].frozen
+    assert freeze(state["x"]).frozen  # a leaf is the smallest subtree
+    assert not thaw(freeze(state["x"])).frozen
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_tie_that_is_frozen_at_one_place_is_frozen(first):
+    shared = numbers(1.0)
+    params = {"a": {"w": shared}, "b": {"w": shared}}
+    state = setup(Descent(), params)
+    place = "a" if first else "b"
+    state[place] = freeze(state[place])
+    for grads in (
+        params,
+        {"a": {"w": shared}},
+        {"b": {"w": shared}},
+        {"a": {"w": None}, "b": {"w": shared}},
+    ):
+        assert update(state, params, grads)[1]["a"]["w"] is shared
+
+
+# Adjust
+
+
+def test_adjust_keeps_the_velocity():
+    params = {"x": numbers(0.0, 0, 0)}
+    g = {"x": numbers(1.0, 10, 100)}
+    state, once = update(setup(Momentum(0.1, 0.9), params), params, g)
+    assert_close(once["x"], numbers(-0.1, -1, -10))
+    faster = adjust(state, 0.2)
+    assert state["x"].rule.eta == 0.1
+    _, twice = update(faster, once, g)
+    assert_close(once["x"] - twice["x"], numbers(0.29, 2.9, 29))
+
+
+def test_adjust_by_name_and_in_a_subtree():
+    state = setup(Adam(), two_parts())
+    state["y"] = adjust(state["y"], 0.5, beta=(0.8, 0.9))
+    assert state["x"].rule == Adam()
+    assert state["y"]["z"].rule == Adam(0.5, (0.8, 0.9))
+    assert adjust(state["x"], eps=1e-3).rule == Adam(eps=1e-3)
+    assert adjust(state) == state
+    assert adjust(state, None)["x"].rule == Adam()
+
+
+def test_adjust_reaches_into_rules_of_rules():
+    rule = Chain(ClipGrad(1.0), WeightDecay(0.1), Momentum(0.1))
+    wanted = Chain(ClipGrad(2.0), WeightDecay(0.1), Momentum(0.3))
+    state = setup(rule, {"x": numbers(1.0)})
+    assert adjust(state, 0.3, delta=2.0)["x"].rule == wanted
+    around = setup(MixedPrecision(Chain(rule, Adam())), {"x": numbers(1.0)})
+    got = adjust(around, 0.3, delta=2.0)["x"].rule
+    assert got == MixedPrecision(Chain(wanted, Adam(0.3)))
+    waiting = setup(Chain(AccumulateGradients(2), Adam()), {"x": numbers(1.0)})
+    assert adjust(waiting, n=3)["x"].rule.rules[0].n == 3
+
+
+def test_adjust_keeps_ties_and_frost():
+    shared = numbers(1.0)
+    state = adjust(freeze(setup(Adam(), {"a": shared, "b": shared})), 0.5)
+    assert state["a"] is state["b"]
+    assert state["a"].frozen
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"rho": 0.5}, r"adjust: Adam\(.*\) of 'x' has no 'rho'. Adjust the subtree"),
+        ({"rules": ()}, "has no 'rules'"),
+        ({"eta": -1.0}, r"Adam: got eta=-1.0; wanted a number in \[0, inf\)"),
+        ({"eta": "fast"}, "Adam: got eta='fast'"),
+        ({"beta": 0.9}, "Adam: got beta=0.9; wanted a tuple of two numbers"),
+    ],
+)
+def test_bad_adjustments_are_refused(change, match):
+    state = setup(Adam(), {"x": numbers(1.0)})
+    with pytest.raises(ValueError, match=match):
+        adjust(state, **change)
+    assert state["x"].rule == Adam()
+
+
+@pytest.mark.parametrize("function", [freeze, thaw, adjust])
+def test_what_is_no_state_is_refused(function):
+    name = function.__name__
+    with pytest.raises(ValueError, match=f"{name}: 'y.z' is Tensor; wanted a state"):
+        function({"y": {"z": torch.zeros(1)}})
+    for bad in (nn.Linear(1, 1), [setup(Adam(), {})], None):
+        got = type(bad).__name__
+        with pytest.raises(ValueError, match=f"{name}: got {got}; wanted a state"):
+            function(bad)

@@ -44,10 +44,8 @@ from course_lib.trees import (
     destructure,
     dotted,
     is_transforming,
-    map_tree,
     require_tree,
     trainables,
-    walk,
 )
 
 __all__ = [
@@ -116,17 +114,20 @@ def update(
         _require_finite("update", items)
     with torch.no_grad():
         new = _step(items, in_place=False)
-    leaves = {id(tensor): leaf for tensor, leaf, _ in new}
-    tensors = {id(tensor): stepped for tensor, _, stepped in new}
-    at = dict(walk(params))
+    return _with_new(state, params, {id(old): (leaf, x) for old, leaf, x in new})
 
-    def leaf_of(path: Path, leaf: Leaf) -> Leaf:
-        return leaves.get(id(at[path]), leaf)
 
-    return (
-        map_tree(leaf_of, state),
-        map_tree(lambda path, tensor: tensors.get(id(tensor), tensor), params),
-    )
+def _with_new(
+    state: Tree, params: Tree, new: dict[int, tuple[Leaf, Tensor]]
+) -> tuple[Tree, Tree]:
+    """Return both trees with what is new, in one walk."""
+    leaves, tensors = {}, {}
+    for key, child in params.items():
+        if isinstance(child, dict):
+            leaves[key], tensors[key] = _with_new(state[key], child, new)
+        else:
+            leaves[key], tensors[key] = new.get(id(child)) or (state[key], child)
+    return leaves, tensors
 
 
 def update_(state: Tree, params: Tree, grads: Tree, *, check: bool = True) -> None:

@@ -99,6 +99,9 @@ def _slots(model: nn.Module, tree: Tree, kind: str, caller: str = "call") -> lis
     """Pair each tensor of the tree with its place; complain of names and shapes."""
     what = kind.strip("_")
     require_tree(caller, what, tree)
+    paired: dict[tuple[int, str], Slot] = {}
+    if _pair(model, tree, kind, paired):
+        return list(paired.values())
     given = {dotted(path): tensor for path, tensor in walk(tree)}
     slots: dict[tuple[int, str], Slot] = {}  # a module under two names has one place
     for path, module in model.named_modules(remove_duplicate=False):
@@ -126,6 +129,30 @@ def _slots(model: nn.Module, tree: Tree, kind: str, caller: str = "call") -> lis
             f"{caller}: {what} have {names} too many. {_advice(model, what)}"
         )
     return list(slots.values())
+
+
+def _pair(
+    module: nn.Module, tree: Tree, kind: str, slots: dict[tuple[int, str], Slot]
+) -> bool:
+    """Fill the slots in one quick walk; False where something does not fit."""
+    used, own = 0, getattr(module, kind)
+    for key, mine in own.items():
+        if mine is not None:
+            tensor = tree.get(key)
+            if not isinstance(tensor, Tensor) or tensor.shape != mine.shape:
+                return False
+            slots.setdefault((id(module), key), (own, key, tensor))
+            used += 1
+    for name, child in module._modules.items():
+        if child is not None:
+            subtree = tree.get(name, _EMPTY)
+            used += subtree is not _EMPTY
+            if not isinstance(subtree, dict) or not _pair(child, subtree, kind, slots):
+                return False
+    return used == len(tree)
+
+
+_EMPTY: Tree = {}
 
 
 def _advice(model: nn.Module, what: str) -> str:

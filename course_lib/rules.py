@@ -699,8 +699,7 @@ class Chain(Rule):
         self, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
     ) -> tuple[list[State], list[Step]]:
         """Apply one rule to all arrays, then the next."""
-        table, dxs = [list(state) for state in states], [_wide(g) for g in gs]
-        xs = [_wide(x) for x in xs]  # so that nothing is rounded between the rules
+        table, dxs = [list(state) for state in states], list(gs)
         for place, rule in enumerate(self.rules):
             moving = [i for i, dx in enumerate(dxs) if dx is not None]
             if not moving:

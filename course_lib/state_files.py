@@ -52,8 +52,8 @@ def load(path: str | os.PathLike[str], *, device: Any = None) -> Tree:
         ValueError: not such a file, with what is wrong; nothing in it is run.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+            arrays = dict(file)  # np.load by itself leaves a broken file open
         content = json.loads(arrays.pop("json").tobytes())
         leaves = [_leaf_from_json(leaf, arrays, device) for leaf in content["leaves"]]
         state: Tree = {}

@@ -274,8 +274,8 @@ def oadam(memory, x, g, t):
 
 def adabelief(memory, x, g, t):
     m = average(memory, "m", g, 0.9)
-    memory["s"] = average(memory, "s", (g - m) ** 2, 0.999) + 1e-16
-    scaled = math.sqrt(memory["s"] / (1 - 0.999**t)) + 1e-16
+    memory["s"] = average(memory, "s", (g - m) ** 2, 0.999) + 1e-3
+    scaled = math.sqrt(memory["s"] / (1 - 0.999**t)) + 1e-3
     return 0.1 * m / (1 - 0.9**t) / scaled
 
 
@@ -298,7 +298,7 @@ FORMULAS = [
     (RAdam(0.1), radam),
     (AMSGrad(0.1), amsgrad),
     (OAdam(0.1), oadam),
-    (AdaBelief(0.1), adabelief),
+    (AdaBelief(0.1, eps=1e-3), adabelief),
     (Lion(0.1, (0.8, 0.95)), lion),
     (AdamW(0.1, decay=0.01, couple=False), adamw_uncoupled),
     (

@@ -1,4 +1,4 @@
-"""Trees walked, mapped, flattened and rebuilt; the numbers are those of Optimisers.jl."""
+"""Trees walked, mapped, flattened and rebuilt; numbers are those of Optimisers.jl."""
 
 from __future__ import annotations
 

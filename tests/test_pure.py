@@ -1,0 +1,609 @@
+"""Modules as pure functions, and gradients: torch.func and autograd are the oracles."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call, vmap
+from torch.nn.utils import parametrizations, prune
+from torch.testing import assert_close
+
+from course_lib.explicit import (
+    buffers,
+    call,
+    gradient,
+    parameters,
+    setup,
+    store,
+    trainables,
+    update,
+    with_gradient,
+)
+from course_lib.regularization import L1L2, penalty, regularize
+from course_lib.rules import Adam
+from course_lib.trees import dotted, map_tree, walk
+
+
+class Shared(nn.Module):
+    """One submodule under two names, as in this course's autoencoders."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(3, 3)
+        self.second = self.first
+
+    def forward(self, x):
+        return self.second(torch.tanh(self.first(x)))
+
+
+class Counter(nn.Module):
+    """It writes to itself when it runs: an attribute, and a buffer made anew."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+        self.calls = 0
+        self.register_buffer("total", torch.zeros(()))
+        self.register_buffer("nothing", None)
+
+    def forward(self, x):
+        self.calls += 1
+        self.last = x
+        self.total = self.total + x.sum()
+        return self.weight * x
+
+
+def tied():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3))
+    model[2].weight = model[0].weight
+    return model
+
+
+def pruned():
+    layer = prune.l1_unstructured(nn.Linear(3, 3), "weight", 2)
+    layer.weight = layer.weight.detach()  # torch can't copy it otherwise
+    return layer
+
+
+class First(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x)[0]
+
+
+MODELS = {
+    "linear": lambda: nn.Linear(3, 3),
+    "one submodule under two names": Shared,
+    "tied": tied,
+    "batch norm": lambda: nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)),
+    "dropout": lambda: nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)),
+    "lstm": lambda: First(nn.LSTM(3, 3)),
+    "gru": lambda: First(nn.GRU(3, 3, 2)),
+    "weight norm": lambda: parametrizations.weight_norm(nn.Linear(3, 3)),
+    "spectral norm": lambda: parametrizations.spectral_norm(nn.Linear(3, 3)),
+    "orthogonal": lambda: parametrizations.orthogonal(nn.Linear(3, 3)),
+    "pruned": pruned,
+    "counter": Counter,
+    "module list": lambda: nn.Sequential(*nn.ModuleList([nn.Linear(3, 3)] * 3)),
+}
+
+
+@pytest.fixture(params=MODELS)
+def model(request, device):
+    torch.manual_seed(0)
+    return MODELS[request.param]().to(device)
+
+
+def batch(model):
+    torch.manual_seed(1)
+    return torch.randn(5, 3, device=next(model.parameters()).device)
+
+
+def snapshot(model):
+    """All that a module holds: which objects stand where, and every bit of them."""
+    modules = list(model.modules())
+    places = [(m, dict(vars(m))) for m in modules]
+    slots = [dict(d) for m in modules for d in (m._parameters, m._buffers)]
+    bits = [x.clone() for x in model.state_dict().values()]
+    return places, slots, bits
+
+
+def assert_untouched(model, before):
+    places, slots, bits = before
+    for module, attributes in places:
+        assert vars(module).keys() == attributes.keys()
+        assert all(vars(module)[k] is v for k, v in attributes.items())
+    dicts = [d for m in model.modules() for d in (m._parameters, m._buffers)]
+    for now, then in zip(dicts, slots, strict=True):
+        assert now.keys() == then.keys()
+        assert all(now[k] is v for k, v in then.items())
+    assert all(map(torch.equal, model.state_dict().values(), bits))
+
+
+def other(params, factor=0.5):
+    """Other numbers in the same tree, ties kept."""
+    made = {}
+    return map_tree(lambda _, x: made.setdefault(id(x), (factor * x).detach()), params)
+
+
+# Parameters and buffers
+
+
+def test_parameters_are_a_copy_that_mirrors_the_module(model):
+    tree = parameters(model)
+    own = dict(model.named_parameters(remove_duplicate=False))
+    assert [dotted(path) for path, _ in walk(tree)] == list(own)
+    for path, x in walk(tree):
+        assert torch.equal(x, own[dotted(path)])
+        assert not x.requires_grad
+        assert x.data_ptr() != own[dotted(path)].data_ptr()
+    assert len(trainables(tree)) == len(list(model.parameters()))
+
+
+def test_buffers_are_a_copy():
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 3))
+    tree = buffers(model)
+    assert list(tree["0"]) == ["running_mean", "running_var", "num_batches_tracked"]
+    tree["0"]["running_mean"] += 1
+    assert model[0].running_mean.tolist() == [0, 0, 0]
+    assert buffers(nn.Linear(1, 1)) == {}
+
+
+# Calling
+
+
+def test_a_call_is_the_module_with_these_parameters(model):
+    x, params = batch(model), parameters(model)
+    twin = copy.deepcopy(model)
+    store(twin, other(params))
+    before = snapshot(model)
+    torch.manual_seed(2)
+    got = call(model, other(params), x)
+    assert_untouched(model, before)
+    torch.manual_seed(2)
+    assert_close(got, twin(x))
+    copy.deepcopy(model)
+
+
+def test_with_buffers_the_new_ones_come_back(model):
+    x, params, given = batch(model), parameters(model), buffers(model)
+    twin = copy.deepcopy(model)
+    held, before = map_tree(lambda _, b: b.clone(), given), snapshot(model)
+    torch.manual_seed(2)
+    got, new = call(model, params, x, buffers=given)
+    assert_untouched(model, before)
+    torch.manual_seed(2)
+    assert_close(got, twin(x))
+    assert_close(new, buffers(twin))
+    assert_close(given, held)  # the caller's tree stays as it is
+
+
+def test_gradients_are_autograds(model):
+    x, params = batch(model), parameters(model)
+    torch.manual_seed(2)
+    value, grads = with_gradient(lambda p: call(model, p, x).square().sum(), params)
+    twin = copy.deepcopy(model)
+    torch.manual_seed(2)
+    loss = twin(x).square().sum()
+    loss.backward()
+    assert_close(value, loss.detach())
+    wanted = {name: parameter.grad for name, parameter in twin.named_parameters()}
+    got = {dotted(path): g for path, g in walk(grads) if g is not None}
+    assert_close(got, {name: g for name, g in wanted.items() if g is not None})
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["one submodule under two names", "lstm", "counter"])
+def test_the_module_is_whole_after_an_error(name):
+    model = MODELS[name]()
+    before = snapshot(model)
+    for bad in (torch.randn(2, 7), None):
+        with pytest.raises((RuntimeError, TypeError, AttributeError)):
+            call(model, other(parameters(model)), bad, buffers=buffers(model))
+        assert_untouched(model, before)
+    pickle.loads(pickle.dumps(model))
+
+
+def test_interrupts_restore_too():
+    class Interrupted(nn.Linear):
+        def forward(self, x):
+            raise KeyboardInterrupt
+
+    model = Interrupted(2, 2)
+    before = snapshot(model)
+    with pytest.raises(KeyboardInterrupt):
+        call(model, parameters(model), None)
+    assert_untouched(model, before)
+
+
+def test_the_mode_is_the_modules():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5), nn.BatchNorm1d(3))
+    params, x = parameters(model), torch.randn(8, 3)
+    _, new = call(model, params, x, buffers=buffers(model))
+    assert new["2"]["num_batches_tracked"] == 1
+    model.eval()
+    got, new = call(model, params, x, buffers=buffers(model))
+    assert new["2"]["num_batches_tracked"] == 0
+    assert torch.equal(got, model(x))
+    assert not model.training
+
+
+def test_a_call_takes_what_forward_takes():
+    class Affine(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Parameter(torch.ones(()))
+
+        def forward(self, x, *rest, scale=1.0, model=0, params=0):
+            return {"y": self.a * x * scale + sum(rest)}, model
+
+    affine = Affine()
+    out, _ = call(affine, {"a": torch.tensor(2.0)}, 3.0, 10.0, scale=4.0)
+    assert out["y"] == 34
+
+
+def test_a_call_equals_functional_call(model):
+    x, params = batch(model), other(parameters(model))
+    named = {dotted(path): tensor for path, tensor in walk(params)}
+    torch.manual_seed(2)
+    got = call(model.eval(), params, x)
+    torch.manual_seed(2)
+    assert_close(got, functional_call(model, named, (x,), tie_weights=False))
+
+
+def test_two_models_from_one_function():
+    model, x = tied(), torch.randn(4, 3)
+    a, b = parameters(model), other(parameters(model), 2.0)
+    assert not torch.allclose(call(model, a, x), call(model, b, x))
+    assert torch.equal(call(model, a, x), model(x))
+
+
+def test_an_ensemble_by_vmap():
+    torch.manual_seed(0)
+    model, x = (
+        nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)),
+        torch.ones(2, 3),
+    )
+    trees = [other(parameters(model), factor) for factor in (0.5, 1.0, 2.0)]
+    stacked = map_tree(
+        lambda path, _: torch.stack([dict(walk(t))[path] for t in trees]), trees[0]
+    )
+    got = vmap(lambda p: call(model, p, x))(stacked)
+    for each, params in zip(got, trees, strict=True):
+        assert_close(each, call(model, params, x))
+
+
+def test_a_call_compiles_to_one_graph():
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh()), torch.randn(2, 3)
+    params = other(parameters(model))
+    compiled = torch.compile(lambda p, x: call(model, p, x), backend="eager")
+    before = snapshot(model)
+    for _ in range(2):
+        assert torch.equal(compiled(params, x), call(model, params, x))
+    assert_untouched(model, before)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda p: p.pop("bias"), "call: parameters have no 'bias'. Wanted the tree"),
+        (lambda p: p.update(extra=p["bias"]), "parameters have 'extra' too many"),
+        (
+            lambda p: p.update(weight=torch.zeros(2)),
+            r"'weight' is a tensor of shape \(2,\); the module wants .*\(2, 3\)",
+        ),
+        (lambda p: p.update(weight=3.0), "'weight' is float; the module wants"),
+        (lambda p: p.update(weight=None), "'weight' is NoneType; the module wants"),
+        (
+            lambda p: p.update(weight={"x": p["weight"]}),
+            "parameters have no 'weight'",
+        ),
+    ],
+)
+@pytest.mark.parametrize("function", [call, store])
+def test_trees_that_do_not_fit_are_refused(function, change, match):
+    model = nn.Linear(3, 2)
+    params, before = parameters(model), snapshot(model)
+    params["weight"] += 1
+    change(params)
+    match = match.replace("call", function.__name__)
+    with pytest.raises(ValueError, match=match):
+        function(model, params, *([torch.ones(1, 3)] if function is call else []))
+    assert_untouched(model, before)
+
+
+def test_bad_buffers_are_refused():
+    model, x = nn.BatchNorm1d(3), torch.ones(2, 3)
+    params = parameters(model)
+    for bad, match in (
+        ({}, "call: buffers have no 'running_mean'"),
+        (model, "call: got a BatchNorm1d for buffers"),
+        (buffers(model) | {"running_var": 3}, "'running_var' is int; the module"),
+        (buffers(model) | {"more": torch.ones(1)}, "buffers have 'more' too many"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            call(model, params, x, buffers=bad)
+    with pytest.raises(ValueError, match="call: got a BatchNorm1d for parameters"):
+        call(model, model, x)
+
+
+# Storing
+
+
+def test_store_puts_both_back(model):
+    tree, given = other(parameters(model)), buffers(model)
+    own = list(model.parameters())
+    given = map_tree(lambda _, b: b + 1, given)
+    store(model, tree, given)
+    assert_close(parameters(model), tree)
+    assert_close(buffers(model), given)
+    assert all(a is b for a, b in zip(model.parameters(), own, strict=True))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("params", "given", "match"),
+    [
+        ({}, {"running_mean": torch.ones(3)}, "store: buffers have no 'running_var'"),
+        ({"bias": torch.ones(3, device="meta")}, None, "store: 'bias' is .* on meta"),
+        (
+            {"bias": torch.ones(3, dtype=torch.complex64)},
+            None,
+            "store: 'bias' is torch.complex64 .* fit into torch.float32",
+        ),
+    ],
+)
+def test_store_all_or_nothing(params, given, match):
+    model = nn.BatchNorm1d(3)
+    before = snapshot(model)
+    changed = map_tree(lambda _, x: x + 1, parameters(model)) | params
+    with pytest.raises(ValueError, match=match):
+        store(model, changed, given)
+    assert_untouched(model, before)
+
+
+def test_store_rounds_to_the_modules_dtype():
+    model = nn.Linear(1, 1).half()
+    store(model, {"weight": torch.tensor([[1 / 3]]), "bias": torch.zeros(1).double()})
+    assert model.weight.dtype == torch.float16
+    assert model.weight.item() == pytest.approx(1 / 3, abs=1e-3)
+
+
+# Gradients
+
+
+def numbers(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def test_the_value_comes_first():
+    value, grads = with_gradient(lambda p: (p["x"] ** 2).sum(), {"x": numbers(3.0)})
+    assert value == 9
+    assert grads["x"].tolist() == [6]
+    assert gradient(lambda p: (p["x"] ** 3).sum(), {"x": numbers(2.0)})["x"] == 12
+
+
+def test_extra_outputs_come_with_the_value_and_hold_no_graph():
+    def loss(p):
+        y = p["x"] * 2
+        return y.sum(), {"y": y, "text": "seen"}, [y]
+
+    (value, extra, rest), grads = with_gradient(loss, {"x": numbers(1.0, 2)})
+    assert value == 6
+    assert extra["text"] == "seen"
+    assert not any(t.requires_grad for t in (value, extra["y"], rest[0]))
+    assert grads["x"].tolist() == [2, 2]
+
+
+def test_what_is_unused_or_whole_has_no_gradient():
+    params = {"x": numbers(1.0), "unused": numbers(1.0), "n": torch.tensor(3)}
+    params |= {"flag": torch.tensor(True), "deep": {"none": numbers(1.0)}}
+    grads = gradient(lambda p: (p["x"] * p["n"]).sum(), params)
+    assert grads["x"].tolist() == [3]
+    assert grads["unused"] is grads["n"] is grads["flag"] is None
+    assert grads["deep"] == {"none": None}
+    assert gradient(lambda p: torch.tensor(1.0), params)["x"] is None
+    inside = vmap(lambda s: gradient(lambda p: (s * p["x"] * p["n"]).sum(), params))
+    with pytest.raises(ValueError, match="must only return Tensors"):
+        inside(numbers(1.0, 2))  # torch: None can't leave vmap
+    got = vmap(lambda s: gradient(lambda p: (s * p["x"] * p["n"]).sum(), params)["x"])
+    assert got(numbers(1.0, 2)).tolist() == [[3], [6]]
+
+
+def test_a_tie_stays_a_tie_in_the_loss():
+    shared = numbers(2.0)
+    params = {"a": {"w": shared}, "b": {"w": shared}}
+
+    def loss(p):
+        assert p["a"]["w"] is p["b"]["w"]
+        return (3 * p["a"]["w"] + 7 * p["b"]["w"]).sum()
+
+    grads = gradient(loss, params)
+    assert grads["a"]["w"].tolist() == [10]
+    assert grads["b"]["w"] is None
+    shares = vmap(lambda s: gradient(lambda p: s * loss(p), params)["a"]["w"])
+    assert shares(numbers(1.0, 2)).tolist() == [[10], [20]]
+
+
+@pytest.mark.parametrize(
+    ("params", "loss", "match"),
+    [
+        (nn.Linear(1, 1), None, r"got a Linear for params.*parameters\(model\)"),
+        ([numbers(1.0)], None, "got list for params"),
+        ({"a": {"b": 3.0}}, None, "'a.b' is float; wanted a tensor"),
+        ({"a": nn.Linear(1, 1)}, None, "'a' is Linear; wanted a tensor"),
+        ({"x": numbers(1.0, 2)}, lambda p: p["x"], r"returned \(2,\); wanted a real"),
+        ({"x": numbers(1.0)}, lambda p: 3.0, "the loss returned float; wanted"),
+        ({"x": numbers(1.0)}, lambda p: None, "the loss returned NoneType; wanted"),
+        ({"x": numbers(1.0)}, lambda p: (p["x"], 1), r"the loss returned \(1,\)"),
+        (
+            {"x": numbers(1.0)},
+            lambda p: p["x"].sum() * 1j,
+            r"returned \(\); wanted a re",
+        ),
+    ],
+)
+def test_bad_losses_and_parameters_are_refused(params, loss, match):
+    for function in (gradient, with_gradient):
+        with pytest.raises(ValueError, match=f"with_gradient: .*{match}"):
+            function(loss, params)
+
+
+def test_no_grad_does_not_disturb_and_inference_mode_is_refused():
+    params = {"x": numbers(3.0)}
+    with torch.no_grad():
+        assert gradient(lambda p: (p["x"] ** 2).sum(), params)["x"] == 6
+    with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
+        gradient(lambda p: (p["x"] ** 2).sum(), params)
+
+
+def test_the_gradient_of_a_gradient():
+    def inner(p):
+        return gradient(lambda q: (q["x"] ** 3 * p["y"]).sum(), {"x": p["x"]})["x"]
+
+    params = {"x": numbers(2.0), "y": numbers(5.0)}
+    grads = gradient(lambda p: inner(p).sum(), params)  # of 3 x**2 y
+    assert (grads["x"].item(), grads["y"].item()) == (60, 12)
+    third = gradient(
+        lambda o: gradient(lambda p: inner(p | {"y": o["y"]}).sum(), o)["x"].sum(),
+        params,
+    )
+    assert (third["x"].item(), third["y"].item()) == (30, 12)
+
+
+def test_a_penalty_on_the_gradient_trains():
+    model, x = (
+        nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)),
+        torch.ones(2, 3),
+    )
+    params = parameters(model)
+
+    def loss(p):
+        slope = gradient(lambda q: call(model, p, q["x"]).sum(), {"x": x})["x"]
+        return slope.square().sum()
+
+    got = gradient(loss, params)
+    inputs = x.clone().requires_grad_()
+    slope = torch.autograd.grad(model(inputs).sum(), inputs, create_graph=True)[0]
+    wanted = torch.autograd.grad(slope.square().sum(), model[0].weight)[0]
+    assert_close(got["0"]["weight"], wanted)
+
+
+def test_nothing_of_a_gradient_is_kept():
+    value, grads = with_gradient(lambda p: (p["x"] ** 2).sum(), {"x": numbers(3.0)})
+    assert not value.requires_grad
+    assert not grads["x"].requires_grad
+    params = {"x": numbers(3.0).requires_grad_()}  # as from named_parameters()
+    for _ in range(3):
+        grads = gradient(lambda p: (p["x"] ** 2).sum(), params)
+        params = {"x": params["x"] - 0.1 * grads["x"]}
+    assert params["x"].grad_fn is not None  # the caller's own graph, not ours
+    assert not grads["x"].requires_grad
+
+
+def test_an_error_in_the_loss_leaves_no_depth_behind():
+    params = {"x": numbers(3.0)}
+
+    def broken(p):
+        gradient(lambda q: 1 / 0, p)
+
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            gradient(broken, params)
+        with pytest.raises(ValueError, match="the loss returned"):
+            gradient(lambda p: gradient(lambda q: "text", p), params)
+    assert not gradient(lambda p: (p["x"] ** 2).sum(), params)["x"].requires_grad
+
+
+def test_threads_do_not_see_each_other():
+    inside, done = threading.Event(), threading.Event()
+    seen = []
+
+    def waiting(p):
+        inside.set()
+        assert done.wait(10)
+        return (p["x"] ** 2).sum()
+
+    thread = threading.Thread(
+        target=lambda: seen.append(gradient(waiting, {"x": numbers(3.0)})["x"])
+    )
+    thread.start()
+    assert inside.wait(10)
+    alone = gradient(lambda p: (p["x"] ** 2).sum(), {"x": numbers(4.0)})["x"]
+    done.set()
+    thread.join()
+    assert not alone.requires_grad
+    assert not seen[0].requires_grad
+    assert (alone.item(), seen[0].item()) == (8, 6)
+
+
+@pytest.mark.parametrize("name", ["tied", "one submodule under two names", "linear"])
+def test_gradients_for_each_sample(name):
+    torch.manual_seed(0)
+    model, x = MODELS[name](), torch.randn(4, 3)
+    params = parameters(model)
+
+    def loss(p, sample):
+        return call(model, p, sample[None]).square().sum()
+
+    def of_one(sample):
+        grads = gradient(lambda p: loss(p, sample), params)
+        return {dotted(path): g for path, g in walk(grads) if g is not None}
+
+    together = vmap(of_one)(x)
+    for i, sample in enumerate(x):
+        for key, g in of_one(sample).items():
+            assert_close(together[key][i], g)
+
+
+@pytest.mark.parametrize("name", ["tied", "one submodule under two names", "linear"])
+def test_penalties_of_lesson_02(name):
+    """A wrapper whose forward is data loss plus penalty, called explicitly."""
+
+    class Objective(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x):
+            return self.model(x).square().mean() + penalty(self.model)
+
+    torch.manual_seed(0)
+    model = MODELS[name]()
+    for path, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, nn.Linear):
+            where = f"{path}.weight" if path else "weight"
+            regularize(model, **{where: L1L2(l1=0.1, l2=0.3)})
+    objective, x = Objective(model), torch.randn(4, 3)
+    value, grads = with_gradient(lambda p: call(objective, p, x), parameters(objective))
+    loss = objective(x)
+    assert_close(value, loss.detach())
+    loss.backward()
+    for name, parameter in objective.named_parameters():
+        got = {dotted(path): g for path, g in walk(grads)}[name]
+        assert_close(got, parameter.grad)
+
+
+def test_a_whole_step_compiles_without_a_warning():
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh()), torch.ones(2, 3)
+    params = parameters(model)
+
+    def step(state, params, x):
+        loss = lambda p: call(model, p, x).square().sum()  # noqa: E731
+        value, grads = with_gradient(loss, params)
+        return value, *update(state, params, grads)
+
+    compiled = torch.compile(step, backend="eager")
+    one = other = (None, setup(Adam(), params), params)
+    for _ in range(10):
+        one, other = compiled(*one[1:], x), step(*other[1:], x)
+    assert torch.equal(one[0], other[0])
+    assert torch.equal(one[2]["0"]["weight"], other[2]["0"]["weight"])

@@ -30,10 +30,22 @@ def test_header_says_when_and_with_what():
         assert word in bench.header()
 
 
-def test_a_failing_script_writes_nothing(checkout, capsys):
-    script(checkout, "a.py", f"print({TABLE!r}); raise SystemExit(3)")
+def test_a_missed_bound_is_on_the_page(checkout):
+    body = (
+        f"import sys; print({TABLE!r}); print('A bound is missed: plain', "
+        "file=sys.stderr); raise SystemExit(1)"
+    )
+    script(checkout, "a.py", body)
     assert bench.main(checkout) == 1
-    assert "a.py ended with 3" in capsys.readouterr().err
+    page = (checkout / "docs" / "results" / "benchmarks.md").read_text()
+    assert page.endswith(f"## a\n\n{TABLE}\n\nA bound is missed: plain\n")
+
+
+@pytest.mark.parametrize("status", [1, 3])
+def test_a_failing_script_writes_nothing(status, checkout, capsys):
+    script(checkout, "a.py", f"print({TABLE!r}); raise SystemExit({status})")
+    assert bench.main(checkout) == 1
+    assert f"a.py ended with {status}" in capsys.readouterr().err
     assert not (checkout / "docs").exists()
 
 

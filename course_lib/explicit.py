@@ -109,11 +109,7 @@ def update(
     """
     if torch.compiler.is_compiling():  # which can't trace this: it breaks the graph
         return torch.compiler.disable(update)(state, params, grads, check=check)
-    items = _items("update", state, params, grads)
-    if check:
-        _require_finite("update", items)
-    with torch.no_grad():
-        new = _step(items, in_place=False)
+    new = _stepped("update", (state, params, grads), check=check, in_place=False)
     return _with_new(state, params, {id(old): (leaf, x) for old, leaf, x in new})
 
 
@@ -138,13 +134,19 @@ def update_(state: Tree, params: Tree, grads: Tree, *, check: bool = True) -> No
     """
     if torch.compiler.is_compiling():
         return torch.compiler.disable(update_)(state, params, grads, check=check)
-    items = _items("update_", state, params, grads)
-    if check:
-        _require_finite("update_", items)
-    with torch.no_grad():
-        new = _step(items, in_place=True)
+    new = _stepped("update_", (state, params, grads), check=check, in_place=True)
     leaves = {id(tensor): leaf for tensor, leaf, _ in new}
     _replace_leaves(state, params, leaves)
+
+
+def _stepped(
+    place: str, trees: tuple[Tree, Tree, Tree], *, check: bool, in_place: bool
+) -> list["Stepped"]:
+    items = _items(place, *trees)
+    if check:
+        _require_finite(place, items)
+    with torch.no_grad():
+        return _step(items, in_place=in_place)
 
 
 def _replace_leaves(state: Tree, params: Tree, leaves: dict[int, Leaf]) -> None:

@@ -84,6 +84,11 @@ def shared_captures(
     >>> {name: len(users) for name, users in shared_captures(make()).items()}
     {'i': 3}
     """
+    if callable(functions):
+        raise TypeError(
+            f"shared_captures: got one callable, {_name(functions)}; wanted a list of "
+            "functions. For a single one there is captures."
+        )
     users: dict[tuple[str, int], list[Callable[..., Any]]] = {}
     for function in {id(f): f for f in functions}.values():
         for name, cell in _cells("shared_captures", function).items():

@@ -396,6 +396,8 @@ def train(
         raise ValueError(
             f"train: got on_nonfinite={on_nonfinite!r}; wanted 'raise' or 'skip'."
         )
+    require_tree("train", "params", params)
+    require_tree("train", "the state", state)
     losses: list[float] = []
     for step, batch in enumerate(batches):
         batch = batch if isinstance(batch, tuple | list) else (batch,)

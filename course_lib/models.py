@@ -78,6 +78,11 @@ def small_cnn(
 
 
 def _check_positive(place: str, name: str, numbers: Sequence[int]) -> None:
+    if not isinstance(numbers, Sequence):
+        raise ValueError(
+            f"{place}: got {name}={numbers!r}; wanted a sequence of whole numbers, "
+            "for example (64, 32, 10)."
+        )
     for number in numbers:
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise ValueError(

@@ -19,6 +19,7 @@ from course_lib.trees import (
     insert,
     is_transforming,
     map_tree,
+    require_module,
     require_tensors,
     require_tree,
     untied,
@@ -28,11 +29,13 @@ from course_lib.trees import (
 
 def parameters(model: nn.Module) -> Tree:
     """Return a copy of the model's parameters as a tree; tied ones are one tensor."""
+    require_module("parameters", model)
     return _copy(model.named_parameters(remove_duplicate=False))
 
 
 def buffers(model: nn.Module) -> Tree:
     """Return a copy of the model's buffers as a tree, for example running means."""
+    require_module("buffers", model)
     return _copy(model.named_buffers(remove_duplicate=False))
 
 
@@ -98,6 +101,7 @@ Slot = tuple[dict[str, Any], str, Tensor]  # a module's dict, a key, what goes t
 def _slots(model: nn.Module, tree: Tree, kind: str, caller: str = "call") -> list[Slot]:
     """Pair each tensor of the tree with its place; complain of names and shapes."""
     what = kind.strip("_")
+    require_module(caller, model)
     require_tree(caller, what, tree)
     paired: dict[tuple[int, str], Slot] = {}
     if _pair(model, tree, kind, paired):

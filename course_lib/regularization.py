@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.activity import record_outputs, recorded_costs, records_outputs
+from course_lib.trees import require_module
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -171,6 +172,7 @@ def regularize(
     >>> f"{penalty(layer).item():.3f}"
     '0.008'
     """
+    require_module("regularize", module)
     owners = []
     for name, regularizer in by_parameter.items():
         _require_l1l2("regularize", name, regularizer)
@@ -201,6 +203,7 @@ def penalty(model: nn.Module) -> Tensor:
     >>> penalty(model)
     tensor(0.)
     """
+    require_module("penalty", model)
     groups: dict[tuple[L1L2, torch.device], list[Tensor]] = {}
     for term in _distinct_terms(model):
         key = (term.regularizer, term.tensor.device)
@@ -226,6 +229,7 @@ def penalties(model: nn.Module) -> dict[str, Tensor]:
     >>> list(penalties(nn.Sequential(layer)))
     ['0.bias']
     """
+    require_module("penalties", model)
     parts = {
         term.name: term.regularizer(term.tensor) for term in _distinct_terms(model)
     }
@@ -252,6 +256,7 @@ def add_penalty_gradients_(model: nn.Module) -> None:
     >>> torch.equal(layer.weight.grad, layer.weight)
     True
     """
+    require_module("add_penalty_gradients_", model)
     for path, module in model.named_modules():
         if records_outputs(module):
             raise ValueError(

@@ -59,6 +59,15 @@ def require_tree(place: str, what: str, tree: object) -> None:
         )
 
 
+def require_module(place: str, model: object) -> None:
+    """Raise ValueError unless `model` is a module, and not, say, its parameters."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"{place}: got {type(model).__name__}; wanted an nn.Module. Pass the model "
+            "itself, not its parameters."
+        )
+
+
 def require_tensors(place: str, what: str, tree: object) -> None:
     """Raise ValueError unless `tree` is a dict of nested dicts of tensors."""
     require_tree(place, what, tree)

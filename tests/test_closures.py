@@ -519,3 +519,8 @@ def test_what_has_no_cells_is_refused_in_words(thing, message):
         freeze_captures(thing)
     with pytest.raises(TypeError, match=f"^shared_captures: got .*{message}"):
         shared_captures([for_loop, thing])
+
+
+def test_one_function_alone_shares_with_nobody():
+    with pytest.raises(TypeError, match=r"got one callable, '.*'; wanted a list of"):
+        shared_captures(lambda: 1)

@@ -611,3 +611,8 @@ def test_frozen_and_adjusted_parts_in_a_loop():
     assert state["0"]["weight"].state[2] == 0
     assert state["2"]["weight"].state[2] == 4
     assert not torch.equal(moved["2"]["weight"], params["2"]["weight"])
+
+
+def test_train_refuses_a_model_even_without_batches():
+    with pytest.raises(ValueError, match="train: got a Linear for params"):
+        train(mse, torch.nn.Linear(1, 1), [], {})

@@ -101,3 +101,10 @@ def test_small_cnn_keeps_the_size_until_it_pools(size, device):
 def test_sizes_that_make_no_network_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_one_number_is_no_sequence_of_sizes():
+    with pytest.raises(ValueError, match="got sizes=64; wanted a sequence"):
+        mlp(64)
+    with pytest.raises(ValueError, match="got widths=8; wanted a sequence"):
+        small_cnn(widths=8)

@@ -607,3 +607,11 @@ def test_a_whole_step_compiles_without_a_warning():
         one, other = compiled(*one[1:], x), step(*other[1:], x)
     assert torch.equal(one[0], other[0])
     assert torch.equal(one[2]["0"]["weight"], other[2]["0"]["weight"])
+
+
+@pytest.mark.parametrize("function", [parameters, buffers])
+def test_a_dict_is_no_module(function):
+    with pytest.raises(ValueError, match=f"{function.__name__}: got dict; wanted an"):
+        function({})
+    with pytest.raises(ValueError, match=r"call: got dict; wanted an nn\.Module"):
+        call({}, {}, 1)

@@ -910,3 +910,12 @@ def test_outputs_that_are_no_batch_are_refused(output):
 
     with pytest.raises(ValueError, match=r"returned .*wanted a tensor \(batch, ...\)"):
         regularize(Returns(), activity=BOTH)()
+
+
+@pytest.mark.parametrize("function", [penalty, penalties, add_penalty_gradients_])
+def test_parameters_are_not_a_model(function):
+    message = f"{function.__name__}: got generator; wanted an nn.Module"
+    with pytest.raises(ValueError, match=message):
+        function(nn.Linear(2, 1).parameters())
+    with pytest.raises(ValueError, match=r"regularize: got list; wanted an nn\.Module"):
+        regularize([], weight=L1L2())

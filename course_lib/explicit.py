@@ -17,7 +17,7 @@ that stands at several places of `params` is tied: one tensor, one state, one st
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -142,11 +142,12 @@ def update_(state: Tree, params: Tree, grads: Tree, *, check: bool = True) -> No
 def _stepped(
     place: str, trees: tuple[Tree, Tree, Tree], *, check: bool, in_place: bool
 ) -> list["Stepped"]:
+    is_transformed = is_transforming()
     items = _items(place, *trees)
-    if check:
+    if check and items and not is_transformed:
         _require_finite(place, items)
     with torch.no_grad():
-        return _step(items, in_place=in_place)
+        return _step(items, in_place=in_place, may_fuse=not is_transformed)
 
 
 def _replace_leaves(state: Tree, params: Tree, leaves: dict[int, Leaf]) -> None:
@@ -157,7 +158,7 @@ def _replace_leaves(state: Tree, params: Tree, leaves: dict[int, Leaf]) -> None:
             state[key] = leaves[id(child)]
 
 
-@dataclass
+@dataclass(slots=True)
 class _Item:
     """A distinct tensor that takes a step, with its path, its leaf and its gradient."""
 
@@ -171,32 +172,85 @@ def _items(place: str, state: Tree, params: Tree, grads: Tree) -> list[_Item]:
     for what, tree in (("state", state), ("params", params), ("grads", grads)):
         require_tree(place, what, tree)
     items: dict[int, _Item] = {}
-    for path, tensor, leaf, grad in _zip(place, state, params, grads):
-        known = items.get(id(tensor))
-        if known is not None and known.leaf is not leaf:
-            known.leaf = _reconcile(place, known, path, leaf)
-        kind = tensor.shape, tensor.dtype, tensor.device
-        if grad is not None and not _fits(grad, *kind):
-            _refuse_gradient(place, path, tensor, grad)
-        if known is None:
-            if not _fits(leaf.state, *kind):
-                _require_state(place, path, tensor, leaf)
-            items[id(tensor)] = _Item(path, tensor, leaf, grad)
-        elif grad is not None:
-            known.grad = grad if known.grad is None else known.grad + grad
+    _gather(place, state, params, grads, (), items)
     return [i for i in items.values() if i.grad is not None and not i.leaf.frozen]
 
 
-def _fits(
-    thing: Any, shape: torch.Size, dtype: torch.dtype, device: torch.device
-) -> bool:
+def _gather(
+    place: str,
+    state: Any,
+    params: Tree,
+    grads: Any,
+    path: Path,
+    items: dict[int, _Item],
+) -> None:
+    """Walk three trees at once; complain, with the path, where they part."""
+    _require_keys(place, path, state, params, grads)
+    for key, tensor in params.items():
+        here, leaf, grad = (*path, key), state[key], grads.get(key)
+        if isinstance(tensor, dict):
+            grad = {} if grad is None else grad
+            _gather(place, leaf, tensor, grad, here, items)
+            continue
+        _require_types(place, here, tensor, leaf, grad)
+        kind = tensor.shape, tensor.dtype, tensor.device
+        if grad is not None and not _fits(grad, kind):
+            _refuse_gradient(place, here, tensor, grad)
+        known = items.get(id(tensor))
+        if known is None:
+            if not _fits(leaf.state, kind):
+                _require_state(place, here, tensor, leaf)
+            items[id(tensor)] = _Item(here, tensor, leaf, grad)
+            continue
+        if known.leaf is not leaf:
+            known.leaf = _reconcile(place, known, here, leaf)
+        if grad is not None:
+            known.grad = grad if known.grad is None else known.grad + grad
+
+
+def _require_keys(place: str, path: Path, state: Any, params: Tree, grads: Any) -> None:
+    if not isinstance(state, dict) or state.keys() != params.keys():
+        got = ", ".join(map(str, state)) if isinstance(state, dict) else repr(state)
+        raise ValueError(
+            f"{place}: at {dotted(path)!r} the state has {got}; the parameters have "
+            f"{', '.join(params)}. Call setup(rule, params) for these parameters."
+        )
+    if not isinstance(grads, dict) or not grads.keys() <= params.keys():
+        got = type(grads).__name__
+        if isinstance(grads, dict):
+            got = ", ".join(sorted(grads.keys() - params.keys()))
+        raise ValueError(
+            f"{place}: at {dotted(path)!r} the gradients have {got}, which the "
+            f"parameters ({', '.join(params)}) have not. Take gradients with "
+            "respect to these params."
+        )
+
+
+def _require_types(place: str, path: Path, tensor: Any, leaf: Any, grad: Any) -> None:
+    if isinstance(tensor, Tensor) and isinstance(leaf, Leaf):
+        if grad is None or isinstance(grad, Tensor):
+            return
+        what, thing, wanted = "gradient", grad, "Tensor"
+    elif isinstance(tensor, Tensor):
+        what, thing, wanted = "state", leaf, "Leaf"
+    else:
+        what, thing, wanted = "parameter", tensor, "Tensor"
+    raise ValueError(
+        f"{place}: the {what} of {dotted(path)!r} is {type(thing).__name__}; wanted a "
+        f"{wanted}. Do all trees belong to these params?"
+    )
+
+
+Kind = tuple[torch.Size, torch.dtype, torch.device]
+
+
+def _fits(thing: Any, kind: Kind) -> bool:
     """Tell whether a tensor, or each in a tuple, is of this kind."""
     if isinstance(thing, Tensor):
-        is_same = thing.dtype == dtype and thing.shape == shape
-        return is_same and thing.device == device
+        return (thing.shape, thing.dtype, thing.device) == kind
     if isinstance(thing, tuple):
         for part in thing:  # plain, for there may be thousands
-            if not _fits(part, shape, dtype, device):
+            if not _fits(part, kind):
                 return False
     return True
 
@@ -208,7 +262,7 @@ def _require_state(place: str, path: Path, tensor: Tensor, leaf: Leaf) -> None:
         for each in (leaf.state, leaf.rule.init(tensor.detach()))
     )
     for got, want in zip(own, wanted, strict=False):
-        if not _fits(got, want.shape, want.dtype, want.device):
+        if not _fits(got, (want.shape, want.dtype, want.device)):
             raise ValueError(
                 f"{place}: the state of {dotted(path)!r} is {_kind(got)}; for this "
                 f"parameter, {_kind(tensor)}, the rule wants {_kind(want)}. Call "
@@ -218,49 +272,6 @@ def _require_state(place: str, path: Path, tensor: Tensor, leaf: Leaf) -> None:
 
 def _kind(tensor: Tensor) -> str:
     return f"{tensor.dtype} of shape {tuple(tensor.shape)} on {tensor.device}"
-
-
-def _zip(
-    place: str, state: Any, params: Tree, grads: Any, path: Path = ()
-) -> Iterator[tuple[Path, Tensor, Leaf, Tensor | None]]:
-    """Walk three trees at once; complain, with the path, where they part."""
-    if not isinstance(state, dict) or state.keys() != params.keys():
-        got = ", ".join(map(str, state)) if isinstance(state, dict) else repr(state)
-        raise ValueError(
-            f"{place}: at {dotted(path)!r} the state has {got}; the parameters have "
-            f"{', '.join(params)}. Call setup(rule, params) for these parameters."
-        )
-    extra = grads.keys() - params.keys() if isinstance(grads, dict) else ()
-    if not isinstance(grads, dict) or extra:
-        got = ", ".join(sorted(extra)) if extra else type(grads).__name__
-        raise ValueError(
-            f"{place}: at {dotted(path)!r} the gradients have {got}, which the "
-            f"parameters ({', '.join(params)}) have not. Take gradients with "
-            "respect to these params."
-        )
-    for key, child in params.items():
-        here, grad = (*path, key), grads.get(key)
-        if isinstance(child, dict):
-            yield from _zip(
-                place, state[key], child, {} if grad is None else grad, here
-            )
-        else:
-            yield here, *_leaves_at(place, here, child, state[key], grad)
-
-
-def _leaves_at(
-    place: str, path: Path, tensor: Any, leaf: Any, grad: Any
-) -> tuple[Tensor, Leaf, Tensor | None]:
-    kinds = (("parameter", tensor, Tensor), ("state", leaf, Leaf))
-    if grad is not None:
-        kinds += (("gradient", grad, Tensor),)
-    for what, thing, kind in kinds:
-        if not isinstance(thing, kind):
-            raise ValueError(
-                f"{place}: the {what} of {dotted(path)!r} is {type(thing).__name__}; "
-                f"wanted a {kind.__name__}. Do all trees belong to these params?"
-            )
-    return tensor, leaf, grad
 
 
 def _refuse_gradient(place: str, path: Path, tensor: Tensor, grad: Tensor) -> None:
@@ -284,11 +295,9 @@ def _reconcile(place: str, known: _Item, path: Path, leaf: Leaf) -> Leaf:
 
 def _require_finite(place: str, items: list[_Item]) -> None:
     """Look at all gradients at once; only where one is bad, look for which."""
-    grads = [item.grad for item in items]
-    if not grads or is_transforming():
-        return
-    norms = torch._foreach_norm(grads)  # a large norm may overflow: then look again
-    if grads[0].device.type != "cpu":  # wait for a GPU once, not for each number
+    norms = torch._foreach_norm([item.grad for item in items])
+    # A large norm may overflow: then look again.
+    if not norms[0].is_cpu:  # wait for a GPU once, not for each number
         norms = torch.stack([norm.to(norms[0].device) for norm in norms]).tolist()
     if all(map(math.isfinite, norms)):
         return
@@ -304,19 +313,20 @@ def _require_finite(place: str, items: list[_Item]) -> None:
 Stepped = tuple[Tensor, Leaf, Tensor]  # the old tensor, the new leaf, the new tensor
 
 
-def _step(items: list[_Item], *, in_place: bool) -> list[Stepped]:
+def _step(items: list[_Item], *, in_place: bool, may_fuse: bool) -> list[Stepped]:
     """Apply each rule to all its tensors at once; write only when all have ended."""
-    groups: dict[Any, list[_Item]] = {}
-    is_transformed = is_transforming()
+    of_rule: dict[Rule, tuple[list[_Item], list[_Item]]] = {}
+    of_object: dict[int, tuple[list[_Item], list[_Item]]] = {}  # quicker to look up
     for item in items:
         rule = item.leaf.rule
-        fused = rules.has_fused(rule) and rules.is_fusible(item.tensor)
-        fused = fused and not is_transformed
-        groups.setdefault((rule, fused), []).append(item)
-    plans = [
-        (_plan_fused if fused else _plan)(rule, group)
-        for (rule, fused), group in groups.items()
-    ]
+        if id(rule) not in of_object:
+            of_object[id(rule)] = of_rule.setdefault(rule, ([], []))
+        fused = may_fuse and rules.has_fused(rule) and rules.is_fusible(item.tensor)
+        of_object[id(rule)][fused].append(item)
+    plans = []
+    for rule, (plain, fused) in of_rule.items():
+        plans += [_plan(rule, plain)] if plain else []
+        plans += [_plan_fused(rule, fused)] if fused else []
     return [stepped for finish in plans for stepped in finish(in_place)]
 
 

@@ -18,11 +18,9 @@ from course_lib.trees import (
     dotted,
     insert,
     is_transforming,
-    map_tree,
     require_module,
     require_tensors,
     require_tree,
-    untied,
     walk,
 )
 
@@ -70,54 +68,50 @@ def call(
     Raises:
         ValueError: keys that are missing or too many, or wrong shapes; with names.
     """
-    slots = _slots(model, params, "_parameters")
-    given = buffers if buffers is not None else _own_buffers(model)
-    clones: dict[int, Tensor] = {}
-    for place, key, tensor in _slots(model, given, "_buffers"):
-        fresh = clones.setdefault(id(tensor), tensor.clone())
-        slots.append((place, key, fresh))
-    with _swapped(slots), _restored(model):
+    loans = _loans(model, params, "_parameters")
+    if buffers is not None:
+        loans += _copied(_loans(model, buffers, "_buffers"))
+    else:
+        modules = [module for module, _, _ in loans]
+        loans += _copied((m, "_buffers", m._buffers) for m in modules if m._buffers)
+    with _lent(loans):
         output = model(*inputs, **options)
         if buffers is None:
             return output
-        named = model.named_buffers(remove_duplicate=False)
-        return output, _as_tree((name, tensor.detach()) for name, tensor in named)
+        new: Tree = {}
+        for name, tensor in model.named_buffers(remove_duplicate=False):
+            insert(new, name, tensor.detach())
+        return output, new
 
 
-def _own_buffers(model: nn.Module) -> Tree:
-    return _as_tree(model.named_buffers(remove_duplicate=False))
+Tensors = dict[str, Tensor | None]
+Loan = tuple[nn.Module, str, Tensors]  # a module, and what stands in for which dict
 
 
-def _as_tree(named: Iterable[tuple[str, Tensor]]) -> Tree:
-    tree: Tree = {}
-    for name, tensor in named:
-        insert(tree, name, tensor)
-    return tree
+def _loans(model: nn.Module, tree: Tree, kind: str, caller: str = "call") -> list[Loan]:
+    """Pair each module with its tensors in the tree; complain of names and shapes.
 
-
-Slot = tuple[dict[str, Any], str, Tensor]  # a module's dict, a key, what goes there
-
-
-def _slots(model: nn.Module, tree: Tree, kind: str, caller: str = "call") -> list[Slot]:
-    """Pair each tensor of the tree with its place; complain of names and shapes."""
+    A module under two names stands there once, with the tensors of its first name.
+    """
     what = kind.strip("_")
     require_module(caller, model)
     require_tree(caller, what, tree)
-    paired: dict[tuple[int, str], Slot] = {}
-    if _pair(model, tree, kind, paired):
-        return list(paired.values())
-    given = {dotted(path): tensor for path, tensor in walk(tree)}
-    slots: dict[tuple[int, str], Slot] = {}  # a module under two names has one place
+    loans: dict[int, Loan] = {}
+    if _pair(model, tree, kind, loans):
+        return list(loans.values())
+    loans, given = {}, {dotted(path): tensor for path, tensor in walk(tree)}
     for path, module in model.named_modules(remove_duplicate=False):
+        mine: Tensors = {}
         for key, own in getattr(module, kind).items():
+            name = f"{path}.{key}" if path else key
+            mine[key] = own
             if own is None:
                 continue
-            name = f"{path}.{key}" if path else key
             if name not in given:
                 raise ValueError(
                     f"{caller}: {what} have no {name!r}. {_advice(model, what)}"
                 )
-            tensor = given.pop(name)
+            tensor = mine[key] = given.pop(name)
             if not isinstance(tensor, Tensor) or tensor.shape != own.shape:
                 got = type(tensor).__name__
                 if isinstance(tensor, Tensor):
@@ -126,32 +120,32 @@ def _slots(model: nn.Module, tree: Tree, kind: str, caller: str = "call") -> lis
                     f"{caller}: {name!r} is {got}; the module wants a tensor of shape "
                     f"{tuple(own.shape)}. {_advice(model, what)}"
                 )
-            slots.setdefault((id(module), key), (getattr(module, kind), key, tensor))
+        loans.setdefault(id(module), (module, kind, mine))
     if given:
         names = ", ".join(map(repr, given))
         raise ValueError(
             f"{caller}: {what} have {names} too many. {_advice(model, what)}"
         )
-    return list(slots.values())
+    return list(loans.values())
 
 
-def _pair(
-    module: nn.Module, tree: Tree, kind: str, slots: dict[tuple[int, str], Slot]
-) -> bool:
-    """Fill the slots in one quick walk; False where something does not fit."""
-    used, own = 0, getattr(module, kind)
-    for key, mine in own.items():
-        if mine is not None:
+def _pair(module: nn.Module, tree: Tree, kind: str, loans: dict[int, Loan]) -> bool:
+    """Fill the loans in one quick walk; False where something does not fit."""
+    attributes, used = vars(module), 0
+    mine = dict(attributes[kind])
+    for key, own in mine.items():
+        if own is not None:
             tensor = tree.get(key)
-            if not isinstance(tensor, Tensor) or tensor.shape != mine.shape:
+            if not isinstance(tensor, Tensor) or tensor.shape != own.shape:
                 return False
-            slots.setdefault((id(module), key), (own, key, tensor))
+            mine[key] = tensor
             used += 1
-    for name, child in module._modules.items():
+    loans.setdefault(id(module), (module, kind, mine))
+    for name, child in attributes["_modules"].items():
         if child is not None:
             subtree = tree.get(name, _EMPTY)
             used += subtree is not _EMPTY
-            if not isinstance(subtree, dict) or not _pair(child, subtree, kind, slots):
+            if not isinstance(subtree, dict) or not _pair(child, subtree, kind, loans):
                 return False
     return used == len(tree)
 
@@ -163,29 +157,34 @@ def _advice(model: nn.Module, what: str) -> str:
     return f"Wanted the tree of {what}(model) for this {type(model).__name__}."
 
 
-@contextmanager
-def _swapped(slots: list[Slot]) -> Iterator[None]:
-    """Put the tensors into the module, and its own back, whatever happens."""
-    own = [(place, key, place[key]) for place, key, _ in slots]
-    try:
-        for place, key, tensor in slots:
-            place[key] = tensor
-        yield
-    finally:
-        for place, key, tensor in own:
-            place[key] = tensor
+def _copied(loans: Iterable[Loan]) -> list[Loan]:
+    """Give each distinct tensor a copy that a forward pass may write to."""
+    copies: dict[int, Tensor | None] = {id(None): None}
+    made = []
+    for module, kind, tensors in loans:
+        for tensor in tensors.values():
+            if id(tensor) not in copies:
+                copies[id(tensor)] = tensor.clone()
+        mine = {key: copies[id(tensor)] for key, tensor in tensors.items()}
+        made.append((module, kind, mine))
+    return made
 
 
 @contextmanager
-def _restored(model: nn.Module) -> Iterator[None]:
-    """Give the modules their attributes back: forward passes and hooks write some."""
-    own = [(module, dict(vars(module))) for module in model.modules()]
+def _lent(loans: list[Loan]) -> Iterator[None]:
+    """Put the tensors into the modules; then give all attributes back, come what may.
+
+    Forward passes and hooks write attributes, too.
+    """
+    own = [(vars(module), dict(vars(module))) for module, _, _ in loans]
     try:
+        for module, kind, tensors in loans:
+            vars(module)[kind] = tensors
         yield
     finally:
-        for module, attributes in own:
-            vars(module).clear()
-            vars(module).update(attributes)
+        for attributes, before in own:
+            attributes.clear()
+            attributes.update(before)
 
 
 @torch.no_grad()
@@ -196,16 +195,22 @@ def store(model: nn.Module, params: Tree, buffers: Tree | None = None) -> None:
         ValueError: names or shapes do not fit, or a number has no place in the
             module's dtype.
     """
-    slots = _slots(model, params, "_parameters", "store")
-    slots += _slots(model, buffers, "_buffers", "store") if buffers is not None else []
-    for place, key, tensor in slots:
-        if tensor.is_meta or not torch.can_cast(tensor.dtype, place[key].dtype):
+    loans = _loans(model, params, "_parameters", "store")
+    loans += _loans(model, buffers, "_buffers", "store") if buffers is not None else []
+    pairs = [
+        (key, getattr(module, kind)[key], tensor)
+        for module, kind, tensors in loans
+        for key, tensor in tensors.items()
+        if tensor is not None
+    ]
+    for key, own, tensor in pairs:
+        if tensor.is_meta or not torch.can_cast(tensor.dtype, own.dtype):
             raise ValueError(
                 f"store: {key!r} is {tensor.dtype} on {tensor.device}; the module "
-                f"wants numbers that fit into {place[key].dtype}."
+                f"wants numbers that fit into {own.dtype}."
             )
-    for place, key, tensor in slots:
-        place[key].copy_(tensor)
+    for _, own, tensor in pairs:
+        own.copy_(tensor)
 
 
 # Gradients
@@ -238,45 +243,73 @@ def with_gradient(loss: Callable[[Tree], Any], params: Tree) -> tuple[Any, Tree]
     """
     if torch.compiler.is_compiling():  # which can't trace this: it breaks the graph
         return torch.compiler.disable(with_gradient)(loss, params)
-    require_tensors("with_gradient", "params", params)
     if torch.is_inference_mode_enabled():
         raise ValueError(
             "with_gradient: torch.inference_mode records nothing to take gradients "
             "of. Call it outside; torch.no_grad does not disturb it."
         )
-    if is_transforming():  # of the params, or of the data alone
-        return _functional_gradient(loss, params)
-    return _autograd_gradient(loss, params)
+    require_tree("with_gradient", "params", params)
+    distinct: dict[int, Tensor] = {}
+    _collect(params, distinct)
+    if not all(isinstance(tensor, Tensor) for tensor in distinct.values()):
+        require_tensors("with_gradient", "params", params)  # knows which is none
+    of_numbers = {i: t for i, t in distinct.items() if _is_watched(t)}
+    take = _functional_gradient if is_transforming() else _autograd_gradient
+    value, found = take(loss, params, of_numbers)
+    return value, _at_first_places(params, found)
 
 
-def _autograd_gradient(loss: Callable[[Tree], Any], params: Tree) -> tuple[Any, Tree]:
+def _collect(tree: Tree, distinct: dict[int, Tensor]) -> None:
+    for child in tree.values():
+        if isinstance(child, dict):
+            _collect(child, distinct)
+        else:
+            distinct[id(child)] = child
+
+
+def _replaced(tree: Tree, others: dict[int, Tensor]) -> Tree:
+    """Return the tree with others, by the id of the tensors that they stand for."""
+    return {
+        key: _replaced(child, others)
+        if isinstance(child, dict)
+        else others.get(id(child), child)
+        for key, child in tree.items()
+    }
+
+
+def _at_first_places(params: Tree, grads: dict[int, Tensor | None]) -> Tree:
+    """Return the tree of gradients, and empty the table: a tie's stands there once."""
+    return {
+        key: _at_first_places(child, grads)
+        if isinstance(child, dict)
+        else grads.pop(id(child), None)
+        for key, child in params.items()
+    }
+
+
+def _autograd_gradient(
+    loss: Callable[[Tree], Any], params: Tree, distinct: dict[int, Tensor]
+) -> tuple[Any, dict[int, Tensor | None]]:
     depth = getattr(_nesting, "depth", 0)
-    distinct, tree_of = untied(params)
-    watched = {name: _watch(tensor, depth) for name, tensor in distinct.items()}
-    leaves = [leaf for leaf in watched.values() if leaf.requires_grad]
+    leaves = {i: _watch(tensor, depth) for i, tensor in distinct.items()}
     _nesting.depth = depth + 1
     try:
         with torch.enable_grad():
-            value = loss(tree_of(watched))
+            value = loss(_replaced(params, leaves))
             _require_scalar(value)
-        if first_of(value).requires_grad:
-            found = torch.autograd.grad(
-                first_of(value), leaves, create_graph=depth > 0, allow_unused=True
-            )
-        else:
-            found = [None] * len(leaves)
+        first = first_of(value)
+        if not (leaves and first.requires_grad):
+            return value if depth else _detach(value), {}
+        found = torch.autograd.grad(
+            first, tuple(leaves.values()), create_graph=depth > 0, allow_unused=True
+        )
     finally:
         _nesting.depth = depth
-    table = {id(leaf): g for leaf, g in zip(leaves, found, strict=True)}
-    by_name = {name: table.get(id(leaf)) for name, leaf in watched.items()}
-    grads = map_tree(lambda path, _: by_name.get(dotted(path)), params)
-    return (value if depth else _detach(value)), grads
+    return value if depth else _detach(value), dict(zip(leaves, found, strict=True))
 
 
 def _watch(tensor: Tensor, depth: int) -> Tensor:
     """Return a new leaf; inside another gradient one that the outer one still sees."""
-    if not _is_watched(tensor):
-        return tensor
     if depth and tensor.requires_grad:
         return tensor.view_as(tensor)
     return tensor.detach().requires_grad_()
@@ -286,17 +319,16 @@ def _is_watched(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 
-def _functional_gradient(loss: Callable[[Tree], Any], params: Tree) -> tuple[Any, Tree]:
-    distinct, tree_of = untied(params)
-    real = {name: tensor for name, tensor in distinct.items() if _is_watched(tensor)}
-
-    def scalar_first(watched: dict[str, Tensor]) -> tuple[Tensor, Any]:
-        value = loss(tree_of(distinct | watched))
+def _functional_gradient(
+    loss: Callable[[Tree], Any], params: Tree, distinct: dict[int, Tensor]
+) -> tuple[Any, dict[int, Tensor]]:
+    def scalar_first(watched: dict[int, Tensor]) -> tuple[Tensor, Any]:
+        value = loss(_replaced(params, watched))
         _require_scalar(value)
         return first_of(value), value
 
-    found, (_, value) = torch.func.grad_and_value(scalar_first, has_aux=True)(real)
-    return value, map_tree(lambda path, _: found.get(dotted(path)), params)
+    found, (_, value) = torch.func.grad_and_value(scalar_first, has_aux=True)(distinct)
+    return value, found
 
 
 def first_of(value: Any) -> Tensor:
@@ -315,4 +347,6 @@ def _require_scalar(value: Any) -> None:
 
 
 def _detach(value: Any) -> Any:
+    if isinstance(value, Tensor):  # as a rule
+        return value.detach()
     return pytree.tree_map_only(Tensor, Tensor.detach, value)

@@ -233,7 +233,8 @@ class Rprop(Rule):
     An element whose sign flips rests for one step.
 
     Args:
-        eta: first step size, >= 0; from the first step on it is within gamma.
+        eta: first step size, >= 0; from the first step on it is within gamma. To
+            adjust eta later changes nothing: the sizes in the state go their own way.
         ell: (shrink, grow) factors, 0 < shrink < 1 < grow.
         gamma: (smallest, largest) step size.
 
@@ -366,7 +367,7 @@ class Adam(Rule):
         ms, vs, gs = _dense(ms), _dense(vs), _dense(gs)  # the kernel takes it on trust
         if copy:
             ms, vs = [m.clone() for m in ms], [v.clone() for v in vs]
-        counts = {t: torch.tensor(float(t + 1), device=xs[0].device) for t in set(ts)}
+        counts = {t: torch.full((), t + 1.0, device=xs[0].device) for t in set(ts)}
         torch._fused_adam_(
             list(xs),
             gs,
@@ -718,6 +719,8 @@ class Chain(Rule):
 class AccumulateGradients(Rule):
     """Take n gradients, then pass on their mean; no step in between.
 
+    Where n is adjusted to less than it holds, the next one ends the round.
+
     State: (sum of the gradients, how many).
 
     >>> rule = AccumulateGradients(2)
@@ -742,7 +745,7 @@ class AccumulateGradients(Rule):
         total, count = state[0] + g, Count(state[1] + 1)
         if count < self.n:
             return (total, count), None
-        return (torch.zeros_like(total), Count(0)), total / self.n
+        return (torch.zeros_like(total), Count(0)), total / int(count)
 
 
 @dataclass(frozen=True)
@@ -860,7 +863,7 @@ def has_fused(rule: Any) -> bool:
 def is_fusible(x: Tensor) -> bool:
     """Tell whether torch's fused kernels take this array."""
     is_plain = x.dtype in (torch.float32, torch.float64) and x.is_contiguous()
-    return is_plain and x.device.type in ("cpu", "cuda")
+    return is_plain and (x.is_cpu or x.is_cuda)
 
 
 def _check_range(rule: str, spec: Any, value: Any) -> None:

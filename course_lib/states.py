@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -128,7 +129,8 @@ def adjust(state: Tree, eta: float | None = None, **hyperparameters: Any) -> Tre
     Moments and velocities stay. In a Chain every rule that has the name gets the value.
 
     Raises:
-        ValueError: a rule has no hyperparameter of that name, or refuses the value.
+        ValueError: a rule has no hyperparameter of that name, refuses the value, or
+            would have to remember other things than it did.
 
     >>> import torch
     >>> from course_lib.rules import Adam
@@ -147,6 +149,8 @@ def adjust(state: Tree, eta: float | None = None, **hyperparameters: Any) -> Tre
                     f"adjust: {leaf.rule} of {dotted(path)!r} has no {name!r}. "
                     "Adjust the subtree whose rule has it."
                 )
+        if not all(isinstance(value, float) for value in given.values()):
+            _require_same_memory(path, leaf, rule)
         return replace(leaf, rule=rule)
 
     return each_leaf("adjust", state, adjusted)
@@ -163,6 +167,26 @@ def _with(rule: Any, name: str, value: Any) -> tuple[Any, bool]:
         inner, changed = _with(rule.rule, name, value)
         return replace(rule, rule=inner), changed
     return rule, False
+
+
+def _require_same_memory(path: Path, leaf: Leaf, rule: Rule) -> None:
+    """Refuse a switch, such as RMSProp's `centered`, that the old state can't follow.
+
+    A step size or a decay rate, a float, can't be one: it costs a schedule no look.
+    """
+    remembered = [x for x in pytree.tree_leaves(leaf.state) if isinstance(x, Tensor)]
+    probe = remembered[0].detach() if remembered else torch.zeros(1)
+    if _memory(leaf.rule, probe) != _memory(rule, probe):
+        raise ValueError(
+            f"adjust: {dotted(path)!r} has the state of {leaf.rule}; {rule} wants "
+            f"one of another form. Call setup({rule}, params) for a new state."
+        )
+
+
+def _memory(rule: Rule, x: Tensor) -> tuple[Any, list[Any]]:
+    """Return the form of a rule's state: which containers, and which dtypes in them."""
+    leaves, form = pytree.tree_flatten(rule.init(x))
+    return form, [getattr(leaf, "dtype", type(leaf)) for leaf in leaves]
 
 
 def each_leaf(place: str, state: Any, function: Callable[[Path, Leaf], Leaf]) -> Any:

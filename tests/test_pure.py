@@ -224,6 +224,28 @@ def test_interrupts_restore_too():
     assert_untouched(model, before)
 
 
+def test_tied_buffers_and_absent_ones_keep_their_places():
+    class Sums(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("here", torch.zeros(1))
+            self.register_buffer("nothing", None)
+            self.inner = nn.Module()
+            self.inner.register_buffer("there", self.here)
+
+        def forward(self, x):
+            self.here.add_(x)
+            return self.inner.there + x, self.nothing
+
+    model = Sums()
+    before = snapshot(model)
+    for given, got in ((None, 6), (buffers(model), 6)):
+        out = call(model, {}, 3.0, buffers=given)
+        assert (out[0] if given is None else out[0][0])[0] == got
+        assert given is None or out[1]["inner"]["there"] == out[1]["here"] == 3
+        assert_untouched(model, before)
+
+
 def test_the_mode_is_the_modules():
     model = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5), nn.BatchNorm1d(3))
     params, x = parameters(model), torch.randn(8, 3)
@@ -416,6 +438,15 @@ def test_what_is_unused_or_whole_has_no_gradient():
         inside(numbers(1.0, 2))  # torch: None can't leave vmap
     got = vmap(lambda s: gradient(lambda p: (s * p["x"] * p["n"]).sum(), params)["x"])
     assert got(numbers(1.0, 2)).tolist() == [[3], [6]]
+
+
+def test_no_parameters_no_gradients():
+    outside = numbers(1.0, 2).requires_grad_()
+    value, grads = with_gradient(lambda p: outside.sum(), {"n": torch.tensor(3)})
+    assert (value, grads) == (3, {"n": None})
+    assert not value.requires_grad
+    assert outside.grad is None
+    assert gradient(lambda p: outside.sum(), {}) == {}
 
 
 def test_a_tie_stays_a_tie_in_the_loss():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
@@ -21,11 +21,16 @@ from course_lib.explicit import (
 from course_lib.rules import (
     AccumulateGradients,
     Adam,
+    AdamW,
+    AMSGrad,
     Chain,
     ClipGrad,
     Descent,
+    Lion,
     MixedPrecision,
     Momentum,
+    RMSProp,
+    Rprop,
     WeightDecay,
 )
 
@@ -225,6 +230,48 @@ def test_bad_adjustments_are_refused(change, match):
     with pytest.raises(ValueError, match=match):
         adjust(state, **change)
     assert state["x"].rule == Adam()
+
+
+@pytest.mark.parametrize(
+    ("rule", "change"),
+    [
+        (RMSProp(), {"centered": True}),
+        (RMSProp(centered=True), {"centered": False}),
+        (Chain(ClipGrad(), RMSProp()), {"eta": 0.1, "centered": True}),
+        (MixedPrecision(Momentum()), {"dtype": torch.float64}),
+        (MixedPrecision(RMSProp()), {"centered": True}),
+    ],
+    ids=repr,
+)
+def test_what_the_state_cannot_follow_is_refused(rule, change):
+    params = {"a": {"x": numbers(1.0).float()}}
+    state, params = update(setup(rule, params), params, params)
+    match = r"adjust: 'a.x' has the state of .*; .* wants one of another form. Call set"
+    with pytest.raises(ValueError, match=match):
+        adjust(state, **change)
+
+
+@pytest.mark.parametrize("rule", [AdamW(0.1, decay=0.1), AMSGrad(), Rprop(), Lion()])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.complex64])
+def test_an_adjusted_state_steps_on(rule, dtype):
+    params = {"x": torch.ones(2, dtype=dtype)}
+    state, params = update(setup(rule, params), params, params)
+    adjusted = adjust(state, 1)  # an int is looked at, and nothing is found
+    assert adjusted["x"].state is state["x"].state
+    assert adjusted["x"].rule == replace(rule, eta=1)
+    update(adjusted, params, params)
+    if isinstance(rule, AdamW):
+        apart = update(adjust(state, couple=False), params, params)[1]["x"]
+        assert not torch.equal(apart, update(state, params, params)[1]["x"])
+
+
+def test_fewer_gradients_than_were_taken_are_a_mean_of_all():
+    params = {"x": numbers(0.0)}
+    state = setup(Chain(AccumulateGradients(9), Descent(1.0)), params)
+    for g in (1.0, 2.0, 3.0):
+        state, params = update(state, params, {"x": numbers(g)})
+    _, params = update(adjust(state, n=2), params, {"x": numbers(6.0)})
+    assert params["x"].item() == -3.0
 
 
 @pytest.mark.parametrize("function", [freeze, thaw, adjust])

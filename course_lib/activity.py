@@ -6,6 +6,7 @@ module, the one that the user called, is read off the stack, and a hook there em
 the records when it is called again.
 """
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -57,6 +58,33 @@ def recorded_costs(model: nn.Module) -> Iterator[tuple[str, list[Tensor]]]:
         record = module.__dict__.get("_activity_record")
         if record is not None and record.costs:
             yield path, record.costs
+
+
+@contextlib.contextmanager
+def records_kept(model: nn.Module) -> Iterator[None]:
+    """Forget, after this block, the passes that ran in it: the last one before counts.
+
+    >>> layer = nn.ReLU()
+    >>> record_outputs(layer, torch.sum)
+    >>> outputs = layer(torch.ones(2))
+    >>> with records_kept(layer):
+    ...     outputs = layer(torch.ones(9))
+    >>> list(recorded_costs(layer))
+    [('', [tensor(2.)])]
+    """
+    kept = []
+    for module in model.modules():
+        record = module.__dict__.get("_activity_record")
+        filled = module.__dict__.get("_activity_pass")
+        kept.append((module, record, record and list(record.costs), filled))
+    try:
+        yield
+    finally:
+        for module, record, costs, filled in kept:
+            if record is not None:
+                record.costs = costs
+            if filled is not None:
+                module.__dict__["_activity_pass"] = filled
 
 
 @torch._disable_dynamo  # a compiled graph has no stack to read; `import torch` has this

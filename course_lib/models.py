@@ -1,9 +1,16 @@
-"""The small networks that the lessons use, as plain `nn.Sequential`s."""
+"""The small networks that the lessons use, and modules to put others together.
 
-from collections.abc import Sequence
+A module holds its weights: called twice it shares them, copied it doesn't.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def mlp(sizes: Sequence[int] = (64, 32, 10), *, dropout: float = 0.0) -> nn.Sequential:
@@ -43,6 +50,7 @@ def small_cnn(
     classes: int = 10,
     *,
     widths: Sequence[int] = (8, 16),
+    norm: bool = False,
 ) -> nn.Sequential:
     """A 3x3 convolution, ReLU and 2x2 max pooling for each width, then a linear layer.
 
@@ -53,6 +61,7 @@ def small_cnn(
         channels: input channels, 1 for gray images.
         classes: number of logits.
         widths: output channels of the convolutions.
+        norm: put batch norm behind each convolution, in place of its bias.
 
     Raises:
         ValueError: a number below 1, or images too small for the poolings.
@@ -70,11 +79,330 @@ def small_cnn(
         )
     layers: list[nn.Module] = []
     for before, after in zip((channels, *widths[:-1]), widths, strict=True):
-        conv = nn.Conv2d(before, after, kernel_size=3, padding=1)
-        layers += [conv, nn.ReLU(), nn.MaxPool2d(2)]
+        conv = nn.Conv2d(before, after, kernel_size=3, padding=1, bias=not norm)
+        between = [nn.BatchNorm2d(after)] if norm else []
+        layers += [conv, *between, nn.ReLU(), nn.MaxPool2d(2)]
     return nn.Sequential(
         *layers, nn.Flatten(), nn.Linear(widths[-1] * left * left, classes)
     )
+
+
+def mnist_cnn(*, dropout: bool = False) -> nn.Sequential:
+    """Two 3x3 convolutions without padding, 2x2 max pooling, two linear layers.
+
+    Takes `(batch, 1, 28, 28)`, returns logits `(batch, 10)`; 600,810 parameters.
+
+    Args:
+        dropout: drop a quarter after the pooling and a half of the 128 hidden units.
+
+    >>> sum(p.numel() for p in mnist_cnn().parameters())
+    600810
+
+    Source: examples/mnist_cnn.py of Keras 1.2.
+    """
+    convs = [nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU()]
+    hidden = [nn.Flatten(), nn.Linear(32 * 12 * 12, 128), nn.ReLU()]
+    after_pooling, after_hidden = ([nn.Dropout(p)] * dropout for p in (0.25, 0.5))
+    return nn.Sequential(
+        *convs,
+        nn.MaxPool2d(2),
+        *after_pooling,
+        *hidden,
+        *after_hidden,
+        nn.Linear(128, 10),
+    )
+
+
+def rso_mnist_cnn(
+    *, width: int = 16, channels: int = 1, classes: int = 10, pooling: str = "max"
+) -> nn.Sequential:
+    """Six 3x3 convolutions, each with batch norm, global pooling, a linear layer.
+
+    Takes `(batch, channels, height, width)` of at least 4x4, returns logits. Nothing
+    has a bias; 2x2 average pooling follows convolutions 2 and 4, and ReLU all batch
+    norms but the last.
+
+    Args:
+        width: channels of each convolution.
+        channels: input channels, 1 for gray images.
+        classes: number of logits.
+        pooling: over the whole image at the end: "max" as in the authors' code, or
+            "average" as in two ports of it.
+
+    Raises:
+        ValueError: a number below 1, or another pooling.
+
+    >>> model = rso_mnist_cnn()
+    >>> norms = [layer for layer in model if isinstance(layer, nn.BatchNorm2d)]
+    >>> [sum(p.numel() for p in m.parameters()) for m in (model, nn.ModuleList(norms))]
+    [12016, 192]
+
+    Source: Tripathi and Singh 2020, arXiv:2005.05955, and the authors' code.
+    """
+    numbers = (width, channels, classes)
+    _check_positive("rso_mnist_cnn", "width, channels, classes", numbers)
+    layers: list[nn.Module] = []
+    for number in range(1, 7):
+        fan_in = channels if number == 1 else width
+        layers.append(nn.Conv2d(fan_in, width, 3, padding=1, bias=False))
+        layers += [nn.AvgPool2d(2)] if number in (2, 4) else []
+        layers.append(nn.BatchNorm2d(width))
+        layers += [nn.ReLU()] if number < 6 else []
+    whole = _global_pooling("rso_mnist_cnn", pooling)
+    head = nn.Linear(width, classes, bias=False)
+    return nn.Sequential(*layers, whole, nn.Flatten(), head)
+
+
+class RSOCifar10CNN(nn.Module):
+    """Nine 3x3 convolutions in a row with additions across each second one.
+
+    With x_i the output of batch norm i, without ReLU:
+
+        x_i = norm(pool(conv(relu(x_(i-1))) + shortcut(x_(i-2)))),  i = 1..9,
+
+    where the shortcut stands at i = 3, 5, 7, 9, as it is or, where the channels grow,
+    through a 1x1 convolution with batch norm; the 2x2 average pooling at i = 3, 5.
+    Global pooling and a linear layer follow. Nothing has a bias.
+
+    Takes `(batch, channels, height, width)` of at least 4x4, returns logits.
+
+    Args:
+        width: channels of the first three convolutions; the others have twice as many.
+        channels: input channels.
+        classes: number of logits.
+        pooling: over the whole image at the end: "max" as in the authors' code, or
+            "average".
+
+    Raises:
+        ValueError: a number below 1, or another pooling.
+
+    >>> model = RSOCifar10CNN()
+    >>> sum(p.numel() for p in model.parameters() if p.dim() > 1)
+    56560
+
+    Source: Tripathi and Singh 2020, arXiv:2005.05955, and the authors' code.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int = 16,
+        channels: int = 3,
+        classes: int = 10,
+        pooling: str = "max",
+    ) -> None:
+        numbers = (width, channels, classes)
+        _check_positive("RSOCifar10CNN", "width, channels, classes", numbers)
+        super().__init__()
+        widths = [channels, *[width] * 3, *[2 * width] * 6]
+        self.convs = nn.ModuleList(
+            nn.Conv2d(before, after, 3, padding=1, bias=False)
+            for before, after in pairwise(widths)
+        )
+        self.norms = nn.ModuleList(map(nn.BatchNorm2d, widths[1:]))
+        self.widen = nn.Sequential(
+            nn.Conv2d(width, 2 * width, 1, bias=False), nn.BatchNorm2d(2 * width)
+        )
+        self.relu, self.halve = nn.ReLU(), nn.AvgPool2d(2)
+        self.pool = _global_pooling("RSOCifar10CNN", pooling)
+        self.flatten = nn.Flatten()
+        self.linear = nn.Linear(2 * width, classes, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits, `(batch, classes)`."""
+        before = x
+        layers = zip(self.convs, self.norms, strict=True)
+        for number, (conv, norm) in enumerate(layers, start=1):
+            y = conv(self.relu(x) if number > 1 else x)
+            if number in (3, 5, 7, 9):
+                y = y + (self.widen(before) if number == 5 else before)
+            if number in (3, 5):
+                y = self.halve(y)
+            before, x = x, norm(y)
+        return self.linear(self.flatten(self.pool(x)))
+
+
+def _global_pooling(place: str, kind: str) -> nn.Module:
+    kinds = {"max": nn.AdaptiveMaxPool2d, "average": nn.AdaptiveAvgPool2d}
+    if kind not in kinds:
+        raise ValueError(f"{place}: got pooling={kind!r}; wanted 'max' or 'average'.")
+    return kinds[kind](1)
+
+
+class Lambda(nn.Module):
+    """A function as a module: a transformation of samples that has no weights.
+
+    Takes what the function takes, and returns what it returns. The first axis is the
+    batch and must stay as long as it is in the first argument: `x[:5]` takes five
+    samples, `x[:, :5]` the first five features of each. Weights that the function
+    reaches by a name are not the module's: no optimizer and no state_dict sees them.
+
+    Args:
+        function: tensors `(batch, ...)` -> a tensor `(batch, ...)`, or a tuple of such.
+            It can be pickled with the module if it has a name of its own in a file.
+        name: what the repr shows; a lambda expression has no name.
+
+    Raises:
+        ValueError: not a function, or a module, which needs no wrapper; and at a call,
+            where the output has another batch.
+
+    >>> Lambda(torch.tanh), Lambda(lambda x: x[:, :5], name="first five")
+    (Lambda(tanh), Lambda(first five))
+    >>> Lambda(lambda x: x[:, :5])(torch.zeros(2, 10)).shape
+    torch.Size([2, 5])
+    """
+
+    def __init__(self, function: Callable, *, name: str | None = None) -> None:
+        super().__init__()
+        if isinstance(function, nn.Module) or not callable(function):
+            raise ValueError(
+                f"Lambda: got a {type(function).__name__}; wanted a function of "
+                "tensors, for example torch.tanh. A module is used as it is."
+            )
+        self.function, self.name = function, name
+
+    def forward(self, *inputs: Any) -> Any:
+        """Return function(*inputs)."""
+        outputs = self.function(*inputs)
+        if inputs and isinstance(inputs[0], Tensor):
+            for output in outputs if isinstance(outputs, tuple) else (outputs,):
+                self._require_batch(inputs[0], output)
+        return outputs
+
+    def _require_batch(self, first: Tensor, output: object) -> None:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else None
+        if not shape or shape[0] != len(first):
+            got = type(output).__name__ if shape is None else f"shape {shape}"
+            raise ValueError(
+                f"{self!r}: the input has shape {tuple(first.shape)}, the output is "
+                f"{got}; wanted a tensor ({len(first)}, ...), as the first axis is the "
+                "batch. Index the features behind it: x[:, :5]."
+            )
+
+    def extra_repr(self) -> str:
+        """Return the function's name, for repr."""
+        return self.name or _function_name(self.function)
+
+
+def _function_name(function: Callable) -> str:
+    if isinstance(function, functools.partial):
+        given = [*map(repr, function.args)]
+        given += [f"{key}={value!r}" for key, value in function.keywords.items()]
+        return f"partial({', '.join([_function_name(function.func), *given])})"
+    name = getattr(function, "__name__", repr(function))
+    if name == "<lambda>":
+        return f"lambda {', '.join(inspect.signature(function).parameters)}: ..."
+    return name
+
+
+class Shared(nn.Module):
+    """One bundle of layers called on each of several inputs: one set of weights.
+
+    The gradients of all the calls add up in it. Not one call on the inputs joined:
+    they may differ in batch size, and batch norm sees each by itself.
+
+    Args:
+        bundle: any module of one input.
+
+    >>> encode = Shared(nn.Sequential(nn.Linear(4, 2), nn.ReLU()))
+    >>> left, right = encode(torch.zeros(3, 4), torch.ones(5, 4))
+    >>> left.shape, right.shape, sum(p.numel() for p in encode.parameters())
+    (torch.Size([3, 2]), torch.Size([5, 2]), 10)
+    """
+
+    def __init__(self, bundle: nn.Module) -> None:
+        super().__init__()
+        self.bundle = bundle
+
+    def forward(self, *inputs: Any) -> tuple:
+        """Return (bundle(input), ...), in the inputs' order."""
+        return tuple(self.bundle(each) for each in inputs)
+
+
+class Siamese(nn.Module):
+    """Two inputs through one encoder: |encoder(first) - encoder(second)|, `(batch,)`.
+
+    The distance is Euclidean. It is symmetric, and 0 for equal inputs, whatever the
+    weights: both follow from sharing them.
+
+    Args:
+        encoder: a module `(batch, ...)` -> `(batch, features)`.
+
+    >>> distance = Siamese(mlp((4, 8, 2)))
+    >>> distance(torch.ones(3, 4), torch.ones(3, 4)).tolist()
+    [0.0, 0.0, 0.0]
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = Shared(encoder)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return the distance of each pair."""
+        one, other = self.encoder(first, second)
+        return torch.linalg.vector_norm(one - other, dim=1)
+
+
+class MultiInputOutput(nn.Module):
+    """Named inputs through encoders of their own, a common trunk, and named heads.
+
+    output[name] = heads[name](trunk(codes side by side)). Head and trunk weights learn
+    from every loss that is taken of the outputs they lead to.
+
+    Args:
+        encoders: {input name: module `(batch, ...)` -> `(batch, features)`}, joined in
+            this order.
+        trunk: module from the joined codes `(batch, all features)` to features.
+        heads: {output name: module on the trunk's features}.
+
+    Raises:
+        ValueError: at a call, where the inputs' names are not the encoders'.
+
+    >>> model = MultiInputOutput(
+    ...     {"image": mlp((64, 8)), "weight": mlp((1, 2))},
+    ...     mlp((10, 16)),
+    ...     {"digit": mlp((16, 10)), "slant": mlp((16, 1))},
+    ... )
+    >>> outputs = model(image=torch.zeros(5, 1, 8, 8), weight=torch.zeros(5, 1))
+    >>> {name: tuple(output.shape) for name, output in outputs.items()}
+    {'digit': (5, 10), 'slant': (5, 1)}
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, nn.Module],
+        trunk: nn.Module,
+        heads: Mapping[str, nn.Module],
+    ) -> None:
+        super().__init__()
+        self.encoders, self.trunk = nn.ModuleDict(encoders), trunk
+        self.heads = nn.ModuleDict(heads)
+
+    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+        """Return {output name: tensor}."""
+        if inputs.keys() != self.encoders.keys():
+            raise ValueError(
+                f"MultiInputOutput: got the inputs {', '.join(inputs) or 'none'}; "
+                f"wanted {', '.join(self.encoders)}. Pass each by its name."
+            )
+        codes = [encoder(inputs[name]) for name, encoder in self.encoders.items()]
+        features = self.trunk(torch.cat(codes, dim=1))
+        return {name: head(features) for name, head in self.heads.items()}
+
+
+def shared_parameters(model: nn.Module) -> dict[str, list[str]]:
+    """Return {parameter: its other names} of those that stand at several places.
+
+    Empty where each layer has weights of its own. Meant or by accident, sharing looks
+    the same in the code; here it shows.
+
+    >>> shared_parameters(nn.Sequential(*[nn.Linear(4, 4, bias=False)] * 3))
+    {'0.weight': ['1.weight', '2.weight']}
+    """
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return {first: others for first, *others in names.values() if others}
 
 
 def _check_positive(place: str, name: str, numbers: Sequence[int]) -> None:

@@ -363,3 +363,54 @@ def flow(ax: "Axes", rows: Mapping[str, Sequence[str]]) -> "Axes":
     ax.set(xlim=(0, 1), ylim=(0, 1))
     ax.axis("off")
     return ax
+
+
+def mosaic(ax: "Axes", pixels: Tensor, *, columns: int = 8, title: str = "") -> "Axes":
+    """Draw images `(n, channels, height, width)`, in [0, 1], as one picture.
+
+    They fill row after row, two empty pixels between them. One channel is drawn with
+    ink dark, three are drawn in color.
+    """
+    count, channels, height, width = pixels.shape
+    rows = -(-count // columns)
+    filled = torch.zeros(rows * columns, channels, height + 2, width + 2)
+    filled[:count, :, :-2, :-2] = pixels.detach().cpu()
+    grid = filled.reshape(rows, columns, *filled.shape[1:]).permute(0, 3, 1, 4, 2)
+    picture = grid.reshape(rows * (height + 2), columns * (width + 2), channels)
+    style = {"cmap": "gray_r", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
+    ax.imshow(picture[:-2, :-2].squeeze(2).numpy(), **style)
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(title, fontsize=11)
+    return ax
+
+
+def three(ax: "Axes", tries: Tensor, winner: int) -> "Axes":
+    """Draw a weight pair as it was and its two candidates; a star marks the winner.
+
+    Args:
+        ax: where to draw.
+        tries: kept, at + dw and at - dw, shape (3, 2).
+        winner: which was kept: 0, 1 or -1.
+    """
+    tries = tries.detach().cpu()
+    ax.plot(*tries[1:].T, color="0.4", linewidth=1, zorder=2)
+    style = {"linestyle": "", "marker": "o", "color": COLORS[0], "markersize": 9}
+    ax.plot(*tries[:1].T, label="as it was", **style)
+    ax.plot(*tries[1:].T, label="w + dw, w - dw", **style, markerfacecolor="white")
+    star = {**style, "marker": "*", "color": COLORS[5], "markersize": 17}
+    ax.plot(*tries[winner : winner + 1 or None].T, label="kept", **star)
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return _plain(ax)
+
+
+def races(
+    ax: "Axes", runs: Mapping[str, Mapping[float, float]], *, xlabel: str, ylabel: str
+) -> "Axes":
+    """Draw runs with x-values of their own, {name: {x: y}}, on a logarithmic axis."""
+    for i, (name, points) in enumerate(runs.items()):
+        style = {"color": COLORS[(0, 5, 2, 1)[i % 4]], "marker": "os^D"[i % 4]}
+        xs, ys = list(points), list(points.values())
+        ax.plot(xs, ys, label=name, markersize=4, **style)
+    ax.set(xscale="log", xlabel=xlabel, ylabel=ylabel)
+    ax.legend(frameon=False)
+    return _plain(ax)

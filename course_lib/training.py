@@ -4,7 +4,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from course_lib import plots
 from course_lib.data import Dataset, Split
+from course_lib.losses import LossCollector
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,6 +39,7 @@ class Epoch(NamedTuple):
     test_loss: float
     test_accuracy: float  # in [0, 1]; nan where the labels are no classes
     seconds: float
+    terms: Mapping[str, float] = {}  # means over the samples of what add_loss was given
 
 
 @dataclass
@@ -55,12 +57,18 @@ class History:
     epochs: list[Epoch] = field(default_factory=list)
 
     def __getitem__(self, column: str) -> list[float]:
-        """Return one column, for example `history["test_loss"]`."""
-        if column not in Epoch._fields:
+        """Return one column, for example `history["test_loss"]`.
+
+        A term of the loss is a column by its name; 0 where an epoch did not have it.
+        """
+        names = [*Epoch._fields[:-1], *_term_names(self.epochs)]
+        if column not in names:
             raise KeyError(
-                f"History: got {column!r}; wanted one of {', '.join(Epoch._fields)}."
+                f"History: got {column!r}; wanted one of {', '.join(names)}."
             )
-        return [getattr(epoch, column) for epoch in self.epochs]
+        if column in Epoch._fields:
+            return [getattr(epoch, column) for epoch in self.epochs]
+        return [epoch.terms.get(column, 0.0) for epoch in self.epochs]
 
     def __len__(self) -> int:
         return len(self.epochs)
@@ -70,11 +78,7 @@ class History:
             return "History: no epoch finished yet"
         shown = _columns(self.epochs)
         rows = [[text(epoch) for _, text in shown] for epoch in self.epochs]
-        if len(rows) > 10:  # the ends tell the story
-            rows[5:-4] = [["..." for _ in shown]]
-        table = [[name for name, _ in shown], *rows]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        return "\n".join(_line(row, widths) for row in table)
+        return table([name for name, _ in shown], rows)
 
     def plot(self, ax: "Axes") -> "Axes":
         """Draw the training and test loss over the epochs on `ax`."""
@@ -92,6 +96,7 @@ def fit(
     epochs: int,
     batch_size: int,
     penalty: Callable[[nn.Module], Tensor] | None = None,
+    after_forward: Callable[[nn.Module, Tensor, Tensor], object] | None = None,
     after_backward: Callable[[nn.Module], object] | None = None,
     patience: int | None = None,
     on_epoch: Callable[[History], object] | None = None,
@@ -100,8 +105,10 @@ def fit(
 ) -> History:
     """Train `model` on `data.train`, test it on `data.test` after each epoch.
 
-    Each step minimizes loss(model(inputs), labels) + penalty(model). The model and
-    its parts are left in the modes (train or eval) that they came in.
+    Each step minimizes loss(model(inputs), labels) + penalty(model) + the terms that
+    `losses.add_loss` was given since the step began, by the model's parts, the loss or
+    `after_forward`. The model and its parts are left in the modes (train or eval)
+    that they came in.
 
     Args:
         model: takes inputs `(batch, ...)` on the data's device.
@@ -112,6 +119,9 @@ def fit(
         batch_size: samples a step, >= 1.
         penalty: model -> scalar added to the loss, for example
             `regularization.penalty`.
+        after_forward: called with (model, inputs, outputs) before backward, to hand
+            terms from outside the model to `add_loss`, for example
+            `vat.virtual_adversarial_loss`. They have columns in the History.
         after_backward: called with the model between backward and step, for example
             `regularization.add_penalty_gradients_`, the faster form of a penalty.
         patience: stop when the test loss has not improved for so many epochs.
@@ -120,15 +130,18 @@ def fit(
         progress: show a bar; TQDM_DISABLE=1 in the environment hides it too.
 
     Raises:
-        TrainingError: the loss or the penalty is not finite. The weights are those
-            before that batch, and the error carries the History so far.
-        ValueError: an argument is out of range.
+        TrainingError: the loss, the penalty or a term is not finite. The weights are
+            those before that batch, and the error carries the History so far.
+        ValueError: an argument is out of range, or a term has the name of another
+            column of the History.
     """
     _check_arguments(data, epochs=epochs, patience=patience)
     train = data.train if isinstance(data, Dataset) else data
     test = data.test if isinstance(data, Dataset) else None
     history = History()
-    trainer = _Trainer(model, loss, optimizer, penalty, after_backward, history)
+    trainer = _Trainer(
+        model, loss, optimizer, penalty, after_forward, after_backward, history
+    )
     generator = torch.Generator().manual_seed(seed)
     hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
     bar = tqdm(range(1, epochs + 1), unit="epoch", disable=hidden)
@@ -139,8 +152,9 @@ def fit(
             means = trainer.run_epoch(batches, number)
             tested = evaluate(model, test, loss=loss) if test else (math.nan, math.nan)
             seconds = time.perf_counter() - start
-            history.epochs.append(Epoch(number, *means, *tested, seconds))
-            bar.set_postfix(loss=f"{means[0]:.3g}")
+            own = means.pop("loss"), means.pop("penalty")  # the terms remain
+            history.epochs.append(Epoch(number, *own, *tested, seconds, means))
+            bar.set_postfix(loss=f"{own[0]:.3g}")
             if _is_stale(history, patience) or (on_epoch and on_epoch(history)):
                 break
     return history
@@ -156,7 +170,7 @@ def evaluate(
     class numbers.
     """
     total, right = 0.0, 0.0
-    with _modes_put_back(model):
+    with _modes_put_back(model), LossCollector():  # whose terms nobody reads
         model.eval()
         for inputs, labels in split.batches(batch_size, shuffle=False):
             outputs = model(inputs)
@@ -184,44 +198,60 @@ class _Trainer:
     loss: Loss
     optimizer: torch.optim.Optimizer
     penalty: Callable[[nn.Module], Tensor] | None
+    after_forward: Callable[[nn.Module, Tensor, Tensor], object] | None
     after_backward: Callable[[nn.Module], object] | None
     history: History
 
     def run_epoch(
         self, batches: Iterable[tuple[Tensor, Tensor]], epoch: int
-    ) -> tuple[float, float]:
+    ) -> dict[str, float]:
+        """Return the means over the samples of loss, penalty and each term."""
         self.model.train()
-        loss = cost = samples = 0.0
+        totals: dict[str, float] = {}
+        samples = 0
         for number, (inputs, labels) in enumerate(batches, start=1):
-            batch_loss, batch_cost = self.step(inputs, labels, (epoch, number))
-            loss += batch_loss * len(inputs)
-            cost += batch_cost * len(inputs)
+            for name, value in self.step(inputs, labels, (epoch, number)).items():
+                totals[name] = totals.get(name, 0.0) + value * len(inputs)
             samples += len(inputs)
-        return loss / samples, cost / samples
+        return {name: total / samples for name, total in totals.items()}
 
     def step(
         self, inputs: Tensor, labels: Tensor, place: tuple[int, int]
-    ) -> tuple[float, float]:
-        loss = self.loss(self.model(inputs), labels)
-        cost = self.penalty(self.model) if self.penalty else loss.new_zeros(())
-        values = loss.item(), cost.item()
+    ) -> dict[str, float]:
+        parts = self.parts(inputs, labels)
+        values = {name: part.item() for name, part in parts.items()}
         self._require_finite(values, place)
         self.optimizer.zero_grad()
-        (loss + cost).backward()
+        sum(parts.values()).backward()
         if self.after_backward:
             self.after_backward(self.model)
         self.optimizer.step()
         return values
 
-    def _require_finite(
-        self, values: tuple[float, float], place: tuple[int, int]
-    ) -> None:
-        if not all(map(math.isfinite, values)):
+    def parts(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return what is to be minimized, as scalars by name."""
+        with LossCollector() as collector:
+            outputs = self.model(inputs)
+            loss = self.loss(outputs, labels)
+            cost = self.penalty(self.model) if self.penalty else loss.new_zeros(())
+            if self.after_forward:
+                self.after_forward(self.model, inputs, outputs)
+        for name in collector.terms:
+            if name in Epoch._fields:
+                raise ValueError(
+                    f"fit: a term is called {name!r}, and so is a column of the "
+                    "History. Give add_loss another name."
+                )
+        return {"loss": loss, "penalty": cost, **collector.terms}
+
+    def _require_finite(self, values: dict[str, float], place: tuple[int, int]) -> None:
+        if not all(map(math.isfinite, values.values())):
+            loss, *others = (f"{name} {value:.4g}" for name, value in values.items())
             raise TrainingError(
-                f"fit: epoch {place[0]}, batch {place[1]}: the loss is {values[0]:.4g} "
-                f"and the penalty {values[1]:.4g}; wanted finite numbers. The weights "
-                "are those before this batch. Lower the learning rate, or look for "
-                "nan in the inputs.",
+                f"fit: epoch {place[0]}, batch {place[1]}: the loss is {loss[5:]} "
+                f"and the {' and the '.join(others)}; wanted finite numbers. The "
+                "weights are those before this batch. Lower the learning rate, or "
+                "look for nan in the inputs.",
                 self.history,
             )
 
@@ -266,6 +296,8 @@ def _columns(epochs: list[Epoch]) -> list[tuple[str, Callable[[Epoch], str]]]:
     ]
     if any(e.penalty for e in epochs):
         columns.append(("penalty", lambda e: f"{e.penalty:.3f}"))
+    for name in _term_names(epochs):
+        columns.append((name, lambda e, name=name: f"{e.terms.get(name, 0.0):.3f}"))
     if not _blank([e.test_loss for e in epochs]):
         columns.append(("test loss", lambda e: f"{e.test_loss:.3f}"))
     if not _blank([e.test_accuracy for e in epochs]):
@@ -273,8 +305,27 @@ def _columns(epochs: list[Epoch]) -> list[tuple[str, Callable[[Epoch], str]]]:
     return columns
 
 
+def _term_names(epochs: list[Epoch]) -> list[str]:
+    return list(dict.fromkeys(name for epoch in epochs for name in epoch.terms))
+
+
 def _blank(values: list[float]) -> bool:
     return bool(values) and all(map(math.isnan, values))
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Return rows of text under a header, each column to the right; of many, the ends.
+
+    >>> print(table(["step", "k"], [["5", "0.1"], ["10", "0.25"]]))
+    step     k
+       5   0.1
+      10  0.25
+    """
+    if len(rows) > 10:  # the ends tell the story
+        rows = [*rows[:5], ["..." for _ in header], *rows[-4:]]
+    lines = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(_line(line, widths) for line in lines)
 
 
 def _line(row: list[str], widths: list[int]) -> str:

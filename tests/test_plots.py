@@ -56,6 +56,7 @@ ONE_AXES = {
     "arrows": lambda ax: plots.arrows(
         ax, {"a": torch.ones(2)}, before={"a": 2 * torch.ones(2)}
     ),
+    "mosaic": lambda ax: plots.mosaic(ax, torch.zeros(3, 1, 2, 2)),
     "flow": lambda ax: plots.flow(ax, {"a": ["1", "double", "2"]}),
 }
 
@@ -377,3 +378,19 @@ def test_a_flow_reads_from_left_to_right(ax):
     assert places["1"][1] == places["3"][1] > places["5"][1]
     arrows = [text for text in ax.texts if isinstance(text, Annotation)]
     assert len(arrows) == 3
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_mosaic_lays_images_out_row_by_row(ax, device, channels):
+    pixels = torch.rand(3, channels, 2, 4, device=device, requires_grad=True)
+    plots.mosaic(ax, pixels, columns=2, title="samples")
+    (drawn,) = ax.images
+    picture = np.asarray(drawn.get_array()).reshape(6, 10, channels)
+    places = [(0, 0), (0, 6), (4, 0)]
+    for (y, x), image in zip(places, pixels.detach().cpu().numpy(), strict=True):
+        shown = picture[y : y + 2, x : x + 4].transpose(2, 0, 1)
+        np.testing.assert_array_equal(shown, image)
+    assert not picture[2:4].any()  # between the rows, and the columns
+    assert not picture[:, 4:6].any()
+    assert drawn.get_clim() == (0, 1)
+    assert (list(ax.get_xticks()), ax.get_title()) == ([], "samples")

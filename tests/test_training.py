@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from course_lib import training
 from course_lib.data import Dataset, Split
+from course_lib.losses import LossCollector, add_loss
 from course_lib.regularization import (
     L1L2,
     add_penalty_gradients_,
@@ -120,6 +121,124 @@ def test_one_seed_gives_one_run_and_another_seed_another_order():
         train(model, seed=seed)
     assert_same(weights(runs[0]), weights(runs[1]))
     assert not torch.equal(runs[0][1].weight, runs[2][1].weight)
+
+
+# Terms of the loss
+
+
+class Charging(nn.Module):
+    """A network whose layer charges for its outputs."""
+
+    def __init__(self, device="cpu"):
+        super().__init__()
+        self.inner = network(device)
+
+    def forward(self, inputs):
+        outputs = self.inner(inputs)
+        add_loss("sparsity", outputs.abs().mean())
+        return outputs
+
+
+def charge_weights(model, inputs, outputs):
+    assert outputs.requires_grad
+    assert len(inputs) == len(outputs)
+    add_loss("weights", 0.1 * model.inner[1].weight.square().sum())
+
+
+def test_terms_from_inside_and_outside_are_minimized_and_logged(device):
+    data, ours = dataset(device), Charging(device)
+    theirs = copy.deepcopy(ours).inner
+
+    history = train(ours, data, after_forward=charge_weights, epochs=2, seed=5)
+
+    optimizer, generator = sgd(theirs), torch.Generator().manual_seed(5)
+    for epoch in range(2):
+        sums = [0.0, 0.0, 0.0]
+        for chosen in torch.randperm(23, generator=generator).to(device).split(8):
+            outputs = theirs(data.train.inputs[chosen])
+            loss = CROSS_ENTROPY(outputs, data.train.labels[chosen])
+            sparsity = outputs.abs().mean()
+            size = 0.1 * theirs[1].weight.square().sum()
+            optimizer.zero_grad()
+            (loss + sparsity + size).backward()
+            optimizer.step()
+            for place, term in enumerate((loss, sparsity, size)):
+                sums[place] += term.item() * len(chosen) / 23
+        columns = ("loss", "sparsity", "weights")
+        assert [history[name][epoch] for name in columns] == pytest.approx(sums)
+    torch.testing.assert_close(weights(ours), weights(theirs))
+    assert history["penalty"] == [0, 0]
+
+
+def test_terms_have_columns_of_their_own():
+    history = train(Charging(), after_forward=charge_weights)
+    header, *rows = repr(history).split("\n")
+    assert header.split()[:4] == ["epoch", "loss", "sparsity", "weights"]
+    assert rows[0].split()[2] == f"{history['sparsity'][0]:.3f}"
+    with pytest.raises(KeyError, match="test_accuracy, seconds, sparsity, weights"):
+        history["vat"]
+    with pytest.raises(KeyError):
+        history["terms"]
+
+
+def test_a_term_that_comes_now_and_then_costs_0_in_between():
+    calls = []
+
+    def term(model, inputs, outputs):
+        calls.append(len(inputs))
+        if len(calls) == 5:  # the second batch of the second epoch
+            add_loss("rare", torch.tensor(1.0))
+
+    history = train(network(), after_forward=term)
+    assert history["rare"] == [0, pytest.approx(calls[4] / 23)]
+
+
+def test_testing_neither_collects_nor_disturbs():
+    model, data = Charging(), split(10)
+    with LossCollector() as collector:
+        loss, _ = evaluate(model, data, loss=CROSS_ENTROPY)
+    assert collector.terms == {}
+    assert loss == pytest.approx(
+        CROSS_ENTROPY(model.inner(data.inputs), data.labels).item()
+    )
+
+
+def test_the_penalty_is_of_the_models_own_pass():
+    model = network()
+    regularize(model[1], activity=L1L2(l1=1.0))
+    costs = []
+
+    def cost(model):
+        costs.append(penalty(model))
+        return costs[-1]
+
+    def another_pass(model, inputs, outputs):
+        wanted = outputs.abs().sum() / len(outputs)
+        torch.testing.assert_close(costs[-1], wanted)
+        model(100 * inputs)
+
+    history = train(model, penalty=cost, after_forward=another_pass, epochs=1)
+    means = [c.item() * n for c, n in zip(costs, (8, 8, 7), strict=True)]
+    assert history["penalty"] == [pytest.approx(sum(means) / 23)]
+
+
+def test_a_term_that_is_nan_stops_and_is_named():
+    model = network()
+    before = weights(model)
+    with pytest.raises(
+        TrainingError, match=r"penalty 0 and the vat nan; wanted finite numbers"
+    ):
+        train(model, after_forward=lambda *_: add_loss("vat", torch.tensor(math.nan)))
+    assert_same(weights(model), before)
+
+
+@pytest.mark.parametrize("name", ["loss", "test_loss", "terms"])
+def test_a_term_may_not_hide_another_column(name):
+    model = network()
+    before = weights(model)
+    with pytest.raises(ValueError, match=f"fit: a term is called '{name}', and so is"):
+        train(model, after_forward=lambda *_: add_loss(name, torch.tensor(1.0)))
+    assert_same(weights(model), before)
 
 
 # Stopping

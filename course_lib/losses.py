@@ -1,0 +1,278 @@
+"""Losses with one value for each sample, one way to reduce them, and named extra terms.
+
+A loss that is averaged too early can be neither weighted nor masked. So the losses here
+map `(batch, ...)` to `(batch,)`, and `reduce` makes the scalar. What else is to be
+minimized is handed to `add_loss`, from wherever it arises, and found in the open
+`LossCollector`.
+"""
+
+from contextvars import ContextVar, Token
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return mean |outputs - targets| over all axes but the first, shape `(batch,)`.
+
+    Args:
+        outputs: `(batch, ...)`.
+        targets: of the same shape.
+
+    Raises:
+        ValueError: the shapes differ; they are not broadcast.
+
+    >>> absolute_error(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.zeros(2, 2))
+    tensor([1.5000, 3.5000])
+    """
+    _require_one_shape("absolute_error", "outputs", outputs, "targets", targets)
+    return _mean_of_each(functional.l1_loss(outputs, targets, reduction="none"))
+
+
+def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return mean (outputs - targets)**2 over all axes but the first, `(batch,)`.
+
+    There is no factor 1/2. Arguments and errors are those of `absolute_error`.
+
+    >>> squared_error(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.zeros(2, 2))
+    tensor([ 2.5000, 12.5000])
+    """
+    _require_one_shape("squared_error", "outputs", outputs, "targets", targets)
+    return _mean_of_each(functional.mse_loss(outputs, targets, reduction="none"))
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return -log softmax(logits)[label] of each sample, in nats, `(batch,)`.
+
+    Args:
+        logits: `(batch, classes, ...)`; axes beyond the second are averaged over.
+        labels: class numbers `(batch, ...)`, or probabilities of the logits' shape.
+
+    Raises:
+        ValueError: the logits have no axis of classes.
+
+    >>> cross_entropy(torch.zeros(2, 4), torch.tensor([0, 3]))  # log 4 each
+    tensor([1.3863, 1.3863])
+    """
+    _require_classes("cross_entropy", logits)
+    return _mean_of_each(functional.cross_entropy(logits, labels, reduction="none"))
+
+
+def kl_from_logits(logits: Tensor, other: Tensor) -> Tensor:
+    """Return KL(p || q) = sum p * log(p / q) of each sample, in nats, `(batch,)`.
+
+    p = softmax(logits) and q = softmax(other), both over the second axis. Not
+    symmetric: where p is sure and q is not, it is large. Both get a gradient; detach
+    the one that is the target.
+
+    Args:
+        logits: `(batch, classes, ...)`, finite; axes beyond the second are averaged
+            over.
+        other: of the same shape, finite.
+
+    Raises:
+        ValueError: the shapes differ, or there is no axis of classes.
+
+    >>> sure, even = torch.tensor([[9.0, 0.0]]), torch.zeros(1, 2)
+    >>> kl_from_logits(sure, even), kl_from_logits(even, sure)
+    (tensor([0.6919]), tensor([3.8070]))
+    """
+    _require_one_shape("kl_from_logits", "logits", logits, "other", other)
+    _require_classes("kl_from_logits", logits)
+    log_p, log_q = logits.log_softmax(dim=1), other.log_softmax(dim=1)
+    values = functional.kl_div(log_q, log_p, reduction="none", log_target=True)
+    return _mean_of_each(values.sum(dim=1))
+
+
+def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return -t * log p - (1 - t) * log(1 - p), p = sigmoid(logits), `(batch,)`.
+
+    From logits, and so exact where p rounds to 0 or 1. Keras's default takes
+    probabilities instead, and cuts them off at 1e-7: compare `from_logits=True`.
+
+    Args:
+        logits: `(batch, ...)`; all axes but the first are averaged over.
+        targets: of the same shape, floats in [0, 1].
+
+    Raises:
+        ValueError: the shapes differ; they are not broadcast.
+
+    >>> binary_cross_entropy(torch.tensor([0.0, 200.0]), torch.tensor([1.0, 0.0]))
+    tensor([  0.6931, 200.0000])
+    """
+    _require_one_shape("binary_cross_entropy", "logits", logits, "targets", targets)
+    loss = functional.binary_cross_entropy_with_logits
+    return _mean_of_each(loss(logits, targets, reduction="none"))
+
+
+def reduce(
+    per_sample: Tensor, *, weights: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """Return one scalar, with Keras's meaning of sample weights and masks.
+
+    sum(weights * losses) / n. Without a mask n is the number of losses: weights don't
+    count, so weights of 2 double the loss. With one, the losses where it is False are
+    left out of the sum, even nan, and n is the number of the others; 0 if there are
+    none. (Keras adds 1e-7 to that n.)
+
+    Args:
+        per_sample: losses `(batch,)`, or `(batch, time, ...)` for one a step.
+        weights: numbers of that shape, or of its first axes: `(batch,)` weighs all
+            the steps of a sample alike.
+        mask: the same of bools; True counts.
+
+    Raises:
+        ValueError: shapes that don't fit (they are never broadcast from the right),
+            a scalar, or a mask that is not of bools.
+
+    >>> losses = torch.tensor([1.0, 2.0, 6.0])
+    >>> reduce(losses)
+    tensor(3.)
+    >>> reduce(losses, weights=torch.tensor([1.0, 1.0, 0.0]))  # still / 3
+    tensor(1.)
+    >>> reduce(losses, mask=torch.tensor([True, True, False]))  # / 2
+    tensor(1.5000)
+
+    Source: keras.losses.Loss of Keras 3, reduction "sum_over_batch_size".
+    """
+    if per_sample.dim() == 0:
+        raise ValueError(
+            "reduce: got a scalar; wanted a loss for each sample, shape (batch,). "
+            "Leave its mean to reduce, or weights and masks come too late."
+        )
+    losses = per_sample
+    if weights is not None:
+        losses = losses * _spread("weights", weights, losses).to(losses.dtype)
+    if mask is None:
+        return losses.mean()
+    if mask.dtype != torch.bool:
+        raise ValueError(
+            f"reduce: got a mask of {mask.dtype}; wanted bools, True where a loss "
+            "counts. Compare first, for example tokens != padding."
+        )
+    counts = _spread("mask", mask, losses)
+    return losses.where(counts, 0).sum() / counts.sum().clamp(min=1)
+
+
+class LossCollector:
+    """The terms that `add_loss` is given while this collector's `with` block runs.
+
+    Each entry begins at nothing, so one `with` a step clears what the step before
+    left. Of nested blocks the innermost takes the terms; an inner one that nobody
+    reads thus silences a pass. Each thread, and each asyncio task, has its own.
+    No module stores anything: copies, pickles and evaluation find nothing stale.
+
+    Attributes:
+        terms: {name: scalar}; a name that came several times holds the sum.
+
+    >>> with LossCollector() as collector:
+    ...     for _ in range(2):  # a module that is called twice
+    ...         add_loss("size", torch.tensor(1.5))
+    >>> collector.terms
+    {'size': tensor(3.)}
+    """
+
+    def __init__(self) -> None:
+        self.terms: dict[str, Tensor] = {}
+        self._before: Token | None = None
+
+    def __enter__(self) -> "LossCollector":
+        if self._before is not None:
+            raise ValueError(
+                "LossCollector: this one is open already. Make another for the inner "
+                "block, or leave the outer one first."
+            )
+        self.terms = {}
+        self._before = _open.set(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _open.reset(self._before)
+        self._before = None
+
+    def total(self) -> Tensor:
+        """Return the sum of all terms, a scalar on the first one's device; 0 of none.
+
+        >>> LossCollector().total()
+        tensor(0.)
+        """
+        total, *others = self.terms.values() or [torch.zeros(())]
+        for term in others:
+            total = total + term.to(total.device)
+        return total
+
+
+_open: ContextVar[LossCollector | None] = ContextVar("_open", default=None)
+
+
+@torch._disable_dynamo  # a graph that is replayed would not find the open collector
+def add_loss(name: str, term: Tensor) -> None:
+    """Give a scalar term of the loss to the open collector; without one do nothing.
+
+    Call it in a module's forward or anywhere else; `training.fit` has a collector open
+    in each step, adds all terms to the loss and logs each by its name. So a model in
+    use, outside training, may go on calling it. In a compiled model it breaks the
+    graph: `torch.compile(model, fullgraph=True)` refuses it.
+
+    Args:
+        name: of the term; a later term of the same name is added to the first.
+        term: a scalar tensor, times whatever coefficient it shall have.
+
+    Raises:
+        ValueError: the name is no text or empty, or the term is no scalar tensor.
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(
+            f"add_loss: got the name {name!r}; wanted a text such as 'sparsity'. The "
+            "name comes first, then the term."
+        )
+    if not isinstance(term, Tensor) or term.dim():
+        shape = getattr(term, "shape", None)
+        got = type(term).__name__ if shape is None else f"shape {tuple(shape)}"
+        raise ValueError(
+            f"add_loss: {name!r} is of {got}; wanted a scalar tensor. reduce(...) "
+            "makes one of a loss for each sample."
+        )
+    collector = _open.get()
+    if collector is not None:
+        terms = collector.terms
+        terms[name] = terms[name] + term if name in terms else term
+
+
+# Helpers and checks
+
+
+def _mean_of_each(values: Tensor) -> Tensor:
+    return values if values.dim() == 1 else values.flatten(start_dim=1).mean(dim=1)
+
+
+def _spread(name: str, factors: Tensor, losses: Tensor) -> Tensor:
+    """Return a view of the losses' shape; missing axes are added at the end."""
+    if factors.dim() == 0 or factors.shape != losses.shape[: factors.dim()]:
+        raise ValueError(
+            f"reduce: got {name} of shape {tuple(factors.shape)} for losses of shape "
+            f"{tuple(losses.shape)}; wanted the same, or its first axes. For one "
+            "number a sample give (batch,)."
+        )
+    missing = losses.dim() - factors.dim()
+    return factors.reshape(*factors.shape, *[1] * missing).expand_as(losses)
+
+
+def _require_one_shape(
+    place: str, name: str, first: Tensor, other_name: str, second: Tensor
+) -> None:
+    if first.shape != second.shape or first.dim() == 0:
+        raise ValueError(
+            f"{place}: {name} has shape {tuple(first.shape)}, {other_name} "
+            f"{tuple(second.shape)}; wanted one shape (batch, ...) for both. "
+            "Broadcasting (batch, 1) against (batch,) would compare all pairs."
+        )
+
+
+def _require_classes(place: str, logits: Tensor) -> None:
+    if logits.dim() < 2:
+        raise ValueError(
+            f"{place}: got logits of shape {tuple(logits.shape)}; wanted (batch, "
+            "classes, ...). One sample alone needs its batch axis: logits[None]."
+        )

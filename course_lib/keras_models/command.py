@@ -1,0 +1,42 @@
+"""What `python -m course_lib keras` does: show, check or save an imported model."""
+
+import argparse
+import sys
+
+import torch
+
+from course_lib.keras_models import KerasFormatError, load_keras
+from course_lib.keras_models.summary import check, summary
+
+TOLERANCE = 1e-5  # of outputs, absolute; of the penalty, a tenth, relative
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Load the file that `arguments` name; return the exit status."""
+    try:
+        model = load_keras(
+            arguments.model,
+            weights=arguments.weights,
+            keras_version=arguments.keras_version,
+            theano_kernels=arguments.theano_kernels,
+        )
+        if arguments.summary or not (arguments.check or arguments.save):
+            print(summary(model))
+        status = _check(model, arguments.check) if arguments.check else 0
+        if arguments.save:
+            torch.save(model.state_dict(), arguments.save)
+            print(f"The state_dict is in {arguments.save}.")
+    except (KerasFormatError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return status
+
+
+def _check(model: torch.nn.Module, path: str) -> int:
+    error, cost = check(model, path)
+    print(f"largest difference of an output: {error:.2e}")
+    if cost is not None:
+        print(f"relative difference of the penalty: {cost:.2e}")
+    good = error <= TOLERANCE and (cost is None or cost <= TOLERANCE / 10)
+    print("It computes what Keras computed." if good else "It differs from Keras.")
+    return 0 if good else 1

@@ -1,0 +1,163 @@
+"""Initializers: how weights begin where a file brings none.
+
+Each works in place on a tensor in Keras's own axis order, so that the fans are those
+that Keras computed. The numbers are drawn from torch's generator.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from course_lib.keras_models.spec import Version
+
+Initializer = Callable[[Tensor], Any]
+_TRUNCATED = 0.87962566103423978  # standard deviation of a normal cut at 2
+
+
+def fans(shape: tuple[int, ...]) -> tuple[float, float]:
+    """Return (fan in, fan out) of a kernel whose last two axes are in and out.
+
+    >>> fans((3, 3, 8, 16))
+    (72, 144)
+    """
+    if len(shape) < 2:
+        return (shape[0], shape[0]) if shape else (1, 1)
+    field = math.prod(shape[:-2])
+    return shape[-2] * field, shape[-1] * field
+
+
+def variance_scaling(
+    x: Tensor, *, scale: float, mode: str, distribution: str
+) -> Tensor:
+    """Draw numbers of variance scale / fan. Source: He et al. 2015, Glorot 2010."""
+    fan_in, fan_out = fans(tuple(x.shape))
+    fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}
+    deviation = math.sqrt(scale / max(1.0, fan[mode]))
+    if distribution == "uniform":
+        limit = math.sqrt(3.0) * deviation
+        return x.uniform_(-limit, limit)
+    if distribution == "untruncated_normal":
+        return x.normal_(0, deviation)
+    return truncated_normal(x, mean=0.0, stddev=deviation / _TRUNCATED)
+
+
+def truncated_normal(x: Tensor, *, mean: float, stddev: float) -> Tensor:
+    """Draw normal numbers, none farther than two deviations from the mean."""
+    low, high = mean - 2 * stddev, mean + 2 * stddev
+    return nn.init.trunc_normal_(x, mean, stddev, low, high)
+
+
+def orthogonal(x: Tensor, *, gain: float) -> Tensor:
+    """Fill with orthonormal rows or columns. Source: Saxe et al. 2013."""
+    flat = torch.empty(math.prod(x.shape[:-1]), x.shape[-1], dtype=x.dtype)
+    return x.copy_(nn.init.orthogonal_(flat, gain).reshape(x.shape))
+
+
+def identity(x: Tensor, *, gain: float) -> Tensor:
+    """Fill with gain times the identity matrix."""
+    return x.copy_(gain * torch.eye(*x.shape, dtype=x.dtype))
+
+
+_SCALED = {
+    f"{family}_{distribution}": (scale, mode, distribution)
+    for family, scale, mode in (
+        ("glorot", 1.0, "fan_avg"),
+        ("he", 2.0, "fan_in"),
+        ("lecun", 1.0, "fan_in"),
+    )
+    for distribution in ("uniform", "normal")
+}
+
+
+def parse_initializer(value: Any, version: Version) -> Initializer:
+    """Return the function that an initializer's config describes.
+
+    Raises:
+        ValueError: an unknown one; the message completes a sentence.
+
+    >>> half = {"class_name": "Constant", "config": {"value": 0.5}}
+    >>> parse_initializer(half, Version.parse("2.15"))(torch.empty(2))
+    tensor([0.5000, 0.5000])
+    """
+    config: Mapping[str, Any] = {}
+    if isinstance(value, Mapping):
+        config, value = value.get("config", {}), value.get("class_name")
+    if not isinstance(value, str) or not isinstance(config, Mapping):
+        raise ValueError(f"{value!r} is no initializer")
+    name = _snake(value.removesuffix("V2"))
+    if name in _SCALED:
+        scale, mode, distribution = _SCALED[name]
+        if distribution == "normal":
+            distribution = _normal(version)
+        return partial(
+            variance_scaling, scale=scale, mode=mode, distribution=distribution
+        )
+    known = _parse_named(name, config, version)
+    if known is None:
+        raise ValueError(f"{value!r} is unknown here")
+    return known
+
+
+def _parse_named(
+    name: str, config: Mapping[str, Any], version: Version
+) -> Initializer | None:
+    def number(key: str, default: float) -> float:
+        found = config.get(key, default)
+        if isinstance(found, bool) or not isinstance(found, int | float):
+            raise ValueError(f"has {key}={found!r}; wanted a number")
+        return float(found)
+
+    if name in ("zeros", "zero", "ones", "one"):
+        return partial(nn.init.constant_, val=float(name.startswith("one")))
+    if name == "constant":
+        return partial(nn.init.constant_, val=number("value", 0.0))
+    if name in ("uniform", "random_uniform"):
+        low, high = number("minval", -0.05), number("maxval", 0.05)
+        if low > high:
+            raise ValueError(f"has minval={low} above maxval={high}")
+        return partial(nn.init.uniform_, a=low, b=high)
+    if name in ("normal", "random_normal"):
+        mean, deviation = number("mean", 0.0), number("stddev", 0.05)
+        return partial(nn.init.normal_, mean=mean, std=abs(deviation))
+    if name == "truncated_normal":
+        mean, deviation = number("mean", 0.0), number("stddev", 0.05)
+        return partial(truncated_normal, mean=mean, stddev=abs(deviation))
+    if name == "orthogonal":
+        old = 1.1 if version < (2, 0) else 1.0
+        return partial(orthogonal, gain=number("gain", number("scale", old)))
+    if name in ("identity", "identity_initializer"):
+        return partial(identity, gain=number("gain", 1.0))
+    if name == "variance_scaling":
+        return _parse_scaling(config, version, number("scale", 1.0))
+    return None
+
+
+def _parse_scaling(
+    config: Mapping[str, Any], version: Version, scale: float
+) -> Initializer:
+    mode = config.get("mode", "fan_in")
+    distribution = config.get("distribution", "truncated_normal")
+    if mode not in ("fan_in", "fan_out", "fan_avg") or scale <= 0:
+        raise ValueError(f"has mode={mode!r} and scale={scale}")
+    if distribution == "normal":
+        distribution = _normal(version)
+    if distribution not in ("uniform", "truncated_normal", "untruncated_normal"):
+        raise ValueError(f"has distribution={distribution!r}")
+    return partial(variance_scaling, scale=scale, mode=mode, distribution=distribution)
+
+
+def _normal(version: Version) -> str:
+    """Name the normal distribution of an era; 1.x did not cut it."""
+    return "untruncated_normal" if version < (2, 0) else "truncated_normal"
+
+
+def _snake(name: str) -> str:
+    """Turn GlorotUniform into glorot_uniform."""
+    return "".join(
+        "_" + letter.lower() if letter.isupper() and i else letter.lower()
+        for i, letter in enumerate(name)
+    )

@@ -1,0 +1,141 @@
+"""Which class makes a layer of which kind; all that this package supports."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from course_lib.keras_models.layers import (
+    activation,
+    convolution,
+    core,
+    merging,
+    normalization,
+    pooling,
+    recurrent,
+)
+from course_lib.keras_models.layers.base import Layer
+from course_lib.keras_models.layers.operations import OPERATIONS, Operation
+from course_lib.keras_models.layers.wrappers import (
+    Bidirectional,
+    Replacement,
+    TimeDistributed,
+)
+from course_lib.keras_models.settings import Settings
+from course_lib.keras_models.spec import CallSpec, LayerSpec, Problems, Version
+
+Make = Callable[[Settings], Layer]
+
+KINDS: dict[str, Make] = {
+    "InputLayer": core.identity,
+    "Dense": core.Dense,
+    "Embedding": core.Embedding,
+    "Activation": activation.activation,
+    "PReLU": activation.PReLU,
+    "Dropout": core.Dropout,
+    "GaussianNoise": core.GaussianNoise,
+    "GaussianDropout": core.GaussianDropout,
+    "AlphaDropout": core.AlphaDropout,
+    "ActivityRegularization": core.activity_regularization,
+    "Flatten": core.Flatten,
+    "Reshape": core.Reshape,
+    "Permute": core.Permute,
+    "RepeatVector": core.RepeatVector,
+    "Masking": core.Masking,
+    "Rescaling": core.Rescaling,
+    "BatchNormalization": normalization.batch_normalization,
+    "LayerNormalization": normalization.LayerNormalization,
+    "Normalization": normalization.Normalization,
+    "SimpleRNN": recurrent.SimpleRNN,
+    "LSTM": recurrent.LSTM,
+    "GRU": recurrent.GRU,
+    "Concatenate": merging.Concatenate,
+    "Dot": merging.Dot,
+}
+KINDS |= dict.fromkeys(activation.ACTIVATION_LAYERS, activation.activation_layer)
+KINDS |= dict.fromkeys(merging.Elementwise.functions, merging.Elementwise)
+for _n in (1, 2, 3):
+    KINDS |= {
+        f"Conv{_n}D": convolution.Conv,
+        f"Conv{_n}DTranspose": convolution.ConvTranspose,
+        f"MaxPooling{_n}D": pooling.Pooling,
+        f"AveragePooling{_n}D": pooling.Pooling,
+        f"GlobalMaxPooling{_n}D": pooling.GlobalPooling,
+        f"GlobalAveragePooling{_n}D": pooling.GlobalPooling,
+        f"ZeroPadding{_n}D": pooling.ZeroPadding,
+        f"Cropping{_n}D": pooling.Cropping,
+        f"UpSampling{_n}D": pooling.UpSampling,
+        f"SpatialDropout{_n}D": core.spatial_dropout,
+    }
+    if _n < 3:
+        KINDS[f"DepthwiseConv{_n}D"] = convolution.DepthwiseConv
+        KINDS[f"SeparableConv{_n}D"] = convolution.SeparableConv
+
+
+class Maker:
+    """Makes modules from layer specs; what can't be made is noted as a problem."""
+
+    def __init__(
+        self,
+        version: Version,
+        problems: Problems,
+        replacements: Mapping[str, Any],
+        make_model: Callable[..., nn.Module],
+    ) -> None:
+        self.version = version
+        self.problems = problems
+        self.replacements = dict(replacements)
+        self.unused = set(replacements)
+        self.make_model = make_model
+
+    def make(self, spec: LayerSpec, calls: Sequence[CallSpec] = ()) -> Any:
+        """Return the module of a layer, not yet built."""
+        if spec.name in self.replacements:
+            self.unused.discard(spec.name)
+            bare = replace(spec, config={})
+            settings = Settings(bare, self.version, self.problems)
+            return Replacement(settings, self.replacements[spec.name])
+        if spec.model is not None:
+            return self.make_model(spec.model, self)
+        settings = Settings(spec, self.version, self.problems)
+        if spec.layer is not None:
+            layer = self._wrapper(spec, settings)
+        elif spec.kind.removeprefix("ops.") in OPERATIONS and "." in spec.kind:
+            layer = Operation(settings, list(calls))
+        elif spec.kind in KINDS:
+            layer = KINDS[spec.kind](settings)
+        else:
+            self._refuse(settings)
+            return None
+        settings.finish()
+        return layer
+
+    def _wrapper(self, spec: LayerSpec, settings: Settings) -> Layer | None:
+        assert spec.layer is not None
+        inner = self.make(spec.layer)
+        if inner is None:
+            settings.left = {}
+            return None
+        if spec.kind == "TimeDistributed":
+            return TimeDistributed(settings, inner)
+        twin_spec = settings.take("twin", None)
+        if not isinstance(twin_spec, LayerSpec):
+            config = dict(spec.layer.config)
+            config["go_backwards"] = not config.get("go_backwards", False)
+            twin_spec = replace(spec.layer, config=config)
+        return Bidirectional(settings, inner, self.make(twin_spec))
+
+    def _refuse(self, settings: Settings) -> None:
+        if settings.spec.kind == "Lambda":
+            settings.problem(
+                f"it carries Python code, which is never run. {settings.way_out}"
+            )
+        else:
+            settings.problem(f"this layer is not supported. {settings.way_out}")
+        settings.left = {}
+
+    def check_replacements(self) -> None:
+        """Note replacements whose layer does not exist."""
+        for name in sorted(self.unused):
+            self.problems.add(f"replacements has {name!r}; there is no such layer")

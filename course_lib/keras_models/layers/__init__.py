@@ -1,0 +1,1 @@
+"""The layers: each is a module that reads its settings, then takes shape."""

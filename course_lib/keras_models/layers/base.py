@@ -1,0 +1,160 @@
+"""What all layers share: variables that know Keras's axis order, and where axes lie.
+
+A layer is made in two steps: `__init__` reads the settings, so that every problem of a
+file is found before anything is built; `build` gets the shapes of the inputs, in
+Keras's order, and makes the variables on the meta device, where they cost nothing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from course_lib.keras_models.constraints import Constraint
+from course_lib.keras_models.initializers import Initializer
+from course_lib.keras_models.settings import Settings
+from course_lib.regularization import L1L2
+
+Shape = tuple[int, ...]
+View = Callable[[Tensor], Tensor]
+
+
+def as_it_is(tensor: Tensor) -> Tensor:
+    """View a tensor that Keras and torch store alike."""
+    return tensor
+
+
+def transposed(tensor: Tensor) -> Tensor:
+    """View (out, in) as Keras's (in, out)."""
+    return tensor.t()
+
+
+def channels_to_last(tensor: Tensor) -> Tensor:
+    """View (batch, channels, ...) as (batch, ..., channels)."""
+    return tensor.movedim(1, -1)
+
+
+def channels_to_first(tensor: Tensor) -> Tensor:
+    """View (batch, ..., channels) as (batch, channels, ...)."""
+    return tensor.movedim(-1, 1)
+
+
+@dataclass
+class Variable:
+    """One array of a Keras layer, and the parameter or buffer that holds it.
+
+    Args:
+        name: Keras's name, for example `"kernel"`.
+        attribute: the module's name for it, for example `"weight"`.
+        view: shows the stored tensor in Keras's axis order, without a copy.
+        initializer: fills that view where the file brings no array.
+        regularizer: its cost.
+        constraint: what keeps it in bounds.
+        stored: False for what the config holds, so that no file of weights does.
+    """
+
+    name: str
+    attribute: str
+    view: View = as_it_is
+    initializer: Initializer | None = None
+    regularizer: L1L2 | None = None
+    constraint: Constraint | None = None
+    stored: bool = True
+    value: np.ndarray | None = field(default=None, repr=False)
+
+
+class Layer(nn.Module):
+    """A Keras layer as a module.
+
+    Its attribute `wants_first` says which order of axes it takes:
+    None any, since each number is treated alike; False the file's own order; True a
+    channels-last tensor stored with its channels at axis 1, as torch's layers want it.
+    """
+
+    wants_first: bool | None = None
+    makes_mask = False  # has a method mask(x), which tells which time steps count
+    uses_mask = False  # forward takes mask=
+    passes_mask = False  # what it returns is masked as its input was
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self.keras_name = settings.name
+        self.keras_class = settings.spec.source
+        self.keras_version = settings.version
+        self.activity = settings.activity
+        self.variables: dict[str, Variable] = {}
+
+    def build(self, *shapes: Shape) -> None:
+        """Make the variables for inputs of these shapes."""
+
+    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
+        """Choose the order of axes for inputs of which any is (not) channels first."""
+        return self.wants_first
+
+    def add(
+        self,
+        name: str,
+        attribute: str,
+        shape: Shape,
+        view: View = as_it_is,
+        *,
+        trainable: bool = True,
+        **options: Any,
+    ) -> None:
+        """Make one variable; `shape` is torch's, and the options are Variable's."""
+        tensor = torch.empty(shape, device="meta")
+        if trainable:
+            self.register_parameter(attribute, nn.Parameter(tensor))
+        else:
+            self.register_buffer(attribute, tensor)
+        self.variables[name] = Variable(name, attribute, view, **options)
+
+    def sublayers(self) -> "list[Layer]":
+        """Return the wrapped layers, in the order in which Keras lists their arrays."""
+        return []
+
+
+def weight_options(
+    settings: Settings, kind: str, initializer: str = "glorot_uniform"
+) -> dict[str, Any]:
+    """Read the initializer, regularizer and constraint of the kernel, bias or other."""
+    return {
+        "initializer": settings.initializer(f"{kind}_initializer", initializer),
+        "regularizer": settings.regularizer(f"{kind}_regularizer"),
+        "constraint": settings.constraint(f"{kind}_constraint"),
+    }
+
+
+class Pointwise(Layer):
+    """A function of each number by itself, or of none."""
+
+    passes_mask = True
+
+    def __init__(self, settings: Settings, function: Callable[[Tensor], Tensor]):
+        super().__init__(settings)
+        self.function = function
+        self.wants_first = None if _is_pointwise(function) else False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return function(x)."""
+        return apply(self.function, x)
+
+
+def apply(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return function(x); of a meta tensor only the shape, which stays as it is.
+
+    torch itself would import its compiler to tell the same, which takes a second.
+    """
+    if not x.is_meta:
+        return function(x)
+    halves = isinstance(function, partial) and function.func is F.glu
+    return function(x) if halves else x
+
+
+def _is_pointwise(function: Callable) -> bool:
+    return not (isinstance(function, partial) and "dim" in function.keywords)

@@ -1,0 +1,296 @@
+"""Convolutions of one, two and three dimensions: plain, depthwise, separable, back.
+
+Kernels are stored as torch wants them; a view shows them as (*kernel, in, out).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from course_lib.keras_models.layers.base import Layer, Shape, apply, weight_options
+from course_lib.keras_models.settings import Settings
+
+_CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
+
+def kernel_view(weight: Tensor) -> Tensor:
+    """View (out, in, *kernel) as (*kernel, in, out)."""
+    return weight.permute(*range(2, weight.dim()), 1, 0)
+
+
+class DepthwiseView:
+    """View (channels * multiplier, 1, *kernel) as (*kernel, channels, multiplier)."""
+
+    def __init__(self, multiplier: int) -> None:
+        self.multiplier = multiplier
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        """Return the view."""
+        kernel = weight.shape[2:]
+        apart = weight.view(-1, self.multiplier, *kernel)
+        return apart.permute(*range(2, apart.dim()), 0, 1)
+
+
+def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    """Return (before, after) so that the output has ceil(size / stride) places.
+
+    What is odd goes after, at the bottom and right, as in TensorFlow.
+
+    >>> same_padding(8, 3, 2, 1)
+    (0, 1)
+    """
+    reach = (kernel - 1) * dilation + 1
+    total = max((-(-size // stride) - 1) * stride + reach - size, 0)
+    return total // 2, total - total // 2
+
+
+def pad(x: Tensor, amounts: list[tuple[int, int]], value: float = 0.0) -> Tensor:
+    """Pad the last axes by (before, after) each."""
+    flat = [amount for pair in reversed(amounts) for amount in pair]
+    return F.pad(x, flat, value=value) if any(flat) else x
+
+
+class Window:
+    """Kernel, strides, dilation and padding, and what "same" means for an input."""
+
+    def __init__(self, settings: Settings, dims: int, *, pool: bool = False) -> None:
+        modes = ["valid", "same"]
+        if pool:
+            self.kernel = settings.integers("pool_size", dims, 2)
+            if settings.left.get("strides") is None:
+                settings.left["strides"] = list(self.kernel)
+            self.strides = settings.integers("strides", dims)
+            self.dilation = (1,) * dims
+        else:
+            self.kernel = settings.integers("kernel_size", dims)
+            self.strides = settings.integers("strides", dims, 1)
+            self.dilation = settings.integers("dilation_rate", dims, 1)
+            modes += ["causal"] if dims == 1 else []
+        self.mode = settings.choice("padding", modes, "valid")
+        # Some paddings are the same for every input, and then the layer does them.
+        self.symmetric: tuple[int, ...] | None = None
+        if self.mode == "valid":
+            self.symmetric = (0,) * dims
+        elif self.mode == "same" and all(stride == 1 for stride in self.strides):
+            reach = [
+                (k - 1) * d for k, d in zip(self.kernel, self.dilation, strict=True)
+            ]
+            if all(total % 2 == 0 for total in reach):
+                self.symmetric = tuple(total // 2 for total in reach)
+
+    def amounts(self, sizes: torch.Size) -> list[tuple[int, int]]:
+        """Return (before, after) for each axis of an input of these sizes."""
+        if self.mode == "valid":
+            return [(0, 0)] * len(sizes)
+        if self.mode == "causal":
+            return [((self.kernel[0] - 1) * self.dilation[0], 0)]
+        parts = zip(sizes, self.kernel, self.strides, self.dilation, strict=True)
+        return [same_padding(*part) for part in parts]
+
+    def pad(self, x: Tensor, value: float = 0.0) -> Tensor:
+        """Pad (batch, channels, ...)."""
+        return pad(x, self.amounts(x.shape[2:]), value)
+
+
+class Convolution(Layer):
+    """What every convolution has: a window, a bias, an activation."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.dims = int(settings.spec.kind.removesuffix("Transpose")[-2])
+        self.channels_last = settings.channels_last()
+        self.wants_first = self.channels_last
+        self.window = Window(settings, self.dims)
+        if max(self.window.strides) > 1 and max(self.window.dilation) > 1:
+            text = "has strides and dilation above 1, which Keras refuses"
+            settings.problem(text)
+        self.use_bias = settings.flag("use_bias", True)
+        self.bias_options = weight_options(settings, "bias", "zeros")
+        self.activation = settings.activation(axis=1 if self.channels_last else -1)
+
+    def channels(self, shape: Shape) -> int:
+        """Return the number of input channels; `shape` is in Keras's order."""
+        if len(shape) != self.dims + 2:
+            raise ValueError(
+                f"the input has {len(shape)} axes; wanted {self.dims + 2}, with the "
+                "batch and the channels"
+            )
+        return shape[-1 if self.channels_last else 1]
+
+    def add_bias(self, filters: int) -> None:
+        """Make the bias, or None."""
+        self.bias = None
+        if self.use_bias:
+            del self.bias
+            self.add("bias", "bias", (filters,), **self.bias_options)
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Any, groups: int) -> Tensor:
+        """Convolve (batch, channels, ...) with the window's padding."""
+        window, padding = self.window, self.window.symmetric
+        if padding is None:
+            x, padding = window.pad(x), 0
+        return _CONVOLVE[self.dims](
+            x, weight, bias, window.strides, padding, window.dilation, groups
+        )
+
+
+class Conv(Convolution):
+    """Conv1D, Conv2D and Conv3D."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.filters = settings.integer("filters")
+        self.groups = settings.integer("groups", 1)
+        self.kernel = weight_options(settings, "kernel")
+        settings.only("lora_rank", None)
+
+    def build(self, shape: Shape) -> None:
+        """Make weight (filters, channels / groups, *kernel) and bias."""
+        channels = self.channels(shape)
+        if channels % self.groups or self.filters % self.groups:
+            raise ValueError(
+                f"groups={self.groups} divides not both {channels} channels and "
+                f"{self.filters} filters"
+            )
+        size = (self.filters, channels // self.groups, *self.window.kernel)
+        self.add("kernel", "weight", size, kernel_view, **self.kernel)
+        self.add_bias(self.filters)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, ...) -> (batch, filters, ...)."""
+        y = self.convolve(x, self.weight, self.bias, self.groups)
+        return apply(self.activation, y)
+
+
+class DepthwiseConv(Convolution):
+    """DepthwiseConv1D and DepthwiseConv2D: each channel has filters of its own."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.multiplier = settings.integer("depth_multiplier", 1)
+        self.depthwise = weight_options(settings, "depthwise")
+        settings.only("groups", 1)
+
+    def build(self, shape: Shape) -> None:
+        """Make weight (channels * multiplier, 1, *kernel) and bias."""
+        self.groups = self.channels(shape)
+        filters = self.groups * self.multiplier
+        size = (filters, 1, *self.window.kernel)
+        view = DepthwiseView(self.multiplier)
+        self.add("depthwise_kernel", "weight", size, view, **self.depthwise)
+        self.add_bias(filters)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, ...) -> (batch, channels * multiplier, ...)."""
+        y = self.convolve(x, self.weight, self.bias, self.groups)
+        return apply(self.activation, y)
+
+
+class SeparableConv(Convolution):
+    """SeparableConv1D and SeparableConv2D: depthwise, then across channels."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.filters = settings.integer("filters")
+        self.multiplier = settings.integer("depth_multiplier", 1)
+        self.depthwise_options = weight_options(settings, "depthwise")
+        self.pointwise_options = weight_options(settings, "pointwise")
+        # A field of Conv, which Keras writes and does not use here.
+        settings.only("groups", 1)
+        for kind in ("initializer", "regularizer", "constraint"):
+            settings.ignore(f"kernel_{kind}")
+
+    def build(self, shape: Shape) -> None:
+        """Make depthwise (channels * multiplier, 1, *kernel), pointwise and bias."""
+        self.groups = self.channels(shape)
+        between = self.groups * self.multiplier
+        size, view = (between, 1, *self.window.kernel), DepthwiseView(self.multiplier)
+        self.add("depthwise_kernel", "depthwise", size, view, **self.depthwise_options)
+        size = (self.filters, between, *[1] * self.dims)
+        options = self.pointwise_options
+        self.add("pointwise_kernel", "pointwise", size, kernel_view, **options)
+        self.add_bias(self.filters)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, ...) -> (batch, filters, ...)."""
+        x = self.convolve(x, self.depthwise, None, self.groups)
+        y = _CONVOLVE[self.dims](x, self.pointwise, self.bias)
+        return apply(self.activation, y)
+
+
+class ConvTranspose(Convolution):
+    """Conv1DTranspose to Conv3DTranspose: the gradient of a convolution.
+
+    The output has size * stride places for "same", and max(kernel - stride, 0) more
+    for "valid", unless `output_padding` (or, in 1.x, `output_shape`) says otherwise.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.filters = settings.integer("filters")
+        self.kernel = weight_options(settings, "kernel")
+        extra = settings.left.pop("output_padding", None)
+        if extra is not None:
+            settings.left["output_padding"] = extra
+            extra = settings.integers("output_padding", self.dims, least=0)
+        self.extra: tuple[int, ...] | None = extra
+        places = settings.left.pop("output_places", None)
+        if places is not None:
+            settings.left["output_places"] = places
+            places = settings.integers("output_places", self.dims)
+        self.places: tuple[int, ...] | None = places
+        settings.only("groups", 1)
+
+    def build(self, shape: Shape) -> None:
+        """Make weight (channels, filters, *kernel) and bias."""
+        size = (self.channels(shape), self.filters, *self.window.kernel)
+        # Keras's kernel is (*kernel, out, in), so the same view serves.
+        self.add("kernel", "weight", size, kernel_view, **self.kernel)
+        self.add_bias(self.filters)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, ...) -> (batch, filters, ...)."""
+        window = self.window
+        function = _TRANSPOSED[self.dims]
+        full = function(
+            x, self.weight, None, window.strides, 0, dilation=window.dilation
+        )
+        full = self._cut(full, x.shape[2:])
+        if self.bias is not None:
+            full = full + self.bias.view(-1, *[1] * self.dims)
+        return apply(self.activation, full)
+
+    def _cut(self, full: Tensor, sizes: torch.Size) -> Tensor:
+        """Cut or fill the full result to the size that Keras returns."""
+        for i, size in enumerate(sizes):
+            before, wanted = self._place(i, size)
+            missing = before + wanted - full.shape[2 + i]
+            if missing > 0:
+                amounts = [(0, 0)] * self.dims
+                amounts[i] = (0, missing)
+                full = pad(full, amounts)
+            full = full.narrow(2 + i, before, wanted)
+        return full
+
+    def _place(self, i: int, size: int) -> tuple[int, int]:
+        """Return how many places are cut before, and how many are returned."""
+        window = self.window
+        stride = window.strides[i]
+        reach = (window.kernel[i] - 1) * window.dilation[i] + 1
+        if self.places is not None:
+            wanted = self.places[i]
+        elif self.extra is not None:
+            padding = reach // 2 if window.mode == "same" else 0
+            wanted = (size - 1) * stride + reach - 2 * padding + self.extra[i]
+        elif window.mode == "same":
+            wanted = size * stride
+        else:
+            wanted = size * stride + max(reach - stride, 0)
+        if window.mode != "same":
+            return 0, wanted
+        return same_padding(wanted, window.kernel[i], stride, window.dilation[i])[
+            0
+        ], wanted

@@ -1,0 +1,303 @@
+"""Dense, Embedding, the dropouts and noises, and what reshapes."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from course_lib.keras_models.layers.base import (
+    Layer,
+    Pointwise,
+    Shape,
+    apply,
+    transposed,
+    weight_options,
+)
+from course_lib.keras_models.settings import Settings
+
+
+class Dense(Layer):
+    """activation(x @ kernel + bias); the kernel is stored as torch does, (out, in)."""
+
+    wants_first = False
+    passes_mask = True
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.units = settings.integer("units")
+        self.kernel = weight_options(settings, "kernel")
+        self.use_bias = settings.flag("use_bias", True)
+        self.bias_options = weight_options(settings, "bias", "zeros")
+        self.activation = settings.activation()
+        settings.only("lora_rank", None)
+
+    def build(self, shape: Shape) -> None:
+        """Make weight (units, features) and bias (units,)."""
+        self.add("kernel", "weight", (self.units, shape[-1]), transposed, **self.kernel)
+        self.bias = None
+        if self.use_bias:
+            del self.bias
+            self.add("bias", "bias", (self.units,), **self.bias_options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to the last axis: (batch, ..., features) -> (batch, ..., units)."""
+        if x.is_meta:  # see apply
+            wide = x.new_empty(*x.shape[:-1], self.units)
+            return apply(self.activation, wide)
+        return apply(self.activation, F.linear(x, self.weight, self.bias))
+
+
+class Embedding(Layer):
+    """A row of a table for each whole number."""
+
+    wants_first = False
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.sizes = settings.integer("input_dim"), settings.integer("output_dim")
+        self.options = weight_options(settings, "embeddings", "uniform")
+        self.makes_mask = settings.flag("mask_zero", False)
+        self.rate = settings.rate("dropout", 0.0)  # of whole rows, in 1.x
+        settings.ignore("input_length")
+        settings.only("lora_rank", None)
+
+    def build(self, shape: Shape) -> None:
+        """Make the table."""
+        self.add("embeddings", "weight", self.sizes, **self.options)
+
+    def mask(self, x: Tensor) -> Tensor:
+        """Tell where the numbers are not the padding 0."""
+        return x != 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, steps) -> (batch, steps, units)."""
+        table = self.weight
+        if self.rate and self.training:
+            table = table * F.dropout(table.new_ones(len(table), 1), self.rate)
+        return F.embedding(x.long(), table)
+
+
+class Dropout(Layer):
+    """Drop numbers while training; along the axes of `broadcast` together."""
+
+    passes_mask = True
+
+    def __init__(self, settings: Settings, spatial: int = 0) -> None:
+        super().__init__(settings)
+        self.rate = settings.rate()
+        shape = settings.take("noise_shape", None)
+        if shape is not None:
+            settings.left["noise_shape"] = [-1 if n is None else n for n in shape]
+            shape = settings.list_of_integers("noise_shape")
+        self.noise_shape: tuple[int, ...] | None = shape
+        self.wants_first = None if shape is None else False
+        self.spatial = spatial
+        if spatial:
+            self.wants_first = settings.channels_last()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x, thinned while training."""
+        if not self.training or not self.rate:
+            return x
+        if self.spatial:
+            shape = (*x.shape[:2], *[1] * self.spatial)
+        elif self.noise_shape is not None:
+            sizes = zip(self.noise_shape, x.shape, strict=True)
+            shape = tuple(n if n == 1 else size for n, size in sizes)
+        else:
+            return F.dropout(x, self.rate)
+        return x * F.dropout(x.new_ones(shape), self.rate)
+
+
+class GaussianNoise(Layer):
+    """Add normal noise while training."""
+
+    passes_mask = True
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.deviation = settings.number("stddev", low=0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x, noisy while training."""
+        return x + self.deviation * torch.randn_like(x) if self.training else x
+
+
+class GaussianDropout(Layer):
+    """Multiply by normal noise around 1 while training."""
+
+    passes_mask = True
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        rate = settings.rate()
+        self.deviation = math.sqrt(rate / (1 - rate))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x, noisy while training."""
+        return x * (1 + self.deviation * torch.randn_like(x)) if self.training else x
+
+
+class AlphaDropout(Layer):
+    """Dropout that keeps mean and variance after SELU."""
+
+    passes_mask = True
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.rate = settings.rate()
+        settings.only("noise_shape", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x, thinned while training."""
+        return F.alpha_dropout(x, self.rate, self.training)
+
+
+def spatial_dropout(settings: Settings) -> Layer:
+    """SpatialDropout1D, 2D and 3D: whole channels are dropped."""
+    return Dropout(settings, spatial=int(settings.spec.kind[-2]))
+
+
+def identity(settings: Settings) -> Layer:
+    """InputLayer and ActivityRegularization, which pass on what they get."""
+    settings.ignore("optional", "shape")
+    return Pointwise(settings, _same)
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def activity_regularization(settings: Settings) -> Layer:
+    """ActivityRegularization: a penalty of what passes through."""
+    l1, l2 = settings.number("l1", 0.0), settings.number("l2", 0.0)
+    settings.left["activity_regularizer"] = {"name": "L1L2", "l1": l1, "l2": l2}
+    settings.activity = settings.regularizer("activity_regularizer")
+    return Pointwise(settings, _same)
+
+
+class Flatten(Layer):
+    """(batch, ...) -> (batch, numbers), in Keras's order: channels change fastest.
+
+    With `data_format="channels_first"`, Keras 2.2 and later flatten as if the
+    channels came last; 1.x takes the numbers as they lie.
+    """
+
+    wants_first = False
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.channels_last = settings.channels_last()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return all numbers of each sample in a row."""
+        if not self.channels_last and x.dim() > 2:
+            x = x.movedim(1, -1)
+        return x.reshape(x.shape[0], -1)
+
+
+class Reshape(Layer):
+    """(batch, ...) -> (batch, *target_shape); one of them may be -1."""
+
+    wants_first = False
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        shape = settings.take("target_shape")
+        if isinstance(shape, list | tuple):
+            shape = [-1 if size is None else size for size in shape]
+        settings.left["target_shape"] = shape
+        self.target = settings.list_of_integers("target_shape")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the same numbers in another shape."""
+        return x.reshape(x.shape[0], *self.target)
+
+
+class Permute(Layer):
+    """Reorder the axes; they count from 1, since 0 is the batch."""
+
+    wants_first = False
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.dims = settings.list_of_integers("dims")
+        if sorted(self.dims) != list(range(1, len(self.dims) + 1)):
+            settings.problem(f"dims={list(self.dims)}; wanted each axis once, from 1")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the axes in the new order."""
+        return x.permute(0, *self.dims)
+
+
+class RepeatVector(Layer):
+    """(batch, features) -> (batch, n, features)."""
+
+    wants_first = False
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.n = settings.integer("n")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return each sample n times."""
+        return x.unsqueeze(1).expand(-1, self.n, -1)
+
+
+class Masking(Layer):
+    """Zero the time steps in which every feature is `mask_value`; later layers skip."""
+
+    wants_first = False
+    makes_mask = True
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.value = settings.number("mask_value", 0.0)
+
+    def mask(self, x: Tensor) -> Tensor:
+        """Tell which steps count: (batch, steps, features) -> (batch, steps)."""
+        return (x != self.value).any(-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x with the masked steps zeroed."""
+        return x * self.mask(x).unsqueeze(-1)
+
+
+class Rescaling(Layer):
+    """X * scale + offset; both are numbers, or one for each channel."""
+
+    wants_first = False
+    passes_mask = True
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.scale = _numbers(settings, "scale")
+        self.offset = _numbers(settings, "offset", 0.0)
+
+    def build(self, shape: Shape) -> None:
+        """Make the constants."""
+        for name in ("scale", "offset"):
+            value = torch.tensor(getattr(self, name))
+            delattr(self, name)
+            constant = {"stored": False, "value": value.numpy()}
+            self.add(name, name, tuple(value.shape), trainable=False, **constant)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x * scale + offset."""
+        return x * self.scale + self.offset
+
+
+def _numbers(
+    settings: Settings, key: str, default: float | None = None
+) -> list[float] | float:
+    value = settings.left.get(key)
+    if isinstance(value, dict) and isinstance(value.get("config"), dict):
+        value = value["config"].get("value")  # an array of Keras 3
+    if not isinstance(value, list):
+        return settings.number(key, *([] if default is None else [default]))
+    settings.ignore(key)
+    good = [v for v in value if isinstance(v, int | float) and abs(v) < 1e30]
+    if len(good) != len(value) or not value:
+        settings.problem(f"{key}={value!r:.60}; wanted numbers")
+    return [float(v) for v in good]

@@ -1,0 +1,251 @@
+"""Batch and layer normalization as each era computes them, and Normalization."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from course_lib.keras_models.layers.base import Layer, Shape, weight_options
+from course_lib.keras_models.layers.core import _numbers
+from course_lib.keras_models.settings import Settings
+
+
+class BatchNormalization(Layer):
+    """gamma * (x - mean) / sqrt(variance + epsilon) + beta along one axis.
+
+    While training, the moving variance takes the batch's own variance, which Keras
+    does not correct by n / (n - 1) as torch does. A frozen layer of tf.keras 2 and
+    Keras 3 uses the moving statistics also while training.
+    """
+
+    passes_mask = True
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        axes = settings.list_of_integers("axis", -1)
+        if len(axes) != 1:
+            settings.unsupported("axis", axes)
+        self.axis = axes[0]
+        old = (1, 0) <= settings.version < (1, 0, 7)
+        self.momentum = settings.number("momentum", 0.9 if old else 0.99)
+        self.epsilon = settings.number("epsilon", epsilon(settings), low=0.0)
+        self.has_scale = settings.flag("scale", True)
+        self.has_center = settings.flag("center", True)
+        self.gamma = weight_options(settings, "gamma", "ones")
+        self.beta = weight_options(settings, "beta", "zeros")
+        self.moving = [
+            settings.initializer(f"moving_{which}_initializer", start)
+            for which, start in (("mean", "zeros"), ("variance", "ones"))
+        ]
+        version = settings.version
+        new = version.tf or version >= (3, 0)
+        self.always_moving = new and not settings.spec.trainable
+        settings.only("virtual_batch_size", None)
+        settings.only("renorm", False, None)
+        settings.ignore("fused", "synchronized", "renorm_clipping", "renorm_momentum")
+        settings.ignore("mode")
+
+    def build(self, shape: Shape) -> None:
+        """Make weight, bias, running_mean and running_var, one number a channel."""
+        size = (shape[self.axis],)
+        self.weight = self.bias = None
+        if self.has_scale:
+            del self.weight
+            self.add("gamma", "weight", size, **self.gamma)
+        if self.has_center:
+            del self.bias
+            self.add("beta", "bias", size, **self.beta)
+        for name, attribute, start in (
+            ("moving_mean", "running_mean", self.moving[0]),
+            ("moving_variance", "running_var", self.moving[1]),
+        ):
+            self.add(name, attribute, size, trainable=False, initializer=start)
+
+    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
+        """Take channels first where the last axis is normalized, as torch does."""
+        axis = self.axis % ranks[0]
+        self.wants_first = ranks[0] > 2 and axis == ranks[0] - 1
+        self.place = 1 if self.wants_first else axis
+        return self.wants_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize; in training by the batch, and move the statistics."""
+        if x.is_meta:  # torch would import its compiler to tell the same shape
+            return x
+        if self.place == 1:
+            return self._normalize(x)
+        return self._normalize(x.movedim(self.place, 1)).movedim(1, self.place)
+
+    def _normalize(self, x: Tensor) -> Tensor:
+        statistics = self.running_mean, self.running_var
+        if not self.training or self.always_moving:
+            weights = self.weight, self.bias
+            return F.batch_norm(x, *statistics, *weights, False, 0.0, self.epsilon)
+        # Copies, since autograd keeps what batch_norm moves.
+        mean, variance = (statistic.clone() for statistic in statistics)
+        options = (self.weight, self.bias, True, 1 - self.momentum, self.epsilon)
+        y = F.batch_norm(x, mean, variance, *options)
+        with torch.no_grad():
+            n = x.numel() // x.shape[1]
+            self.running_mean.copy_(mean)
+            # torch moved by the variance times n / (n - 1); this takes it back.
+            self.running_var.mul_(self.momentum / n).add_(variance, alpha=1 - 1 / n)
+        return y
+
+
+def epsilon(settings: Settings) -> float:
+    """Return the epsilon of an era's batch normalization, where a file has none."""
+    if settings.version < (1, 0, 7):
+        return 1e-6
+    return 1e-5 if settings.version < (1, 2) else 1e-3
+
+
+class DeviationNormalization(BatchNormalization):
+    """Batch normalization of 0.3 and 1.0: by a moving standard deviation.
+
+    (x - mean) / (deviation + epsilon), where a batch's deviation is
+    sqrt(mean((x - mean)**2) + epsilon).
+    """
+
+    def _normalize(self, x: Tensor) -> Tensor:
+        shape = (-1, *[1] * (x.dim() - 2))
+        mean, deviation = self.running_mean, self.running_var
+        if self.training:
+            axes = (0, *range(2, x.dim()))
+            mean = x.mean(axes)
+            spread = (x - mean.view(shape)).square().mean(axes)
+            deviation = torch.sqrt(spread + self.epsilon)
+            with torch.no_grad():
+                self.running_mean.lerp_(mean, 1 - self.momentum)
+                self.running_var.lerp_(deviation, 1 - self.momentum)
+        y = (x - mean.view(shape)) / (deviation.view(shape) + self.epsilon)
+        return self.weight.view(shape) * y + self.bias.view(shape)
+
+
+class SampleNormalization(BatchNormalization):
+    """Mode 1 of 1.x: each sample by its own mean and deviation along the last axis."""
+
+    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
+        """Take Keras's order."""
+        self.wants_first = False
+        return False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize along the last axis; epsilon enters twice, as in Keras 1."""
+        inner = self.epsilon if self.keras_version >= (1, 0, 5) else 0.0
+        mean = x.mean(-1, keepdim=True)
+        deviation = torch.sqrt(x.var(-1, correction=0, keepdim=True) + inner)
+        return self.weight * (x - mean) / (deviation + self.epsilon) + self.bias
+
+
+class BatchOnlyNormalization(BatchNormalization):
+    """Mode 2 of 1.x: by the batch's own statistics, also when not training."""
+
+    def _normalize(self, x: Tensor) -> Tensor:
+        options = (self.weight, self.bias, True, 0.0, self.epsilon)
+        return F.batch_norm(x, None, None, *options)
+
+
+def batch_normalization(settings: Settings) -> Layer:
+    """BatchNormalization, by era and mode."""
+    mode = settings.left.get("mode", 0)
+    if mode in (1, 2) and not isinstance(mode, bool):
+        return (SampleNormalization if mode == 1 else BatchOnlyNormalization)(settings)
+    if mode != 0:
+        settings.unsupported("mode", mode)
+    if settings.version < (1, 0, 5):
+        return DeviationNormalization(settings)
+    return BatchNormalization(settings)
+
+
+class LayerNormalization(Layer):
+    """gamma * (x - mean) / sqrt(variance + epsilon) + beta over axes of each sample."""
+
+    wants_first = False
+    passes_mask = True
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.axes = settings.list_of_integers("axis", -1)
+        self.epsilon = settings.number("epsilon", 1e-3, low=0.0)
+        self.has_scale = settings.flag("scale", True)
+        self.has_center = settings.flag("center", True)
+        self.gamma = weight_options(settings, "gamma", "ones")
+        self.beta = weight_options(settings, "beta", "zeros")
+        settings.only("rms_scaling", False)
+
+    def build(self, shape: Shape) -> None:
+        """Make weight and bias, in the shape of the normalized axes."""
+        rank = len(shape)
+        self.axes = tuple(sorted(axis % rank for axis in self.axes))
+        self.wide = tuple(n if i in self.axes else 1 for i, n in enumerate(shape))
+        size = tuple(shape[axis] for axis in self.axes)
+        self.weight = self.bias = None
+        if self.has_scale:
+            del self.weight
+            self.add("gamma", "weight", size, **self.gamma)
+        if self.has_center:
+            del self.bias
+            self.add("beta", "bias", size, **self.beta)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize each sample."""
+        trailing = tuple(range(x.dim() - len(self.axes), x.dim()))
+        if self.axes == trailing:
+            size = x.shape[trailing[0] :]
+            return F.layer_norm(x, size, self.weight, self.bias, self.epsilon)
+        mean = x.mean(self.axes, keepdim=True)
+        variance = x.var(self.axes, correction=0, keepdim=True)
+        y = (x - mean) * torch.rsqrt(variance + self.epsilon)
+        if self.weight is not None:
+            y = y * self.weight.view(self.wide[1:])
+        return y if self.bias is None else y + self.bias.view(self.wide[1:])
+
+
+class Normalization(Layer):
+    """(x - mean) / sqrt(variance), with statistics that were adapted to data."""
+
+    wants_first = False
+    passes_mask = True
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        axis = settings.left.get("axis", -1)
+        settings.left["axis"] = [] if axis is None else axis
+        self.axes = settings.list_of_integers("axis")
+        self.invert = settings.flag("invert", False)
+        given = [settings.left.get(key) is not None for key in ("mean", "variance")]
+        self.given = (
+            (_numbers(settings, "mean"), _numbers(settings, "variance"))
+            if all(given)
+            else None
+        )
+        settings.ignore("count")
+
+    def build(self, shape: Shape) -> None:
+        """Make mean and variance, one number for each place along the axes."""
+        rank = len(shape)
+        kept = sorted(axis % rank for axis in self.axes)
+        size = tuple(shape[axis] for axis in kept)
+        self.wide = tuple(n if i in kept else 1 for i, n in enumerate(shape))[1:]
+        for i, (name, start) in enumerate((("mean", 0.0), ("variance", 1.0))):
+            options = {"initializer": torch.Tensor.zero_}
+            if start:
+                options["initializer"] = _fill_one
+            if self.given is not None:
+                value = torch.tensor(self.given[i])
+                value = value.expand(self.wide).reshape(size)
+                options = {"stored": False, "value": value.numpy()}
+            self.add(name, name, size, trainable=False, **options)
+        if self.given is None and self.keras_version < (4, 0):
+            self.add("count", "count", (), trainable=False, initializer=_fill_one)
+        self.given = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x with mean 0 and variance 1, or back."""
+        mean = self.mean.view(self.wide)
+        deviation = self.variance.view(self.wide).sqrt().clamp(min=1e-7)
+        return x * deviation + mean if self.invert else (x - mean) / deviation
+
+
+def _fill_one(x: Tensor) -> Tensor:
+    return x.fill_(1.0)

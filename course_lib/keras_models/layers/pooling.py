@@ -1,0 +1,179 @@
+"""Pooling, global pooling, zero padding, cropping and upsampling."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from course_lib.keras_models.layers.base import Layer
+from course_lib.keras_models.layers.convolution import Window, pad
+from course_lib.keras_models.settings import Settings
+
+_MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+_MEAN = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+
+
+class Spatial(Layer):
+    """A layer over (batch, channels, ...) without variables."""
+
+    def __init__(self, settings: Settings, dims: int) -> None:
+        super().__init__(settings)
+        self.dims = dims
+        self.channels_last = settings.channels_last()
+        self.wants_first = self.channels_last
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        """Check the number of axes."""
+        if len(shape) != self.dims + 2:
+            raise ValueError(f"the input has {len(shape)} axes; wanted {self.dims + 2}")
+
+
+class Pooling(Spatial):
+    """MaxPooling and AveragePooling in 1D to 3D; padding never counts."""
+
+    def __init__(self, settings: Settings) -> None:
+        kind = settings.spec.kind
+        super().__init__(settings, int(kind[-2]))
+        self.window = Window(settings, self.dims, pool=True)
+        self.takes_max = kind.startswith("Max")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, ...) -> fewer places."""
+        window, padding = self.window, self.window.symmetric
+        function = (_MAX if self.takes_max else _MEAN)[self.dims]
+        half = padding is None or all(
+            2 * p <= k for p, k in zip(padding, window.kernel, strict=True)
+        )
+        if padding is not None and half:
+            if self.takes_max or not any(padding):
+                return function(x, window.kernel, window.strides, padding)
+            return function(x, window.kernel, window.strides, padding, False, False)
+        if self.takes_max:
+            x = window.pad(x, float("-inf"))
+            return function(x, window.kernel, window.strides)
+        counted = window.pad(x.new_ones(1, 1, *x.shape[2:]))
+        sums = function(window.pad(x), window.kernel, window.strides)
+        return sums / function(counted, window.kernel, window.strides)
+
+
+class GlobalPooling(Spatial):
+    """GlobalMaxPooling and GlobalAveragePooling: (batch, channels)."""
+
+    def __init__(self, settings: Settings) -> None:
+        kind = settings.spec.kind
+        super().__init__(settings, int(kind[-2]))
+        self.takes_max = "Max" in kind
+        self.keepdims = settings.flag("keepdims", False)
+        self.uses_mask = not self.takes_max and self.dims == 1
+        # A sequence is masked along its steps, and so stays in Keras's order.
+        self.axes = tuple(range(2, self.dims + 2))
+        if self.uses_mask:
+            self.wants_first = False
+            self.axes = (1,) if self.channels_last else (2,)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the maximum or mean over all places (that the mask counts)."""
+        if x.is_meta:  # see apply
+            kept = x[
+                tuple(
+                    slice(1) if i in self.axes else slice(None) for i in range(x.dim())
+                )
+            ]
+            return kept if self.keepdims else kept.squeeze(self.axes)
+        if self.takes_max:
+            return x.amax(self.axes, self.keepdims)
+        if mask is None:
+            return x.mean(self.axes, self.keepdims)
+        weight = mask.to(x.dtype).unsqueeze(2 if self.channels_last else 1)
+        total = (x * weight).sum(self.axes, self.keepdims)
+        return total / weight.sum(self.axes, self.keepdims)
+
+
+class ZeroPadding(Spatial):
+    """ZeroPadding1D to 3D: zeros before and after each axis."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, int(settings.spec.kind[-2]))
+        self.amounts = pairs(settings, "padding", self.dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the padded x."""
+        return pad(x, self.amounts)
+
+
+class Cropping(Spatial):
+    """Cropping1D to 3D: places cut off before and after each axis."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, int(settings.spec.kind[-2]))
+        self.amounts = pairs(settings, "cropping", self.dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what is left of x."""
+        for axis, (before, after) in enumerate(self.amounts, start=2):
+            left = x.shape[axis] - before - after
+            if left < 1:
+                raise ValueError(f"cropping leaves nothing of axis {axis}")
+            x = x.narrow(axis, before, left)
+        return x
+
+
+def pairs(settings: Settings, key: str, dims: int) -> list[tuple[int, int]]:
+    """Read 1, (1, 2) or ((0, 1), (2, 2)): the same, by axis, or by side as well.
+
+    In one dimension, (1, 2) is before and after.
+    """
+    value = settings.take(key, 1)
+    if not isinstance(value, list | tuple):
+        value = [value] * dims
+    elif dims == 1:
+        value = [value]
+    if len(value) != dims:
+        settings.problem(f"{key}={value!r:.60}; wanted {dims} entries")
+        return [(0, 0)] * dims
+    result = []
+    for part in value:
+        settings.left[key] = part
+        before, after = settings.integers(key, 2, least=0)
+        result.append((before, after))
+    return result
+
+
+class UpSampling(Spatial):
+    """UpSampling1D to 3D: each place repeated, or bilinear between them.
+
+    tf.keras and Keras 3 interpolate between the middles of the places, Keras 2.2 and
+    2.3 between their corners.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, int(settings.spec.kind[-2]))
+        self.factors = settings.integers("size", self.dims, 2)
+        way = settings.left.pop("interpolation", "nearest")
+        if way not in ("nearest", "bilinear"):
+            settings.unsupported("interpolation", way)
+        self.linear = way == "bilinear"
+        version = settings.version
+        self.from_corners = version < (2, 4) and not version.tf
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, ...) -> more places."""
+        if not self.linear:
+            for axis, factor in enumerate(self.factors, start=2):
+                x = x.repeat_interleave(factor, axis) if factor > 1 else x
+            return x
+        if not self.from_corners:
+            scale = [float(factor) for factor in self.factors]
+            return F.interpolate(x, scale_factor=scale, mode="bilinear")
+        for axis, factor in enumerate(self.factors, start=2):
+            x = _stretch(x, axis, factor)
+        return x
+
+
+def _stretch(x: Tensor, axis: int, factor: int) -> Tensor:
+    """Interpolate between each place and the next; the last one stands alone."""
+    size = x.shape[axis]
+    after = torch.cat([x.narrow(axis, 1, size - 1), x.narrow(axis, size - 1, 1)], axis)
+    share = torch.arange(factor, device=x.device, dtype=x.dtype) / factor
+    share = share.repeat(size).view(-1, *[1] * (x.dim() - 1 - axis))
+    first = x.repeat_interleave(factor, axis)
+    return first + (after.repeat_interleave(factor, axis) - first) * share

@@ -1,0 +1,285 @@
+"""SimpleRNN, LSTM and GRU, with the gates, orders and activations of every era.
+
+The weights are stored as torch stores them: weight_ih (gates * units, features),
+weight_hh (gates * units, units) and biases; the gates keep Keras's order. Where the
+equations are those of torch's own kernels (tanh and sigmoid, nothing masked), these
+do the work; elsewhere a loop over the time steps does.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from course_lib.keras_models.layers.base import (
+    Layer,
+    Shape,
+    transposed,
+    weight_options,
+)
+from course_lib.keras_models.regularizers import recurrent_follows_kernel
+from course_lib.keras_models.settings import Settings
+
+State = tuple[Tensor, ...]
+
+
+class Recurrent(Layer):
+    """A layer that walks over the time steps of (batch, steps, features)."""
+
+    wants_first = False
+    uses_mask = True
+    gates = 1
+    states = 1
+    gate_activation = "sigmoid"
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        old = settings.version < (2, 0)
+        self.units = settings.integer("units")
+        self.activation = settings.activation(default="tanh")
+        self.recurrent_activation = settings.activation(
+            "recurrent_activation", "hard_sigmoid" if old else "sigmoid"
+        )
+        self.return_sequences = settings.flag("return_sequences", False)
+        self.return_state = settings.flag("return_state", False)
+        self.go_backwards = settings.flag("go_backwards", False)
+        self.stateful = settings.flag("stateful", False)
+        self.zero_output = settings.flag("zero_output_for_mask", False)
+        self.rate = settings.rate("dropout", 0.0)
+        self.recurrent_rate = settings.rate("recurrent_dropout", 0.0)
+        self.use_bias = settings.flag("use_bias", True)
+        self.kernel = weight_options(settings, "kernel")
+        self.recurrent = weight_options(settings, "recurrent", "orthogonal")
+        self.bias_options = weight_options(settings, "bias", "zeros")
+        settings.only("time_major", False)
+        self.joined = settings.take("consume_less", "cpu") == "gpu"
+        gated = self.gates > 1 and not self.joined
+        if gated and recurrent_follows_kernel(settings.version):
+            self.recurrent["regularizer"] = self.kernel["regularizer"]
+        settings.ignore("unroll", "implementation", "use_cudnn")
+        settings.ignore("input_dim", "input_length")
+        self.passes_mask = self.return_sequences
+        self.memory: State | None = None  # of a stateful layer, between calls
+
+    def build(self, shape: Shape, *states: Shape) -> None:
+        """Make the weights for (batch, steps, features)."""
+        if len(shape) != 3:
+            raise ValueError(
+                f"the input has {len(shape)} axes; wanted (batch, steps, features)"
+            )
+        rows = self.gates * self.units
+        self.add("kernel", "weight_ih", (rows, shape[-1]), transposed, **self.kernel)
+        size = (rows, self.units)
+        self.add("recurrent_kernel", "weight_hh", size, transposed, **self.recurrent)
+        self.bias = None
+        if self.use_bias:
+            del self.bias
+            self.add("bias", "bias", self.bias_shape(rows), **self.bias_options)
+
+    def bias_shape(self, rows: int) -> Shape:
+        """Return the shape of Keras's bias."""
+        return (rows,)
+
+    def reset_states(self) -> None:
+        """Forget what a stateful layer remembers."""
+        self.memory = None
+
+    def forward(
+        self, x: Tensor, *states: Tensor, mask: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, ...]:
+        """(batch, steps, features) -> (batch, units), or all steps, and states."""
+        start = states or self.memory
+        if start is None:
+            zeros = x.new_zeros(x.shape[0], self.units)
+            start = (zeros,) * self.states
+        start = tuple(state.to(x) for state in start)
+        if self.go_backwards:
+            x = x.flip(1)
+            mask = None if mask is None else mask.flip(1)
+        outputs, last, end = self._walk(x, start, mask)
+        if self.stateful and not x.is_meta:
+            self.memory = tuple(state.detach() for state in end)
+        y = outputs if self.return_sequences else last
+        return (y, *end) if self.return_state else y
+
+    def _walk(
+        self, x: Tensor, state: State, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, State]:
+        """Return (all outputs, the last output, the last state)."""
+        if x.is_meta:  # only shapes are asked for, and the steps may be many
+            outputs = x.new_empty(*x.shape[:2], self.units)
+            return outputs, state[0], state
+        thinned = self.training and (self.rate or self.recurrent_rate)
+        if mask is None and not thinned and self._is_torchs():
+            outputs, state = self._fast(x, state)
+            return outputs, outputs[:, -1], state
+        return self._loop(x, state, mask)
+
+    def _is_torchs(self) -> bool:
+        """Tell whether torch's kernel computes these very equations."""
+        return self.activation is torch.tanh and (
+            self.recurrent_activation is torch.sigmoid
+        )
+
+    def _biases(self) -> tuple[Tensor | None, Tensor | None]:
+        """Return the biases of x's and of h's product."""
+        return self.bias, None
+
+    def _weights(self) -> list[Tensor]:
+        """Return the flat weights that torch's kernels take."""
+        zeros = self.weight_ih.new_zeros(len(self.weight_ih))
+        biases = [zeros if bias is None else bias for bias in self._biases()]
+        return [self.weight_ih, self.weight_hh, *biases]
+
+    def _loop(
+        self, x: Tensor, state: State, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, State]:
+        if self.training and self.rate:  # one mask for all steps
+            x = x * F.dropout(x.new_ones(x.shape[0], 1, x.shape[2]), self.rate)
+        drop = torch.ones_like(state[0])
+        if self.training:
+            drop = F.dropout(drop, self.recurrent_rate)
+        inputs = F.linear(x, self.weight_ih, self._biases()[0])
+        output, outputs = torch.zeros_like(state[0]), []
+        for step in range(x.shape[1]):
+            new = self.step(inputs[:, step], state, drop)
+            fresh = new[0]
+            if mask is not None:
+                keep = mask[:, step].unsqueeze(-1)
+                fresh = torch.where(keep, fresh, output)
+                new = tuple(map(torch.where, (keep,) * len(new), new, state))
+                kept = fresh * keep if self.zero_output else fresh
+            else:
+                kept = fresh
+            state, output = new, fresh
+            outputs.append(kept)
+        return torch.stack(outputs, 1), outputs[-1], state
+
+    def step(self, inputs: Tensor, state: State, drop: Tensor) -> State:
+        """Return the next state; `inputs` is x @ kernel + bias of this step."""
+        raise NotImplementedError
+
+    def _fast(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        raise NotImplementedError
+
+
+class SimpleRNN(Recurrent):
+    """h' = activation(x W + b + h U)."""
+
+    def step(self, inputs: Tensor, state: State, drop: Tensor) -> State:
+        """Return (h',)."""
+        h = F.linear(state[0] * drop, self.weight_hh)
+        return (self.activation(inputs + h),)
+
+    def _is_torchs(self) -> bool:
+        return self.activation is torch.tanh
+
+    def _fast(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        h = state[0].unsqueeze(0)
+        outputs, h = torch.rnn_tanh(
+            x, h, self._weights(), True, 1, 0.0, self.training, False, True
+        )
+        return outputs, (h[0],)
+
+
+class LSTM(Recurrent):
+    """Gates i, f, c, o; c' = f c + i act(c gate), h' = o act(c')."""
+
+    gates = 4
+    states = 2
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.forget_ones = settings.flag("unit_forget_bias", True)
+
+    def build(self, shape: Shape, *states: Shape) -> None:
+        """Make the weights; the forget gate's bias begins at 1."""
+        super().build(shape, *states)
+        if self.forget_ones and self.use_bias:
+            bias = self.variables["bias"]
+            bias.initializer = ForgetOnes(bias.initializer)
+
+    def step(self, inputs: Tensor, state: State, drop: Tensor) -> State:
+        """Return (h', c')."""
+        h, c = state
+        z = inputs + F.linear(h * drop, self.weight_hh)
+        i, f, g, o = z.chunk(4, -1)
+        gate = self.recurrent_activation
+        c = gate(f) * c + gate(i) * self.activation(g)
+        return gate(o) * self.activation(c), c
+
+    def _fast(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        start = [part.unsqueeze(0) for part in state]
+        outputs, h, c = torch.lstm(
+            x, start, self._weights(), True, 1, 0.0, self.training, False, True
+        )
+        return outputs, (h[0], c[0])
+
+
+class ForgetOnes:
+    """Fill a bias of four gates, with ones for the forget gate."""
+
+    def __init__(self, rest: Callable[[Tensor], object]) -> None:
+        self.rest = rest
+
+    def __call__(self, bias: Tensor) -> Tensor:
+        """Fill in place."""
+        self.rest(bias)
+        units = len(bias) // 4
+        bias[units : 2 * units] = 1.0
+        return bias
+
+
+class GRU(Recurrent):
+    """Gates z, r, h; h' = z h + (1 - z) act(candidate).
+
+    The reset gate multiplies h before the recurrent product, or after it where
+    `reset_after` says so; then the product has a bias of its own, and the equations
+    are torch's.
+    """
+
+    gates = 3
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.reset_after = settings.flag("reset_after", settings.version >= (3, 0))
+
+    def bias_shape(self, rows: int) -> Shape:
+        """Return (2, rows) with reset_after: x's bias, then h's."""
+        return (2, rows) if self.reset_after else (rows,)
+
+    def _biases(self) -> tuple[Tensor | None, Tensor | None]:
+        if self.bias is None or not self.reset_after:
+            return self.bias, None
+        return self.bias[0], self.bias[1]
+
+    def step(self, inputs: Tensor, state: State, drop: Tensor) -> State:
+        """Return (h',)."""
+        h = state[0]
+        gate, thinned = self.recurrent_activation, h * drop
+        xz, xr, xh = inputs.chunk(3, -1)
+        if self.reset_after:
+            product = F.linear(thinned, self.weight_hh, self._biases()[1])
+            hz, hr, hh = product.chunk(3, -1)
+            z, r = gate(xz + hz), gate(xr + hr)
+            candidate = self.activation(xh + r * hh)
+        else:
+            gates, last = self.weight_hh.split((2 * self.units, self.units))
+            hz, hr = F.linear(thinned, gates).chunk(2, -1)
+            z, r = gate(xz + hz), gate(xr + hr)
+            candidate = self.activation(xh + F.linear(r * thinned, last))
+        return (z * h + (1 - z) * candidate,)
+
+    def _is_torchs(self) -> bool:
+        return self.reset_after and super()._is_torchs()
+
+    def _fast(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        # torch's order is r, z, h
+        weights = [
+            weight.view(3, self.units, -1)[[1, 0, 2]].reshape(weight.shape)
+            for weight in self._weights()
+        ]
+        h = state[0].unsqueeze(0)
+        outputs, h = torch.gru(x, h, weights, True, 1, 0.0, self.training, False, True)
+        return outputs, (h[0],)

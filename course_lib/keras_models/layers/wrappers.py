@@ -1,0 +1,140 @@
+"""TimeDistributed, Bidirectional, nested models and replacements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from course_lib.keras_models.layers.base import (
+    Layer,
+    Shape,
+    channels_to_first,
+    channels_to_last,
+)
+from course_lib.keras_models.layers.recurrent import Recurrent
+from course_lib.keras_models.settings import Settings
+
+
+def settle_alone(layer: Layer, *shapes: Shape) -> None:
+    """Build a layer that is called by another layer, on tensors in Keras's order."""
+    layer.build(*shapes)
+    layer.settle(False, tuple(map(len, shapes)))
+
+
+def call_alone(layer: Layer, x: Tensor) -> Any:
+    """Call such a layer, moving the channels for it where it wants them first."""
+    if not layer.wants_first or x.dim() < 3:
+        return layer(x)
+    y = layer(channels_to_first(x))
+    return channels_to_last(y) if y.dim() == x.dim() else y
+
+
+class TimeDistributed(Layer):
+    """One layer or model, applied to each time step of (batch, steps, ...)."""
+
+    wants_first = False
+    passes_mask = True
+
+    def __init__(self, settings: Settings, layer: Layer) -> None:
+        super().__init__(settings)
+        self.layer = layer
+
+    def sublayers(self) -> list[Layer]:
+        """Return the wrapped layer."""
+        return [self.layer]
+
+    def build(self, shape: Shape) -> None:
+        """Build the wrapped layer for one step."""
+        if len(shape) < 3:
+            raise ValueError(f"the input has {len(shape)} axes; wanted at least 3")
+        settle_alone(self.layer, (shape[0], *shape[2:]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, steps, ...) -> (batch, steps, ...)."""
+        y = call_alone(self.layer, x.flatten(0, 1))
+        return y.unflatten(0, x.shape[:2])
+
+
+class Bidirectional(Layer):
+    """A recurrent layer, and its twin that walks backwards.
+
+    Their outputs are joined by `merge_mode`; None returns both.
+    """
+
+    wants_first = False
+    uses_mask = True
+
+    def __init__(self, settings: Settings, forward: Layer, backward: Layer) -> None:
+        super().__init__(settings)
+        modes = ("concat", "sum", "mul", "ave", None)
+        self.mode = settings.take("merge_mode", "concat")
+        if self.mode not in modes:
+            settings.problem(f"merge_mode={self.mode!r:.60}; wanted one of {modes}")
+        if not isinstance(forward, Recurrent) or not isinstance(backward, Recurrent):
+            settings.problem(f"wraps a {forward.keras_class}; wanted a recurrent layer")
+            return
+        if backward.go_backwards == forward.go_backwards:
+            settings.problem("both layers walk in the same direction")
+        self.forward_layer, self.backward_layer = forward, backward
+        self.passes_mask = forward.passes_mask
+
+    def sublayers(self) -> list[Layer]:
+        """Return the layer and its twin."""
+        return [self.forward_layer, self.backward_layer]
+
+    def build(self, shape: Shape, *states: Shape) -> None:
+        """Build both."""
+        self.forward_layer.build(shape)
+        self.backward_layer.build(shape)
+
+    def forward(
+        self, x: Tensor, *states: Tensor, mask: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Return the joined outputs, then the states where they are asked for."""
+        half = len(states) // 2
+        y = self.forward_layer(x, *states[:half], mask=mask)
+        z = self.backward_layer(x, *states[half:], mask=mask)
+        rest: tuple[Tensor, ...] = ()
+        if isinstance(y, tuple):
+            (y, *first), (z, *second) = y, z
+            rest = (*first, *second)
+        if self.forward_layer.return_sequences:
+            z = z.flip(1)
+        joined = self._join(y, z)
+        if self.mode is None:
+            return (*joined, *rest)
+        return (joined, *rest) if rest else joined
+
+    def _join(self, y: Tensor, z: Tensor) -> Any:
+        if self.mode == "concat":
+            return torch.cat([y, z], -1)
+        if self.mode == "sum":
+            return y + z
+        if self.mode == "mul":
+            return y * z
+        return (y + z) / 2 if self.mode == "ave" else (y, z)
+
+
+class Replacement(Layer):
+    """What the caller gave for a layer: a module, or a function of its inputs."""
+
+    wants_first = False
+    passes_mask = True
+
+    def __init__(self, settings: Settings, function: Callable[..., Any]) -> None:
+        super().__init__(settings)
+        self.function = function
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Call the replacement with one tensor for each input, in Keras's order."""
+        if not inputs[0].is_meta:
+            return self.function(*inputs)
+        # Only shapes are asked for, but the caller's own weights are real.
+        home = next(iter(self.parameters()), torch.empty(0)).device
+        result = self.function(*(torch.zeros(x.shape, device=home) for x in inputs))
+        if isinstance(result, tuple | list):
+            return tuple(part.to("meta") for part in result)
+        return result.to("meta")

@@ -1,0 +1,99 @@
+"""What a regularizer in a file means, by the version that wrote it.
+
+| | 0.3, 1.0.4 | 1.0.8, 1.1 | 1.2 | 2.0 - 2.1.3 | 2.1.4 - 2.3 | tf.keras | 3 |
+|---|---|---|---|---|---|---|---|
+| activity, over the batch | mean | sum | sum | sum | sum | mean | mean |
+| nested model, called twice | once | once | twice | twice | once | once | once |
+| LSTM and GRU, W_regularizer | W | W | W and U | kernel | kernel | kernel | kernel |
+| backward layer of Bidirectional | - | yes | yes | no | no, to 2.1 | yes | yes |
+| activity inside TimeDistributed | yes | yes | yes | yes | yes | yes | no |
+| of a frozen layer | no, yes | yes | yes | yes | yes | yes | no |
+
+A weight's cost is l1 * sum |w| + l2 * sum w**2 in all of them, and a layer that is
+called twice in its own model pays once for its weights.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from course_lib.keras_models.spec import Version
+from course_lib.regularization import L1L2, Activity
+
+_NAMES = {"WeightRegularizer", "ActivityRegularizer", "L1L2Regularizer"}
+_NAMES |= {"L1L2", "L1", "L2", "l1", "l2", "l1_l2"}
+
+
+def parse_regularizer(value: Any) -> L1L2 | None:
+    """Return the coefficients that a config holds, None where they cost nothing.
+
+    Raises:
+        ValueError: another regularizer, or coefficients that are none; the message
+            completes a sentence.
+
+    >>> parse_regularizer({"class_name": "L2", "config": {"l2": 0.01}})
+    L1L2(l1=0.0, l2=0.01, norm='squared')
+    """
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{value!r} is unknown here; L1, L2 and L1L2 are known")
+    name = value.get("class_name", value.get("name"))
+    config = value.get("config", value)
+    if name == "Regularizer":  # the identity of 0.3 and 1.0
+        return None
+    if name not in _NAMES or not isinstance(config, Mapping):
+        raise ValueError(f"{name!r} is unknown here; L1, L2 and L1L2 are known")
+    # Keras's own default, 0.01, stands only in calls; a config is always complete.
+    l1, l2 = (_coefficient(config.get(key, 0.0)) for key in ("l1", "l2"))
+    return L1L2(l1, l2) if l1 or l2 else None
+
+
+def _coefficient(value: Any) -> float:
+    if isinstance(value, Mapping):  # a scalar array of Keras 3
+        value = value.get("config", {})
+        value = value.get("value") if isinstance(value, Mapping) else None
+    if value is None:
+        return 0.0
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"has the coefficient {value!r}; wanted a number")
+    return float(value)
+
+
+def times(regularizer: L1L2, count: int) -> L1L2:
+    """Return a regularizer that costs `count` times as much."""
+    return L1L2(regularizer.l1 * count, regularizer.l2 * count)
+
+
+def activity(regularizer: L1L2, version: Version) -> Activity:
+    """Return the cost of a layer's output as `version` computed it.
+
+    >>> activity(L1L2(l1=1.0), Version.parse("2.0.3")).reduction
+    'sum'
+    """
+    summed = (1, 0, 7) <= version < (2, 4) and not version.tf
+    return Activity(regularizer, reduction="sum" if summed else "mean")
+
+
+def counts_nested_calls(version: Version) -> bool:
+    """Tell whether each call of a nested model adds its weights' penalties again."""
+    return (1, 2) <= version < (2, 1, 4) and not version.tf
+
+
+def recurrent_follows_kernel(version: Version) -> bool:
+    """Tell whether an LSTM's or GRU's U carries W's regularizer, as in 1.2."""
+    return (1, 2) <= version < (2, 0)
+
+
+def counts_wrapped_activity(version: Version) -> bool:
+    """Tell whether TimeDistributed adds the activity penalty of what it wraps."""
+    return version < (3, 0)
+
+
+def counts_backward(version: Version) -> bool:
+    """Tell whether Bidirectional also penalizes its backward layer."""
+    return not (2, 0) <= version < (2, 2) or version.tf
+
+
+def counts_frozen(version: Version) -> bool:
+    """Tell whether the weights of a frozen layer are penalized."""
+    return (1, 0) <= version < (3, 0)

@@ -1,0 +1,149 @@
+"""The neutral spec: what every era's file is translated to before anything is built.
+
+A `ModelSpec` is a graph of calls. Layers bear the names and settings of Keras 3,
+whatever the file's own era calls them; regularizers are `L1L2` objects already.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+
+class KerasFormatError(ValueError):
+    """A Keras file that can't be loaded: place, what was found, what to do."""
+
+
+class Version(NamedTuple):
+    """A Keras release; `tf` marks tf.keras, whose meaning differs in places.
+
+    >>> Version.parse("2.2.4-tf")
+    Version(major=2, minor=2, patch=4, tf=True)
+    >>> Version.parse("2.2.4") >= (2, 2)
+    True
+    """
+
+    major: int
+    minor: int
+    patch: int
+    tf: bool
+
+    @classmethod
+    def parse(cls, text: Any) -> "Version":
+        """Read "2.15.0", "3.15" or "2.2.4-tf"; since 2.4 every release is tf.keras."""
+        match = re.match(r"(\d{1,3})\.(\d{1,3})(?:\.(\d{1,3}))?", str(text))
+        if match is None:
+            raise KerasFormatError(
+                f"load_keras: got keras_version={text!r}; wanted a release such as "
+                "'1.1.0', '2.2.4-tf' or '3.15'."
+            )
+        major, minor, patch = (int(part or 0) for part in match.groups())
+        tf = str(text).endswith("-tf") or (2, 4) <= (major, minor) < (3, 0)
+        return cls(major, minor, patch, tf)
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}.{self.patch}"
+
+
+class Ref(NamedTuple):
+    """One tensor: the output number `tensor` of a layer's call number `call`."""
+
+    layer: str
+    call: int
+    tensor: int
+
+
+@dataclass(frozen=True)
+class CallSpec:
+    """One call of a layer: its arguments as the file nests them, with `Ref`s inside.
+
+    Args:
+        layer: name of the layer that is called.
+        number: 0 for its first call, 1 for the next; shared layers have several.
+        args: positional arguments: `Ref`s, constants, and lists of them.
+        kwargs: arguments by name.
+    """
+
+    layer: str
+    number: int
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One layer: its kind and settings in Keras 3's words.
+
+    Args:
+        name: the name in the file, unique in its model.
+        kind: Keras 3's class name; `"Model"` for a nested model.
+        config: the settings, translated; what only the file's era knows is dropped
+            by its schema, so that all that is left must be understood.
+        source: the class name in the file, for messages.
+        model: the nested model, where the layer is one.
+        layer: the wrapped layer of TimeDistributed and Bidirectional.
+        trainable: False for a frozen layer.
+    """
+
+    name: str
+    kind: str
+    config: Mapping[str, Any]
+    source: str
+    model: "ModelSpec | None" = None
+    layer: "LayerSpec | None" = None
+    trainable: bool = True
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A whole model: layers in the file's order, calls in an order that can run."""
+
+    name: str
+    kind: str
+    version: Version
+    layers: Mapping[str, LayerSpec]
+    calls: tuple[CallSpec, ...]
+    inputs: tuple[Ref, ...]
+    outputs: tuple[Ref, ...]
+    output_names: tuple[str, ...]
+    backend: str | None = None
+
+
+@dataclass
+class Problems:
+    """All that stands in the way of loading a file, told at once."""
+
+    place: str
+    found: list[str] = field(default_factory=list)
+
+    def add(self, text: str) -> None:
+        """Note one problem, once."""
+        if text not in self.found:
+            self.found.append(text)
+
+    def check(self) -> None:
+        """Raise one error that lists every problem, if there is any."""
+        if not self.found:
+            return
+        if len(self.found) == 1:
+            raise KerasFormatError(f"load_keras: {self.place}: {self.found[0]}")
+        lines = "".join(f"\n  - {text}" for text in self.found)
+        count = len(self.found)
+        raise KerasFormatError(
+            f"load_keras: {self.place}: {count} things stand in the way:{lines}"
+        )
+
+
+def refs_in(value: Any) -> list[Ref]:
+    """Return the `Ref`s inside nested arguments, from left to right.
+
+    >>> refs_in([Ref("a", 0, 0), 2, {"y": Ref("b", 0, 0)}])
+    [Ref(layer='a', call=0, tensor=0), Ref(layer='b', call=0, tensor=0)]
+    """
+    if isinstance(value, Ref):
+        return [value]
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return []
+    return [ref for part in value for ref in refs_in(part)]

@@ -1,0 +1,166 @@
+"""A table of an imported model, its picture as a graph, and a check against Keras."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+
+from course_lib.keras_models.files import read_npz
+from course_lib.keras_models.graph import KerasModel
+from course_lib.keras_models.layers.base import Layer
+from course_lib.keras_models.spec import KerasFormatError
+from course_lib.regularization import L1L2, Activity, penalty
+
+_TITLES = ("layer", "type", "shape", "parameters", "regularizer", "calls")
+
+
+def summary(model: KerasModel) -> str:
+    """Return a table: layer, type, output shape, parameters, regularizer, calls.
+
+    Shapes are in Keras's order, with None where a size is open. The layers of a
+    nested model are indented below it.
+    """
+    rows = list(_rows(model, ""))
+    widths = [max(len(row[i]) for row in [_TITLES, *rows]) for i in range(6)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in [_TITLES, *rows]
+    ]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    total = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    lines.append(f"{total:,} parameters, {trained:,} of them trained")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _rows(model: KerasModel, indent: str) -> Iterator[tuple[str, ...]]:
+    shapes = zip(model.input_names, model.input_shapes, strict=True)
+    for name, shape in shapes:
+        yield indent + name, "InputLayer", str(shape), "0", "", ""
+    for name, module in model._modules.items():
+        calls = [call for call in model.calls if call.layer.replace(".", "_") == name]
+        shape = " ".join(map(str, calls[0].shapes)) if calls else ""
+        count = f"{sum(parameter.numel() for parameter in module.parameters()):,}"
+        kind = module.keras_class
+        if isinstance(module, Layer) and module.sublayers():
+            kind = f"{kind}({module.sublayers()[0].keras_class})"
+        costs = ", ".join(_costs(module))
+        yield indent + name, kind, shape, count, costs, str(len(calls))
+        if isinstance(module, KerasModel):
+            yield from _rows(module, indent + "  ")
+
+
+def _costs(module: Any) -> Iterator[str]:
+    """Yield what each parameter and the output cost, in words."""
+    if isinstance(module, KerasModel):
+        return
+    for name, regularizer in module.__dict__.get("_regularizers", {}).items():
+        yield f"{name}: {_words(regularizer)}"
+    cost = module.__dict__.get("_activity_cost")
+    if isinstance(cost, Activity):
+        yield f"output: {_words(cost.regularizer)}, {cost.reduction} over the batch"
+    for inner in module.sublayers():
+        yield from _costs(inner)
+
+
+def _words(regularizer: L1L2) -> str:
+    parts = (("l1", regularizer.l1), ("l2", regularizer.l2))
+    return " ".join(f"{name}={value:.4g}" for name, value in parts if value)
+
+
+def draw_graph(ax: Axes, model: KerasModel) -> Axes:
+    """Draw each call as a box, below the calls whose outputs it takes.
+
+    A shared layer has as many boxes as calls, in one color; so one sees that there
+    is one set of weights.
+    """
+    places = _places(model)
+    shared = [name for name in model._modules if _count(model, name) > 1]
+    for (name, number), (x, y) in places.items():
+        color = f"C{shared.index(name) % 10}" if name in shared else "0.9"
+        text = f"{name}\ncall {number + 1}" if name in shared else name
+        box = {"boxstyle": "round", "facecolor": color, "edgecolor": "0.4"}
+        ax.text(x, y, text, ha="center", va="center", bbox=box, fontsize=8, zorder=3)
+    for call in model.calls:
+        end = places[call.layer, call.number]
+        for start in call.inputs:
+            ax.annotate(
+                "",
+                xy=end,
+                xytext=places[start],
+                arrowprops={"arrowstyle": "-|>", "color": "0.5", "shrinkB": 12},
+            )
+    xs, ys = zip(*places.values(), strict=True)
+    ax.set(xlim=(min(xs) - 0.7, max(xs) + 0.7), ylim=(min(ys) - 0.6, max(ys) + 0.6))
+    ax.set_axis_off()
+    return ax
+
+
+def _count(model: KerasModel, name: str) -> int:
+    return sum(call.layer == name for call in model.calls)
+
+
+def _places(model: KerasModel) -> dict[tuple[str, int], tuple[float, float]]:
+    """Return where each call stands: as deep as its longest way from an input."""
+    depth = {(name, 0): 0 for name in model.input_names}
+    for call in model.calls:
+        depth[call.layer, call.number] = 1 + max(depth[ref] for ref in call.inputs)
+    rows: dict[int, list[tuple[str, int]]] = {}
+    for key, level in depth.items():
+        rows.setdefault(level, []).append(key)
+    return {
+        key: (i - (len(row) - 1) / 2, -float(level))
+        for level, row in rows.items()
+        for i, key in enumerate(row)
+    }
+
+
+def check(model: KerasModel, path: str | Path) -> tuple[float, float | None]:
+    """Compare a model with what Keras computed.
+
+    Args:
+        model: an imported model; it is run as it is, in eval mode after `load_keras`.
+        path: an `.npz` with x0, x1, ... (inputs), y0, y1, ... (outputs) and, if it
+            has one, reg_loss (the penalty).
+
+    Returns:
+        The largest absolute difference of an output, and the relative difference of
+        the penalty, None where the file holds none.
+
+    Raises:
+        KerasFormatError: the file lacks inputs or outputs, or has others.
+    """
+    arrays = {name: stored.read() for name, stored in read_npz(Path(path))}
+    inputs, wanted = _numbered(arrays, "x"), _numbered(arrays, "y")
+    if len(inputs) != len(model.input_names) or len(wanted) != len(model.output_names):
+        raise KerasFormatError(
+            f"check: {path} has {len(inputs)} inputs x0, x1, ... and {len(wanted)} "
+            f"outputs y0, y1, ...; the model has {len(model.input_names)} and "
+            f"{len(model.output_names)}."
+        )
+    with torch.no_grad():
+        outputs = model(*inputs)
+        cost = float(penalty(model))
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    error = 0.0
+    for i, (output, target) in enumerate(zip(outputs, wanted, strict=True)):
+        if output.shape != target.shape:
+            raise KerasFormatError(
+                f"check: output {i} has shape {tuple(output.shape)}; {path} has "
+                f"{tuple(target.shape)}."
+            )
+        difference = (output.double() - target.to(output.device).double()).abs()
+        error = max(error, float(difference.max()))
+    if "reg_loss" not in arrays:
+        return error, None
+    known = float(arrays["reg_loss"])
+    return error, abs(cost - known) / max(abs(known), 1e-12) if cost != known else 0.0
+
+
+def _numbered(arrays: dict[str, Any], letter: str) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    while f"{letter}{len(found)}" in arrays:
+        found.append(torch.from_numpy(arrays[f"{letter}{len(found)}"]))
+    return found

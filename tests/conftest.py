@@ -1,6 +1,7 @@
 """What unit tests share: a device to run on, and no way to the network."""
 
 import ipaddress
+import signal
 import socket
 
 import matplotlib
@@ -33,6 +34,14 @@ def root(tmp_path):
     """An empty folder for data."""
     (tmp_path / "root").mkdir()
     return tmp_path / "root"
+
+
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as in a terminal; a shell's background jobs, and so CI, may ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)

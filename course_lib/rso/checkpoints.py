@@ -1,0 +1,158 @@
+"""Write a search's state to a file, in one step or not at all, and read it back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor, nn
+
+FORMAT = 1
+KINDS = {
+    "settings": dict,
+    "model": dict,
+    "sigmas": dict,
+    "cycle": int,
+    "place": list,
+    "seconds": float,
+    "reports": list,
+    "decisions": Tensor,
+}
+
+
+def write(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
+    """Write a state; see `replacing`.
+
+    Raises:
+        OSError: the disk is full, or the folder can't be written; what was there stays.
+    """
+    with replacing(path, "the checkpoint") as stream:
+        torch.save(state, stream)
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str], what: str) -> Iterator[IO[bytes]]:
+    """Write beside a file, and move it there at the end, so that no half file is left.
+
+    Raises:
+        OSError: the disk is full, or the folder can't be written; what was there stays.
+    """
+    path, temporary = Path(path), None
+    folder = path.absolute().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".rso")
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's are for the owner alone
+        os.replace(temporary, path)
+    except BaseException as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        # torch reports a full disk as a RuntimeError
+        if not isinstance(error, (OSError, RuntimeError)):
+            raise
+        raise OSError(
+            f"RSO: {what} {path} could not be written ({_brief(error)}). The one "
+            "before it, if there is one, is intact. Make room, or choose another "
+            "folder."
+        ) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _brief(error: BaseException) -> str:
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a state; nothing in the file is run.
+
+    Raises:
+        ValueError: there is no such file, or it is no checkpoint of a search.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"RSO: there is no checkpoint {path}.") from None
+    except Exception as error:  # a damaged file can fail in any way
+        raise ValueError(
+            f"RSO: {path} is not a checkpoint of a search, or a damaged one "
+            f"({_brief(error)})."
+        ) from error
+    if not _is_state(state):
+        raise ValueError(f"RSO: {path} is not a checkpoint of a search.")
+    return state
+
+
+def _is_state(state: object) -> bool:
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        return False
+    return all(isinstance(state.get(name), kind) for name, kind in KINDS.items())
+
+
+def require_fitting(
+    state: dict[str, Any],
+    settings: Mapping[str, Any],
+    model: nn.Module,
+    lengths: Mapping[str, int],
+) -> None:
+    """Raise ValueError unless a state is that of this search and model.
+
+    Args:
+        state: what `state_dict` of a search gave.
+        settings: this search's.
+        model: this search's.
+        lengths: {parameter that is searched: how many weights it has}.
+    """
+    if not _is_state(state):
+        raise ValueError("RSO: this is not what state_dict() of a search gave.")
+    _require_model(state["model"], model)
+    for name, value in settings.items():
+        if state["settings"].get(name) != value:
+            raise ValueError(
+                f"RSO: the checkpoint was made with {name}="
+                f"{state['settings'].get(name)!r}, this search has {value!r}. Use the "
+                "same settings and data to go on."
+            )
+    is_whole = (
+        state["sigmas"].keys() == lengths.keys()
+        and 0 <= state["cycle"] <= settings["cycles"]
+        and len(state["place"]) == 2
+        and state["decisions"].shape == (sum(lengths.values()),)
+        and len(state["reports"]) == state["cycle"]
+    )
+    if not is_whole:
+        raise ValueError(
+            "RSO: the checkpoint contradicts itself: its sigmas, cycle, place, reports "
+            "and decisions are not those of one search. Take another one."
+        )
+
+
+def _require_model(theirs: Mapping[str, Tensor], model: nn.Module) -> None:
+    own = model.state_dict()
+    parted = sorted(own.keys() ^ theirs.keys())
+    if parted:
+        raise ValueError(
+            "RSO: the checkpoint is of another model; only one of the two has "
+            f"{', '.join(parted[:5])}."
+        )
+    for name, tensor in own.items():
+        if theirs[name].shape != tensor.shape or theirs[name].dtype != tensor.dtype:
+            raise ValueError(
+                f"RSO: the checkpoint is of another model; {name!r} has shape "
+                f"{tuple(theirs[name].shape)}, {theirs[name].dtype}, there and "
+                f"{tuple(tensor.shape)}, {tensor.dtype}, here."
+            )

@@ -1,0 +1,163 @@
+"""`python -m course_lib rso`: a search from the shell, kept in a folder."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from course_lib import data
+from course_lib.data import DataError, Dataset
+from course_lib.rso import nets, processes
+from course_lib.rso.folders import FILES, Folder
+from course_lib.rso.modes import refresh_norm_statistics
+from course_lib.rso.processes import LostProcess, Processes
+from course_lib.rso.search import RSO, CycleReport
+from course_lib.rso.steps import SearchError
+from course_lib.training import evaluate
+
+DEFAULTS: dict[str, Any] = {
+    "data": "digits",
+    "net": "small",
+    "cycles": 8,
+    "batch_size": 1437,  # all digits
+    "seed": 0,
+    "engine": "auto",
+    "device": None,
+    "minibatches": "partition",
+    "proposals_at_once": 1,
+    "order": "output_first",
+    "sampler": "normal",
+    "sigma": "measured",
+    "final_sigma": 0.1,
+    "weight_decay": 0.0,
+    "train_norm": False,
+}
+OUR_OWN = ("data", "net", "device")  # not arguments of RSO
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run or resume a search; return the exit status."""
+    given = {name: getattr(arguments, name, None) for name in DEFAULTS}
+    given = {name: value for name, value in given.items() if value is not None}
+    out, rank = Path(arguments.out), int(os.environ.get("RANK", "0"))
+    try:
+        run(given, out, resume=arguments.resume, overwrite=arguments.overwrite)
+    except LostProcess as error:
+        print(error, file=sys.stderr, flush=True)
+        return 1
+    except (ValueError, OSError, DataError, SearchError) as error:
+        if rank == 0:
+            print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        if rank == 0:
+            print(f"\nStopped. To go on: --resume --out {out}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run(given: dict[str, Any], out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Search, and write the folder: process 0 does, if there are several.
+
+    Args:
+        given: what differs from DEFAULTS, or from the settings of a run to resume.
+        out: the run's folder.
+        resume: go on with the run in the folder.
+        overwrite: remove the run in the folder.
+
+    Raises:
+        ValueError: an argument out of range, or a folder that holds a run already.
+        OSError: the folder can't be written.
+    """
+    device = processes.start(given.get("device"))
+    folder, own = Folder(out), Processes.current()
+
+    def prepare() -> dict[str, Any]:
+        known = folder.claim(given, resume=resume, overwrite=overwrite)
+        asked = {**DEFAULTS, **known, "device": str(device)}
+        data.load(asked["data"])  # which may download it
+        return asked
+
+    asked = _first_alone(own, prepare)
+    dataset = data.load(asked["data"]).to(device)
+    torch.manual_seed(asked["seed"])
+    model = nets.build(asked["net"], dataset).to(device)
+    options = {k: v for k, v in asked.items() if k not in OUR_OWN}
+    search = RSO(model, dataset.train, checkpoint=folder.checkpoint, **options)
+    if resume and folder.checkpoint.exists():
+        search.load(folder.checkpoint)
+    if own.share[0] == 0:
+        if not resume:
+            folder.clear()
+        folder.write_settings(asked, model, device)
+        _work(search, dataset, folder)
+    else:
+        for _ in search:
+            pass
+    processes.stop()
+
+
+def _work(search: RSO, dataset: Dataset, folder: Folder) -> None:
+    """Search, test after each cycle, and store all."""
+    tested = folder.tested()
+    engines = sorted({choice.engine for choice in search.choices.values()})
+    print(
+        f"{search.settings['samples']} samples, {len(search.decisions)} weights, "
+        f"{', '.join(engines)}"
+    )
+    print(_line(["cycle", "loss", "train", "test", "moved", "proposals/s", "seconds"]))
+    for report in search:
+        model = copy.deepcopy(search.model)  # the search goes on as if untested
+        refresh_norm_statistics(model, dataset.train)
+        folder.write_weights(model)
+        tested[report.cycle] = _accuracy(model.float(), dataset)
+        folder.write_reports(search.reports, tested)
+        print(_line(_texts(report, tested[report.cycle])), flush=True)
+    folder.write_reports(search.reports, tested)
+    print(f"Stored in {folder.path}: {', '.join(FILES)}")
+
+
+def _accuracy(model: nn.Module, dataset: Dataset) -> float:
+    return evaluate(model, dataset.test, loss=F.cross_entropy)[1]
+
+
+def _texts(report: CycleReport, tested: float) -> list[str]:
+    shares = (report.accuracy, tested, report.accepted)
+    return [
+        str(report.cycle),
+        f"{report.loss:.4f}",
+        *(f"{share:.2%}" for share in shares),
+        f"{report.proposals_a_second:.0f}",
+        f"{report.seconds:.1f}",
+    ]
+
+
+def _line(texts: Iterable[str]) -> str:
+    return "".join(text.rjust(12) for text in texts)
+
+
+def _first_alone(own: Processes, work: Callable[[], Any]) -> Any:
+    """Let process 0 work while the others wait; return what it got in all of them.
+
+    Raises:
+        ValueError: process 0 failed; its words.
+    """
+    result, problem = None, None
+    if own.share[0] == 0:
+        try:
+            result = work()
+        except (ValueError, OSError, DataError) as error:
+            problem = str(error)
+    result, problem = own.gather((result, problem))[0]
+    if problem is not None:
+        raise ValueError(problem)
+    return result

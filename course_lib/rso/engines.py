@@ -1,0 +1,125 @@
+"""Which engine sweeps which parameter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from course_lib.rso import memory
+from course_lib.rso.incremental import Incremental
+from course_lib.rso.network import Network
+from course_lib.rso.plan import Plan, Unsuitable
+from course_lib.rso.proposals import Target
+from course_lib.rso.sweeps import Cached, Reference
+
+SWEEPS = {"reference": Reference, "cached": Cached, "incremental": Incremental}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which engine sweeps a parameter, and why no faster one does."""
+
+    engine: str
+    reason: str = ""
+    numbers: int = 0  # that it remembers for each sample
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """Choose by what a model allows and what the memory holds.
+
+    network: None where the model can't be traced; `reason` says why.
+    samples: how many a sweep remembers in this process.
+    limit: bytes that it may take; None where nobody can tell.
+    """
+
+    network: Network | None
+    reason: str
+    samples: int
+    limit: int | None
+
+    def choose(self, asked: str, targets: Sequence[Target]) -> dict[str, Choice]:
+        """Return each parameter's engine.
+
+        Raises:
+            ValueError: the one that was asked for can't take a parameter, or needs more
+                memory than there is.
+        """
+        choices = {target.name: self._choice(asked, target) for target in targets}
+        in_vain = [
+            f"{name!r}: {choice.reason}"
+            for name, choice in choices.items()
+            if asked not in ("auto", choice.engine)
+        ]
+        if in_vain:
+            raise ValueError(
+                f"RSO: engine={asked!r} can't sweep {'; '.join(in_vain)}. Take "
+                "engine='auto', which uses a slower engine there."
+            )
+        return choices
+
+    def _choice(self, asked: str, target: Target) -> Choice:
+        if asked == "reference" or self.network is None:
+            return Choice("reference", "" if asked == "reference" else self.reason)
+        why = ""
+        if asked != "cached":
+            try:
+                plan = Plan(self.network, target.parameter)
+                numbers = plan.numbers_per_sample()
+                why = self._lacks_memory(numbers, target)
+                if not why:
+                    return Choice("incremental", numbers=numbers)
+            except Unsuitable as error:
+                why = str(error)
+        numbers = Cached.numbers_per_sample(self.network, target.parameter)
+        lack = self._lacks_memory(numbers, target)
+        return Choice("reference", lack) if lack else Choice("cached", why)
+
+    def room(self, choices: dict[str, Choice], item: int) -> float:
+        """Return how many numbers of `item` bytes a sample may take beside those."""
+        if self.limit is None:
+            return math.inf
+        numbers = max(choice.numbers for choice in choices.values())
+        return self.limit / self.samples / item - numbers
+
+    def _lacks_memory(self, numbers: int, target: Target) -> str:
+        needed = numbers * self.samples * target.values.element_size()
+        if self.limit is None or needed <= self.limit:
+            return ""
+        return (
+            f"it would remember {memory.shown(needed)}, and "
+            f"{memory.shown(self.limit)} are free; take fewer samples, or "
+            "minibatches='fresh'"
+        )
+
+
+def mixing(model: nn.Module, network: Network | None, inputs: Tensor) -> str | None:
+    """Name an operation whose output for a sample depends on the others, or None.
+
+    Batch norm as the engines know it is passed over: they add up its sums.
+    """
+    first = slice(len(inputs) // 2)
+    if network is None:
+        is_same = _agree(model(inputs[first]), model(inputs)[first])
+        return None if is_same else type(model).__name__
+    whole, part = {network.nodes[0]: inputs}, {network.nodes[0]: inputs[first]}
+    for node in network.nodes[1:]:
+        whole[node] = network.call(node, whole)
+        if network.kind(node) == "norm":
+            part[node] = whole[node][first]
+            continue
+        part[node] = network.call(node, part)
+        is_batch = isinstance(whole[node], Tensor) and whole[node].dim() > 0
+        is_batch = is_batch and len(whole[node]) == len(inputs)
+        if is_batch and not _agree(part[node], whole[node][first]):
+            return str(node.target)
+    return None
+
+
+def _agree(x: Tensor, y: Tensor) -> bool:
+    slack = 1e-3 * float(y.double().abs().max()) + 1e-6
+    return x.shape == y.shape and torch.allclose(x, y, rtol=1e-3, atol=slack)

@@ -1,0 +1,96 @@
+"""Mini-batches for a search: a fixed partition, or a fresh draw for each weight."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from course_lib.rso.proposals import generator_of
+
+KINDS = ("partition", "fresh")
+
+
+class Minibatches:
+    """Which samples judge which proposal.
+
+    `"partition"`: the data are shuffled once and cut into equal mini-batches (sizes
+    differ by one at most, none is above `batch_size`); each proposal draws one of them.
+    `"fresh"`: each proposal takes the next `batch_size` samples of an endless pass over
+    the data, reshuffled at each end and at each parameter.
+
+    With `share = (rank, processes)` only this process's part of each mini-batch is
+    handed out.
+    """
+
+    def __init__(
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        *,
+        kind: str,
+        seed: int,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
+        self.inputs, self.labels, self.share = inputs, labels, share
+        self.batch_size, self.kind = batch_size, kind
+        self.parts: list[Tensor] = []
+        if kind == "partition":
+            generator = generator_of(seed, "partition")
+            shuffled = torch.randperm(len(labels), generator=generator)
+            self.parts = list(shuffled.tensor_split(self._count))
+
+    def __len__(self) -> int:
+        """Return how many mini-batches there are to remember; none of fresh ones."""
+        return len(self.parts)
+
+    def schedule(self, proposals: int, generator: torch.Generator) -> list[int]:
+        """Draw the number of each proposal's mini-batch.
+
+        Fresh ones are drawn as they are taken; each has its proposal's own number.
+        """
+        if self.kind == "fresh":
+            self._fresh = self._draw_fresh(generator)
+            return list(range(proposals))
+        return torch.randint(
+            len(self.parts), (proposals,), generator=generator
+        ).tolist()
+
+    def _draw_fresh(self, generator: torch.Generator) -> Iterator[Tensor]:
+        full = len(self.labels) // self.batch_size * self.batch_size
+        while True:
+            shuffled = torch.randperm(len(self.labels), generator=generator)
+            yield from shuffled[:full].split(self.batch_size)
+
+    def skip(self, count: int) -> None:
+        """Pass over the fresh mini-batches of proposals that were judged before."""
+        for _ in range(count if self.kind == "fresh" else 0):
+            next(self._fresh)
+
+    def take(self, number: int) -> tuple[Tensor, Tensor]:
+        """Return this process's part of a mini-batch: (inputs, labels)."""
+        index = next(self._fresh) if self.kind == "fresh" else self.parts[number]
+        return self._part(index)
+
+    def size(self, number: int) -> int:
+        """Return the samples of a mini-batch, those of all processes."""
+        return len(self.parts[number]) if self.parts else self.batch_size
+
+    def all(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Return an iterator over this process's parts of the whole data."""
+        everything = torch.arange(len(self.labels)).tensor_split(self._count)
+        return map(self._part, self.parts or everything)
+
+    @property
+    def _count(self) -> int:
+        return -(-len(self.labels) // self.batch_size)
+
+    @property
+    def smallest(self) -> int:
+        """Return the least samples that a pass takes at once, of all processes."""
+        return len(self.labels) // self._count
+
+    def _part(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        rank, processes = self.share
+        own = index.tensor_split(processes)[rank].to(self.labels.device)
+        return self.inputs[own], self.labels[own]

@@ -1,0 +1,167 @@
+"""Put a model into the state in which it is searched, and back again."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from course_lib.data import Split
+
+
+@contextlib.contextmanager
+def searched(model: nn.Module) -> Iterator[None]:
+    """Dropout off, batch norm with batch statistics, no gradients.
+
+    Running statistics are set aside, so that no pass changes them; modes and buffers
+    are put back at the end.
+    """
+    modes = {module: module.training for module in model.modules()}
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    running = {m: (m.running_mean, m.running_var) for m in norms}
+    try:
+        model.eval()
+        for norm in norms:
+            norm.running_mean = norm.running_var = None
+        with torch.no_grad():
+            yield
+    finally:
+        for norm, (mean, var) in running.items():
+            norm.running_mean, norm.running_var = mean, var
+        for module, training in modes.items():
+            module.training = training
+
+
+@torch.no_grad()
+def refresh_norm_statistics(
+    model: nn.Module, split: Split, *, samples: int = 2000
+) -> None:
+    """Set each batch norm's running statistics to those of one batch.
+
+    A search leaves them as they were, and testing needs them. The batch is the first
+    `samples` of the split, moved to the model: 2,000 training images in the authors'
+    code. Modes are kept.
+
+    Raises:
+        ValueError: samples below 2.
+    """
+    if samples < 2:
+        raise ValueError(
+            f"refresh_norm_statistics: got samples={samples}; wanted at least 2."
+        )
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    weight = next(model.parameters(), split.inputs)
+    inputs = split.inputs[:samples].to(weight.device, weight.dtype, copy=True)
+    momenta = {norm: norm.momentum for norm in norms}
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        for norm in norms:
+            norm.train()
+            norm.momentum = 1.0  # the new statistics replace the old ones
+        model(inputs)
+    finally:
+        for norm, momentum in momenta.items():
+            norm.momentum = momentum
+        for module, training in modes.items():
+            module.training = training
+
+
+def require_repeatable(model: nn.Module, inputs: Tensor) -> None:
+    """Raise ValueError where a pass draws random numbers, naming the module."""
+    drawing: list[str] = []
+    before: dict[nn.Module, Tensor] = {}
+    hooks = []
+
+    def watch(name: str, module: nn.Module) -> None:
+        def enter(module: nn.Module, inputs: object) -> None:
+            before[module] = _random_state()
+
+        def leave(module: nn.Module, inputs: object, output: object) -> None:
+            if not drawing and not _random_state().equal(before[module]):
+                drawing.append(name or type(module).__name__)
+
+        hooks.append(module.register_forward_pre_hook(enter))
+        hooks.append(module.register_forward_hook(leave))
+
+    for name, module in model.named_modules():
+        watch(name, module)
+    try:
+        first = model(inputs.clone())  # which a layer may overwrite
+        again = model(inputs.clone())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not drawing and not _are_alike(first, again):  # it has a generator of its own
+        drawing.append(type(model).__name__)
+    if drawing:
+        raise ValueError(
+            f"RSO: {drawing[0]!r} draws random numbers in a pass, so three losses of "
+            "one mini-batch can't be compared. Remove it, or make it an nn.Dropout, "
+            "which is switched off."
+        )
+
+
+def _are_alike(first: object, again: object) -> bool:
+    if not isinstance(first, Tensor) or not isinstance(again, Tensor):
+        return True
+    same_shape = first.shape == again.shape
+    return same_shape and torch.allclose(first, again, rtol=1e-3, equal_nan=True)
+
+
+def _random_state() -> Tensor:
+    if torch.cuda.is_available():
+        return torch.cat([torch.random.get_rng_state(), torch.cuda.get_rng_state()])
+    return torch.random.get_rng_state()
+
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Return -log softmax(outputs)[label] of each sample, `(batch,)`."""
+    if outputs.dim() != 2:
+        return F.cross_entropy(outputs, labels, reduction="none")
+    return _cross_entropies(outputs, labels)[0]
+
+
+def _cross_entropies(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Return `(candidates, batch)` from `(candidates * batch, classes)`.
+
+    Classes stand in front meanwhile: torch takes the softmax of short rows one row at a
+    time, and of columns many at once, which is 20 times faster.
+    """
+    logs = torch.log_softmax(outputs.t().contiguous(), dim=0)
+    logs = logs.view(outputs.shape[1], -1, labels.shape[0])
+    own = labels.expand(1, logs.shape[1], -1)
+    return logs.gather(0, own)[0].neg_()
+
+
+LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy}
+
+
+def loss_sum(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
+    """Return the sum over the samples in float64, from a mean or per-sample losses.
+
+    Raises:
+        ValueError: the loss is neither.
+    """
+    value = loss(outputs, labels)
+    if value.dim() == 0:
+        return value.double() * len(labels)
+    if value.shape == labels.shape[:1]:
+        return value.sum(dtype=torch.float64)
+    raise ValueError(
+        f"RSO: the loss has shape {tuple(value.shape)} for {len(labels)} samples; "
+        "wanted a scalar mean, or one number for each sample."
+    )
+
+
+def loss_sums(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
+    """Return `loss_sum` of each candidate, `(candidates,)`."""
+    if loss is cross_entropy and outputs.dim() == 2:  # samples alone: all in one call
+        return _cross_entropies(outputs, labels).sum(1, dtype=torch.float64)
+    parts = outputs.split(len(labels))
+    return torch.stack([loss_sum(loss, part, labels) for part in parts])

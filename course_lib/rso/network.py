@@ -1,0 +1,322 @@
+"""A model as a list of operations, each run for several candidates at once.
+
+torch.fx writes down which operation feeds which. Values that differ from candidate to
+candidate carry them in front: `(candidates * batch, ...)`, images in channels-last
+memory, where one row of the memory holds all channels of a pixel.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from course_lib.rso.kernels import Taps, average_blocks, pooling
+
+Reduce = Callable[[Tensor], Tensor]  # sums a tensor over all processes
+Env = dict[fx.Node, Any]
+
+ELEMENTWISE = (
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU),
+    *(nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.Softplus),
+    *(nn.Softsign, nn.Mish, nn.LogSigmoid, nn.Threshold, nn.Tanhshrink),
+)
+ELEMENTWISE_FUNCTIONS = {
+    *(torch.relu, F.relu, torch.tanh, torch.sigmoid, F.gelu, F.silu, F.elu, F.selu),
+    *(F.leaky_relu, F.hardtanh, F.softplus, torch.sign, torch.abs, torch.heaviside),
+    *(F.sigmoid, F.tanh, F.mish, F.relu6, F.hardswish, F.logsigmoid, torch.square),
+}
+ELEMENTWISE_METHODS = {"relu", "tanh", "sigmoid", "sign", "abs", "square"}
+POOLS = (*(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),)
+IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
+ADDITIONS = {operator.add, operator.iadd, torch.add}
+AUGMENTED = {operator.iadd, operator.isub, operator.imul, operator.itruediv}
+
+
+class NotTraceable(Exception):
+    """torch.fx can't write the model down; the message says why."""
+
+
+@dataclass
+class Network:
+    """The operations of a model in order, with the shapes seen in one pass."""
+
+    model: nn.Module
+    nodes: list[fx.Node]
+    shapes: dict[fx.Node, tuple[int, ...] | None]  # without the batch
+    reduce: Reduce | None = None
+    folded: dict[fx.Node, tuple[fx.Node, Taps]] = field(default_factory=dict)
+    batches: set[fx.Node] = field(default_factory=set)  # a row for each sample
+    output: fx.Node = field(init=False, repr=False)
+    _modules: dict[str, nn.Module] = field(default_factory=dict)
+
+    @staticmethod
+    def trace(model: nn.Module, inputs: Tensor, reduce: Reduce | None) -> Network:
+        """Write a model down, in the state of `modes.searched`.
+
+        Raises:
+            NotTraceable: its path depends on values, or on what torch.fx can't follow.
+        """
+        try:
+            graph = fx.Tracer().trace(model)
+        except Exception as error:
+            raise NotTraceable(f"torch.fx can't follow it: {error}") from error
+        nodes = [n for n in graph.nodes if n.op != "output"]
+        if sum(n.op == "placeholder" for n in nodes) != 1:
+            raise NotTraceable("it takes more than one input")
+        network = Network(model, nodes, {}, reduce)
+        modules = model.named_modules()
+        network._modules = {name: _out_of_place(module) for name, module in modules}
+        network.output = next(n for n in graph.nodes if n.op == "output").args[0]
+        if not isinstance(network.output, fx.Node):
+            raise NotTraceable("it returns more than one tensor")
+        more = torch.cat([inputs, inputs[:1]])
+        env, longer = network._run(inputs), network._run(more)
+        if not _agree(model(inputs.clone()), env[network.output]):
+            raise NotTraceable("torch.fx's record of it gives other numbers")
+        network.batches = {
+            node
+            for node in network.after(nodes[:1])
+            if _rows(env[node]) == len(inputs) and _rows(longer[node]) == len(more)
+        }
+        network.shapes = {
+            node: tuple(env[node].shape[1:]) if node in network.batches else None
+            for node in nodes
+        }
+        network._fold()
+        return network
+
+    def _run(self, inputs: Tensor) -> Env:
+        env: Env = {self.nodes[0]: inputs}
+        for node in self.nodes[1:]:
+            env[node] = self.call(node, env)
+        return env
+
+    def _fold(self) -> None:
+        """Find each average pooling that the convolution before it can take in."""
+        for node in self.nodes:
+            blocks = average_blocks(self.module(node))
+            conv = node.all_input_nodes[0] if blocks else node
+            is_alone = len(conv.users) == 1 and conv is not self.output
+            if blocks and self.kind(conv) == "conv" and is_alone:
+                taps = Taps(self.module(conv), blocks)
+                if taps.can_fold:
+                    self.folded[node] = conv, taps
+
+    @property
+    def steps(self) -> list[fx.Node]:
+        """Return the nodes without the convolutions that a pooling stands for."""
+        inner = {conv for conv, _ in self.folded.values()}
+        return [node for node in self.nodes if node not in inner]
+
+    def used_by(self, node: fx.Node) -> list[fx.Node]:
+        """Return what a step reads."""
+        if node in self.folded:
+            node = self.folded[node][0]
+        return node.all_input_nodes
+
+    def taps(self, node: fx.Node) -> Taps | None:
+        """Return the convolution or linear layer that a step stands for."""
+        if node in self.folded:
+            return self.folded[node][1]
+        is_dense = self.kind(node) in ("conv", "linear")
+        return Taps(self.module(node)) if is_dense else None
+
+    def module(self, node: fx.Node) -> nn.Module | None:
+        """Return the module that a node calls, if it calls one."""
+        return self._modules[node.target] if node.op == "call_module" else None
+
+    def kind(self, node: fx.Node) -> str:
+        """Say what a node does; "unknown" is run for one candidate at a time."""
+        if node in self.folded:
+            return "conv"
+        if not self.batches.issuperset([node, *node.all_input_nodes]):
+            return "unknown"
+        if node.op == "call_module":
+            kind = _module_kind(self.module(node))
+            is_sequence = kind == "norm" and len(self.shapes[node]) == 2
+            return "unknown" if is_sequence else kind
+        if node.op == "call_function":
+            is_one = len(node.args) == len(node.all_input_nodes) == 1
+            if node.target in ELEMENTWISE_FUNCTIONS and is_one:
+                return "elementwise"
+            if node.target is torch.flatten and node.args[1:] == (1,):
+                return "flatten"
+            is_sum = node.target in ADDITIONS and len(node.args) == 2
+            if is_sum and all(isinstance(a, fx.Node) for a in node.args):
+                return "add" if not node.kwargs else "unknown"
+        if node.op == "call_method":
+            if node.target in ELEMENTWISE_METHODS:
+                return "elementwise"
+            if node.target == "flatten" and node.args[1:] == (1,):
+                return "flatten"
+        return "unknown"
+
+    def parameters_of(self, node: fx.Node) -> list[nn.Parameter]:
+        """Return the parameters that a node reads."""
+        if node.op == "get_attr":
+            owner, _, name = node.target.rpartition(".")
+            value = getattr(self._modules[owner], name)
+            return [value] if isinstance(value, nn.Parameter) else []
+        module = self.module(node)
+        return list(module.parameters()) if module is not None else []
+
+    def after(self, sources: list[fx.Node]) -> list[fx.Node]:
+        """Return the nodes that depend on `sources`, and those themselves, in order."""
+        found = dict.fromkeys(sources)
+        for node in self.nodes:
+            if any(used in found for used in node.all_input_nodes):
+                found[node] = None
+        return [node for node in self.nodes if node in found]
+
+    def step(
+        self, node: fx.Node, *, is_live: bool, kept: set[fx.Node]
+    ) -> Callable[[Env, int], Tensor]:
+        """Return what runs a step for all candidates: `(env, batch) -> value`.
+
+        `batch` is the samples of one candidate. A value that nobody else reads, and
+        that need not be kept, may be overwritten. Kernels are those of this moment,
+        unless they are to be live.
+        """
+        kind, used = self.kind(node), self.used_by(node)
+        if kind == "add":
+            return lambda env, batch: _add(env[used[0]], env[used[-1]], batch)
+        if kind == "conv":
+            taps, layout = self.taps(node), torch.channels_last
+            weight = taps.weight().contiguous(memory_format=layout)
+
+            def convolve(env: Env, batch: int) -> Tensor:
+                kernel = taps.weight() if is_live else weight
+                return taps(env[used[0]].contiguous(memory_format=layout), kernel)
+
+            return convolve
+        module = self.module(node)
+        if kind == "pool":
+            run = pooling(module)
+            return lambda env, batch: run(env[used[0]])
+        is_alone = len(used) == 1 and len(used[0].users) == 1
+        is_alone = is_alone and used[0] not in kept and self.is_fresh(used[0])
+        if type(module) is nn.ReLU and is_alone:
+            return lambda env, batch: env[used[0]].relu_()
+        return lambda env, batch: self.call(node, env)
+
+    def is_fresh(self, node: fx.Node) -> bool:
+        """Tell whether a step's value is memory of its own, not a view or an input."""
+        return self.kind(node) in ("norm", "linear")
+
+    def one_by_one(self, node: fx.Node, env: Env, batch: int) -> Any:
+        """Run what may mix the samples of its batch for each candidate alone."""
+        parts = {}
+        for used in node.all_input_nodes:
+            if isinstance(env[used], Each):
+                parts[used] = env[used]
+            elif used in self.batches:
+                value = env[used]
+                if node not in self.batches:  # may be a view, and outlive this memory
+                    value = value.clone()
+                parts[used] = value.split(batch)
+        count = max(map(len, parts.values()), default=1)
+        rows = [[*part] * (count // len(part)) for part in parts.values()]
+        results = [
+            self.call(node, {**env, **dict(zip(parts, row, strict=True))})
+            for row in zip(*rows, strict=True)
+        ] or [self.call(node, env)]
+        if node not in self.batches:
+            return Each(results)
+        return torch.cat(results) if len(results) > 1 else results[0]
+
+    def activation(self, node: fx.Node) -> Callable[[Tensor], Tensor]:
+        """Return the function of one tensor that an elementwise node stands for."""
+        module, (used,) = self.module(node), node.all_input_nodes
+        if type(module) is nn.ReLU:
+            return torch.relu
+        return module or (lambda x: self.call(node, {used: x}))
+
+    def call(self, node: fx.Node, env: Env) -> Any:
+        """Run one node as the model would, on one candidate."""
+        if _overwrites(node):  # others may read these values again
+            env = {n: _copied(env[n]) for n in node.all_input_nodes}
+        args = fx.map_arg(node.args, env.__getitem__)
+        kwargs = fx.map_arg(node.kwargs, env.__getitem__)
+        if node.op == "placeholder":
+            raise KeyError(node.name)
+        if node.op == "get_attr":
+            return operator.attrgetter(node.target)(self.model)
+        if node.op == "call_module":
+            return self.module(node)(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], node.target)(*args[1:], **kwargs)
+        return node.target(*args, **kwargs)
+
+
+def _add(x: Tensor, y: Tensor, batch: int) -> Tensor:
+    """Add two values, of which one may be the same for all candidates."""
+    if len(x) == len(y):
+        return x + y
+    long, short = (x, y) if len(x) > len(y) else (y, x)
+    parts = [part + short for part in long.split(batch)]
+    return torch.cat(parts)
+
+
+class Each(list):
+    """One value for each candidate, where a value is no batch of samples."""
+
+
+def _rows(value: Any) -> int:
+    return len(value) if isinstance(value, Tensor) and value.dim() else 0
+
+
+def _agree(wanted: Any, got: Any) -> bool:
+    if not isinstance(wanted, Tensor) or wanted.shape != got.shape:
+        return False
+    return torch.allclose(wanted, got, rtol=1e-4, atol=1e-6, equal_nan=True)
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _out_of_place(module: nn.Module) -> nn.Module:
+    """Return the module, or a copy with the same tensors that overwrites nothing."""
+    if getattr(module, "inplace", False) is not True:
+        return module
+    module = copy.copy(module)
+    module.inplace = False
+    return module
+
+
+def _overwrites(node: fx.Node) -> bool:
+    """Tell whether a function or method writes its result into its first argument."""
+    if node.op not in ("call_function", "call_method"):
+        return False
+    name = getattr(node.target, "__name__", str(node.target))
+    is_named = name.endswith("_") and not name.endswith("__")
+    is_asked = node.kwargs.get("inplace") is True
+    if node.target in ELEMENTWISE_FUNCTIONS and len(node.args) > 1:
+        is_asked = is_asked or node.args[-1] is True  # as in F.relu(x, True)
+    return is_named or is_asked or node.target in AUGMENTED
+
+
+def _module_kind(module: nn.Module) -> str:
+    if type(module) is nn.Conv2d and module.padding_mode == "zeros":
+        return "conv" if not isinstance(module.padding, str) else "unknown"
+    if type(module) is nn.Linear:
+        return "linear"
+    if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
+        return "norm"
+    if type(module) in ELEMENTWISE:
+        return "elementwise"
+    if type(module) in POOLS:
+        returns_indices = getattr(module, "return_indices", False)
+        return "unknown" if returns_indices else "pool"
+    if type(module) in IDENTITIES:
+        return "identity"
+    if type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
+        return "flatten"
+    return "unknown"

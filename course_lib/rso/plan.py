@@ -1,0 +1,366 @@
+"""How a change of one parameter runs through the network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from course_lib.rso.kernels import (
+    Taps,
+    batch_last,
+    normalize_plane,
+    patches,
+    pooling,
+    standardize,
+)
+from course_lib.rso.network import Network
+from course_lib.rso.pipeline import Piece, Pipeline
+from course_lib.rso.prefixes import Prefixes
+from course_lib.rso.sweeps import holds
+
+Step = Callable[[Tensor, int, "State"], Tensor]
+
+
+class Unsuitable(Exception):
+    """The incremental engine can't sweep the parameter; the message says why."""
+
+
+@dataclass
+class State:
+    """What a mini-batch remembers, in step with all weights before `seen`."""
+
+    labels: Tensor
+    inputs: Tensor | None  # phases of the swept layer's input; see Taps.phases
+    planes: Tensor  # its output, (channels, rows, columns, batch)
+    bases: dict[fx.Node, Tensor]  # what follows it, for all channels
+    fixed: dict[fx.Node, Tensor]  # what else the rest needs
+    seen: int
+
+
+class Plan:
+    """How a change of one parameter runs through the network.
+
+    `channelwise` are the operations that keep a change within its channel; `dense` the
+    convolutions and linear layers that spread it; `source_of` names what the `tail`
+    starts from, and which channelwise value each of these reads; `heads` are what comes
+    before, from what is known of a mini-batch.
+    """
+
+    def __init__(self, network: Network, parameter: nn.Parameter) -> None:
+        self.network = network
+        self.reader = _only_reader(network, parameter)
+        self.module = network.module(self.reader)
+        self.is_bias = parameter is self.module.bias
+        self.channels = len(parameter)
+        ends = [n for n, (conv, _) in network.folded.items() if conv is self.reader]
+        self.source = ends[0] if ends else self.reader
+        self.taps = network.taps(self.source)
+        self.channelwise: list[tuple[fx.Node, fx.Node, Step]] = []
+        self.dense: dict[fx.Node, Dense] = {}
+        self.source_of: dict[fx.Node, fx.Node] = {}
+        moving = [n for n in network.after([self.reader]) if n in set(network.steps)]
+        self._sort(moving[moving.index(self.source) + 1 :])
+        (self.own,) = self.reader.all_input_nodes
+        later = [n for n in moving if n is not self.source]
+        used = {n for node in later for n in network.used_by(node)}
+        self.fixed = used - set(moving)
+        self.tail = Pipeline(
+            network, [network.output], self.fixed, sources=self.source_of
+        )
+        self.wanted = {self.own, self.source, *self.source_of, *self.fixed}
+        self.heads: dict[object, Pipeline] = {}
+        self.pointwise = {
+            n for n, _, _ in self.channelwise if network.kind(n) == "elementwise"
+        }
+        self.size = self._size(network.shapes[self.source])
+        self.places, self.padded = [(0, 0)], self.size
+        if self.taps is not None and not self.is_bias:
+            self.places = self.taps.places(self.size)
+            self.padded = self.taps.padded(self.size)
+
+    @staticmethod
+    def _size(shape: tuple[int, ...]) -> tuple[int, int]:
+        return shape[1:] if len(shape) == 3 else (1, 1)
+
+    # Sorting the operations, once a sweep
+
+    def _sort(self, steps: list[fx.Node]) -> None:
+        """Decide for each step after the source how candidates pass it."""
+        narrow = {self.source: False}  # what keeps to the channel -> is it flattened
+        whole: set[fx.Node] = set()
+        for node in steps:
+            used = self.network.used_by(node)
+            moving = [n for n in used if n in narrow]
+            is_alone = len(moving) == 1 and not whole.intersection(used)
+            if is_alone and self._keeps(node, narrow[moving[0]]):
+                step, is_flat = self._channel_step(node, moving[0])
+                self.channelwise.append((node, moving[0], step))
+                narrow[node] = narrow[moving[0]] or is_flat
+                continue
+            whole.add(node)
+            if is_alone and self._spreads(node, narrow[moving[0]]):
+                size = self._size(self.network.shapes[node])
+                self.dense[node] = Dense(self.network.taps(node), self.channels, size)
+                self.source_of[node] = moving[0]
+            else:
+                self.source_of.update({n: n for n in moving})
+        if self.network.output in narrow:
+            self.source_of[self.network.output] = self.network.output
+
+    def _keeps(self, node: fx.Node, is_flat: bool) -> bool:
+        kind = self.network.kind(node)
+        if kind in ("elementwise", "identity"):
+            return True
+        if kind == "flatten":
+            return True
+        if is_flat or kind not in ("norm", "pool", "add"):
+            return False
+        shapes = [self.network.shapes[n] for n in (node, *node.all_input_nodes)]
+        if kind == "add":
+            return len(node.all_input_nodes) == 2 and len(set(shapes)) == 1
+        return (kind == "norm" and len(shapes[0]) != 2) or len(shapes[0]) == 3
+
+    def _spreads(self, node: fx.Node, is_flat: bool) -> bool:
+        taps = self.network.taps(node)
+        if taps is None:
+            return False
+        if isinstance(taps.module, nn.Linear):
+            return len(self.network.shapes[node]) == 1
+        return taps.groups == 1 and not is_flat
+
+    def _channel_step(self, node: fx.Node, source: fx.Node) -> tuple[Step, bool]:
+        kind, module = self.network.kind(node), self.network.module(node)
+        if kind == "norm":
+            is_view = self.network.kind(source) in ("identity", "flatten")
+            is_shared = is_view or len(source.users) > 1
+
+            def norm(planes: Tensor, channel: int, state: State) -> Tensor:
+                own = planes.permute(0, 2, 3, 1)
+                if is_shared:
+                    own = own.clone(memory_format=torch.contiguous_format)
+                reduce = self.network.reduce
+                own = normalize_plane(own.contiguous(), channel, module, reduce)
+                return own.permute(0, 3, 1, 2)
+
+            return norm, False
+        if kind == "pool":
+            run = pooling(module)  # each sample stands where a channel would
+            return (lambda planes, channel, state: run(planes)), False
+        if kind == "add":
+            (other,) = (n for n in node.all_input_nodes if n is not source)
+
+            def add(planes: Tensor, channel: int, state: State) -> Tensor:
+                own = state.fixed[other][:, channel]
+                return planes + own.reshape(planes.shape[1:])
+
+            return add, False
+        if kind == "elementwise":
+            run = self.network.activation(node)
+            return (lambda planes, channel, state: run(planes)), False
+        return (lambda p, c, s: p), kind == "flatten"
+
+    # Running them
+
+    def start(
+        self,
+        minibatch: tuple[Tensor, Tensor],
+        seen: int,
+        number: int = 0,
+        prefixes: Prefixes | None = None,
+    ) -> State:
+        """Compute what a mini-batch remembers, with the weights as they are."""
+        inputs, labels = minibatch
+        known = prefixes.known(number) if prefixes else {}
+        head = self._head(known, prefixes.missing(number) if prefixes else set())
+        given = {self.network.nodes[0]: inputs, **known}
+        env = head.run(given, labels.shape[0])
+        if prefixes:
+            more = head.wanted - self.wanted
+            prefixes.put(number, {node: _own(env[node]) for node in more})
+        phases, planes = self._planes(env, len(labels))
+        bases = {
+            node: _rows(env[node]) if node in self.dense else _own(env[node])
+            for node in self.source_of
+        }
+        fixed = {node: _own(env[node]) for node in self.fixed}
+        return State(labels, phases, planes, bases, fixed, seen)
+
+    def _head(self, known: dict[fx.Node, Tensor], missing: set[fx.Node]) -> Pipeline:
+        """Return the steps from what is known to what is wanted, and to `missing`.
+
+        Of that only what lies on the way: nothing is computed for it alone.
+        """
+        key = frozenset(known), frozenset(missing)
+        if key not in self.heads:
+            network, given = self.network, {self.network.nodes[0], *known}
+            on_the_way = Pipeline(network, self.wanted, given).order
+            wanted = self.wanted | missing.intersection(on_the_way)
+            self.heads[key] = Pipeline(network, wanted, given, is_live=True)
+        return self.heads[key]
+
+    def _planes(self, env: dict, batch: int) -> tuple[Tensor | None, Tensor]:
+        out, own = batch_last(env[self.source]), env[self.own]
+        planes = out.new_zeros(len(out), *self.padded, batch)
+        planes[:, : self.size[0], : self.size[1]] = out
+        if self.is_bias:
+            return None, planes
+        if self.taps is not None:
+            return self.taps.phases(own, self.size).flatten(2), planes
+        standard = batch_last(standardize(own, self.module, self.network.reduce))
+        return standard.reshape(len(planes), 1, -1), planes
+
+    def channel_of(self, value: Tensor, channel: int) -> Tensor:
+        """Return the part of a whole value, flattened or not, that is one channel's."""
+        if value.dim() == 4:
+            return value[:, channel]
+        return value.view(len(value), self.channels, -1)[:, channel]
+
+    def inputs_of(self, inputs: Tensor, channel: int) -> Tensor:
+        """Return the input planes that feed a channel: `(sources, phases, length)`."""
+        if self.taps is None:
+            return inputs[channel : channel + 1]
+        if self.taps.groups == 1:
+            return inputs
+        width = len(inputs) // self.taps.groups
+        group = channel // (self.channels // self.taps.groups)
+        return inputs[group * width : (group + 1) * width]
+
+    def run_channel(
+        self, planes: Tensor, channel: int, state: State
+    ) -> dict[fx.Node, Tensor]:
+        """Take planes of the source through what keeps to the channel.
+
+        planes: `(candidates, rows, columns, batch)`; what is returned has the shape
+        `(candidates, batch, height, width)`, with the batch innermost in memory, where
+        small images would make short rows. Activations are taken of whole planes, with
+        what lies beyond the edge: long rows are faster, and nobody looks there.
+        """
+        rows, columns = self.size
+        inside = (slice(None), slice(rows), slice(columns))
+        env = {self.source: planes[inside].permute(0, 3, 1, 2)}
+        whole = {self.source: planes}
+        for node, source, step in self.channelwise:
+            if source in whole and node in self.pointwise:
+                whole[node] = step(whole[source], channel, state)
+                env[node] = whole[node][inside].permute(0, 3, 1, 2)
+            else:
+                env[node] = step(env[source], channel, state)
+        return env
+
+    def numbers_per_sample(self) -> int:
+        """Return how many numbers a mini-batch remembers for each sample."""
+        shapes = self.network.shapes
+        own = self.channels * self.padded[0] * self.padded[1]
+        if not self.is_bias and self.taps is not None:
+            sources = shapes[self.own][0]
+            phases = self.taps.stride[0] * self.taps.stride[1]
+            own += sources * phases * self.padded[0] * self.padded[1]
+        elif not self.is_bias:
+            own *= 2
+        kept = {*self.source_of, *self.fixed}
+        return own + sum(math.prod(shapes[n]) for n in kept if shapes[n] is not None)
+
+
+class Dense:
+    """A convolution or linear layer whose input changes in one channel."""
+
+    def __init__(self, taps: Taps, channels: int, size: tuple[int, int]) -> None:
+        self.taps, self.size = taps, size
+        weight = taps.weight()  # (outputs, inputs, kernel height, kernel width)
+        self.is_linear = isinstance(taps.module, nn.Linear)
+        self.kernel = weight.shape[2:]
+        matrix = weight.reshape(len(weight), channels, -1).permute(1, 2, 0)
+        self.matrix = matrix.contiguous()  # (inputs, taps, outputs)
+
+    def add_(
+        self, base: Tensor, change: Tensor, channel: int, buffer: Callable
+    ) -> None:
+        """Mend `base`, `(pixels, outputs)`, by a change `(1, batch, height, width)`."""
+        columns = self._columns(self._batch_first(change, buffer), buffer)
+        base.addmm_(columns[0], self.matrix[channel])
+
+    def source(
+        self, base: Tensor, planes: Tensor, first: int, channel: int, buffer: Callable
+    ) -> Callable[[Piece, Tensor], None]:
+        """Return what fills in candidates' outputs; planes[0] is what made `base`."""
+        change = self._batch_first(planes[1:] - planes[:1], buffer)
+        pixels = base.shape[0] // planes.shape[1]
+        weights = self.matrix[channel]
+
+        def fill(piece: Piece, out: Tensor) -> None:
+            rows = slice(piece.samples.start * pixels, piece.samples.stop * pixels)
+            count = piece.count
+            out = out if self.is_linear else out.permute(0, 2, 3, 1)
+            out = out.reshape(count, -1, out.shape[-1])
+            low = piece.candidates.start - (1 - first)  # among the changes
+            if low < 0:
+                out[0] = base[rows]
+                out, low = out[1:], 0
+            if out.shape[0]:
+                own = change[low : low + out.shape[0], piece.samples]
+                columns = self._columns(own, buffer)
+                if out.shape[0] == 1:
+                    torch.addmm(base[rows], columns[0], weights, out=out[0])
+                else:
+                    expanded = weights.expand(out.shape[0], -1, -1)
+                    torch.baddbmm(base[rows].expand_as(out), columns, expanded, out=out)
+
+        return fill
+
+    def _batch_first(self, change: Tensor, buffer: Callable) -> Tensor:
+        """Return a change whose memory has the batch in front, as images need it.
+
+        A linear layer takes `(candidates, batch, inputs)`, in whatever memory.
+        """
+        memory = change.permute(0, 2, 3, 1).flatten(1, 2)  # (candidates, pixels, batch)
+        if self.is_linear:
+            return memory.transpose(1, 2)
+        out = buffer("batch first", change.shape, change)
+        for own, plane in zip(out.flatten(2), memory, strict=True):
+            own.copy_(plane.t())  # a transposed matrix, which torch copies by blocks
+        return out
+
+    def _columns(self, change: Tensor, buffer: Callable) -> Tensor:
+        """Return `(candidates, pixels, taps)`."""
+        if self.is_linear:
+            return change
+        shape = (*self.kernel, *change.shape[:2], *self.size)
+        columns = patches(
+            change, self.taps, self.kernel, buffer("columns", shape, change)
+        )
+        return columns.view(self.matrix.shape[1], change.shape[0], -1).permute(1, 2, 0)
+
+
+def _only_reader(network: Network, parameter: nn.Parameter) -> fx.Node:
+    readers = [n for n in network.nodes if holds(network, n, parameter)]
+    if len(readers) != 1:
+        raise Unsuitable(f"{len(readers)} operations read it; wanted one")
+    (reader,) = readers
+    kind, module = network.kind(reader), network.module(reader)
+    if kind not in ("conv", "linear", "norm"):
+        name = type(module).__name__ if module is not None else str(reader.target)
+        raise Unsuitable(f"it belongs to {name}, not to a conv, linear or batch norm")
+    wanted = (1,) if kind == "linear" else (1, 3)
+    if len(network.shapes[reader]) not in wanted:
+        raise Unsuitable(f"{reader.target!r} works on sequences")
+    return reader
+
+
+def _own(x: Any) -> Any:
+    """Return a copy of a tensor, of images in channels-last memory."""
+    if not isinstance(x, Tensor):
+        return x
+    is_image = x.dim() == 4
+    layout = torch.channels_last if is_image else torch.contiguous_format
+    return x.clone(memory_format=layout)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Return `(pixels, channels)` in memory of its own."""
+    rows = x.permute(0, 2, 3, 1) if x.dim() == 4 else x
+    return rows.reshape(-1, x.shape[1]).clone()

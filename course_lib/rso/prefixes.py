@@ -1,0 +1,67 @@
+"""What a cycle's first passes gave at the layers that it has yet to sweep.
+
+Sweeping a layer changes nothing before it. So with the output first, one pass over a
+mini-batch holds for all sweeps of the cycle: each finds its layer's input here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, fx, nn
+
+from course_lib.rso.network import Network
+from course_lib.rso.sweeps import holds
+
+
+class Prefixes:
+    """The inputs of layers to come, for each mini-batch that was met.
+
+    Args:
+        network: whose layers.
+        parameters: in the order of the sweeps.
+        room: numbers that may be remembered for each sample; the layers that come
+            first have precedence.
+    """
+
+    def __init__(
+        self, network: Network, parameters: Sequence[nn.Parameter], room: float
+    ) -> None:
+        self.last: dict[fx.Node, int] = {}  # node -> the last sweep that reads it
+        self.sweep = 0
+        self.values: dict[int, dict[fx.Node, Tensor]] = {}
+        changed: set[fx.Node] = set()
+        for number, parameter in enumerate(parameters):
+            readers = [n for n in network.nodes if holds(network, n, parameter)]
+            own = readers[0].all_input_nodes if len(readers) == 1 else []
+            for node in own:
+                size = math.prod(network.shapes[node] or (math.inf,))
+                is_input = node is network.nodes[0]
+                is_new = node not in self.last
+                if number and node not in changed and not is_input:
+                    if is_new and size > room:
+                        continue
+                    room -= size if is_new else 0
+                    self.last[node] = number
+            changed.update(network.after(readers))
+
+    def begin(self, sweep: int) -> None:
+        """Forget what no sweep from this one on reads."""
+        self.sweep = sweep
+        for values in self.values.values():
+            for node in [n for n in values if self.last[n] < sweep]:
+                del values[node]
+
+    def known(self, number: int) -> dict[fx.Node, Tensor]:
+        """Return what is remembered of a mini-batch."""
+        return dict(self.values.get(number, {}))
+
+    def missing(self, number: int) -> set[fx.Node]:
+        """Return what later sweeps would like to know of a mini-batch."""
+        wanted = {node for node, last in self.last.items() if last > self.sweep}
+        return wanted - self.values.get(number, {}).keys()
+
+    def put(self, number: int, values: dict[fx.Node, Tensor]) -> None:
+        """Remember values of a mini-batch; their memory must stay as it is."""
+        self.values.setdefault(number, {}).update(values)

@@ -1,0 +1,122 @@
+"""One proposal after another: judge it, write the winner, say whether to stop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from course_lib.rso import proposals
+from course_lib.rso.minibatches import Minibatches
+from course_lib.rso.processes import Processes
+from course_lib.rso.sweeps import Cached, Reference, Task
+
+SIGNS = torch.tensor([0, 1, -1], dtype=torch.int8)  # of kept, w + dw, w - dw
+
+
+class SearchError(RuntimeError):
+    """A search can't go on; weights and checkpoint are those before the error."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What all proposals of a cycle are judged by."""
+
+    minibatches: Minibatches
+    processes: Processes
+    tolerance: float
+    cycle: int  # from 1
+
+
+class HostStep:
+    """Judge on the CPU: the losses are read back, and Python picks the winner."""
+
+    def __init__(self, rules: Rules, task: Task, sweep: Reference | Cached) -> None:
+        self.rules, self.sweep, self.target = rules, sweep, task.target
+        self.flat, self.values = task.target.values, task.values.tolist()
+        self.winners = [0] * len(self.values)
+
+    def __call__(self, group: Sequence[int], minibatch: int, asked: bool) -> bool:
+        """Judge a group of weights; tell whether any process was asked to stop."""
+        losses = self.sweep.losses(group, minibatch)
+        losses, is_asked = self.rules.processes.judged(losses, asked)
+        if not math.isfinite(losses[0]):
+            raise SearchError(
+                f"RSO: the loss is {losses[0]:.4g} on mini-batch {minibatch}, cycle "
+                f"{self.rules.cycle}, {self.target.name!r}; wanted a finite number. No "
+                "weight was changed by it. Look at the loss and the scale of the "
+                "inputs."
+            )
+        samples = self.rules.minibatches.size(minibatch)
+        winners = self._pick(losses, group, samples)
+        for weight, winner in zip(group, winners, strict=True):
+            self.flat[weight] = self.values[weight][winner]
+            self.winners[weight] = winner
+            self.sweep.took(weight, winner)
+        return is_asked
+
+    def decisions(self) -> Tensor:
+        """Return -1, 0 or 1 for each weight; 0 where it was not visited."""
+        return SIGNS[self.winners]
+
+    def _pick(
+        self, losses: list[float], group: Sequence[int], samples: int
+    ) -> list[int]:
+        """Return the winner of each weight, alone or, if that is better, together."""
+        pick, tolerance = proposals.winner, self.rules.tolerance
+        if len(group) == 1:
+            return [pick(losses, samples, tolerance)]
+        kept, pairs = losses[0], list(zip(losses[1::2], losses[2::2], strict=True))
+        winners = [pick((kept, *pair), samples, tolerance) for pair in pairs]
+        movers = [i for i, winner in enumerate(winners) if winner]
+        if len(movers) < 2:
+            return winners
+        alone = {i: pairs[i][winners[i] - 1] for i in movers}
+        best = min(alone, key=alone.__getitem__)
+        joint = self.sweep.joint(group, winners).view(1)
+        (joint,), _ = self.rules.processes.judged(joint, False)
+        if pick((alone[best], joint), samples, tolerance):
+            return winners
+        return [winner if i == best else 0 for i, winner in enumerate(winners)]
+
+
+class DeviceStep:
+    """Judge on a GPU: nothing is read back before `decisions`."""
+
+    def __init__(self, rules: Rules, task: Task, sweep: Reference | Cached) -> None:
+        self.rules, self.sweep, self.target = rules, sweep, task.target
+        self.flat, self.values = task.target.values, task.values
+        device = self.values.device
+        self.winners = torch.zeros(len(self.values), dtype=torch.int64, device=device)
+        self.is_finite = torch.ones((), dtype=torch.bool, device=device)
+
+    def __call__(self, group: Sequence[int], minibatch: int, asked: bool) -> bool:
+        """Judge a weight; tell whether to stop here, if this process is the only one.
+
+        Several would have to wait for each other to agree on that.
+        """
+        (weight,), processes = group, self.rules.processes
+        losses = processes.total(self.sweep.losses(group, minibatch))
+        samples = self.rules.minibatches.size(minibatch)
+        winner = proposals.winner_on_device(losses, samples, self.rules.tolerance)
+        self.is_finite &= losses[0].isfinite()
+        self.flat[weight] = self.values[weight].gather(0, winner.view(1))[0]
+        self.winners[weight] = winner
+        self.sweep.took(weight, winner)
+        return asked and processes.reduce is None
+
+    def decisions(self) -> Tensor:
+        """Return -1, 0 or 1 for each weight; 0 where it was not visited.
+
+        Raises:
+            SearchError: a loss was not finite.
+        """
+        if not bool(self.is_finite):
+            raise SearchError(
+                f"RSO: a loss was not finite in cycle {self.rules.cycle}, "
+                f"{self.target.name!r}. Look at the loss and the scale of the inputs."
+            )
+        return SIGNS[self.winners.cpu()]

@@ -1,0 +1,154 @@
+"""The paper's loop, and the authors' faster form of it: two of the three engines.
+
+A sweep visits one parameter's weights. `losses(chosen, number)` judges the proposals
+`chosen` on mini-batch `number`; it returns the sums of the loss, in float64, with all
+of them kept, then with each at w + dw and at w - dw.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, fx, nn
+
+from course_lib.rso.minibatches import Minibatches
+from course_lib.rso.modes import Loss, loss_sum
+from course_lib.rso.network import Network
+from course_lib.rso.proposals import Target
+
+if TYPE_CHECKING:
+    from course_lib.rso.prefixes import Prefixes
+
+
+@dataclass
+class Task:
+    """What each engine is given for a sweep.
+
+    values: `(weights, 3)`: what each weight becomes: kept (decayed), w + dw, w - dw.
+    """
+
+    model: nn.Module
+    target: Target
+    values: Tensor
+    minibatches: Minibatches
+    loss: Loss
+    network: Network | None = None
+    prefixes: Prefixes | None = (
+        None  # what earlier sweeps of the cycle left for this one
+    )
+
+
+class Reference:
+    """The paper's loop: a full forward pass for each candidate."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.flat = task.target.values
+
+    def losses(self, chosen: Sequence[int], number: int) -> Tensor:
+        """Judge the chosen proposals; the weights are left as they were."""
+        judge = self._judge(number)
+        with _put_back(self.flat, chosen):
+            kept, *moved = self.task.values[list(chosen)].unbind(1)
+            self.flat[list(chosen)] = kept
+            sums = [judge()]
+            for i, weight in enumerate(chosen):
+                for value in moved:
+                    self.flat[weight] = value[i]
+                    sums.append(judge())
+                self.flat[weight] = kept[i]
+        return torch.stack(sums)
+
+    def joint(self, chosen: Sequence[int], winners: Sequence[int]) -> Tensor:
+        """Judge the winners of the last call together, on its mini-batch."""
+        with _put_back(self.flat, chosen):
+            for weight, winner in zip(chosen, winners, strict=True):
+                self.flat[weight] = self.task.values[weight, winner]
+            return self.judge()
+
+    def took(self, weight: int, winner: int | Tensor) -> None:
+        """Hear what became of a weight; nothing here remembers it."""
+
+    def _judge(self, number: int) -> Callable[[], Tensor]:
+        inputs, labels = self.task.minibatches.take(number)
+        task = self.task
+        self.judge = lambda: loss_sum(
+            task.loss,
+            task.model(inputs.clone()),  # a layer in place would change them
+            labels,
+        )
+        return self.judge
+
+
+class Cached(Reference):
+    """The authors' scheme: what lies before the parameter is computed once a sweep.
+
+    Then each candidate runs from that layer to the end. With fresh mini-batches the
+    part before it runs once for each proposal.
+    """
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        parts = _cut(task.network, task.target.parameter)
+        self.prefix, self.suffix, self.frontier = parts
+        self.known: dict[int, tuple[dict[fx.Node, Tensor], Tensor]] = {}
+
+    @staticmethod
+    def numbers_per_sample(network: Network, parameter: nn.Parameter) -> int:
+        """Return how many numbers a mini-batch remembers for each sample."""
+        shapes = (network.shapes[n] for n in _cut(network, parameter)[2])
+        return sum(math.prod(shape) for shape in shapes if shape is not None)
+
+    def _judge(self, number: int) -> Callable[[], Tensor]:
+        fixed, labels = self._before(number)
+        self.judge = lambda: self._finish(fixed, labels)
+        return self.judge
+
+    def _before(self, number: int) -> tuple[dict[fx.Node, Tensor], Tensor]:
+        if number in self.known:
+            return self.known[number]
+        inputs, labels = self.task.minibatches.take(number)
+        env = {self.prefix[0]: inputs}
+        for node in self.prefix[1:]:
+            env[node] = self.task.network.call(node, env)
+        found = {n: env[n] for n in env if n in self.frontier}, labels
+        if len(self.task.minibatches):
+            self.known[number] = found
+        return found
+
+    def _finish(self, fixed: dict[fx.Node, Tensor], labels: Tensor) -> Tensor:
+        env, network = dict(fixed), self.task.network
+        for node in self.suffix:
+            env[node] = network.call(node, env)
+        return loss_sum(self.task.loss, env[network.output], labels)
+
+
+def _cut(
+    network: Network, parameter: nn.Parameter
+) -> tuple[list[fx.Node], list[fx.Node], set[fx.Node]]:
+    """Return (nodes before a parameter, nodes from it on, what crosses the cut)."""
+    suffix = network.after([n for n in network.nodes if holds(network, n, parameter)])
+    inside = set(suffix)
+    prefix = [n for n in network.nodes if n not in inside]
+    used = {n for node in suffix for n in node.all_input_nodes}
+    return prefix, suffix, (used | {network.output}) - inside
+
+
+def holds(network: Network, node: fx.Node, parameter: nn.Parameter) -> bool:
+    """Tell whether a node reads this parameter."""
+    return any(own is parameter for own in network.parameters_of(node))
+
+
+@contextlib.contextmanager
+def _put_back(flat: Tensor, chosen: Sequence[int]) -> Iterator[None]:
+    """Restore the chosen entries of a flat tensor at the end."""
+    old = flat[list(chosen)]
+    try:
+        yield
+    finally:
+        flat[list(chosen)] = old

@@ -1,0 +1,268 @@
+"""What tests of RSO share: data, small networks, and engines judged side by side."""
+
+import hypothesis.strategies as st
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from course_lib.data import Split
+from course_lib.rso.incremental import Incremental
+from course_lib.rso.minibatches import Minibatches
+from course_lib.rso.modes import cross_entropy, searched
+from course_lib.rso.network import Network
+from course_lib.rso.plan import Unsuitable
+from course_lib.rso.proposals import (
+    SAMPLERS,
+    base_sigma,
+    generator_of,
+    initialize,
+    targets,
+    winner,
+)
+from course_lib.rso.sweeps import Cached, Reference, Task
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6}
+CLASSES = 3
+
+
+def random_split(samples=20, shape=(1, 6, 6), *, classes=CLASSES, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(samples, *shape, generator=generator)
+    return Split(inputs, torch.randint(classes, (samples,), generator=generator))
+
+
+class Call(nn.Module):
+    """A function as a module, which torch.fx looks into."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+class Sum(nn.Module):
+    """body(x) + shortcut(x), by the operator, in place, or by torch.add."""
+
+    def __init__(self, body, shortcut=None, how="operator"):
+        super().__init__()
+        self.body, self.shortcut, self.how = body, shortcut or nn.Identity(), how
+
+    def forward(self, x):
+        y, z = self.body(x), self.shortcut(x)
+        if self.how == "torch.add":
+            return torch.add(z, y)
+        if self.how == "in place":
+            y += z
+            return y
+        return y + z
+
+
+# Random networks
+
+ACTIVATIONS = (
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU),
+    *(nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.Softplus),
+    *(nn.Softsign, nn.Mish, nn.LogSigmoid, nn.Tanhshrink, nn.Identity),
+    *(lambda: nn.ReLU(inplace=True), lambda: nn.Threshold(0.1, -0.5)),
+    *(lambda: Call(torch.relu), lambda: Call(lambda x: x.tanh())),
+    *(lambda: Call(lambda x: F.leaky_relu(x, 0.2)), lambda: Call(torch.abs)),
+    *(lambda: Call(lambda x: F.relu(x, inplace=True)), lambda: nn.Dropout(0.5)),
+    *(nn.PReLU, lambda: nn.Softmax(1), lambda: Call(lambda x: x * 2 - 1)),
+)
+HEADS = (
+    *(nn.Flatten, lambda: Call(lambda x: x.flatten(1))),
+    *(lambda: Call(lambda x: torch.flatten(x, 1)),),
+    *(lambda: Call(lambda x: x.view(x.size(0), -1)),),
+    *(lambda: Call(lambda x: x.mean((2, 3))), lambda: Call(lambda x: x.amax((2, 3)))),
+    *(
+        lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        lambda: nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Dropout(), nn.Flatten()),
+    ),
+)
+POOLS = (
+    *(lambda: nn.AvgPool2d(2), lambda: nn.AvgPool2d(3), lambda: nn.AvgPool2d((1, 2))),
+    *(lambda: nn.AvgPool2d(2, 1), lambda: nn.AvgPool2d(3, 2, 1)),
+    *(lambda: nn.AvgPool2d(2, ceil_mode=True),),
+    *(lambda: nn.AvgPool2d(2, divisor_override=3),),
+    *(lambda: nn.MaxPool2d(2), lambda: nn.MaxPool2d((2, 1)), lambda: nn.MaxPool2d(3)),
+    *(lambda: nn.MaxPool2d(3, 2, 1), lambda: nn.MaxPool2d(2, ceil_mode=True)),
+    *(lambda: nn.MaxPool2d(2, dilation=2, stride=1),),
+    *(lambda: nn.AdaptiveAvgPool2d(2), lambda: nn.AdaptiveMaxPool2d((2, 1))),
+    *(lambda: nn.AdaptiveAvgPool2d((None, 1)), lambda: nn.Upsample(scale_factor=2)),
+)
+
+
+def fits(module, shape):
+    """Return the shape after a module, or None where it can't take this one."""
+    try:
+        with torch.no_grad():
+            out = module(torch.zeros(2, *shape))
+    except (RuntimeError, ValueError):
+        return None
+    return tuple(out.shape[1:])
+
+
+@st.composite
+def convs(draw, channels):
+    groups = draw(st.sampled_from([1, 1, channels]))
+    return nn.Conv2d(
+        channels,
+        groups * draw(st.integers(1, 2)),
+        (draw(st.integers(1, 3)), draw(st.integers(1, 3))),
+        stride=(draw(st.integers(1, 2)), draw(st.integers(1, 2))),
+        padding=(draw(st.integers(0, 2)), draw(st.integers(0, 2))),
+        dilation=(draw(st.integers(1, 2)), draw(st.integers(1, 2))),
+        groups=groups,
+        bias=draw(st.booleans()),
+    )
+
+
+@st.composite
+def additions(draw, channels):
+    """A residual block: its convolution keeps the size, or both sides halve it."""
+    stride = draw(st.integers(1, 2))
+    out = channels if stride == 1 else draw(st.integers(1, 3))
+    body = nn.Conv2d(channels, out, 3, stride=stride, padding=1, bias=False)
+    shortcut = None
+    if stride == 2:
+        shortcut = nn.Sequential(
+            nn.Conv2d(channels, out, 1, stride=2, bias=False), nn.BatchNorm2d(out)
+        )
+    body = nn.Sequential(body, nn.BatchNorm2d(out))
+    return Sum(body, shortcut, draw(st.sampled_from(["operator", "torch.add"])))
+
+
+@st.composite
+def networks(draw):
+    """Return (model, shape of one input): up to three blocks and a head."""
+    shape = start = (draw(st.integers(1, 2)), *draw(st.sampled_from([(5, 6), (7, 5)])))
+    layers = []
+
+    def add(module):
+        nonlocal shape
+        after = fits(module, shape)
+        if after is not None and all(after):
+            layers.append(module)
+            shape = after
+
+    for _ in range(draw(st.integers(1, 3))):
+        is_sum = draw(st.integers(0, 3)) == 0
+        add(draw(additions(shape[0]) if is_sum else convs(shape[0])))
+        rest = draw(st.permutations(["pool", "norm", "activation"]))
+        for what in rest:
+            if what == "pool" and draw(st.booleans()):
+                add(draw(st.sampled_from(POOLS))())
+            if what == "norm" and draw(st.booleans()):
+                add(nn.BatchNorm2d(shape[0], affine=draw(st.booleans())))
+            if what == "activation":
+                add(draw(st.sampled_from(ACTIVATIONS))())
+    add(draw(st.sampled_from(HEADS))())
+    if draw(st.booleans()):
+        add(nn.Linear(shape[0], 3, bias=draw(st.booleans())))
+        if draw(st.booleans()):
+            norms = [nn.BatchNorm1d(3), nn.BatchNorm1d(3, affine=False)]
+            add(draw(st.sampled_from([*norms, nn.LayerNorm(3)])))
+        add(draw(st.sampled_from(ACTIVATIONS))())
+    add(nn.Linear(shape[0], CLASSES, bias=draw(st.booleans())))
+    return nn.Sequential(*layers), start
+
+
+# Engines side by side
+
+
+def zero_one(outputs, labels):
+    return (outputs.argmax(1) != labels).float()
+
+
+def mean_squares(outputs, labels):
+    return F.mse_loss(outputs, F.one_hot(labels, outputs.shape[1]).to(outputs.dtype))
+
+
+LOSSES = {"cross_entropy": cross_entropy, "0/1": zero_one, "squares": mean_squares}
+
+
+def engines(task, batches):
+    """Return each engine that can sweep the parameter, with its own mini-batches."""
+    found = {}
+    for engine in (Reference, Cached, Incremental):
+        own = Task(
+            task.model,
+            task.target,
+            task.values,
+            batches(),
+            task.loss,
+            task.network,
+        )
+        try:
+            found[engine.__name__] = engine(own)
+        except Unsuitable:
+            assert engine is Incremental
+    return found
+
+
+def side_by_side(
+    model,
+    split,
+    *,
+    dtype=torch.float64,
+    batch_size=8,
+    minibatches="partition",
+    at_once=1,
+    decay=0.0,
+    train_norm=False,
+    loss=cross_entropy,
+    device="cpu",
+    cycles=1,
+):
+    """Sweep a model once, each proposal judged by all engines on the same weights.
+
+    The reference decides; of proposals judged together, random ones are accepted.
+    Yields (parameter's name, weight, samples, losses of each engine).
+    """
+    model = model.to(device, dtype)
+    inputs, labels = split.inputs.to(device, dtype), split.labels.to(device)
+    chosen = targets(model, train_norm=train_norm)
+    initialize(chosen, 0)
+    sigmas = {target.name: base_sigma(target, "measured") for target in chosen}
+    with searched(model):
+        network = Network.trace(model, inputs[:8], None)
+        for cycle, target in ((c, t) for c in range(cycles) for t in reversed(chosen)):
+            words = 0, cycle, target.name
+            count = target.values.numel()
+            channel = count // target.channels
+            groups = [
+                list(range(i, min(i + at_once, start + channel)))
+                for start in range(0, count, channel)
+                for i in range(start, start + channel, at_once)
+            ]
+
+            def dealt(words=words, groups=groups):
+                own = Minibatches(inputs, labels, batch_size, kind=minibatches, seed=0)
+                own.numbers = own.schedule(len(groups), generator_of(*words, "batch"))
+                return own
+
+            drawn = SAMPLERS["normal"](count, generator_of(*words))
+            dw = (sigmas[target.name] * drawn).to(device, dtype)
+            kept = target.values * (1 - decay)
+            values = torch.stack([kept, kept + dw, kept - dw], 1)
+            batches = dealt()
+            task = Task(model, target, values, None, loss, network)
+            sweeps = engines(task, dealt)
+            for group, number in zip(groups, batches.numbers, strict=True):
+                samples = batches.size(number)
+                found = {k: s.losses(group, number) for k, s in sweeps.items()}
+                yield target.name, group, samples, found
+                if at_once == 1:
+                    losses = found["Reference"].tolist()
+                    won = [winner(losses, samples, TOLERANCE[dtype])]
+                else:
+                    generator = generator_of(*words, *group)
+                    won = torch.randint(3, (len(group),), generator=generator).tolist()
+                    joint = {k: s.joint(group, won).view(1) for k, s in sweeps.items()}
+                    yield target.name, "joint", samples, joint
+                for weight, which in zip(group, won, strict=True):
+                    target.values[weight] = values[weight, which]
+                    for sweep in sweeps.values():
+                        sweep.took(weight, which)

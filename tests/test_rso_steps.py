@@ -1,0 +1,147 @@
+"""What is judged on the host and on a device comes to the same decisions."""
+
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+from course_lib.data import Split
+from course_lib.models import small_cnn
+from course_lib.rso import RSO, SearchError
+from course_lib.rso import search as searches
+from course_lib.rso.minibatches import Minibatches
+from course_lib.rso.processes import Processes
+from course_lib.rso.steps import DeviceStep, HostStep, Rules
+from course_lib.rso.sweeps import Task
+
+pytestmark = pytest.mark.usefixtures("ctrl_c")
+
+
+def split():
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(30, 1, 8, 8, generator=generator)
+    return Split(inputs, torch.randint(4, (30,), generator=generator))
+
+
+def search_of(**options):
+    model = small_cnn(classes=4, widths=(2, 3), norm=True).double()
+    options = {"batch_size": 10, "cycles": 2, "progress": False, **options}
+    return RSO(model, split(), **options)
+
+
+@pytest.fixture
+def on_device(monkeypatch):
+    """Take the GPU's way of judging, wherever the weights are."""
+    monkeypatch.setattr(searches, "HostStep", DeviceStep)
+
+
+@pytest.mark.parametrize("engine", ["reference", "cached"])
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 1e-3}])
+def test_host_and_device_decide_alike(monkeypatch, engine, options):
+    host = search_of(engine=engine, **options)
+    list(host)
+    monkeypatch.setattr(searches, "HostStep", DeviceStep)
+    device = search_of(engine=engine, **options)
+    list(device)
+    assert device.decisions.equal(host.decisions)
+    assert {-1, 0, 1} >= set(device.decisions.tolist()) > {0}
+    ours, theirs = device.model.state_dict(), host.model.state_dict()
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("engine", ["reference", "cached", "incremental"])
+def test_each_device_decides_as_the_cpu_does(device, engine):
+    ours, theirs = search_of(engine=engine, device=device), search_of(engine=engine)
+    list(ours)
+    list(theirs)
+    assert ours.decisions.equal(theirs.decisions)
+
+
+def test_on_a_device_ctrl_c_and_resuming(on_device, tmp_path):
+    calls = []
+
+    def loss(outputs, labels):
+        calls.append(None)
+        if len(calls) == 60:
+            signal.raise_signal(signal.SIGINT)
+        return nn.functional.cross_entropy(outputs, labels, reduction="none")
+
+    options = {"loss": loss, "engine": "cached"}
+    stopped = search_of(**options, checkpoint=tmp_path / "c.pt")
+    with pytest.raises(KeyboardInterrupt):
+        list(stopped)
+    assert stopped.decisions.ne(0).any()
+    whole, resumed = search_of(**options), search_of(**options)
+    list(whole)
+    resumed.load(tmp_path / "c.pt")
+    list(resumed)
+    assert resumed.decisions.equal(whole.decisions)
+
+
+def test_on_a_device_a_loss_that_is_not_finite_is_found_at_the_sweeps_end(on_device):
+    search = search_of(
+        loss=lambda outputs, labels: outputs.sum() * float("inf"), engine="cached"
+    )
+    with pytest.raises(SearchError, match="was not finite in cycle 1, '9"):
+        next(search)
+
+
+class Told:
+    """A sweep that answers what it was told, and remembers what it hears."""
+
+    def __init__(self, losses, together):
+        self.answer, self.together = losses, together
+        self.heard = []
+
+    def losses(self, chosen, number):
+        return torch.tensor(self.answer, dtype=torch.float64)
+
+    def joint(self, chosen, winners):
+        self.asked = list(winners)
+        return torch.tensor(self.together, dtype=torch.float64)
+
+    def took(self, weight, winner):
+        self.heard.append((weight, winner))
+
+
+def host_step(sweep, weights=3):
+    data = split()
+    minibatches = Minibatches(data.inputs, data.labels, 10, kind="partition", seed=0)
+    layer = nn.Linear(weights, 1, bias=False).double()
+    target = searches.proposals.targets(layer)[0]
+    kept = target.values.clone()
+    values = torch.stack([kept, kept + 1, kept - 1], dim=1)
+    task = Task(layer, target, values, minibatches, loss=None)
+    return HostStep(Rules(minibatches, Processes(), 1e-12, 1), task, sweep), values
+
+
+@pytest.mark.parametrize(
+    ("losses", "together", "winners"),
+    [
+        # kept, then + and - of each of three weights
+        ([9.0, 8.0, 10.0, 9.5, 7.0, 9.0, 9.0], 6.0, [1, 2, 0]),  # better together
+        ([9.0, 8.0, 10.0, 9.5, 7.0, 9.0, 9.0], 7.0, [0, 2, 0]),  # not better: the best
+        ([9.0, 8.0, 10.0, 9.5, 9.5, 9.0, 9.0], -1.0, [1, 0, 0]),  # one alone
+        ([9.0, 9.5, 10.0, 9.5, 9.5, 9.0, 9.0], -1.0, [0, 0, 0]),  # none
+    ],
+)
+def test_weights_that_are_judged_together(losses, together, winners):
+    sweep = Told(losses, together)
+    step, values = host_step(sweep)
+    assert step(range(3), 0, asked=True) is True
+    assert sweep.heard == list(enumerate(winners))
+    signs = [(0, 1, -1)[winner] for winner in winners]
+    assert step.decisions().tolist() == signs
+    expected = [values[i, winner].item() for i, winner in enumerate(winners)]
+    assert step.flat.tolist() == expected
+    if sum(winner > 0 for winner in winners) > 1 or together == 7.0:
+        assert sweep.asked == [1, 2, 0]
+
+
+def test_a_nan_of_the_host_changes_nothing():
+    step, values = host_step(Told([float("nan"), 1.0, 2.0], 0.0))
+    with pytest.raises(SearchError, match="the loss is nan on mini-batch 1, cycle 1"):
+        step(range(1), 1, asked=False)
+    assert step.flat.tolist() == values[:, 0].tolist()
+    assert step.decisions().tolist() == [0, 0, 0]

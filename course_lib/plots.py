@@ -410,7 +410,163 @@ def races(
     for i, (name, points) in enumerate(runs.items()):
         style = {"color": COLORS[(0, 5, 2, 1)[i % 4]], "marker": "os^D"[i % 4]}
         xs, ys = list(points), list(points.values())
-        ax.plot(xs, ys, label=name, markersize=4, **style)
+        every = max(len(xs) // 10, 1)  # few markers on a long line
+        ax.plot(xs, ys, label=name, markersize=4, markevery=every, **style)
     ax.set(xscale="log", xlabel=xlabel, ylabel=ylabel)
     ax.legend(frameon=False)
+    return _plain(ax)
+
+
+def sharing(ax: "Axes", places: Mapping[str, Tensor]) -> "Axes":
+    """Draw the places of a model on the left, their tensors on the right, and arrows.
+
+    A tensor that stands at several places is drawn once, in another color.
+    """
+    users: dict[int, list[str]] = {}
+    for name, tensor in places.items():
+        users.setdefault(id(tensor), []).append(name)
+    lefts = {
+        name: _box(ax, 0.2, y, name, "0.4")
+        for y, name in zip(_heights(len(places)), places, strict=True)
+    }
+    for y, names in zip(_heights(len(users)), users.values(), strict=True):
+        color = COLORS[5] if len(names) > 1 else COLORS[0]
+        shape = " x ".join(map(str, places[names[0]].shape))
+        tensor = _box(ax, 0.8, y, shape, color)
+        for name in names:
+            _arrow(ax, lefts[name], tensor, color)
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    ax.axis("off")
+    return ax
+
+
+def spread(ax: "Axes", groups: Mapping[str, Sequence[float]], *, xlabel: str) -> "Axes":
+    """Draw each group's numbers as dots in a row of its own, and their mean as a bar.
+
+    The first group is on top. Dots are pale, so that equal ones show.
+    """
+    for i, (name, numbers) in enumerate(groups.items()):
+        color = COLORS[(0, 5, 2, 1)[i % 4]]
+        dots = {"color": color, "alpha": 0.5, "markersize": 9, "label": name}
+        ax.plot(numbers, [i] * len(numbers), linestyle="", marker="o", **dots)
+        mean = sum(numbers) / len(numbers)
+        ax.plot([mean, mean], [i - 0.3, i + 0.3], color=color, linewidth=3)
+    ax.set_yticks(range(len(groups)), list(groups))
+    ax.set(xlabel=xlabel, ylim=(len(groups) - 0.5, -0.5))
+    return _plain(ax)
+
+
+def strips(
+    ax: "Axes", rows: Mapping[str, Sequence[str]], groups: Mapping[str, int]
+) -> "Axes":
+    """Draw each row of texts as squares side by side, its name on the left.
+
+    Args:
+        ax: where to draw.
+        rows: name -> what stands in the squares.
+        groups: text -> number of its color; a text without one stays white.
+    """
+    for y, texts in enumerate(rows.values()):
+        for x, text in enumerate(texts):
+            color = COLORS[groups[text] % len(COLORS)] if text in groups else None
+            _square(ax, x, y, text, color)
+    ax.set_yticks(range(len(rows)), list(rows))
+    width = max(map(len, rows.values()))
+    ax.set(xlim=(-0.6, width - 0.4), ylim=(len(rows) - 0.4, -0.6), xticks=[])
+    return _bare(ax)
+
+
+def windows(
+    ax: "Axes",
+    numbers: int,
+    kernel: int,
+    stride: int,
+    pads: Mapping[str, Sequence[int]],
+) -> "Axes":
+    """Draw where a kernel looks along 1, 2, ..., `numbers`, padded with zeros.
+
+    Args:
+        ax: where to draw.
+        numbers: how many there are before padding.
+        kernel: numbers in a window.
+        stride: from one window to the next.
+        pads: name -> (zeros before, zeros after), a row for each.
+    """
+    for y, (before, after) in enumerate(pads.values()):
+        for x in range(-before, numbers + after):
+            inside = 0 <= x < numbers
+            _square(ax, x, 2 * y, str(x + 1) if inside else "0", None, faint=not inside)
+        starts = range(-before, numbers + after - kernel + 1, stride)
+        for i, start in enumerate(starts):
+            low = 2 * y + 0.62 + 0.14 * (i % 3)  # neighbors must not cover each other
+            ends = (start - 0.4, start + kernel - 0.6)
+            ax.plot(ends, (low, low), color=COLORS[(0, 5, 2)[i % 3]], linewidth=3)
+    ax.set_yticks(range(0, 2 * len(pads), 2), list(pads))
+    left = max(before for before, _ in pads.values())
+    right = max(after for _, after in pads.values())
+    ax.set(xlim=(-left - 0.6, numbers + right - 0.4), xticks=[])
+    ax.set_ylim(2 * len(pads) - 0.8, -0.6)
+    return _bare(ax)
+
+
+def _square(
+    ax: "Axes", x: float, y: float, text: str, color: str | None, *, faint: bool = False
+) -> None:
+    style = {"facecolor": (color, 0.35) if color else "white"}
+    style["edgecolor"], ink = ("0.75", "0.6") if faint else ("0.3", "black")
+    across, down = (-0.46, 0.46, 0.46, -0.46), (-0.46, -0.46, 0.46, 0.46)
+    ax.fill([x + step for step in across], [y + step for step in down], **style)
+    ax.text(x, y, text, ha="center", va="center", color=ink, parse_math=False)
+
+
+def _bare(ax: "Axes") -> "Axes":
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set_aspect("equal")
+    return ax
+
+
+def rates(
+    ax: "Axes", speeds: Mapping[str, float], *, xlabel: str, peak: float | None = None
+) -> "Axes":
+    """Draw measured speeds as bars, and as a line the best that the machine does."""
+    bars(ax, speeds, xlabel=xlabel)
+    if peak is not None:
+        ax.axvline(peak, color=COLORS[5], linestyle="--", linewidth=2)
+        ax.set(xlim=(0, 1.1 * max(peak, *speeds.values())))
+        style = {"color": COLORS[5], "rotation": 90, "va": "center", "ha": "right"}
+        ax.text(peak, 0.5, "peak ", transform=ax.get_xaxis_transform(), **style)
+    return ax
+
+
+def channels(
+    ax: "Axes", layers: Mapping[str, Sequence[int]], *, kinds: Sequence[str]
+) -> "Axes":
+    """Draw each layer as a column of channels, colored by their kind.
+
+    Args:
+        ax: where to draw.
+        layers: name -> the kind of each channel, as a position in `kinds`.
+        kinds: their names, at most three; the first is drawn empty.
+    """
+    looks = (("white", "o"), (COLORS[1], "D"), (COLORS[0], "s"))
+    for kind, (name, (color, marker)) in enumerate(zip(kinds, looks, strict=False)):
+        places = [
+            (x, len(column) / 2 - y)
+            for x, column in enumerate(layers.values())
+            for y, own in enumerate(column)
+            if own == kind
+        ]
+        style = {"linestyle": "", "markeredgecolor": "0.4", "markersize": 7}
+        ax.plot(
+            *zip(*places or [(None, None)], strict=True),
+            marker,
+            label=name,
+            color=color,
+            **style,
+        )
+    ax.set_xticks(range(len(layers)), list(layers))
+    ax.set(yticks=[], xlim=(-0.5, len(layers) - 0.5))
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    ax.spines["left"].set_visible(False)
     return _plain(ax)

@@ -1,5 +1,7 @@
 """Each picture's data against numpy, on an Axes that belongs to no global state."""
 
+from itertools import pairwise
+
 import matplotlib.figure
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.colors import same_color
 from matplotlib.text import Annotation
+from torch import nn
 
 from course_lib import plots
 
@@ -56,8 +59,14 @@ ONE_AXES = {
     "arrows": lambda ax: plots.arrows(
         ax, {"a": torch.ones(2)}, before={"a": 2 * torch.ones(2)}
     ),
+    "sharing": lambda ax: plots.sharing(ax, {"0.weight": torch.ones(2, 3)}),
+    "spread": lambda ax: plots.spread(ax, {"a": [1.0, 2.0]}, xlabel="x"),
     "mosaic": lambda ax: plots.mosaic(ax, torch.zeros(3, 1, 2, 2)),
     "flow": lambda ax: plots.flow(ax, {"a": ["1", "double", "2"]}),
+    "three": lambda ax: plots.three(ax, torch.zeros(3, 2), 0),
+    "races": lambda ax: plots.races(ax, {"a": {1: 2.0}}, xlabel="x", ylabel="y"),
+    "strips": lambda ax: plots.strips(ax, {"a": ["1"]}, {}),
+    "windows": lambda ax: plots.windows(ax, 4, 3, 2, {"a": (0, 1)}),
 }
 
 
@@ -394,3 +403,146 @@ def test_a_mosaic_lays_images_out_row_by_row(ax, device, channels):
     assert not picture[:, 4:6].any()
     assert drawn.get_clim() == (0, 1)
     assert (list(ax.get_xticks()), ax.get_title()) == ([], "samples")
+
+
+@pytest.mark.parametrize("winner", [0, 1, -1])
+def test_the_star_stands_on_the_winner_of_three(ax, device, winner):
+    tries = torch.tensor([[1.0, 2.0], [1.0, 5.0], [1.0, -1.0]], device=device)
+    plots.three(ax, tries, winner)
+    _, kept, moved, star = ax.lines
+    assert [tuple(point) for point in kept.get_xydata()] == [(1, 2)]
+    assert [tuple(point) for point in moved.get_xydata()] == [(1, 5), (1, -1)]
+    assert moved.get_markerfacecolor() == "white"
+    wanted = {0: (1, 2), 1: (1, 5), -1: (1, -1)}[winner]
+    assert [tuple(point) for point in star.get_xydata()] == [wanted]
+    assert star.get_marker() == "*"
+
+
+def test_races_have_x_values_of_their_own_on_a_logarithmic_axis(ax):
+    long = {10.0 * i: 0.5 for i in range(1, 41)}
+    plots.races(ax, {"a": {1: 0.25, 100: 0.75}, "b": long}, xlabel="n", ylabel="y")
+    first, second = ax.lines
+    assert first.get_xydata().tolist() == [[1, 0.25], [100, 0.75]]
+    assert second.get_xdata().tolist() == list(long)
+    assert (first.get_markevery(), second.get_markevery()) == (1, 4)
+    assert [line.get_label() for line in ax.lines] == ["a", "b"]
+    assert first.get_color() != second.get_color()
+    assert (ax.get_xscale(), ax.get_xlabel(), ax.get_ylabel()) == ("log", "n", "y")
+
+
+# strips and windows
+
+
+def squares_of(ax):
+    """Return {(x, y): (text, face color)} of the squares on an Axes."""
+    texts = {text.get_position(): text.get_text() for text in ax.texts}
+    faces = {
+        tuple(patch.get_xy()[:4].mean(axis=0).round(6).tolist()): patch.get_facecolor()
+        for patch in ax.patches
+    }
+    assert set(texts) == set(faces)
+    return {place: (texts[place], faces[place]) for place in texts}
+
+
+def test_strips_set_texts_side_by_side_in_the_color_of_their_group(ax):
+    plots.strips(ax, {"last": ["a", "A", "b"], "first": ["a"]}, {"a": 0, "b": 1})
+    drawn = squares_of(ax)
+    assert {place: text for place, (text, _) in drawn.items()} == {
+        (0, 0): "a",
+        (1, 0): "A",
+        (2, 0): "b",
+        (0, 1): "a",
+    }
+    assert same_color(drawn[0, 0][1], (plots.COLORS[0], 0.35))
+    assert same_color(drawn[2, 0][1], (plots.COLORS[1], 0.35))
+    assert same_color(drawn[1, 0][1], "white")
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert (list(ax.get_yticks()), labels) == ([0, 1], ["last", "first"])
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first row is on top
+
+
+def test_windows_lie_where_the_kernel_looks(ax):
+    plots.windows(ax, 5, 3, 2, {"same": (0, 1), "torch": (1, 1)})
+    texts = {place: text for place, (text, _) in squares_of(ax).items()}
+    assert [texts[x, 0] for x in range(6)] == ["1", "2", "3", "4", "5", "0"]
+    assert [texts[x, 2] for x in range(-1, 6)] == ["0", "1", "2", "3", "4", "5", "0"]
+    spans = [line.get_xdata() for line in ax.lines]
+    found = [(round(a + 0.4), round(b - 0.4) + 1) for a, b in spans]
+    assert found == [(0, 3), (2, 5), (-1, 2), (1, 4), (3, 6)]
+    rows = [line.get_ydata()[0] > 2 for line in ax.lines]
+    assert rows == [False, False, True, True, True]
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_windows_are_as_many_as_a_convolution_returns(ax, stride):
+    padded = torch.zeros(1, 1, 2 + 7 + 1)
+    wanted = nn.functional.conv1d(padded, torch.ones(1, 1, 4), stride=stride).numel()
+    plots.windows(ax, 7, 4, stride, {"a": (2, 1)})
+    assert len(ax.lines) == wanted
+    lows = [line.get_ydata()[0] for line in ax.lines]
+    assert all(one != other for one, other in pairwise(lows))
+
+
+def test_rates_are_bars_with_the_peak_as_a_line(ax):
+    plots.rates(ax, {"slow": 1.0, "fast": 3.0}, peak=4.0, xlabel="a second")
+    assert [bar.get_width() for bar in ax.patches] == [1.0, 3.0]
+    (line,) = ax.lines
+    assert list(line.get_xdata()) == [4.0, 4.0]
+    assert ax.get_xlim()[1] > 4
+    assert ax.get_xlabel() == "a second"
+
+
+def test_rates_without_a_peak_draw_no_line(ax):
+    plots.rates(ax, {"slow": 1.0}, xlabel="a second")
+    assert not ax.lines
+
+
+def test_channels_stand_in_columns_and_each_kind_has_its_look(ax):
+    plots.channels(ax, {"a": [0, 1], "b": [2, 2, 2]}, kinds=("no", "one", "all"))
+    drawn = {line.get_label(): line for line in ax.lines}
+    places = {
+        name: [tuple(point) for point in line.get_xydata() if point[0] == point[0]]
+        for name, line in drawn.items()
+    }
+    assert places["no"] == [(0, 1.0)]
+    assert places["one"] == [(0, 0.0)]
+    assert places["all"] == [(1, 1.5), (1, 0.5), (1, -0.5)]
+    assert len({line.get_color() for line in ax.lines}) == 3
+    assert len({line.get_marker() for line in ax.lines}) == 3
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["a", "b"]
+
+
+def test_a_kind_that_no_channel_has_is_named_all_the_same(ax):
+    plots.channels(ax, {"a": [0]}, kinds=("no", "one", "all"))
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert names == ["no", "one", "all"]
+
+
+def test_a_tensor_that_is_shared_is_drawn_once_with_an_arrow_from_each_place(ax):
+    tied, own = torch.ones(2, 3), torch.ones(2, 3)  # equal numbers are not sharing
+    plots.sharing(ax, {"a": tied, "b": own, "c": tied})
+    boxes = [text for text in ax.texts if text.get_text()]
+    places, tensors = boxes[:3], boxes[3:]
+    assert [box.get_text() for box in places] == ["a", "b", "c"]
+    assert [box.get_text() for box in tensors] == ["2 x 3", "2 x 3"]
+    edges = [box.get_bbox_patch().get_edgecolor() for box in tensors]
+    assert same_color(edges[0], plots.COLORS[5])
+    assert same_color(edges[1], plots.COLORS[0])
+    arrows = [text for text in ax.texts if isinstance(text, Annotation)]
+    ends = [(arrow.get_position()[1], arrow.xy[1]) for arrow in arrows]
+    up, down = (box.get_position()[1] for box in tensors)
+    first, second, third = (box.get_position()[1] for box in places)
+    assert ends == [(first, up), (third, up), (second, down)]
+    assert first > second > third
+    assert up > down
+
+
+def test_a_spread_has_a_dot_for_each_number_and_a_bar_at_the_mean(ax):
+    plots.spread(ax, {"few": [1.0, 4.0], "many": [2.0, 2.0, 5.0]}, xlabel="percent")
+    dots, bars = ax.lines[::2], ax.lines[1::2]
+    np.testing.assert_array_equal(dots[0].get_xydata(), [[1, 0], [4, 0]])
+    np.testing.assert_array_equal(dots[1].get_xydata(), [[2, 1], [2, 1], [5, 1]])
+    assert [list(bar.get_xdata()) for bar in bars] == [[2.5, 2.5], [3.0, 3.0]]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["few", "many"]
+    assert ax.get_ylim() == (1.5, -0.5)  # the first group on top
+    assert ax.get_xlabel() == "percent"

@@ -1,0 +1,232 @@
+"""Wrong answers to the exercises of lesson 07, each with a piece of its message."""
+
+
+def _assign(*lines, before=""):
+    body = "".join(f"    {line}\n" for line in lines)
+    return f"{before}def assign(model, values):\n{body}"
+
+
+_PAIRS = "for weight, fresh in zip(model.parameters(), values):"
+_NO_GRAD = "@torch.no_grad()\n"
+
+
+def _best(*lines):
+    return "def best(loss, w, dw):\n" + "".join(f"    {line}\n" for line in lines)
+
+
+def _passes(*lines):
+    return "def forward_passes(model, cycles):\n" + "".join(
+        f"    {line}\n" for line in lines
+    )
+
+
+def _he(expression):
+    return f"def he(weight):\n    return {expression}\n"
+
+
+def _anneal(*lines):
+    return "def anneal(sigma, cycle, cycles, final):\n" + "".join(
+        f"    {line}\n" for line in lines
+    )
+
+
+WRONG = {
+    "assign": [
+        (_assign(_PAIRS, "    weight = fresh"), "The model has not changed"),
+        (_assign(_PAIRS, "    weight.copy_(fresh)"), "a leaf Variable that requires"),
+        (_assign(_PAIRS, "    weight.data = fresh"), "shares its memory"),
+        (
+            _assign(_PAIRS, "    weight.add_(fresh)", before=_NO_GRAD),
+            "You added the values",
+        ),
+        (
+            _assign(_PAIRS, "    fresh.copy_(weight)", before=_NO_GRAD),
+            "You changed the tensors in `values`",
+        ),
+        (
+            _assign(
+                "names = [name for name, _ in model.named_parameters()]",
+                "for name, fresh in zip(names, values):",
+                "    owner, _, kind = name.rpartition('.')",
+                "    setattr(model.get_submodule(owner), kind,",
+                "            nn.Parameter(fresh.clone()))",
+            ),
+            "The model has new parameters",
+        ),
+        (
+            _assign(
+                _PAIRS,
+                "    weight.requires_grad_(False)",
+                "    weight.copy_(fresh)",
+            ),
+            "can't be trained by gradients any more",
+        ),
+        (
+            _assign(
+                _PAIRS,
+                "    if weight.dim() > 1:",
+                "        weight.copy_(fresh)",
+                before=_NO_GRAD,
+            ),
+            "Only some of the parameters",
+        ),
+        (
+            _assign(
+                _PAIRS,
+                "    weight.copy_(torch.randn(weight.shape))",
+                before=_NO_GRAD,
+            ),
+            "they are not those of `values`",
+        ),
+    ],
+    "best": [
+        (_best("return ..."), "There is still a `...`"),
+        (_best("return min([w + dw, w, w - dw], key=loss)"), "you move the weight"),
+        (_best("return min(loss(w), loss(w + dw), loss(w - dw))"), "the best loss"),
+        (
+            _best(
+                "losses = [loss(w), loss(w + dw), loss(w - dw)]",
+                "return losses.index(min(losses))",
+            ),
+            "That looks like a position",
+        ),
+        (
+            _best("return w + dw if loss(w + dw) < loss(w) else w"),
+            "you stay, although a candidate has a lower loss",
+        ),
+        (
+            _best(
+                "if loss(w + dw) < loss(w):",
+                "    return w + dw",
+                "return w - dw if loss(w - dw) < loss(w) else w",
+            ),
+            "you return the second best",
+        ),
+        (
+            _best("return min([w + dw, w - dw], key=loss)"),
+            "You ask for 2 of the three losses",
+        ),
+        (
+            _best(
+                "now, w = loss(w), w + dw",
+                "up, w = loss(w), w - 2 * dw",
+                "down, w = loss(w), w + dw",
+                "if now <= min(up, down):",
+                "    return w",
+                "return w + dw if up < down else w - dw",
+            ),
+            "remember w itself",
+        ),
+        (
+            _best("return max([w, w + dw, w - dw], key=loss)"),
+            "Where only w - dw is better, you keep a change",
+        ),
+        (
+            _best("return min([w, w + dw, w - 2 * dw], key=loss)"),
+            "You ask for the loss at 1",
+        ),
+        (
+            _best("return min([w, w + dw, w - dw], key=lambda x: abs(loss(x)))"),
+            "Where the losses are negative, you keep a change",
+        ),
+    ],
+    "passes": [
+        (_passes("return ..."), "There is still a `...`"),
+        (
+            _passes("return cycles * sum(p.numel() for p in model.parameters())"),
+            "One pass for each weight",
+        ),
+        (
+            _passes("return 2 * cycles * sum(p.numel() for p in model.parameters())"),
+            "`keep` needs a pass of its own",
+        ),
+        (
+            _passes("return 3 * cycles * len(list(model.parameters()))"),
+            "You count tensors",
+        ),
+        (
+            _passes("return 3 * sum(p.numel() for p in model.parameters())"),
+            "The cycles are missing",
+        ),
+        (
+            _passes("return 3 * cycles * sum(p.numel() for p in model.parameters())"),
+            "You count a frozen parameter",
+        ),
+        (
+            _passes(
+                "layers = [m for m in model.modules() if isinstance(m, nn.Linear)]",
+                "weights = [m.weight for m in layers if m.weight.requires_grad]",
+                "return 3 * cycles * sum(w.numel() for w in weights)",
+            ),
+            "The bias is missing",
+        ),
+        (
+            _passes(
+                "weights = [p for layer in model for p in layer.parameters()]",
+                "chosen = [p for p in weights if p.requires_grad]",
+                "return 3 * cycles * sum(p.numel() for p in chosen)",
+            ),
+            "stands twice in the model is counted twice",
+        ),
+        (
+            _passes("return 4 * cycles * sum(p.numel() for p in model.parameters())"),
+            "Four passes for each weight",
+        ),
+        (
+            _passes(
+                "count = sum(torch.tensor(p.numel()) for p in model.parameters())",
+                "return 3 * cycles * count",
+            ),
+            "You returned a tensor",
+        ),
+    ],
+    "he": [
+        (_he("..."), "There is still a `...`"),
+        (_he("(2 / weight.numel()) ** 0.5"), "the whole tensor"),
+        (_he("(2 / len(weight)) ** 0.5"), "divide by the number of outputs"),
+        (_he("len(weight)"), "That is the number of outputs"),
+        (_he("2 / weight[0].numel()"), "The root is missing"),
+        (_he("(1 / weight[0].numel()) ** 0.5"), "The 2 is missing"),
+        (_he("(2 / weight.shape[1]) ** 0.5"), "forget the kernel"),
+        (_he("weight[0].numel()"), "That is the fan-in itself"),
+    ],
+    "anneal": [
+        (_anneal("return ..."), "There is still a `...`"),
+        (
+            _anneal("return sigma * (1 - (1 - final) * cycle / cycles)"),
+            "You divide by `cycles`",
+        ),
+        (
+            _anneal("return sigma * (1 - (1 - final) * cycle / (cycles - 1))"),
+            "you divide by zero",
+        ),
+        (
+            _anneal("return sigma * final ** (cycle / max(cycles - 1, 1))"),
+            "geometric fall",
+        ),
+        (
+            _anneal("return sigma * (1 - 0.9 * cycle / max(cycles - 1, 1))"),
+            "Is a 0.1 or 0.9 fixed?",
+        ),
+        (
+            _anneal("return sigma * (1 - cycle / max(cycles - 1, 1))"),
+            "You end at 0",
+        ),
+        (
+            _anneal(
+                "return final + (sigma - final) * (1 - cycle / max(cycles - 1, 1))"
+            ),
+            "all values should double",
+        ),
+        (
+            _anneal(
+                "return sigma * (final + (1 - final) * cycle / max(cycles - 1, 1))"
+            ),
+            "Sigma should fall",
+        ),
+        (
+            _anneal("return sigma * (1 - (1 - final) * (cycle + 1) / cycles)"),
+            "counts from 0",
+        ),
+    ],
+}

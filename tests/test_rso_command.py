@@ -286,9 +286,12 @@ def test_the_defaults_reach_95_percent_quickly(tmp_path):
 
 
 def test_a_folder_of_two_dates(tmp_path):
-    folder, model = Folder(tmp_path), small_cnn()
+    folder, model, path = Folder(tmp_path), small_cnn(), tmp_path / "settings.json"
     folder.write_settings({"seed": 0}, model, torch.device("cpu"))
+    first = json.loads(path.read_text())
+    path.write_text(json.dumps({**first, "date": "2001-01-01"}))
     folder.write_settings({"seed": 0}, model, torch.device("cpu"))
-    settings = json.loads((tmp_path / "settings.json").read_text())
-    assert len(settings["resumed"]) == 1
+    settings = json.loads(path.read_text())
+    assert settings["date"] == "2001-01-01"
+    assert settings["resumed"] >= [first["date"]]
     assert folder.claim({"seed": 1}, resume=True, overwrite=False) == {"seed": 1}

@@ -73,6 +73,11 @@ CASES = {
         {"batch_size": 20, "train_norm": True, "weight_decay": 1e-3},
     ),
     "conv, four at once": (conv_net, 40, {"batch_size": 20, "proposals_at_once": 4}),
+    "conv, first process's weights": (
+        conv_net,
+        40,
+        {"batch_size": 20, "initialize": False},
+    ),
     "paper": (tiny_paper_net, 24, {"batch_size": 12}),
     "residual": (tiny_residual_net, 24, {"batch_size": 12}),
 }

@@ -534,8 +534,8 @@ def rates(
     if peak is not None:
         ax.axvline(peak, color=COLORS[5], linestyle="--", linewidth=2)
         ax.set(xlim=(0, 1.1 * max(peak, *speeds.values())))
-        style = {"color": COLORS[5], "rotation": 90, "va": "center", "ha": "right"}
-        ax.text(peak, 0.5, "peak ", transform=ax.get_xaxis_transform(), **style)
+        style = {"color": COLORS[5], "va": "bottom", "ha": "center"}
+        ax.text(peak, 1, "peak", transform=ax.get_xaxis_transform(), **style)
     return ax
 
 

@@ -217,6 +217,9 @@ def share_of_work(rank: int, count: int, port: int, results: object) -> None:
             total += seconds * len(target.values)
     if rank == 0:
         results.put(total)
+    if count > 1:
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def two_processes() -> float:

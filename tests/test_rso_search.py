@@ -130,7 +130,7 @@ def test_a_search_is_the_papers_loop(engine, decay):
         {"order": "random", "loss": zero_one, "sampler": "fixed"},
         {"order": "input_first", "final_sigma": 1.0, "seed": 3},
     ],
-    ids=str,
+    ids=" ".join,
 )
 def test_engines_decide_alike(options):
     found = [run(engine=engine, **options) for engine in (*ENGINES, "auto")]

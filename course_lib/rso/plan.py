@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from course_lib.rso.kernels import (
@@ -23,6 +24,7 @@ from course_lib.rso.pipeline import Piece, Pipeline
 from course_lib.rso.prefixes import Prefixes
 from course_lib.rso.sweeps import holds
 
+SMALL = 64  # pixels of an image up to which a convolution is taken as a matrix
 Step = Callable[[Tensor, int, "State"], Tensor]
 
 
@@ -104,8 +106,10 @@ class Plan:
                 continue
             whole.add(node)
             if is_alone and self._spreads(node, narrow[moving[0]]):
-                size = self._size(self.network.shapes[node])
-                self.dense[node] = Dense(self.network.taps(node), self.channels, size)
+                shapes = self.network.shapes
+                sizes = self._size(shapes[moving[0]]), self._size(shapes[node])
+                taps = self.network.taps(node)
+                self.dense[node] = Dense(taps, self.channels, *sizes)
                 self.source_of[node] = moving[0]
             else:
                 self.source_of.update({n: n for n in moving})
@@ -267,36 +271,66 @@ class Plan:
 
 
 class Dense:
-    """A convolution or linear layer whose input changes in one channel."""
+    """A convolution or linear layer whose input changes in one channel.
 
-    def __init__(self, taps: Taps, channels: int, size: tuple[int, int]) -> None:
+    A convolution of a small image is a matrix from all its pixels to all outputs: more
+    multiply-adds than taps, and no columns to fill, which takes longer.
+    """
+
+    def __init__(
+        self, taps: Taps, channels: int, image: tuple[int, int], size: tuple[int, int]
+    ) -> None:
         self.taps, self.size = taps, size
         weight = taps.weight()  # (outputs, inputs, kernel height, kernel width)
         self.is_linear = isinstance(taps.module, nn.Linear)
         self.kernel = weight.shape[2:]
-        matrix = weight.reshape(len(weight), channels, -1).permute(1, 2, 0)
-        self.matrix = matrix.contiguous()  # (inputs, taps, outputs)
+        pixels = math.prod(image)
+        entries = channels * pixels * math.prod(size) * len(weight)
+        is_small = pixels <= SMALL and entries <= SMALL**4
+        self.is_whole = self.is_linear or is_small
+        if self.is_whole and not self.is_linear:
+            self.matrix = self._unrolled(weight, image)  # (inputs, pixels, all outputs)
+        else:
+            matrix = weight.reshape(len(weight), channels, -1).permute(1, 2, 0)
+            self.matrix = matrix.contiguous()  # (inputs, taps, outputs)
+
+    def _unrolled(self, weight: Tensor, image: tuple[int, int]) -> Tensor:
+        """Return what each pixel of an input alone gives at all outputs."""
+        outputs, inputs = weight.shape[:2]
+        pixels = math.prod(image)
+        one = torch.eye(pixels, dtype=weight.dtype, device=weight.device)
+        kernels = weight.transpose(0, 1).reshape(-1, 1, *self.kernel)
+        taps = self.taps
+        given = F.conv2d(
+            one.view(pixels, 1, *image),
+            kernels,
+            stride=taps.stride,
+            padding=taps.padding,
+            dilation=taps.dilation,
+        )
+        given = given.view(pixels, inputs, outputs, -1).permute(1, 0, 3, 2)
+        return given.reshape(inputs, pixels, -1)
 
     def add_(
         self, base: Tensor, change: Tensor, channel: int, buffer: Callable
     ) -> None:
         """Mend `base`, `(pixels, outputs)`, by a change `(1, batch, height, width)`."""
         columns = self._columns(self._batch_first(change, buffer), buffer)
-        base.addmm_(columns[0], self.matrix[channel])
+        base.view(-1, self.matrix.shape[2]).addmm_(columns[0], self.matrix[channel])
 
     def source(
         self, base: Tensor, planes: Tensor, first: int, channel: int, buffer: Callable
     ) -> Callable[[Piece, Tensor], None]:
         """Return what fills in candidates' outputs; planes[0] is what made `base`."""
         change = self._batch_first(planes[1:] - planes[:1], buffer)
-        pixels = base.shape[0] // planes.shape[1]
+        base = base.view(-1, self.matrix.shape[2])
+        pixels = base.shape[0] // planes.shape[1]  # rows of `base` for each sample
         weights = self.matrix[channel]
 
         def fill(piece: Piece, out: Tensor) -> None:
             rows = slice(piece.samples.start * pixels, piece.samples.stop * pixels)
-            count = piece.count
             out = out if self.is_linear else out.permute(0, 2, 3, 1)
-            out = out.reshape(count, -1, out.shape[-1])
+            out = out.reshape(piece.count, -1, base.shape[1])
             low = piece.candidates.start - (1 - first)  # among the changes
             if low < 0:
                 out[0] = base[rows]
@@ -315,10 +349,10 @@ class Dense:
     def _batch_first(self, change: Tensor, buffer: Callable) -> Tensor:
         """Return a change whose memory has the batch in front, as images need it.
 
-        A linear layer takes `(candidates, batch, inputs)`, in whatever memory.
+        A matrix of all pixels takes `(candidates, batch, pixels)`, in whatever memory.
         """
         memory = change.permute(0, 2, 3, 1).flatten(1, 2)  # (candidates, pixels, batch)
-        if self.is_linear:
+        if self.is_whole:
             return memory.transpose(1, 2)
         out = buffer("batch first", change.shape, change)
         for own, plane in zip(out.flatten(2), memory, strict=True):
@@ -326,8 +360,8 @@ class Dense:
         return out
 
     def _columns(self, change: Tensor, buffer: Callable) -> Tensor:
-        """Return `(candidates, pixels, taps)`."""
-        if self.is_linear:
+        """Return `(candidates, rows, taps)`."""
+        if self.is_whole:
             return change
         shape = (*self.kernel, *change.shape[:2], *self.size)
         columns = patches(

@@ -225,12 +225,12 @@ def test_arrays_far_larger_than_their_file_are_not_read(tmp_path):
     refused(data, "would take .* bytes, far more than the", weights=path)
     with zipfile.ZipFile(tmp_path / "w.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("0.npy", bytes(2**24))
-    refused(stack(dense()), "far larger than the file", weights=tmp_path / "w.npz")
+    refused(stack(dense()), "0.npy would take 16,777,216", weights=tmp_path / "w.npz")
 
 
 def test_pickles_are_not_loaded(tmp_path):
     np.savez(tmp_path / "w.npz", np.array([KERNEL, {}], dtype=object))
-    refused(stack(dense()), "Object arrays cannot be", weights=tmp_path / "w.npz")
+    refused(stack(dense()), r"holds object", weights=tmp_path / "w.npz")
 
 
 def test_a_keras_zip_is_never_extracted(tmp_path):

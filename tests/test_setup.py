@@ -91,6 +91,13 @@ def test_readme_gives_the_two_commands():
     assert "make test" in readme
 
 
+@pytest.mark.parametrize(
+    "code", re.findall(r"```python\n(.*?)```", text("README.md"), re.S)
+)
+def test_readmes_examples_run(code):
+    exec(compile(code, "README.md", "exec"), {})
+
+
 def make(*arguments):
     command = ["make", "--no-print-directory", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

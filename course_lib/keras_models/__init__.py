@@ -5,6 +5,7 @@ The way of a file: `files` opens it, `schema` translates its era to the neutral 
 `weights` fills them.
 """
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,13 +17,15 @@ from torch import nn
 
 from course_lib.keras_models.files import (
     LARGEST_JSON,
+    Zip,
     as_path,
-    open_hdf5,
+    kind_of,
+    open_zip,
     parse_json,
-    read_zip,
     reading,
 )
 from course_lib.keras_models.graph import KerasModel
+from course_lib.keras_models.hdf5 import Hdf5, open_hdf5
 from course_lib.keras_models.kinds import Maker
 from course_lib.keras_models.schema import read_spec
 from course_lib.keras_models.spec import KerasFormatError, Problems
@@ -51,7 +54,14 @@ def load_keras(
     `course_lib.keras_models.constraints.constrain(model, optimizer)`. Frozen layers
     don't require gradients.
 
-    Nothing in a file is run: a Lambda's code needs a replacement.
+    Nothing in a file is run: a Lambda's code needs a replacement. HDF5 files are read
+    by a process of its own, which a damaged one may crash.
+
+    Where one Keras computed several things, it is taken at its word: average pooling
+    with "same" leaves the padding out, as on TensorFlow and JAX, though Keras 3 counts
+    it on torch; a masked layer with `go_backwards` turns its mask along the steps,
+    though 1.1 on TensorFlow turned it along the batch. PReLU of 1.2 did not write its
+    `shared_axes`: if its slopes don't fit, add them to the JSON.
 
     Args:
         source: a path to `.json`, `.keras` or a whole-model `.h5`; JSON; or a dict.
@@ -93,24 +103,22 @@ def load_keras(
     _check_arguments(source, axis_order, replacements)
     data, place, found = _open(source)
     problems = Problems(place)
-    try:
+    with reading(place):
         spec = read_spec(data, problems, keras_version)
         maker = Maker(spec.version, problems, replacements or {}, KerasModel)
         model = KerasModel(spec, maker, axis_order)
-    except RecursionError:
-        raise KerasFormatError(f"load_keras: {place} is nested too deep.") from None
-    maker.check_replacements()
-    problems.check()
-    model.eval()
-    with torch.no_grad(), reading(place):
-        model.build()
-    _freeze(model, spec)
-    weights = found if weights is None else weights
-    if weights is not None:
-        theano = spec.backend == "theano" and spec.version >= (2, 0)
-        load_weights(model, weights, flipped=theano_kernels or theano)
-    initialize_rest(model)
-    model.attach_regularizers()
+        maker.check_replacements()
+        problems.check()
+        model.eval()
+        with torch.no_grad():
+            model.build()
+        _freeze(model, spec)
+        weights = found if weights is None else weights
+        if weights is not None:
+            theano = spec.backend == "theano" and spec.version >= (2, 0)
+            load_weights(model, weights, flipped=theano_kernels or theano)
+        initialize_rest(model)
+        model.attach_regularizers()
     return model
 
 
@@ -135,52 +143,59 @@ def _check_arguments(source: Any, axis_order: Any, replacements: Any) -> None:
 def _open(source: Source) -> tuple[Any, str, Any]:
     """Return (the model's JSON, a name for messages, the weights beside it)."""
     if isinstance(source, Mapping):
-        return source, "the dict", None
+        with reading("the dict"):  # a cycle in it ends here, and tuples become lists
+            return json.loads(json.dumps(source)), "the dict", None
     path = as_path(source)
     if path is None:
         return parse_json(source, "the JSON string"), "the JSON string", None
-    with reading(str(path)), open(path, "rb") as stream:
-        start = stream.read(8)
-    if start.startswith(b"PK"):
-        return _open_keras(path)
-    if start.startswith(b"\x89HDF"):
-        return _open_hdf5(path)
+    kind = kind_of(path)
+    if kind == "zip":
+        with open_zip(path) as archive:
+            data, has_weights = _from_zip(archive)
+    elif kind == "hdf5":
+        with open_hdf5(path, str(path)) as file:
+            data, has_weights = _from_hdf5(file)
+    else:
+        data, has_weights = _from_text(path), False
+    return data, str(path), path if has_weights else None
+
+
+def _from_text(path: Path) -> Any:
     with reading(str(path)):
         if path.stat().st_size > LARGEST_JSON:
             raise KerasFormatError(f"load_keras: {path} is too large for JSON.")
-        text = path.read_bytes()
-    return parse_json(text, str(path)), str(path), None
+        return parse_json(path.read_bytes(), str(path))
 
 
-def _open_keras(path: Path) -> tuple[Any, str, Any]:
-    names = {"config.json": LARGEST_JSON, "metadata.json": LARGEST_JSON}
-    members = read_zip(path, {**names, "model.weights.h5": 2**35})
-    if "config.json" not in members:
-        raise KerasFormatError(f"load_keras: {path} is a zip without config.json.")
-    data = parse_json(members["config.json"], f"{path}: config.json")
-    if "metadata.json" in members and isinstance(data, dict):
-        about = parse_json(members["metadata.json"], f"{path}: metadata.json")
-        if isinstance(about, dict) and "keras_version" not in data:
-            data["keras_version"] = about.get("keras_version")
-    return data, str(path), members.get("model.weights.h5")
+def _from_zip(archive: Zip) -> tuple[Any, bool]:
+    """Return the JSON of a `.keras` file and whether it holds weights."""
+    if "config.json" not in archive:
+        raise KerasFormatError(
+            f"load_keras: {archive.path} is a zip without config.json."
+        )
+    data = archive.json("config.json")
+    if "metadata.json" in archive and isinstance(data, dict):
+        about = archive.json("metadata.json")
+        if isinstance(about, dict):
+            data.setdefault("keras_version", about.get("keras_version"))
+    return data, "model.weights.h5" in archive
 
 
-def _open_hdf5(path: Path) -> tuple[Any, str, Any]:
-    with open_hdf5(path, path.stat().st_size, str(path)) as file:
-        config = file.text("model_config")
-        if config is None:
-            raise KerasFormatError(
-                f"load_keras: {path} holds weights, but no model_config. Give the "
-                "model's JSON as source, and this file as weights."
-            )
-        data = parse_json(config, f"{path}: model_config")
-        if isinstance(data, dict):
-            for key in ("keras_version", "backend"):
-                found = file.text(key)
-                if found is not None:
-                    data.setdefault(key, found)
-        has_weights = file.get(file.file, "model_weights") is not None
-    return data, str(path), path if has_weights else None
+def _from_hdf5(file: Hdf5) -> tuple[Any, bool]:
+    """Return the JSON of a whole-model `.h5` file and whether it holds weights."""
+    config = file.text(file.root, "model_config")
+    if config is None:
+        raise KerasFormatError(
+            f"load_keras: {file.place} holds weights, but no model_config. Give the "
+            "model's JSON as source, and this file as weights."
+        )
+    data = parse_json(config, f"{file.place}: model_config")
+    if isinstance(data, dict):
+        for key in ("keras_version", "backend"):
+            found = file.text(file.root, key)
+            if found is not None:
+                data.setdefault(key, found)
+    return data, file.get(file.root, "model_weights") is not None
 
 
 def _freeze(model: nn.Module, spec: Any) -> None:

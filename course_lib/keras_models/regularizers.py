@@ -2,7 +2,7 @@
 
 | | 0.3, 1.0.4 | 1.0.8, 1.1 | 1.2 | 2.0 - 2.1.3 | 2.1.4 - 2.3 | tf.keras | 3 |
 |---|---|---|---|---|---|---|---|
-| activity, over the batch | mean | sum | sum | sum | sum | mean | mean |
+| activity, over the batch | mean | sum | sum | sum | sum | mean | sum, from 3.14 mean |
 | nested model, called twice | once | once | twice | twice | once | once | once |
 | LSTM and GRU, W_regularizer | W | W | W and U | kernel | kernel | kernel | kernel |
 | backward layer of Bidirectional | - | yes | yes | no | no, to 2.1 | yes | yes |
@@ -10,10 +10,12 @@
 | of a frozen layer | no, yes | yes | yes | yes | yes | yes | no |
 
 A weight's cost is l1 * sum |w| + l2 * sum w**2 in all of them, and a layer that is
-called twice in its own model pays once for its weights.
+called twice in its own model pays once for its weights; `nested_count` says what
+1.2 to 2.1.3 made of nested models.
 """
 
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any
 
 from course_lib.keras_models.spec import Version
@@ -69,14 +71,51 @@ def activity(regularizer: L1L2, version: Version) -> Activity:
 
     >>> activity(L1L2(l1=1.0), Version.parse("2.0.3")).reduction
     'sum'
+    >>> for version in ("2.15", "3.13", "3.14"):
+    ...     print(activity(L1L2(l1=1.0), Version.parse(version)).reduction)
+    mean
+    sum
+    mean
     """
-    summed = (1, 0, 7) <= version < (2, 4) and not version.tf
+    old = (1, 0, 7) <= version < (2, 4) and not version.tf
+    summed = old or (3, 0) <= version < (3, 14)
     return Activity(regularizer, reduction="sum" if summed else "mean")
 
 
 def counts_nested_calls(version: Version) -> bool:
     """Tell whether each call of a nested model adds its weights' penalties again."""
     return (1, 2) <= version < (2, 1, 4) and not version.tf
+
+
+def nested_count(calls: tuple[int, ...]) -> int:
+    """Return how often Keras 1.2 to 2.1.3 counted the weights of a nested layer.
+
+    A model kept a list of losses, and each of its runs appended those of its inner
+    layers, which had grown by then. Run t of a model whose inner model has k calls
+    appends the inner list after its runs kt + 1 to kt + k.
+
+    Args:
+        calls: of the outermost nested model in its model, of the one inside, ..., of
+            the layer itself.
+
+    Raises:
+        ValueError: so many calls that the list would have millions of entries.
+
+    >>> nested_count((2, 1)), nested_count((2, 2, 1)), nested_count((2, 3, 1))
+    (2, 18, 39)
+    """
+    runs = [calls[0]]
+    for count in calls[1:-1]:
+        runs.append(count * (runs[-1] + 1))
+        if runs[-1] > 100_000:
+            raise ValueError(f"nested models are called {calls} times; wanted fewer")
+    lengths = [calls[-1] * run for run in range(runs[-1] + 1)]
+    for count, most in zip(calls[-2:0:-1], runs[-2::-1], strict=True):
+        sums = [0, *accumulate(lengths)]
+        lengths = [
+            sums[count * (run + 1) + 1] - sums[count + 1] for run in range(most + 1)
+        ]
+    return lengths[-1]
 
 
 def recurrent_follows_kernel(version: Version) -> bool:

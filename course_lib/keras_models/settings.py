@@ -174,7 +174,7 @@ class Settings:
         value = self.left.pop(key, None)
         try:
             return parse(value)
-        except (ValueError, OverflowError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             self.problem(f"{key}: {error}. {self.way_out}")
             return None
 

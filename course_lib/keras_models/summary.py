@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 
-from course_lib.keras_models.files import read_npz
+from course_lib.keras_models.files import npz_arrays, open_zip
 from course_lib.keras_models.graph import KerasModel
 from course_lib.keras_models.layers.base import Layer
 from course_lib.keras_models.spec import KerasFormatError
@@ -77,21 +77,20 @@ def draw_graph(ax: Axes, model: KerasModel) -> Axes:
     is one set of weights.
     """
     places = _places(model)
+    boxes = {}
     shared = [name for name in model._modules if _count(model, name) > 1]
     for (name, number), (x, y) in places.items():
-        color = f"C{shared.index(name) % 10}" if name in shared else "0.9"
+        color = (f"C{shared.index(name) % 10}", 0.4) if name in shared else "0.9"
         text = f"{name}\ncall {number + 1}" if name in shared else name
         box = {"boxstyle": "round", "facecolor": color, "edgecolor": "0.4"}
-        ax.text(x, y, text, ha="center", va="center", bbox=box, fontsize=8, zorder=3)
+        style = {"ha": "center", "va": "center", "fontsize": 8, "bbox": box}
+        boxes[name, number] = ax.text(x, y, text, **style).get_bbox_patch()
     for call in model.calls:
-        end = places[call.layer, call.number]
+        end = call.layer, call.number
         for start in call.inputs:
-            ax.annotate(
-                "",
-                xy=end,
-                xytext=places[start],
-                arrowprops={"arrowstyle": "-|>", "color": "0.5", "shrinkB": 12},
-            )
+            style = {"arrowstyle": "-|>", "color": "0.5"}
+            style |= {"patchA": boxes[start], "patchB": boxes[end]}
+            ax.annotate("", xy=places[end], xytext=places[start], arrowprops=style)
     xs, ys = zip(*places.values(), strict=True)
     ax.set(xlim=(min(xs) - 0.7, max(xs) + 0.7), ylim=(min(ys) - 0.6, max(ys) + 0.6))
     ax.set_axis_off()
@@ -132,7 +131,8 @@ def check(model: KerasModel, path: str | Path) -> tuple[float, float | None]:
     Raises:
         KerasFormatError: the file lacks inputs or outputs, or has others.
     """
-    arrays = {name: stored.read() for name, stored in read_npz(Path(path))}
+    with open_zip(Path(path)) as archive:
+        arrays = {name: array.read() for name, array in npz_arrays(archive)}
     inputs, wanted = _numbered(arrays, "x"), _numbered(arrays, "y")
     if len(inputs) != len(model.input_names) or len(wanted) != len(model.output_names):
         raise KerasFormatError(

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +11,24 @@ import torch
 from torch import nn
 
 from course_lib.keras_models.files import (
-    LARGEST_WEIGHTS,
-    Hdf5,
     Stored,
-    check_sizes,
-    open_hdf5,
-    read_npz,
-    read_zip,
-    text_of,
+    kind_of,
+    npz_arrays,
+    open_zip,
+    stored,
 )
 from course_lib.keras_models.graph import KerasModel
+from course_lib.keras_models.hdf5 import Group, Hdf5, open_hdf5
 from course_lib.keras_models.layers.base import Layer
 from course_lib.keras_models.slots import Slot, slots_of
 from course_lib.keras_models.spec import KerasFormatError
 
-LARGEST_UNTRAINED = 2**28  # parameters, where no file says how many there are
+LARGEST_UNTRAINED = 150_000_000  # parameters without a file; VGG16 has 138 million
 Arrays = list[tuple[str, Stored]]
 
 
 @dataclass(frozen=True)
-class Group:
+class LayerArrays:
     """The arrays of one layer in a file, by the name that the file gives it."""
 
     name: str
@@ -43,36 +40,32 @@ def load_weights(model: KerasModel, source: Any, *, flipped: bool = False) -> No
 
     Args:
         model: as `KerasModel.build` leaves it.
-        source: a path, bytes of an HDF5 file, or a list of arrays in the order of
-            Keras's `get_weights()`.
+        source: a path, or a list of arrays in the order of Keras's `get_weights()`.
         flipped: the file's kernels are Theano's, to be turned by 180 degrees.
 
     Raises:
         KerasFormatError: arrays that don't fit, by layer, got and wanted.
     """
     filler = _Filler(model, flipped)
-    if isinstance(source, bytes):
-        with open_hdf5(BytesIO(source), len(source), "model.weights.h5") as file:
-            filler.from_hdf5(file)
-    elif isinstance(source, list | tuple):
+    if isinstance(source, list | tuple):
         filler.from_list(_arrays(source))
     else:
         _from_path(filler, Path(source))
 
 
 def _from_path(filler: "_Filler", path: Path) -> None:
-    if path.suffix == ".npz":
-        filler.from_npz(read_npz(path), str(path))
-    elif path.suffix == ".keras":
-        members = read_zip(path, {"model.weights.h5": LARGEST_WEIGHTS})
-        if "model.weights.h5" not in members:
-            raise KerasFormatError(f"load_keras: {path} holds no model.weights.h5.")
-        data = members["model.weights.h5"]
-        with open_hdf5(BytesIO(data), len(data), str(path)) as file:
+    if kind_of(path) != "zip":
+        with open_hdf5(path, str(path)) as file:
             filler.from_hdf5(file)
-    else:
-        size = path.stat().st_size if path.is_file() else 0
-        with open_hdf5(path, size, str(path)) as file:
+        return
+    with open_zip(path) as archive:
+        if "model.weights.h5" not in archive:
+            filler.from_npz(npz_arrays(archive), str(path))
+            return
+        with (
+            archive.unpacked("model.weights.h5") as stream,
+            open_hdf5(stream, str(path)) as file,
+        ):
             filler.from_hdf5(file)
 
 
@@ -82,7 +75,7 @@ def _arrays(source: Iterable[Any]) -> Arrays:
         if isinstance(value, torch.Tensor):
             value = value.detach().cpu().numpy()
         place = f"array {i} of weights"
-        arrays.append((str(i), Stored(np.asarray(value), place)))
+        arrays.append((str(i), stored(np.asarray(value), place)))
     return arrays
 
 
@@ -98,17 +91,17 @@ class _Filler:
 
     def from_hdf5(self, file: Hdf5) -> None:
         """Read any HDF5 file that a Keras wrote."""
-        root = file.get(file.file, "model_weights") or file.file
+        root = file.get(file.root, "model_weights") or file.root
         names = file.strings(root, "layer_names")
         if names:
             groups = [self._group(file, root, name) for name in names]
             self._from_groups(file, groups)
-        elif "nb_layers" in root.attrs or "graph" in root:
+        elif "nb_layers" in root["attributes"] or "graph" in root["members"]:
             self._from_hdf5_0(file, root)
         else:
             self._from_hdf5_3(file, root)
 
-    def _group(self, file: Hdf5, root: Any, name: str) -> Group:
+    def _group(self, file: Hdf5, root: Group, name: str) -> LayerArrays:
         group = file.get(root, name)
         if group is None:
             raise KerasFormatError(
@@ -116,11 +109,11 @@ class _Filler:
                 "such group."
             )
         weights = file.strings(group, "weight_names")
-        return Group(name, [(w, file.array(group, w)) for w in weights])
+        return LayerArrays(name, [(w, file.array(group, w)) for w in weights])
 
-    def _from_groups(self, file: Hdf5, groups: list[Group]) -> None:
+    def _from_groups(self, file: Hdf5, groups: list[LayerArrays]) -> None:
         arrays = [array for group in groups for _, array in group.arrays]
-        check_sizes(arrays, file.size, file.place)
+        file.check_sizes(arrays)
         groups = [group for group in groups if group.arrays]
         owners = {
             name: child
@@ -160,28 +153,27 @@ class _Filler:
             orders.reverse()
         self._match(orders, arrays, place)
 
-    def _from_hdf5_0(self, file: Hdf5, root: Any) -> None:
+    def _from_hdf5_0(self, file: Hdf5, root: Group) -> None:
         """Read Keras 0.3's file: numbered layers with numbered arrays, or one graph."""
         arrays: Arrays = []
         names = ["graph"]
-        if "graph" not in root:
-            count = int(file.attribute(root, "nb_layers"))
-            names = [f"layer_{i}" for i in range(min(count, 100_000))]
+        if "graph" not in root["members"]:
+            names = [f"layer_{i}" for i in range(file.count(root, "nb_layers"))]
         for name in names:
             group = file.get(root, name)
             if group is None:
                 raise KerasFormatError(f"load_keras: {file.place} has no {name!r}.")
-            for i in range(min(int(file.attribute(group, "nb_params")), 100_000)):
+            for i in range(file.count(group, "nb_params")):
                 arrays.append((f"{name}/{i}", file.array(group, f"param_{i}")))
-        check_sizes([array for _, array in arrays], file.size, file.place)
+        file.check_sizes([array for _, array in arrays])
         self.from_list(arrays, file.place)
 
-    def _from_hdf5_3(self, file: Hdf5, root: Any) -> None:
+    def _from_hdf5_3(self, file: Hdf5, root: Group) -> None:
         """Read Keras 3's file, whose paths follow the objects' attributes."""
         pairs: list[tuple[list[Slot], Arrays]] = []
         _walk_3(file, root, self.model, (), pairs, self.flipped)
         arrays = [array for _, found in pairs for _, array in found]
-        check_sizes(arrays, file.size, file.place)
+        file.check_sizes(arrays)
         for slots, found in pairs:
             self._match([slots], found, file.place)
 
@@ -320,7 +312,7 @@ def _list(names: Iterable[str]) -> str:
 
 def _walk_3(
     file: Hdf5,
-    group: Any,
+    group: Group | None,
     module: Any,
     path: tuple[str, ...],
     pairs: list,
@@ -331,11 +323,11 @@ def _walk_3(
         inside = _layers_group(file, group)
         names = _group_names(file, inside, module)
         for name, child in module._modules.items():
-            deeper = file.get(inside, names[name]) if inside is not None else None
+            deeper = file.get(inside, names[name])
             _walk_3(file, deeper, child, (*path, name), pairs, flipped)
         return
     for attribute, inner in _inner_3(module):
-        deeper = file.get(group, attribute) if group is not None else None
+        deeper = file.get(group, attribute)
         _walk_3(file, deeper, inner, path, pairs, flipped)
     slots = [
         slot
@@ -344,7 +336,7 @@ def _walk_3(
     ]
     if not slots:
         return
-    stored = _vars(file, group, module)
+    stored = _vars(file, group)
     if stored is None:
         raise KerasFormatError(
             f"load_keras: {file.place} has no arrays for layer {'/'.join(path)!r}."
@@ -352,9 +344,9 @@ def _walk_3(
     pairs.append((slots, stored))
 
 
-def _layers_group(file: Hdf5, group: Any) -> Any:
+def _layers_group(file: Hdf5, group: Group | None) -> Group | None:
     for name in ("layers", "_layer_checkpoint_dependencies"):
-        inside = file.get(group, name) if group is not None else None
+        inside = file.get(group, name)
         if inside is not None:
             return inside
     return None
@@ -367,18 +359,19 @@ def _inner_3(module: Layer) -> list[tuple[str, Any]]:
     return list(zip(names, inner, strict=False))
 
 
-def _vars(file: Hdf5, group: Any, module: Layer) -> Arrays | None:
+def _vars(file: Hdf5, group: Group | None) -> Arrays | None:
     """Return the numbered arrays of a layer, or of its cell."""
     for place in ("vars", "cell/vars"):
-        inside = file.get(group, place) if group is not None else None
-        if inside is None or not len(inside):
+        inside = file.get(group, place)
+        names = [n for n in (inside or {}).get("members", {}) if n.isdigit()]
+        if not names:
             continue
-        names = sorted((name for name in inside if name.isdigit()), key=int)
-        return [(f"{inside.name}/{n}", file.array(inside, n)) for n in names]
+        names.sort(key=int)
+        return [(f"{place}/{n}", file.array(inside, n)) for n in names]
     return None
 
 
-def _group_names(file: Hdf5, inside: Any, model: KerasModel) -> dict[str, str]:
+def _group_names(file: Hdf5, inside: Group | None, model: KerasModel) -> dict[str, str]:
     """Return the group of each layer: by its own name, or by counting its class.
 
     A file counts the classes in the order of the model's layers: dense, dense_1. Newer
@@ -394,12 +387,11 @@ def _group_names(file: Hdf5, inside: Any, model: KerasModel) -> dict[str, str]:
     if inside is None:
         return names
     written = {}
-    for group_name in inside:
-        group = file.get(inside, group_name)
-        inner = file.get(group, "vars")
-        own = None if inner is None else file.attribute(inner, "name")
-        if own is not None:
-            written[text_of(own)] = group_name
+    for group_name in inside.get("members", {}):
+        variables = file.get(inside, f"{group_name}/vars")
+        own = variables and file.text(variables, "name")
+        if own:
+            written[own] = group_name
     if set(written) >= {n for n, c in model._modules.items() if _has_slots(c)}:
         return {**names, **written}
     return names

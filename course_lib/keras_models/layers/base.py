@@ -119,6 +119,17 @@ class Layer(nn.Module):
         return []
 
 
+def place_of(axis: int, rank: int) -> int:
+    """Return where an axis lies, counted from the front.
+
+    Raises:
+        ValueError: the tensor has no such axis.
+    """
+    if not -rank <= axis < rank:
+        raise ValueError(f"axis={axis}; the input has {rank} axes")
+    return axis % rank
+
+
 def weight_options(
     settings: Settings, kind: str, initializer: str = "glorot_uniform"
 ) -> dict[str, Any]:

@@ -88,7 +88,8 @@ class Dropout(Layer):
         self.rate = settings.rate()
         shape = settings.take("noise_shape", None)
         if shape is not None:
-            settings.left["noise_shape"] = [-1 if n is None else n for n in shape]
+            sizes = shape if isinstance(shape, list) else [shape]
+            settings.left["noise_shape"] = [-1 if n is None else n for n in sizes]
             shape = settings.list_of_integers("noise_shape")
         self.noise_shape: tuple[int, ...] | None = shape
         self.wants_first = None if shape is None else False

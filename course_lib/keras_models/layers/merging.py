@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from course_lib.keras_models.layers.base import Layer, Shape
+from course_lib.keras_models.layers.base import Layer, Shape, place_of
 from course_lib.keras_models.settings import Settings
 
 
@@ -75,7 +75,7 @@ class Concatenate(Layer):
         rank = ranks[0]
         if not -rank <= self.axis < rank:
             raise ValueError(f"axis={self.axis}; the inputs have {rank} axes")
-        self.place = self.axis % rank
+        self.place = place_of(self.axis, rank)
         if self.wants_first and self.place:
             self.place = 1 if self.place == rank - 1 else self.place + 1
         return self.wants_first

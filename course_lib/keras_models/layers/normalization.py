@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from course_lib.keras_models.layers.base import Layer, Shape, weight_options
+from course_lib.keras_models.layers.base import Layer, Shape, place_of, weight_options
 from course_lib.keras_models.layers.core import _numbers
 from course_lib.keras_models.settings import Settings
 
@@ -24,7 +24,7 @@ class BatchNormalization(Layer):
         axes = settings.list_of_integers("axis", -1)
         if len(axes) != 1:
             settings.unsupported("axis", axes)
-        self.axis = axes[0]
+        self.axis = axes[0] if axes else -1
         old = (1, 0) <= settings.version < (1, 0, 7)
         self.momentum = settings.number("momentum", 0.9 if old else 0.99)
         self.epsilon = settings.number("epsilon", epsilon(settings), low=0.0)
@@ -62,7 +62,7 @@ class BatchNormalization(Layer):
 
     def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
         """Take channels first where the last axis is normalized, as torch does."""
-        axis = self.axis % ranks[0]
+        axis = place_of(self.axis, ranks[0])
         self.wants_first = ranks[0] > 2 and axis == ranks[0] - 1
         self.place = 1 if self.wants_first else axis
         return self.wants_first
@@ -176,7 +176,7 @@ class LayerNormalization(Layer):
     def build(self, shape: Shape) -> None:
         """Make weight and bias, in the shape of the normalized axes."""
         rank = len(shape)
-        self.axes = tuple(sorted(axis % rank for axis in self.axes))
+        self.axes = tuple(sorted(place_of(axis, rank) for axis in self.axes))
         self.wide = tuple(n if i in self.axes else 1 for i, n in enumerate(shape))
         size = tuple(shape[axis] for axis in self.axes)
         self.weight = self.bias = None
@@ -224,7 +224,7 @@ class Normalization(Layer):
     def build(self, shape: Shape) -> None:
         """Make mean and variance, one number for each place along the axes."""
         rank = len(shape)
-        kept = sorted(axis % rank for axis in self.axes)
+        kept = sorted(place_of(axis, rank) for axis in self.axes)
         size = tuple(shape[axis] for axis in kept)
         self.wide = tuple(n if i in kept else 1 for i, n in enumerate(shape))[1:]
         for i, (name, start) in enumerate((("mean", 0.0), ("variance", 1.0))):

@@ -12,6 +12,9 @@ from course_lib import archives
 
 matplotlib.use("Agg")  # for this process alone: notebooks keep their own backend
 
+# A script that another process runs, with Keras; doctest would import it here.
+collect_ignore = ["keras_live.py"]
+
 
 @pytest.fixture(params=["cpu", "cuda"])
 def device(request):

@@ -29,12 +29,6 @@ def deferred(request: Request) -> Iterator[None]:
 
     Signals reach the main thread alone: nothing changes in another one, nor where
     Ctrl-C is ignored.
-
-    >>> request = Request()
-    >>> with deferred(request):
-    ...     signal.raise_signal(signal.SIGINT)
-    >>> bool(request)
-    True
     """
     before = signal.getsignal(signal.SIGINT)
     is_main = threading.current_thread() is threading.main_thread()

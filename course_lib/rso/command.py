@@ -27,8 +27,8 @@ from course_lib.training import evaluate
 DEFAULTS: dict[str, Any] = {
     "data": "digits",
     "net": "small",
-    "cycles": 8,
-    "batch_size": 1437,  # all digits
+    "cycles": 10,
+    "batch_size": 512,
     "seed": 0,
     "engine": "auto",
     "device": None,

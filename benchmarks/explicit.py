@@ -8,14 +8,12 @@ same round. Exits with 1 where a bound is missed.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
-from statistics import median
 
 import torch
-from _timing import measure, median_ratio
+from _timing import Ways, compare, complain, parse
 from torch import Tensor, nn
 
 from course_lib.device import pick_device
@@ -43,38 +41,20 @@ cross_entropy = nn.functional.cross_entropy
 
 def main() -> int:
     """Measure, print one table, and return 1 where a bound is missed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    device, missed = pick_device(), []
-
-    print(f"| threads: {options.threads}, on {device} | what | ms | ratio | bound |")
-    print("|---|---|---:|---:|---:|")
-    for task, ways, plain in tasks(device):
-        times = measure(ways, options.rounds)
-        for name, seconds in times.items():
-            ratio = median_ratio(seconds, times[plain])
-            bound = BOUNDS.get((task, name))
-            figures = f"{1e3 * median(seconds):.2f} | {ratio:.3f} | {bound or ''}"
-            print(f"| {task} | {name} | {figures} |")
-            if bound and ratio > bound:
-                missed.append(f"{task}, {name}: {ratio:.3f}, wanted {bound}")
-    for sentence in missed:
-        print(f"A bound is missed: {sentence}.", file=sys.stderr)
-    return 1 if missed else 0
+    options, device = parse(__doc__, rounds=200), pick_device()
+    return complain(compare(tasks(device), BOUNDS, options.rounds, device))
 
 
-def tasks(device: torch.device) -> list[tuple[str, dict[str, Callable], str]]:
-    """Return (name, ways, the plain way) of each comparison."""
+def tasks(device: torch.device) -> list[tuple[str, Ways, dict[str, str]]]:
+    """Return (name, ways, {way: the plain one}) of each comparison."""
     labels = torch.randint(10, (BATCH,)).to(device)
     large, small = (torch.randn(BATCH, 1, n, n).to(device) for n in (28, 8))
-    return [
+    found = [
         ("MLP step", steps(mlp, large, labels), "`torch.optim.Adam`"),
         ("CNN step", steps(cnn, small, labels), "`torch.optim.Adam`"),
         ("1,000 tensors", small_updates(device), "`torch.optim.Adam(foreach=True)`"),
     ]
+    return [(name, ways, dict.fromkeys(ways, plain)) for name, ways, plain in found]
 
 
 def mlp() -> nn.Sequential:
@@ -93,9 +73,7 @@ def cnn() -> nn.Sequential:
     )
 
 
-def steps(
-    make: Callable[[], nn.Module], x: Tensor, y: Tensor
-) -> dict[str, Callable[[], None]]:
+def steps(make: Callable[[], nn.Module], x: Tensor, y: Tensor) -> Ways:
     """Return each way to take a whole training step, on a model of its own."""
 
     def model() -> nn.Module:
@@ -155,9 +133,7 @@ def explicit_step(
     return step
 
 
-def with_torchopt(
-    ways: dict[str, Callable], model: nn.Module, x: Tensor, y: Tensor
-) -> dict[str, Callable]:
+def with_torchopt(ways: Ways, model: nn.Module, x: Tensor, y: Tensor) -> Ways:
     """Add TorchOpt's functional Adam, where it is installed."""
     try:
         import torchopt
@@ -179,7 +155,7 @@ def with_torchopt(
     return {**ways, "TorchOpt": step}
 
 
-def small_updates(device: torch.device) -> dict[str, Callable[[], None]]:
+def small_updates(device: torch.device) -> Ways:
     """Return each way to update 1,000 tensors of 8 numbers, gradients given."""
     params = {str(i): torch.randn(8).to(device) for i in range(1000)}
     grads = {key: torch.randn(8).to(device) for key in params}

@@ -7,7 +7,6 @@ the same network by hand in PyTorch. Exits with 1 where a bound is missed.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from statistics import median
@@ -15,7 +14,7 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from _timing import measure, median_ratio
+from _timing import complain, measure, median_ratio, parse
 from torch import Tensor, nn
 
 from course_lib.device import pick_device
@@ -26,12 +25,7 @@ SECONDS, MEMORY, RATIO = 3.0, 2.0, 1.1
 
 def main() -> int:
     """Measure, print one table, and return 1 where a bound is missed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    device = pick_device()
+    options, device = parse(__doc__, rounds=200), pick_device()
 
     print(f"| threads: {options.threads}, on {device} | figure | bound |")
     print("|---|---:|---:|")
@@ -41,9 +35,7 @@ def main() -> int:
         print(f"| {name} | {value:.3f} {unit} | {bound if bound else ''} |")
         if bound and value > bound:
             missed.append(f"{name}: {value:.3f} {unit}, wanted {bound}")
-    for sentence in missed:
-        print(f"A bound is missed: {sentence}.", file=sys.stderr)
-    return 1 if missed else 0
+    return complain(missed)
 
 
 # Loading

@@ -10,13 +10,11 @@ plain one of its own round. Exits with 1 where a bound is missed.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
-from statistics import median
 
 import torch
-from _timing import measure, median_ratio
+from _timing import Ways, compare, complain, parse
 from torch import Tensor, nn
 
 from course_lib.began import DIGITS
@@ -26,7 +24,6 @@ from course_lib.losses import absolute_error
 from course_lib.models import mnist_cnn
 from course_lib.vat import virtual_adversarial_loss
 
-Ways = dict[str, Callable[[], None]]
 BATCH = 128
 REUSED = "VAT, the clean logits given"
 OWN = "VAT, with dropout"
@@ -38,27 +35,8 @@ BOUNDS[("BEGAN step", WHOLE)] = 1.15
 
 def main() -> int:
     """Measure, print one table, and return 1 where a bound is missed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    device, missed = pick_device(), []
-
-    print(f"| threads: {options.threads}, on {device} | what | ms | ratio | bound |")
-    print("|---|---|---:|---:|---:|")
-    for task, ways, plain in tasks(device):
-        times = measure(ways, options.rounds)
-        for name, seconds in times.items():
-            ratio = median_ratio(seconds, times[plain.get(name, name)])
-            bound = BOUNDS.get((task, name))
-            figures = f"{1e3 * median(seconds):.2f} | {ratio:.3f} | {bound or ''}"
-            print(f"| {task} | {name} | {figures} |")
-            if bound and ratio > bound:
-                missed.append(f"{task}, {name}: {ratio:.3f}, wanted {bound}")
-    for sentence in missed:
-        print(f"A bound is missed: {sentence}.", file=sys.stderr)
-    return 1 if missed else 0
+    options, device = parse(__doc__, rounds=15), pick_device()
+    return complain(compare(tasks(device), BOUNDS, options.rounds, device))
 
 
 def tasks(device: torch.device) -> list[tuple[str, Ways, dict[str, str]]]:

@@ -7,7 +7,6 @@ Exits with 1 where a bound is missed.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from functools import partial
 from statistics import median
 
 import torch
-from _timing import measure, median_ratio
+from _timing import Ways, complain, measure, median_ratio, parse
 from torch import Tensor, nn
 
 from course_lib.regularization import L1L2, add_penalty_gradients_, penalty, regularize
@@ -32,11 +31,7 @@ OPTIMIZERS = {
 
 def main() -> int:
     """Measure, print one table, and return 1 where a bound is missed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = parse(__doc__, rounds=60)
 
     figures, missed = {}, []
     for optimizer, make in OPTIMIZERS.items():
@@ -51,12 +46,10 @@ def main() -> int:
         missed.append(f"the import takes {import_time:.3f} s beyond torch's")
 
     print_table(figures, import_time, options.threads)
-    for sentence in missed:
-        print(f"A bound is missed: {sentence}.", file=sys.stderr)
-    return 1 if missed else 0
+    return complain(missed)
 
 
-def steps(make_optimizer: Callable) -> dict[str, Callable[[], None]]:
+def steps(make_optimizer: Callable) -> Ways:
     """Return each way to take a step, on a model of its own."""
     added_to_the_loss = {
         "plain step": None,

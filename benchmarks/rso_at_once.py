@@ -7,11 +7,11 @@ table says what was gained or lost.
 
 from __future__ import annotations
 
-import argparse
 import time
 from statistics import mean
 
 import torch
+from _timing import parse
 
 from course_lib import data
 from course_lib.models import small_cnn
@@ -47,10 +47,7 @@ def run(together: int, seed: int) -> list[tuple[float, float]]:
 
 def main() -> int:
     """Measure and print one table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    parse(__doc__)
     print(
         f"| digits, batch {BATCH}, mean of {len(SEEDS)} seeds | CPU seconds a cycle | "
         f"test accuracy after {CYCLES} cycles | CPU seconds to {WANTED:.0%} |"

@@ -25,6 +25,7 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 import torch
+from _timing import complain
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -67,10 +68,7 @@ def main() -> int:
     print(table(runs, about))
     if options.store:
         store(runs, about)
-    missed = list(complaints(runs))
-    for sentence in missed:
-        print(f"A bound is missed: {sentence}.", file=sys.stderr)
-    return 1 if missed else 0
+    return complain(list(complaints(runs)))
 
 
 def parse() -> argparse.Namespace:

@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from keras_weights import hdf5_file
 
 from course_lib import __main__ as commands
 from course_lib.keras_models import KerasFormatError, load_keras
@@ -189,19 +190,6 @@ def test_weights_of_another_model(tmp_path):
 # Hostile files
 
 
-def hdf5(path, **members):
-    with h5py.File(path, "w") as file:
-        file.attrs["layer_names"] = ["dense_1"]
-        group = file.create_group("dense_1")
-        group.attrs["weight_names"] = ["kernel", "bias"]
-        for name, member in members.items():
-            if isinstance(member, dict):
-                group.create_dataset(name, **member)
-            else:
-                group[name] = member
-    return path
-
-
 def test_links_and_outside_data_are_not_followed(tmp_path):
     (tmp_path / "secret").write_bytes(bytes(48))
     outside = {
@@ -214,13 +202,13 @@ def test_links_and_outside_data_are_not_followed(tmp_path):
         (h5py.SoftLink("/dense_1/bias"), "link .SoftLink"),
         (outside, "lie in another file"),
     ):
-        path = hdf5(tmp_path / "w.h5", kernel=member, bias=BIAS)
+        path = hdf5_file(tmp_path / "w.h5", kernel=member, bias=BIAS)
         refused(stack(dense()), match, weights=path)
 
 
 def test_arrays_far_larger_than_their_file_are_not_read(tmp_path):
     bomb = {"shape": (30_000, 20_000), "dtype": "f8", "chunks": (1, 1000)}
-    path = hdf5(tmp_path / "w.h5", kernel=bomb, bias=np.zeros(20_000))
+    path = hdf5_file(tmp_path / "w.h5", kernel=bomb, bias=np.zeros(20_000))
     data = stack(dense(units=20_000), size=30_000)
     refused(data, "would take .* bytes, far more than the", weights=path)
     with zipfile.ZipFile(tmp_path / "w.npz", "w", zipfile.ZIP_DEFLATED) as archive:

@@ -23,6 +23,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from keras_weights import hdf5_file
 
 from course_lib.keras_models import KerasFormatError, hdf5, load_keras
 from course_lib.keras_models.regularizers import nested_count
@@ -88,20 +89,6 @@ def test_flipped_bytes_of_hdf5(tmp_path, seed):
 def test_what_libhdf5_crashes_or_hangs_on(name, match):
     """Two of many that were found by flipping bytes, under HDF5 2.0."""
     refused(match, DAMAGED / name)
-
-
-def hdf5_file(path, **members):
-    """Write weights of one layer; a dict describes a data set."""
-    with h5py.File(path, "w") as file:
-        file.attrs["layer_names"] = ["dense_1"]
-        group = file.create_group("dense_1")
-        group.attrs["weight_names"] = list(members)
-        for name, member in members.items():
-            if isinstance(member, dict):
-                group.create_dataset(name, **member)
-            else:
-                group[name] = member
-    return path
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from torch.testing import assert_close
 
 from course_lib.keras_models import KerasFormatError, load_keras
 from course_lib.keras_models.constraints import apply_constraints, constrain
+from course_lib.lessons.keras_models import question
 from course_lib.regularization import penalties, penalty
 
 CASES = Path(__file__).parent / "keras_cases"
@@ -109,6 +110,10 @@ def test_in_double_precision_only_rounding_is_left():
     logits = hidden @ weights[4].T + weights[5]
     wanted = torch.from_numpy(1 / (1 + np.exp(-logits)))
     assert_close(model(x).detach(), wanted, rtol=0, atol=1e-10)
+
+
+def test_the_lesson_begins_with_the_file_of_the_question():
+    assert question() == json.loads((CASES / "seed" / "model.json").read_text())
 
 
 # A real module
@@ -201,6 +206,17 @@ def test_batch_statistics_move_as_in_keras():
     # mean: 0.9 * 0 + 0.1 * batch mean; variance: 0.9 * 1 + 0.1 * biased variance
     assert_close(moved["bn.running_mean"], torch.tensor([0.2, 0.4]))
     assert_close(moved["bn.running_var"], torch.tensor([1.0, 1.3]))
+
+
+@pytest.mark.parametrize("kind", ["BatchNormalization", "LayerNormalization"])
+@pytest.mark.parametrize(
+    ("left_out", "kept"), [("scale", "bias"), ("center", "weight")]
+)
+def test_a_normalization_without_its_scale_or_center(kind, left_out, kept):
+    config = {"name": "norm", "batch_input_shape": [None, 2], left_out: False}
+    model = sequential("2.15.0", (kind, config))
+    assert [name for name, _ in model.named_parameters()] == [f"norm.{kept}"]
+    assert torch.isfinite(model(torch.tensor([[1.0, 2.0]]))).all()
 
 
 def test_frozen_layers_do_not_train():

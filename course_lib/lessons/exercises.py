@@ -11,11 +11,18 @@ import html
 import importlib
 import pkgutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from course_lib.lessons import progress
+
+Mistakes = Sequence[tuple[Tensor | float, str]]  # what it gives, its name
+
+UNTOUCHED = "There is still a ... in your code. Replace it, then check again."
 
 
 class NotYet(Exception):
@@ -105,6 +112,57 @@ def require_written(value: Any) -> None:
         raise NotYet("There is still a `...` in your code. Replace it with your own.")
 
 
+def close(got: Any, wanted: Tensor) -> bool:
+    """Tell whether the answer is a tensor of the wanted shape and numbers.
+
+    >>> half = torch.tensor(0.5)
+    >>> close(half.double(), half), close(half[None], half), close(0.5, half)
+    (True, False, False)
+    """
+    return (
+        isinstance(got, Tensor)
+        and got.shape == wanted.shape
+        and torch.allclose(got.to(wanted.dtype), wanted, atol=1e-5)
+    )
+
+
+def gradient(value: Tensor, of: Tensor) -> Tensor | None:
+    """Return the gradient of `value` by `of`, None where there is none."""
+    if not value.requires_grad:
+        return None
+    return torch.autograd.grad(value, of, allow_unused=True, retain_graph=True)[0]
+
+
+def as_text(tensor: Tensor) -> str:
+    """Return a number, or the first seven.
+
+    >>> as_text(torch.tensor(2 / 3)), as_text(torch.arange(9.0))
+    ('0.667', '[0, 1, 2, 3, 4, 5, 6, ...]')
+    """
+    numbers = [f"{number + 0.0:.3g}" for number in tensor.flatten().tolist()]
+    if tensor.dim() == 0:
+        return numbers[0]
+    return f"[{', '.join(numbers[:7])}{', ...' * (len(numbers) > 7)}]"
+
+
+def require_close(
+    got: Tensor,
+    wanted: Tensor,
+    place: str,
+    mistakes: Mistakes,
+    *,
+    text: Callable[[Tensor], str] = as_text,
+) -> None:
+    """Accept the wanted numbers; name the mistake that gives the ones we got."""
+    if close(got, wanted):
+        return
+    numbers = f"{place}: got {text(got)}, wanted {text(wanted)}."
+    for wrong, name in mistakes:
+        if close(got, torch.as_tensor(wrong)):
+            raise NotYet(f"{name}. {numbers}")
+    raise NotYet(numbers)
+
+
 def lessons() -> dict[str, list[str]]:
     """Return {lesson: names of its exercises}, in the lessons' order."""
     package = importlib.import_module("course_lib.lessons")
@@ -123,7 +181,7 @@ def _describe(error: BaseException) -> str:
     if isinstance(error, NameError):
         return f"Your code raised {kind}: {text}. Run the cells above first."
     if isinstance(error, TypeError) and "ellipsis" in text.lower():
-        return "There is still a ... in your code. Replace it, then check again."
+        return UNTOUCHED
     return f"Your code raised {kind}: {text}"
 
 

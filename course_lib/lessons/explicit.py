@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.explicit import Leaf, setup, update
-from course_lib.lessons.exercises import Exercise, NotYet, require_written
+from course_lib.lessons.exercises import Exercise, NotYet, close, require_written
 from course_lib.rules import Momentum
 from course_lib.trees import Tree, dotted, map_tree, walk
 
@@ -353,9 +353,9 @@ def _judge_outputs(
         (old_params, "The parameters are the model's own. Use `params`"),
     )
     for table, text in mistakes:
-        if _close(got, _normalized(table, x)):
+        if close(got, _normalized(table, x)):
             raise NotYet(f"{text}.")
-    if not _close(got, _normalized(mine, x)):
+    if not close(got, _normalized(mine, x)):
         raise NotYet("The outputs are not those of eval mode with these trees.")
 
 
@@ -381,13 +381,9 @@ def _copy(tree: Tree) -> Tree:
     return map_tree(lambda path, tensor: tensor.clone(), tree)
 
 
-def _close(got: Tensor, wanted: Tensor) -> bool:
-    return got.shape == wanted.shape and torch.allclose(got, wanted, atol=1e-5)
-
-
 def _same(got: Tree, wanted: Tree) -> bool:
     at = dict(walk(got))
-    return all(_close(at[path].detach(), tensor) for path, tensor in walk(wanted))
+    return all(close(at[path].detach(), tensor) for path, tensor in walk(wanted))
 
 
 def _require_keys(got: Any, wanted: Tree, place: str) -> None:

@@ -4,17 +4,23 @@ The oracles are sums written out by hand and one sample taken at a time; none of
 is the code that the lesson teaches.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from course_lib.lessons.exercises import Exercise, NotYet, require_written
+from course_lib.lessons.exercises import (
+    Exercise,
+    Mistakes,
+    NotYet,
+    as_text,
+    close,
+    gradient,
+    require_close,
+    require_written,
+)
 
 NUMBER = 4
-
-Mistakes = Sequence[tuple[Tensor | float, str]]
-
 
 # The judges
 
@@ -32,9 +38,9 @@ def _judge_twins(answer: Callable[[nn.Module], nn.Module]) -> str:
     _judge_weights(model, encoder)
     codes = first @ encoder.weight.T, second @ encoder.weight.T
     _judge_products(products, *(code.detach() for code in codes))
-    wanted = _gradient((codes[0] * codes[1]).sum(), encoder.weight)
-    found = _gradient(products.sum(), encoder.weight)
-    if found is None or not _close(found, wanted):
+    wanted = gradient((codes[0] * codes[1]).sum(), encoder.weight)
+    found = gradient(products.sum(), encoder.weight)
+    if found is None or not close(found, wanted):
         raise NotYet(
             "The values are right, but only a part of the gradient comes back to the "
             "weights. Both calls must train them: no `detach` and no `no_grad`."
@@ -136,8 +142,8 @@ def _judge_weighted(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
     )
     place = "For 3 samples of 3 steps with weights 1, 3, 0"
     _require_close(got, each.sum() / 9, place, mistakes)
-    slope = _gradient(got, losses)
-    if slope is None or not _close(slope, weights[:, None].expand(3, 3) / 9):
+    slope = gradient(got, losses)
+    if slope is None or not close(slope, weights[:, None].expand(3, 3) / 9):
         raise NotYet(
             "The value is right, but its gradient does not reach the losses. Do "
             "`.item()`, `.detach()` or `.data` stand in your code?"
@@ -220,10 +226,10 @@ def _judge_balance_gradients(
             "The new k or M still hangs on this step's graph; the next step would hang "
             "on it, too, and memory grows. Compute both from detached errors."
         )
-    slopes = [_gradient(loss, error) for error in errors]
+    slopes = [gradient(loss, error) for error in errors]
     wanted = torch.tensor(1.0), torch.tensor(-0.3)
     for slope, number in zip(slopes, wanted, strict=True):
-        if slope is None or not _close(slope, number):
+        if slope is None or not close(slope, number):
             raise NotYet(
                 "The loss has the right value, but not its gradient: 1 by `real` and "
                 "-k by `generated`. Detach for k and M only."
@@ -232,7 +238,7 @@ def _judge_balance_gradients(
 
 def _require_clipped(new: object, end: float) -> None:
     got = _require_tensor(new, "The new k")
-    if not _close(got.detach(), torch.tensor(end)):
+    if not close(got.detach(), torch.tensor(end)):
         raise NotYet(
             f"The new k became {got.item():.2f}. It stays in [0, 1]: at its ends it is "
             "clipped."
@@ -290,20 +296,20 @@ def _judge_vat_gradient(
     fixed = (p.detach() * (log_p.detach() - log_q)).sum(1).mean()
     leaking = (p * (log_p - log_q)).sum(1).mean()
     swapped = (p * (log_p - log_q.detach())).sum(1).mean()
-    found = _gradient(got, model.weight)
-    if found is not None and _close(found, _gradient(fixed, model.weight)):
+    found = gradient(got, model.weight)
+    if found is not None and close(found, gradient(fixed, model.weight)):
         return
     if found is None:
         text = (
             "no gradient comes back: both passes are detached. Let it flow through the "
             "second one"
         )
-    elif _close(found, _gradient(leaking, model.weight)):
+    elif close(found, gradient(leaking, model.weight)):
         text = (
             "a gradient leaks into the target: the clean answer is drawn toward the "
             "disturbed one as well. Detach p"
         )
-    elif _close(found, _gradient(swapped, model.weight)):
+    elif close(found, gradient(swapped, model.weight)):
         text = "the wrong pass is detached: the clean answer moves and q stands still"
     else:
         text = "the gradient by the weights is another one than with a fixed p"
@@ -311,16 +317,6 @@ def _judge_vat_gradient(
 
 
 # Small helpers
-
-
-def _close(got: Tensor, wanted: Tensor) -> bool:
-    return got.shape == wanted.shape and torch.allclose(got, wanted, atol=1e-5)
-
-
-def _gradient(value: Tensor, of: Tensor) -> Tensor | None:
-    if not value.requires_grad:
-        return None
-    return torch.autograd.grad(value, of, allow_unused=True, retain_graph=True)[0]
 
 
 def _require_tensor(got: object, what: str) -> Tensor:
@@ -331,23 +327,14 @@ def _require_tensor(got: object, what: str) -> Tensor:
 
 
 def _require_close(got: object, wanted: Tensor, place: str, mistakes: Mistakes) -> None:
-    """Accept the wanted numbers; name the mistake that gives the ones we got."""
-    got = _require_tensor(got, "What your function returns").detach()
-    if got.shape == wanted.shape and _close(got.to(wanted.dtype), wanted):
-        return
-    numbers = f"{place}: got {_text(got)}, wanted {_text(wanted.detach())}."
-    for wrong, text in mistakes:
-        wrong = torch.as_tensor(wrong).detach()
-        if got.shape == wrong.shape and _close(got.to(wrong.dtype), wrong):
-            raise NotYet(f"{text}. {numbers}")
-    raise NotYet(numbers)
+    got = _require_tensor(got, "What your function returns")
+    require_close(got, wanted, place, mistakes, text=_text)
 
 
 def _text(tensor: Tensor) -> str:
     if tensor.dim() > 1:
         return f"a tensor of shape {tuple(tensor.shape)}"
-    numbers = [f"{number + 0.0:.3g}" for number in tensor.flatten().tolist()]
-    return numbers[0] if tensor.dim() == 0 else f"[{', '.join(numbers)}]"
+    return as_text(tensor)
 
 
 twins = Exercise(

@@ -5,18 +5,21 @@ and tries the likely mistakes by name before it says "something else".
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from course_lib.lessons.exercises import Exercise, NotYet
+from course_lib.lessons.exercises import (
+    UNTOUCHED,
+    Exercise,
+    Mistakes,
+    NotYet,
+    close,
+    gradient,
+    require_close,
+)
 
 NUMBER = 2
-
-Mistakes = Sequence[tuple[Any, str]]
-
-_UNTOUCHED = "There is still a ... in your code. Replace it, then check again."
 
 
 def _judge_by_hand(answer: Callable[[Tensor, float, float], Tensor]) -> str:
@@ -27,8 +30,8 @@ def _judge_by_hand(answer: Callable[[Tensor, float, float], Tensor]) -> str:
     _require_value(of_l2, 30.0, "With l1 = 0 and l2 = 1", _L2_MISTAKES)
     both = answer(weight, 0.5, 0.1)
     _require_value(both, 8.0, "With l1 = 0.5 and l2 = 0.1", ())
-    slope = _gradient(both, weight)
-    if slope is None or not _close(slope, 0.5 * weight.sign() + 0.2 * weight):
+    slope = gradient(both, weight)
+    if slope is None or not close(slope, 0.5 * weight.sign() + 0.2 * weight):
         raise NotYet(
             "The value is right, but its gradient does not reach all of `w`. Do "
             "`.detach()`, `.data` or `torch.no_grad()` stand in your code?"
@@ -85,8 +88,8 @@ def _judge_shrink(answer: Callable[[Tensor, float], Tensor]) -> str:
         (weight.clamp(-by, by), "That clips: large weights became `by`"),
     )
     wanted = nn.functional.softshrink(weight, by)
-    _require_tensors(got, wanted, "shrink(w, 0.5)", mistakes)
-    if not _close(answer(weight, 2.0), nn.functional.softshrink(weight, 2.0)):
+    require_close(got, wanted, "shrink(w, 0.5)", mistakes)
+    if not close(answer(weight, 2.0), nn.functional.softshrink(weight, 2.0)):
         raise NotYet("Right for by = 0.5, not for by = 2. Is a number written in?")
     return (
         "Weights within `by` of zero become exactly 0, all others lose `by`. Torch "
@@ -113,7 +116,7 @@ def _judge_same_as_penalty(answer: Callable[..., torch.optim.Optimizer]) -> str:
 
 def _require_sgd(optimizer: object) -> None:
     if optimizer is ...:
-        raise NotYet(_UNTOUCHED)
+        raise NotYet(UNTOUCHED)
     if optimizer is None:
         raise NotYet("`make_optimizer` returned nothing. Return the optimizer.")
     if isinstance(optimizer, torch.optim.Adam):  # AdamW is one, too
@@ -150,7 +153,7 @@ def _judge_step(name: str, old: Tensor, new: Tensor, *, l2: float, lr: float) ->
             for c in (l2, 2 * l2)
         ]
     wanted = old - lr * (1 + decay * old)
-    _require_tensors(new, wanted, f"The step of {name}", mistakes)
+    require_close(new, wanted, f"The step of {name}", mistakes)
 
 
 def _judge_with_penalty(answer: Callable[..., Callable[..., Tensor]]) -> str:
@@ -174,7 +177,7 @@ def _judge_with_penalty(answer: Callable[..., Callable[..., Tensor]]) -> str:
 
 def _require_function(loss: object) -> None:
     if loss is ...:
-        raise NotYet(_UNTOUCHED)
+        raise NotYet(UNTOUCHED)
     if not callable(loss):
         raise NotYet(
             f"`with_penalty` returned a {type(loss).__name__}, a number that is fixed "
@@ -210,8 +213,8 @@ def _judge_loss(
     mistakes += [(plain.item() + cost, text) for cost, text in added]
     _require_value(got, plain.item() + now, place, mistakes)
     alone = torch.autograd.grad(plain, layer.weight)[0]
-    slope = _gradient(got, layer.weight)
-    if slope is not None and _close(slope, alone + 2 * l2 * layer.weight):
+    slope = gradient(got, layer.weight)
+    if slope is not None and close(slope, alone + 2 * l2 * layer.weight):
         return
     raise NotYet(
         "The value is right, but the penalty has no gradient, so training does not "
@@ -229,8 +232,8 @@ def _judge_count_once(answer: Callable[[nn.Module, float], Tensor]) -> str:
     _count(answer, model, "With a LayerNorm", [(2.0, _LAYER_NORM)])
     _count_nested_and_shared(answer)
     weight = linear.weight
-    slope = _gradient(answer(nn.Sequential(linear), 1.0), weight)
-    if slope is None or not _close(slope, 2 * weight):
+    slope = gradient(answer(nn.Sequential(linear), 1.0), weight)
+    if slope is None or not close(slope, 2 * weight):
         raise NotYet(
             "The values are right, but no gradient comes back. Do `.item()`, "
             "`.detach()` or `.data` stand in your code?"
@@ -294,16 +297,6 @@ def _squares(tensor: Tensor, l2: float) -> float:
     return l2 * float(tensor.detach().square().sum())
 
 
-def _close(got: Tensor, wanted: Tensor) -> bool:
-    return got.shape == wanted.shape and torch.allclose(got, wanted, atol=1e-5)
-
-
-def _gradient(value: Tensor, of: Tensor) -> Tensor | None:
-    if not value.requires_grad:
-        return None
-    return torch.autograd.grad(value, of, allow_unused=True, retain_graph=True)[0]
-
-
 def _reject_number(got: object, what: str) -> None:
     if isinstance(got, int | float):
         raise NotYet(
@@ -314,7 +307,7 @@ def _reject_number(got: object, what: str) -> None:
 
 def _require_tensor(got: object, what: str) -> Tensor:
     if got is ...:
-        raise NotYet(_UNTOUCHED)
+        raise NotYet(UNTOUCHED)
     if not isinstance(got, Tensor):
         raise NotYet(f"{what} returned {type(got).__name__}; wanted a tensor.")
     return got
@@ -327,31 +320,7 @@ def _require_value(got: object, wanted: float, place: str, mistakes: Mistakes) -
             f"{place}: got a tensor of shape {tuple(value.shape)}; wanted one number. "
             "Is a `sum()` missing?"
         )
-    _require_tensors(
-        value.detach().reshape(()),
-        torch.tensor(wanted),
-        place,
-        [(torch.tensor(number), text) for number, text in mistakes],
-    )
-
-
-def _require_tensors(
-    got: Tensor, wanted: Tensor, place: str, mistakes: Mistakes
-) -> None:
-    if got.shape == wanted.shape and _close(got.to(wanted.dtype), wanted):
-        return
-    numbers = f"{place}: got {_text(got)}, wanted {_text(wanted)}."
-    for wrong, text in mistakes:
-        if got.shape == wrong.shape and _close(got.to(wrong.dtype), wrong):
-            raise NotYet(f"{text}. {numbers}")
-    raise NotYet(numbers)
-
-
-def _text(tensor: Tensor) -> str:
-    numbers = [f"{number + 0.0:.3g}" for number in tensor.flatten().tolist()]
-    if tensor.dim() == 0:
-        return numbers[0]
-    return f"[{', '.join(numbers[:7])}{', ...' * (len(numbers) > 7)}]"
+    require_close(value.reshape(()), torch.tensor(wanted), place, mistakes)
 
 
 by_hand = Exercise(

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 
 from course_lib.explicit import Leaf, setup
-from course_lib.lessons.exercises import Exercise, NotYet, require_written
+from course_lib.lessons.exercises import (
+    Exercise,
+    Mistakes,
+    NotYet,
+    close,
+    require_close,
+    require_written,
+)
 from course_lib.rules import Chain, Momentum
 
 NUMBER = 6
@@ -46,16 +53,16 @@ def _judge_nesterov(answer: Update) -> str:
 
 def _require_velocity(new: Any, dx: Any, v: Tensor, g: Tensor) -> None:
     wanted = 0.5 * v - 0.1 * g
-    if _close(new, wanted):
+    if close(new, wanted):
         return
-    if _close(dx, wanted):
+    if close(dx, wanted):
         raise NotYet("The two are in the wrong order: return the new v first, then dx.")
-    if _close(new, 0.5 * v + 0.1 * g):
+    if close(new, 0.5 * v + 0.1 * g):
         raise NotYet(
             "Your velocity is rho * v + eta * g, which is `Momentum`'s and points "
             "uphill. Nesterov's takes eta * g off."
         )
-    if _close(new, v):
+    if close(new, v):
         raise NotYet("You return the old velocity, so the rule remembers nothing new.")
     raise NotYet(
         f"The new v is {_text(new)}; wanted rho * v - eta * g, {_text(wanted)}."
@@ -101,13 +108,13 @@ def _judge_in_order(answer: Any) -> str:
     got = _drive(answer)
     if not isinstance(answer, Chain) and not isinstance(got, Tensor):
         raise NotYet("That is one rule. Chain(first, second, ...) holds several.")
-    if _close(got, _by_hand(_STEPS)):
+    if close(got, _by_hand(_STEPS)):
         return (
             "Mean, clip, decay, momentum. The chain reads as the sentence does, and "
             "nobody has to know what an optimizer does inside."
         )
     for what, text in _near_misses():
-        if _close(got, what):
+        if close(got, what):
             raise NotYet(f"{text}.")
     raise NotYet(
         f"After six gradients x is {_text(got)}; wanted {_text(_by_hand(_STEPS))}. "
@@ -229,7 +236,7 @@ def _with_memory(state: Any) -> Any:
 
 
 def _require_frozen(got: Leaf, was: Leaf, name: str) -> None:
-    if not _close(got.state, was.state):
+    if not close(got.state, was.state):
         raise NotYet(
             "The branch has lost its memory: the velocity is another. Freeze the "
             "state that you were given, rather than set up a new one."
@@ -298,10 +305,10 @@ def _require_schedule(got: Tensor, peak: float, warmup: int, total: int) -> None
          "the end. `math.cos` counts in radians: half a wave is `math.pi`"),
     )  # fmt: skip
     for wrong, text in mistakes:
-        if _close(got, wrong) and not _close(got, wanted):
+        if close(got, wrong) and not close(got, wanted):
             raise NotYet(f"{text}.")
     for step in s.long().tolist():
-        if not _close(got[step], wanted[step]):
+        if not close(got[step], wanted[step]):
             raise NotYet(
                 f"With peak {peak}, warmup {warmup} and total {total}, step {step} has "
                 f"eta {got[step]:.3g}; wanted {wanted[step]:.3g}."
@@ -365,25 +372,10 @@ def _require_mean(
 # Small helpers
 
 
-def _close(got: Any, wanted: Tensor) -> bool:
-    return (
-        isinstance(got, Tensor)
-        and got.shape == wanted.shape
-        and torch.allclose(got.to(wanted.dtype), wanted, atol=1e-5)
-    )
-
-
-def _require_close(
-    got: Any, wanted: Tensor, place: str, mistakes: Sequence[tuple[Tensor, str]]
-) -> None:
-    if _close(got, wanted):
-        return
+def _require_close(got: Any, wanted: Tensor, place: str, mistakes: Mistakes) -> None:
     if not isinstance(got, Tensor):
         raise NotYet(f"{place}: got {type(got).__name__}; wanted a tensor.")
-    for wrong, text in mistakes:
-        if _close(got, wrong):
-            raise NotYet(f"{text}. {place}: got {_text(got)}, wanted {_text(wanted)}.")
-    raise NotYet(f"{place}: got {_text(got)}, wanted {_text(wanted)}.")
+    require_close(got, wanted, place, mistakes, text=_text)
 
 
 def _text(value: Any) -> str:

@@ -10,11 +10,12 @@ where a bound is missed.
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import median
 
 import torch
@@ -25,10 +26,11 @@ from course_lib.device import pick_device
 from course_lib.models import rso_mnist_cnn, small_cnn
 from course_lib.rso import proposals
 from course_lib.rso.engines import SWEEPS
-from course_lib.rso.incremental import Incremental
 from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.modes import cross_entropy, searched
 from course_lib.rso.network import Network
+from course_lib.rso.plan import Plan
+from course_lib.rso.prefixes import Prefixes
 from course_lib.rso.processes import Processes
 from course_lib.rso.proposals import Target
 from course_lib.rso.sweeps import Task
@@ -55,29 +57,45 @@ class Case:
     minibatches: int
     device: torch.device
     share: tuple[int, int] = (0, 1)
-    times: dict[tuple[str, str], list[float]] = field(default_factory=dict)
-    starts: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def targets(self) -> list[Target]:
         return proposals.targets(self.model)
 
-    def sweep(self, target: Target, engine: str) -> Timed:
-        """Return one engine's sweep of a parameter, not yet begun."""
-        count = min(KEPT, self.minibatches)
+    @functools.cached_property
+    def dealt(self) -> Minibatches:
+        """A few of the cycle's mini-batches."""
         generator = torch.Generator().manual_seed(0)
+        count = KEPT if self.minibatches > KEPT else self.minibatches
         images = torch.randn(count * self.batch, *self.image, generator=generator)
         labels = torch.randint(10, (len(images),), generator=generator)
         images, labels = images.to(self.device), labels.to(self.device)
-        dealt = Minibatches(
+        return Minibatches(
             images, labels, self.batch, kind="partition", seed=0, share=self.share
         )
-        network = Network.trace(self.model, images[:8], Processes.current().reduce)
-        weights = target.values
+
+    @functools.cached_property
+    def network(self) -> Network:
+        inputs = self.dealt.inputs[:8]
+        return Network.trace(self.model, inputs, Processes.current().reduce)
+
+    @functools.cached_property
+    def prefixes(self) -> Prefixes:
+        """What the incremental engine's sweeps leave for each other."""
+        parameters = [target.parameter for target in reversed(self.targets())]
+        return Prefixes(self.network, parameters, math.inf)
+
+    def sweep(self, target: Target, engine: str) -> Timed:
+        """Return one engine's sweep of a parameter, not yet begun."""
+        generator = torch.Generator().manual_seed(0)
+        dealt, weights = self.dealt, target.values
         drawn = torch.randn(len(weights), generator=generator).to(weights)
         moves = proposals.base_sigma(target, "measured") * drawn
         values = torch.stack([weights, weights + moves, weights - moves], dim=1)
-        task = Task(self.model, target, values, dealt, cross_entropy, network)
-        return Timed(SWEEPS[engine](task), task, self.minibatches / count, generator)
+        task = Task(self.model, target, values, dealt, cross_entropy, self.network)
+        if engine == "incremental":
+            task.prefixes = self.prefixes
+        apart = self.minibatches / len(dealt)
+        return Timed(SWEEPS[engine](task), task, apart, generator)
 
 
 @dataclass
@@ -137,7 +155,8 @@ def measure(case: Case, engines: dict[str, int]) -> dict[str, dict[str, float]]:
     proposals.initialize(case.targets(), 0)
     cycle: dict[str, dict[str, float]] = {engine: {} for engine in engines}
     with searched(case.model):
-        for target in reversed(case.targets()):
+        for number, target in enumerate(reversed(case.targets())):
+            case.prefixes.begin(number)
             sweeps = {engine: case.sweep(target, engine) for engine in engines}
             first = {name: sweep.first_visits() for name, sweep in sweeps.items()}
             seconds = {name: [] for name in engines}
@@ -161,13 +180,9 @@ def multiply_adds(case: Case, target: Target) -> tuple[float, float]:
 
     Only those of what runs in full for three candidates, which is most of them.
     """
+    network = case.network
     with searched(case.model):
-        images = torch.zeros(8, *case.image, device=case.device)
-        network = Network.trace(case.model, images, None)
-        dealt = Minibatches(images, images[:, 0, 0, 0].long(), 8, kind="fresh", seed=0)
-        values = target.values[:, None].repeat(1, 3)
-        task = Task(case.model, target, values, dealt, cross_entropy, network)
-        plan = Incremental(task).plan
+        plan = Plan(network, target.parameter)
     done = plain = 0.0
     for segment in plan.tail.segments:
         for node, *_ in segment.steps:
@@ -210,7 +225,8 @@ def share_of_work(rank: int, count: int, port: int, results: object) -> None:
     proposals.initialize(case.targets(), 0)
     total = 0.0
     with searched(case.model):
-        for target in case.targets():
+        for number, target in enumerate(reversed(case.targets())):
+            case.prefixes.begin(number)
             sweep = case.sweep(target, "incremental")
             sweep.first_visits()
             seconds = median(sweep.proposal() for _ in range(12))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,23 +10,42 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from course_lib.compiler import NoCompiler
 from course_lib.rso import memory
+from course_lib.rso.compiled import Compiled, Written
 from course_lib.rso.incremental import Incremental
+from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.network import Network
 from course_lib.rso.plan import Plan, Unsuitable
+from course_lib.rso.program import Unwritten
 from course_lib.rso.proposals import Target
-from course_lib.rso.sweeps import Cached, Reference
+from course_lib.rso.sweeps import Cached, Reference, Task
 
-SWEEPS = {"reference": Reference, "cached": Cached, "incremental": Incremental}
+
+def incremental(task: Task) -> Compiled | Incremental:
+    """Return the fast engine's sweep, in compiled code where that can be."""
+    if task.compiled:
+        with contextlib.suppress(Unwritten, NoCompiler):
+            return Compiled(task)
+    return Incremental(task)
+
+
+SWEEPS = {"reference": Reference, "cached": Cached, "incremental": incremental}
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which engine sweeps a parameter, and why no faster one does."""
+    """Which engine sweeps a parameter, in compiled code or not, and why not faster."""
 
     engine: str
     reason: str = ""
     numbers: int = 0  # that it remembers for each sample
+    obstacle: str = ""  # to running in compiled code
+
+    @property
+    def is_compiled(self) -> bool:
+        """Tell whether the sweep runs in compiled code."""
+        return self.engine == "incremental" and not self.obstacle
 
 
 @dataclass(frozen=True)
@@ -33,14 +53,18 @@ class Chooser:
     """Choose by what a model allows and what the memory holds.
 
     network: None where the model can't be traced; `reason` says why.
+    minibatches: those that are dealt to this process.
     samples: how many a sweep remembers in this process.
     limit: bytes that it may take; None where nobody can tell.
+    obstacle: why nothing is compiled; empty where it can be.
     """
 
     network: Network | None
     reason: str
+    minibatches: Minibatches
     samples: int
     limit: int | None
+    obstacle: str = ""
 
     def choose(self, asked: str, targets: Sequence[Target]) -> dict[str, Choice]:
         """Return each parameter's engine.
@@ -72,12 +96,21 @@ class Chooser:
                 numbers = plan.numbers_per_sample()
                 why = self._lacks_memory(numbers, target)
                 if not why:
-                    return Choice("incremental", numbers=numbers)
+                    return Choice("incremental", "", numbers, self._obstacle(plan))
             except Unsuitable as error:
                 why = str(error)
         numbers = Cached.numbers_per_sample(self.network, target.parameter)
         lack = self._lacks_memory(numbers, target)
         return Choice("reference", lack) if lack else Choice("cached", why)
+
+    def _obstacle(self, plan: Plan) -> str:
+        """Say why a plan can't be compiled; nothing where it can."""
+        try:
+            if not self.obstacle:
+                Written(plan, None, self.minibatches)
+        except (Unwritten, NoCompiler) as error:
+            return str(error)
+        return self.obstacle
 
     def room(self, choices: dict[str, Choice], item: int) -> float:
         """Return how many numbers of `item` bytes a sample may take beside those."""

@@ -175,6 +175,19 @@ class Network:
                 found[node] = None
         return [node for node in self.nodes if node in found]
 
+    def needed(
+        self, wanted: set[fx.Node], given: set[fx.Node], sources: set[fx.Node]
+    ) -> list[fx.Node]:
+        """Return the steps from what is given to what is wanted, in order.
+
+        sources: steps whose own inputs are not asked for.
+        """
+        needed = set(wanted)
+        for node in reversed(self.steps):
+            if node in needed and node not in given | sources:
+                needed.update(self.used_by(node))
+        return [n for n in self.steps if n in needed - given]
+
     def step(
         self, node: fx.Node, *, is_live: bool, kept: set[fx.Node]
     ) -> Callable[[Env, int], Tensor]:

@@ -59,7 +59,7 @@ class Pipeline:
         self.segments: list[_Segment] = []
         self.buffers: dict[object, Tensor] = {}
         self.cut: dict[tuple[int, int], list[Piece]] = {}
-        self.order = order = self._needed()
+        self.order = order = network.needed(self.wanted, self.given, self.sources)
         levels = self._levels(order)
         self.measured = {
             network.used_by(n)[0] for n in order if network.kind(n) == "norm"
@@ -69,14 +69,6 @@ class Pipeline:
         for level in range(max(levels.values(), default=-1) + 1):
             steps = [n for n in order if levels[n] == level]
             self.segments.append(_Segment(self, steps, kept))
-
-    def _needed(self) -> list[fx.Node]:
-        needed = set(self.wanted)
-        ends = self.given | self.sources
-        for node in reversed(self.network.steps):
-            if node in needed and node not in ends:
-                needed.update(self.network.used_by(node))
-        return [n for n in self.network.steps if n in needed - self.given]
 
     def _levels(self, order: list[fx.Node]) -> dict[fx.Node, int]:
         """Return the segment of each step: one more behind a batch norm's input."""

@@ -21,7 +21,7 @@ from course_lib.rso.kernels import (
 )
 from course_lib.rso.network import Network
 from course_lib.rso.pipeline import Piece, Pipeline
-from course_lib.rso.prefixes import Prefixes
+from course_lib.rso.prefixes import Prefixes, in_batch
 from course_lib.rso.sweeps import holds
 
 SMALL = 64  # pixels of an image up to which a convolution is taken as a matrix
@@ -181,6 +181,8 @@ class Plan:
         inputs, labels = minibatch
         known = prefixes.known(number) if prefixes else {}
         head = self._head(known, prefixes.missing(number) if prefixes else set())
+        shapes = self.network.shapes
+        known = {n: in_batch(v, shapes[n], len(labels)) for n, v in known.items()}
         given = {self.network.nodes[0]: inputs, **known}
         env = head.run(given, labels.shape[0])
         if prefixes:

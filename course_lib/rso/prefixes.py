@@ -9,10 +9,29 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from course_lib.rso.network import Network
 from course_lib.rso.sweeps import holds
+
+
+def in_blocks(value: Tensor, lanes: int) -> Tensor:
+    """Return `(batch, ...)` as `(blocks, numbers, lanes)`, zeros at the end.
+
+    What is in blocks already is returned as it is: no layer's input has three axes.
+    """
+    if value.dim() == 3:
+        return value
+    flat = F.pad(value.flatten(1), (0, 0, 0, -len(value) % lanes))
+    return flat.view(-1, lanes, flat.shape[1]).transpose(1, 2).contiguous()
+
+
+def in_batch(value: Tensor, shape: Sequence[int], batch: int) -> Tensor:
+    """Return `(blocks, numbers, lanes)` as `(batch, *shape)`; all else as it is."""
+    if value.dim() != 3:
+        return value
+    return value.transpose(1, 2).flatten(0, 1)[:batch].unflatten(1, shape)
 
 
 class Prefixes:

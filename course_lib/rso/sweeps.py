@@ -38,9 +38,8 @@ class Task:
     minibatches: Minibatches
     loss: Loss
     network: Network | None = None
-    prefixes: Prefixes | None = (
-        None  # what earlier sweeps of the cycle left for this one
-    )
+    prefixes: Prefixes | None = None  # what earlier sweeps of the cycle left for this
+    compiled: bool = True  # where it can be
 
 
 class Reference:

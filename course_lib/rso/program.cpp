@@ -1,0 +1,604 @@
+/* The fast engine's arithmetic in one pass: what program.py writes down is run here.
+
+   LANES samples stand side by side in one vector, and a value of a mini-batch is an
+   array of vectors, [blocks][channels][height][width]: every operation below is plain
+   arithmetic on vectors, whatever the size of the image. A block is small enough to
+   stay in the processor's cache while it goes through all operations of a stage. A
+   stage ends where batch norm needs the sums of all blocks; what its last values need
+   before they are read (scale, shift, ReLU) is done by whoever reads them.
+
+   A candidate is a row. Row 0 is what a mini-batch remembers. Where weights of the
+   channel have moved since, row 1 is what it is to remember, and the base of all other
+   rows; else row 0 is that. Compiled for REAL float or double. */
+
+#include <cmath>
+#include <cstring>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#if defined(__AVX512F__)
+#define WIDTH 64
+#elif defined(__AVX__)
+#define WIDTH 32
+#else
+#define WIDTH 16
+#endif
+
+#if defined(__AVX__) && !defined(__AVX512F__)
+#define OUTPUTS 4 /* of a tile: its sums stay in the registers, of which AVX has 16 */
+#else
+#define OUTPUTS 8
+#endif
+#define PIXELS 3 /* of a tile */
+
+#define LANES ((int)(WIDTH / sizeof(REAL)))
+
+typedef REAL V __attribute__((vector_size(WIDTH)));
+
+enum { COPY, ADD, MAX_POOL, AVERAGE_POOL, STATS, CONV, TAPS, SPREAD, FILL, LOSS };
+enum { TAIL = 1, AGAIN = 2 }; /* see Op.flags */
+
+/* Where a value lies. With a state alone it is the same for all candidates; with both,
+   the state's is that of the base. Strides count vectors. */
+typedef struct {
+    V *data;
+    long row, block, thread;
+    int state;
+    long state_block;
+} Slot;
+
+/* What is read: max(scale * x + shift, floor); norm < 0 stands for 1 * x + 0. */
+typedef struct {
+    int slot, norm, picks; /* picks: of all channels, the one whose weight is judged */
+    double floor;
+} Operand;
+
+/* TAIL: not for rows without a loss. AGAIN: the state's value is up to date already.
+   Of SPREAD, `channels` are those of the layer's whole input, and of TAPS, `groups`,
+   `inputs` and `outputs` are the swept layer's. */
+typedef struct {
+    int kind, out, flags, norm;
+    Operand in, other;
+    int channels, height, width;                /* of the operand */
+    int top, left, padded_height, padded_width; /* of its padded copy */
+    int scratch;                                /* slot of that copy, or -1 */
+    int box_height, box_width, box_row, box_column; /* averaged over while copying */
+    int groups, inputs, outputs;                /* inputs and outputs of one group */
+    int pixels, taps;
+    long plane; /* of one channel's padded copy, in vectors */
+    const int *place; /* of each output pixel's first tap in the padded plane */
+    const int *tap;   /* offset of each tap from there */
+    const REAL *weights; /* [groups][outputs / OUTPUTS][inputs][taps][OUTPUTS] */
+    const REAL *bias;
+} Op;
+
+typedef struct {
+    int channels, pixels, picks;
+    double eps;
+    const double *gamma, *beta;
+    double *parts; /* [rows][blocks][channels][2]: mean, and squares around it */
+    REAL *affine;  /* [rows][channels][2]: scale, shift */
+} Norm;
+
+typedef int (*Reduce)(double *sums, long count);
+
+typedef struct {
+    const Slot *slots;
+    const Op *ops;
+    const int *stages; /* first operation of each, and the end */
+    const Norm *norms;
+    int stage_count, norm_count, threads;
+    Reduce reduce; /* adds the other processes' sums, or NULL */
+    double *sums;   /* memory for that */
+    double *losses; /* [rows][blocks] */
+} Program;
+
+typedef struct {
+    V *const *values;
+    const int *labels;
+    long batch;
+} State;
+
+/* Weights that change in each row: those from starts[row] to starts[row + 1]. */
+typedef struct {
+    int channel, rows, base, first_row;
+    const int *starts, *weights; /* numbered as in the parameter */
+    const double *changes;
+} Rows;
+
+extern "C" {
+int lanes(void) { return LANES; }
+int tile_outputs(void) { return OUTPUTS; }
+}
+
+static inline V splat(REAL x) { return x - V{}; }
+
+static V *at(const Program *p, const State *s, const Rows *rows, int slot, int row,
+             long block, int thread)
+{
+    const Slot *v = &p->slots[slot];
+    if (v->state >= 0 && (row <= rows->base || !v->data))
+        return s->values[v->state] + block * v->state_block;
+    return v->data + row * v->row + block * v->block + thread * v->thread;
+}
+
+/* An operand at one row and block, ready to be read channel by channel. */
+typedef struct {
+    const V *data;
+    const REAL *affine;
+    REAL floor;
+} Source;
+
+static Source source(const Program *p, const State *s, const Operand *operand,
+                     const Rows *rows, int row, long block, int thread, int plane)
+{
+    const V *data = at(p, s, rows, operand->slot, row, block, thread);
+    const REAL *affine = 0;
+    if (operand->picks)
+        data += (long)rows->channel * plane;
+    if (operand->norm >= 0) {
+        const Norm *norm = &p->norms[operand->norm];
+        affine = norm->affine + (long)row * norm->channels * 2;
+    }
+    return Source{data, affine, (REAL)operand->floor};
+}
+
+static inline V scale_of(Source x, int channel) { return splat(x.affine ? x.affine[2 * channel] : 1); }
+static inline V shift_of(Source x, int channel) { return splat(x.affine ? x.affine[2 * channel + 1] : 0); }
+
+static inline V lifted(V x, V floor) { return x < floor ? floor : x; } /* keeps nan */
+
+static void copy(const Op *op, Source in, V *out)
+{
+    int plane = op->height * op->width;
+    for (int c = 0; c < op->channels; c++) {
+        V scale = scale_of(in, c), shift = shift_of(in, c), floor = splat(in.floor);
+        for (int i = 0; i < plane; i++)
+            out[c * plane + i] = lifted(in.data[c * plane + i] * scale + shift, floor);
+    }
+}
+
+static void add(const Op *op, Source in, Source other, V *out)
+{
+    int plane = op->height * op->width;
+    for (int c = 0; c < op->channels; c++) {
+        V scale = scale_of(in, c), shift = shift_of(in, c), floor = splat(in.floor);
+        V scale2 = scale_of(other, c), shift2 = shift_of(other, c);
+        V floor2 = splat(other.floor);
+        for (int i = c * plane; i < (c + 1) * plane; i++)
+            out[i] = lifted(in.data[i] * scale + shift, floor)
+                     + lifted(other.data[i] * scale2 + shift2, floor2);
+    }
+}
+
+static void max_pool(const Op *op, Source in, V *out)
+{
+    for (int c = 0; c < op->channels; c++) {
+        const V *plane = in.data + (long)c * op->height * op->width;
+        V scale = scale_of(in, c), shift = shift_of(in, c), floor = splat(in.floor);
+        for (int i = 0; i < op->pixels; i++) {
+            const V *x = plane + op->place[i];
+            V most = x[op->tap[0]] * scale + shift;
+            for (int t = 1; t < op->taps; t++) {
+                V value = x[op->tap[t]] * scale + shift;
+                most = (value > most) | (value != value) ? value : most;
+            }
+            out[c * op->pixels + i] = lifted(most, floor);
+        }
+    }
+}
+
+static void average_pool(const Op *op, Source in, V *out)
+{
+    V share = splat((REAL)1 / op->taps);
+    for (int c = 0; c < op->channels; c++) {
+        const V *plane = in.data + (long)c * op->height * op->width;
+        V scale = scale_of(in, c), shift = shift_of(in, c), floor = splat(in.floor);
+        for (int i = 0; i < op->pixels; i++) {
+            V sum = {};
+            for (int t = 0; t < op->taps; t++)
+                sum += lifted(plane[op->place[i] + op->tap[t]] * scale + shift, floor);
+            out[c * op->pixels + i] = sum * share;
+        }
+    }
+}
+
+static REAL total(V x)
+{
+    REAL sum = 0;
+    for (int l = 0; l < LANES; l++)
+        sum += x[l];
+    return sum;
+}
+
+static V mask(long count)
+{
+    V lanes = {};
+    for (int l = 0; l < LANES; l++)
+        lanes[l] = l < count;
+    return lanes;
+}
+
+/* The sum of x, or of the squares of x - mean: in four parts, for each addition has to
+   wait for the one before it. */
+template <bool IS_SQUARED>
+static V sum_of(const V *x, int count, V mean)
+{
+    V parts[4] = {};
+    int i = 0;
+    for (; i + 4 <= count; i += 4)
+        for (int k = 0; k < 4; k++) {
+            V apart = x[i + k] - mean;
+            parts[k] += IS_SQUARED ? apart * apart : apart;
+        }
+    for (; i < count; i++) {
+        V apart = x[i] - mean;
+        parts[0] += IS_SQUARED ? apart * apart : apart;
+    }
+    return (parts[0] + parts[1]) + (parts[2] + parts[3]);
+}
+
+/* Mean and squares around it of each channel, of the `count` samples of a block. */
+static void stats(const Op *op, const V *in, long count, double *parts)
+{
+    int plane = op->height * op->width;
+    V counts = mask(count), lane_share = splat((REAL)1 / ((REAL)count * plane));
+    for (int c = 0; c < op->channels; c++) {
+        const V *x = in + (long)c * plane;
+        REAL mean = total(sum_of<false>(x, plane, V{}) * counts * lane_share);
+        V squares = sum_of<true>(x, plane, splat(mean));
+        parts[2 * c] = mean;
+        parts[2 * c + 1] = total(squares * counts);
+    }
+}
+
+/* A padded copy of one channel, averaged over the boxes of a pooling taken in. */
+static void pad(const Op *op, const V *in, V scale, V shift, V floor, V *out)
+{
+    for (int y = 0; y < op->height; y++)
+        for (int x = 0; x < op->width; x++)
+            out[(y + op->top) * op->padded_width + x + op->left]
+                = lifted(in[y * op->width + x] * scale + shift, floor);
+}
+
+static void average(const Op *op, V *plane)
+{
+    int rows = op->padded_height - (op->box_height - 1) * op->box_row;
+    int columns = op->padded_width - (op->box_width - 1) * op->box_column;
+    V share = splat((REAL)1 / (op->box_height * op->box_width));
+    for (int y = 0; y < rows; y++)
+        for (int x = 0; x < columns; x++) {
+            V sum = {};
+            for (int u = 0; u < op->box_height; u++)
+                for (int v = 0; v < op->box_width; v++)
+                    sum += plane[(y + u * op->box_row) * op->padded_width
+                                 + x + v * op->box_column];
+            plane[y * op->padded_width + x] = sum * share; /* is read no more */
+        }
+}
+
+/* OUTPUTS channels at `count` pixels: one load for OUTPUTS multiply-adds, and the sums
+   in registers until the end. */
+template <int COUNT>
+static inline void multiply(const Op *op, const V *in, int inputs, const REAL *w,
+                            const int *place, const V *start, const REAL *bias, V *out,
+                            int outputs)
+{
+    V sum[OUTPUTS][COUNT];
+    for (int o = 0; o < OUTPUTS; o++)
+        for (int i = 0; i < COUNT; i++) {
+            sum[o][i] = V{};
+            if (o < outputs && start)
+                sum[o][i] = start[o * op->pixels + i];
+            else if (o < outputs && bias)
+                sum[o][i] = splat(bias[o]);
+        }
+    for (int c = 0; c < inputs; c++, in += op->plane)
+        for (int t = 0; t < op->taps; t++, w += OUTPUTS) {
+            V x[COUNT];
+            for (int i = 0; i < COUNT; i++)
+                x[i] = in[place[i] + op->tap[t]];
+            for (int o = 0; o < OUTPUTS; o++)
+                for (int i = 0; i < COUNT; i++)
+                    sum[o][i] += w[o] * x[i];
+        }
+    for (int o = 0; o < OUTPUTS; o++)
+        if (o < outputs)
+            for (int i = 0; i < COUNT; i++)
+                out[o * op->pixels + i] = sum[o][i];
+}
+
+/* COUNT pixels from `i` on, all channels of one group. */
+template <int COUNT>
+static void outputs_at(const Op *op, const V *in, int group, int first, int inputs, int i,
+                       const V *start, V *out)
+{
+    int tiles = (op->outputs + OUTPUTS - 1) / OUTPUTS;
+    for (int tile = 0; tile < tiles; tile++) {
+        int o = group * op->outputs + tile * OUTPUTS;
+        long at = ((long)(group * tiles + tile) * op->inputs + first) * op->taps;
+        long to = (long)o * op->pixels + i;
+        multiply<COUNT>(op, in, inputs, op->weights + at * OUTPUTS, op->place + i,
+                        start ? start + to : 0, op->bias ? op->bias + o : 0, out + to,
+                        op->outputs - tile * OUTPUTS);
+    }
+}
+
+/* From the `inputs` channels of `in` that stand from `first` on among the layer's. */
+static void convolve(const Op *op, const V *in, int first, int inputs, const V *start,
+                     V *out)
+{
+    for (int group = 0; group < op->groups; group++, in += inputs * op->plane) {
+        int i = 0;
+        for (; i + PIXELS <= op->pixels; i += PIXELS)
+            outputs_at<PIXELS>(op, in, group, first, inputs, i, start, out);
+        for (; i < op->pixels; i++)
+            outputs_at<1>(op, in, group, first, inputs, i, start, out);
+    }
+}
+
+static void conv(const Op *op, Source in, V *padded, V *out)
+{
+    int image = op->height * op->width;
+    for (int c = 0; c < op->channels; c++)
+        pad(op, in.data + (long)c * image, scale_of(in, c), shift_of(in, c),
+            splat(in.floor), padded + c * op->plane);
+    convolve(op, padded, 0, op->inputs, 0, out);
+}
+
+/* What a change of one channel gives in all outputs of the next layer. */
+static void spread(const Op *op, Source before, Source after, int channel,
+                   const V *start, V *padded, V *out)
+{
+    V scale = scale_of(after, 0), shift = shift_of(after, 0), floor = splat(after.floor);
+    V scale0 = scale_of(before, 0), shift0 = shift_of(before, 0);
+    for (int y = 0; y < op->height; y++)
+        for (int x = 0; x < op->width; x++) {
+            int i = y * op->width + x;
+            padded[(y + op->top) * op->padded_width + x + op->left]
+                = lifted(after.data[i] * scale + shift, floor)
+                  - lifted(before.data[i] * scale0 + shift0, floor);
+        }
+    int inputs = op->inputs / op->channels; /* a flattened image has one each pixel */
+    convolve(op, padded, channel * inputs, inputs, start, out);
+}
+
+/* The candidates' planes: the channel's, moved by each change times its input. */
+static void taps(const Program *p, const State *s, const Op *op, const Rows *rows,
+                 long block, int thread)
+{
+    int image = op->height * op->width, known = -1, each = op->inputs * op->taps;
+    int group = op->outputs ? rows->channel / op->outputs : 0;
+    const V *plane = at(p, s, rows, op->in.slot, 0, block, thread);
+    plane += (long)rows->channel * op->pixels;
+    for (int r = 0; r < rows->rows; r++) {
+        V *out = at(p, s, rows, op->out, r, block, thread);
+        int from = r <= rows->base ? 0 : rows->base;
+        memcpy(out, r ? at(p, s, rows, op->out, from, block, thread) : plane,
+               op->pixels * sizeof(V));
+        for (int i = rows->starts[r]; i < rows->starts[r + 1]; i++) {
+            REAL change = (REAL)rows->changes[i];
+            if (op->other.slot < 0) { /* a bias, or a shift */
+                for (int j = 0; j < op->pixels; j++)
+                    out[j] += change;
+                continue;
+            }
+            int within = rows->weights[i] - rows->channel * each;
+            int input = group * op->inputs + within / op->taps;
+            const V *x = at(p, s, rows, op->other.slot, 0, block, thread);
+            x += (long)input * image;
+            if (op->scratch >= 0) {
+                V *padded = at(p, s, rows, op->scratch, 0, block, thread);
+                if (known != input) {
+                    memset(padded, 0, sizeof(V) * op->padded_height * op->padded_width);
+                    pad(op, x, splat(1), splat(0), splat(-(REAL)INFINITY), padded);
+                    if (op->box_height * op->box_width > 1)
+                        average(op, padded);
+                }
+                known = input;
+                x = padded;
+            }
+            x += op->tap[within % op->taps];
+            for (int j = 0; j < op->pixels; j++)
+                out[j] += change * x[op->place[j]];
+        }
+    }
+}
+
+/* exp of numbers <= 0, to the last bit or two */
+static V exponential(V x)
+{
+#ifdef IS_DOUBLE
+    V y = x;
+    for (int l = 0; l < LANES; l++)
+        y[l] = exp(x[l]);
+    return y;
+#else
+    typedef int I __attribute__((vector_size(WIDTH)));
+    x = x < -87.0f ? splat(-87.0f) : x;
+    V turns = x * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: rounds to whole numbers */
+    I whole = (I)turns;
+    turns -= 12582912.0f;
+    V r = x - turns * 0.693359375f + turns * 2.12194440e-4f;
+    V y = 1 + r + r * r * (0.5f + r * (0.166666654f + r * (0.0416657962f
+          + r * (0.00833345205f + r * 0.00139819994f))));
+    return (V)((I)y + (whole << 23));
+#endif
+}
+
+/* The sum of -log softmax(logits)[label] over the samples of a block. */
+static double loss(const Op *op, Source in, const int *labels, long count)
+{
+    const V *x = in.data;
+    V most = x[0], sum = {};
+    for (int c = 1; c < op->channels; c++)
+        most = (x[c] > most) | (x[c] != x[c]) ? x[c] : most;
+    for (int c = 0; c < op->channels; c++)
+        sum += exponential(x[c] - most);
+    double all = 0;
+    for (int l = 0; l < count; l++) {
+        double own = (double)x[labels[l]][l] - most[l];
+        all += (most[l] != most[l] ? NAN : log((double)sum[l])) - own;
+    }
+    return all;
+}
+
+/* All channels, after one has changed: of the base in the state's own memory. */
+static void reach(const Program *p, const State *s, const Op *op, Source in,
+                  const Rows *rows, int row, long block, int thread)
+{
+    V *own = at(p, s, rows, op->out, 0, block, thread);
+    V *out = at(p, s, rows, op->out, row, block, thread);
+    int plane = op->height * op->width;
+    if (op->kind == SPREAD) {
+        int from = row > rows->base ? rows->base : 0;
+        Source before = source(p, s, &op->in, rows, from, block, thread, plane);
+        V *padded = at(p, s, rows, op->scratch, 0, block, thread);
+        spread(op, before, in, rows->channel, own, padded, out);
+        return;
+    }
+    if (row > rows->base && out == own)
+        return; /* what the state alone holds */
+    if (out != own)
+        memcpy(out, own, (long)op->outputs * plane * sizeof(V));
+    copy(op, in, out + (long)rows->channel * plane);
+}
+
+static void run(const Program *p, const State *s, const Op *op, const Rows *rows,
+                int row, long block, int thread)
+{
+    long blocks = (s->batch + LANES - 1) / LANES;
+    long count = s->batch - block * LANES < LANES ? s->batch - block * LANES : LANES;
+    int plane = op->height * op->width;
+    V *padded = op->scratch < 0 ? 0 : at(p, s, rows, op->scratch, 0, block, thread);
+    if (op->kind == TAPS) {
+        if (row == 0)
+            taps(p, s, op, rows, block, thread);
+        return;
+    }
+    Source in = source(p, s, &op->in, rows, row, block, thread, plane);
+    if (op->kind == STATS) {
+        const Norm *norm = &p->norms[op->norm];
+        double *parts = norm->parts + (row * blocks + block) * norm->channels * 2;
+        stats(op, in.data, count, parts);
+        return;
+    }
+    if (op->kind == LOSS) {
+        const int *labels = s->labels + block * LANES;
+        p->losses[row * blocks + block] = loss(op, in, labels, count);
+        return;
+    }
+    if (op->kind == SPREAD || op->kind == FILL) {
+        if (row > rows->base || (row && row == rows->base && !(op->flags & AGAIN)))
+            reach(p, s, op, in, rows, row, block, thread);
+        return;
+    }
+    V *out = at(p, s, rows, op->out, row, block, thread);
+    switch (op->kind) {
+    case COPY: copy(op, in, out); break;
+    case ADD:
+        add(op, in, source(p, s, &op->other, rows, row, block, thread, plane), out);
+        break;
+    case MAX_POOL: max_pool(op, in, out); break;
+    case AVERAGE_POOL: average_pool(op, in, out); break;
+    case CONV: conv(op, in, padded, out); break;
+    }
+}
+
+/* Put the blocks' statistics together: scale and shift of each row and channel. */
+static int settle(const Program *p, const State *s, const Norm *norm, int channel,
+                  int first, int rows)
+{
+    long blocks = (s->batch + LANES - 1) / LANES, size = norm->channels;
+    double *sums = p->sums;
+    for (int r = first; r < rows; r++)
+        for (int c = 0; c < size; c++) {
+            double mean = 0, squares = 0, all = (double)s->batch * norm->pixels;
+            for (long b = 0; b < blocks; b++) {
+                long count = s->batch - b * LANES < LANES ? s->batch - b * LANES : LANES;
+                const double *part = norm->parts + ((r * blocks + b) * size + c) * 2;
+                mean += part[0] * count * norm->pixels / all;
+            }
+            for (long b = 0; b < blocks; b++) {
+                long count = s->batch - b * LANES < LANES ? s->batch - b * LANES : LANES;
+                const double *part = norm->parts + ((r * blocks + b) * size + c) * 2;
+                double apart = part[0] - mean;
+                squares += part[1] + apart * apart * count * norm->pixels;
+            }
+            double *own = sums + ((r - first) * size + c) * 2;
+            own[0] = mean;
+            own[1] = squares / all;
+            if (p->reduce) { /* what adds up over processes */
+                own[0] = mean * all;
+                own[1] = squares + mean * mean * all;
+            }
+        }
+    long numbers = (rows - first) * size * 2;
+    if (p->reduce) {
+        sums[numbers] = (double)s->batch * norm->pixels;
+        if (p->reduce(sums, numbers + 1))
+            return 1;
+        for (long i = 0; i < numbers; i += 2) {
+            double mean = sums[i] / sums[numbers];
+            double variance = sums[i + 1] / sums[numbers] - mean * mean;
+            sums[i] = mean;
+            sums[i + 1] = variance < 0 ? 0 : variance;
+        }
+    }
+    for (long i = 0; i < numbers; i += 2) {
+        long c = norm->picks ? channel : i / 2 % size;
+        double scale = 1 / sqrt(sums[i + 1] + norm->eps);
+        scale *= norm->gamma ? norm->gamma[c] : 1;
+        REAL *affine = norm->affine + first * size * 2 + i;
+        affine[0] = (REAL)scale;
+        affine[1] = (REAL)((norm->beta ? norm->beta[c] : 0) - sums[i] * scale);
+    }
+    return 0;
+}
+
+/* Run all stages for all rows; 1 where `reduce` failed. */
+extern "C" int run_program(const Program *p, const State *s, const Rows *rows)
+{
+    long blocks = (s->batch + LANES - 1) / LANES;
+    for (int stage = 0; stage < p->stage_count; stage++) {
+        const Op *begin = p->ops + p->stages[stage], *end = p->ops + p->stages[stage + 1];
+#pragma omp parallel for schedule(static) num_threads(p->threads) if (p->threads > 1)
+        for (long block = 0; block < blocks; block++) {
+#ifdef _OPENMP
+            int thread = omp_get_thread_num();
+#else
+            int thread = 0;
+#endif
+            for (int row = 0; row < rows->rows; row++)
+                for (const Op *op = begin; op < end; op++) {
+                    if (row < rows->first_row && op->flags & TAIL)
+                        continue;
+                    run(p, s, op, rows, row, block, thread);
+                }
+        }
+        for (const Op *op = begin; op < end; op++)
+            if (op->kind == STATS) {
+                int first = op->flags & TAIL ? rows->first_row : 0;
+                const Norm *norm = &p->norms[op->norm];
+                if (settle(p, s, norm, rows->channel, first, rows->rows))
+                    return 1;
+            }
+    }
+    return 0;
+}
+
+/* As run_program, and the sum of the loss of each row from first_row on. */
+extern "C" int judge(const Program *p, const State *s, const Rows *rows, double *sums)
+{
+    if (run_program(p, s, rows))
+        return 1;
+    long blocks = (s->batch + LANES - 1) / LANES;
+    for (int r = rows->first_row; r < rows->rows; r++) {
+        double sum = 0;
+        for (long b = 0; b < blocks; b++)
+            sum += p->losses[r * blocks + b];
+        sums[r - rows->first_row] = sum;
+    }
+    return 0;
+}

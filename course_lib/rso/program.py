@@ -1,0 +1,627 @@
+"""Operations of a network as `program.cpp` runs them.
+
+A value of a mini-batch is cut into blocks of as many samples as a vector has lanes,
+`(blocks, channels, height, width, lanes)`. Batch norm's scale and shift, and ReLU, cost
+no pass of their own: they wait until the value is read.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from course_lib import compiler
+from course_lib.rso.kernels import Taps, pair
+from course_lib.rso.network import Network
+
+Reduce = Callable[[Tensor], Tensor]
+Shape = tuple[int, int, int]
+KINDS = (
+    *("copy", "add", "max_pool", "average_pool", "stats", "conv"),
+    *("taps", "spread", "fill", "loss"),
+)
+TAIL, AGAIN = 1, 2
+DEFINES = {torch.float32: ("REAL=float",), torch.float64: ("REAL=double", "IS_DOUBLE")}
+_REDUCE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_double), ctypes.c_long)
+
+
+class Unwritten(Exception):
+    """program.cpp has no such operation; the message says which."""
+
+
+# The structures of program.cpp
+
+
+class _Slot(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        *((name, ctypes.c_long) for name in ("row", "block", "thread")),
+        ("state", ctypes.c_int),
+        ("state_block", ctypes.c_long),
+    )
+
+
+class _Operand(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ("slot", "norm", "picks")),
+        ("floor", ctypes.c_double),
+    )
+
+
+class _Op(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ("kind", "out", "flags", "norm")),
+        ("input", _Operand),
+        ("other", _Operand),
+        *((name, ctypes.c_int) for name in ("channels", "height", "width")),
+        *((name, ctypes.c_int) for name in ("top", "left")),
+        *((name, ctypes.c_int) for name in ("padded_height", "padded_width")),
+        ("scratch", ctypes.c_int),
+        *((name, ctypes.c_int) for name in ("box_height", "box_width")),
+        *((name, ctypes.c_int) for name in ("box_row", "box_column")),
+        *((name, ctypes.c_int) for name in ("groups", "inputs", "outputs")),
+        *((name, ctypes.c_int) for name in ("pixels", "taps")),
+        ("plane", ctypes.c_long),
+        *((name, ctypes.c_void_p) for name in ("place", "tap", "weights", "bias")),
+    )
+
+
+class _Norm(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ("channels", "pixels", "picks")),
+        ("eps", ctypes.c_double),
+        *((name, ctypes.c_void_p) for name in ("gamma", "beta", "parts", "affine")),
+    )
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("slots", "ops", "stages", "norms")),
+        *((name, ctypes.c_int) for name in ("stage_count", "norm_count", "threads")),
+        ("reduce", _REDUCE),
+        *((name, ctypes.c_void_p) for name in ("sums", "losses")),
+    )
+
+
+class State(ctypes.Structure):
+    """What a mini-batch remembers: an array of each value's blocks, and the labels."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("values", "labels")),
+        ("batch", ctypes.c_long),
+    )
+
+
+class _Rows(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ("channel", "rows", "base", "first_row")),
+        *((name, ctypes.c_void_p) for name in ("starts", "weights", "changes")),
+    )
+
+
+@dataclass
+class Rows:
+    """Which weights change by how much in each row.
+
+    Row 0 is what the mini-batch remembers. With base 1, row 1 is what it is to
+    remember from now on, and the other rows change that.
+    """
+
+    channel: int
+    changes: list[list[tuple[int, float]]]  # of each row from 1 on
+    base: int = 0
+    first_row: int = 0  # the first that has a loss
+
+
+# Values
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value as its readers find it: max(norm(slot), floor).
+
+    ready: the stage from which on it can be read.
+    picks: of all channels, the one whose weight is judged.
+    """
+
+    slot: int
+    shape: Shape
+    ready: int = 0
+    norm: int = -1
+    floor: float = -math.inf
+    picks: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Tell whether the slot holds the value itself."""
+        return self.norm < 0 and self.floor == -math.inf and not self.picks
+
+    def operand(self) -> _Operand:
+        """Return it as program.cpp reads it."""
+        return _Operand(self.slot, self.norm, self.picks, self.floor)
+
+
+@dataclass
+class _Memory:
+    """A slot: vectors of a block, and who needs to find them."""
+
+    size: int
+    state: int = -1
+    is_own: bool = True  # has memory beside the state's
+    is_whole: bool = False  # read in a later stage, or by Python
+    stage: int = 0
+    tensor: Tensor | None = None
+
+
+def library(dtype: torch.dtype) -> ctypes.CDLL:
+    """Return `program.cpp`, compiled for a dtype.
+
+    Raises:
+        compiler.NoCompiler: this machine can't; the message says why.
+        Unwritten: there are only float32 and float64.
+    """
+    if dtype not in DEFINES:
+        raise Unwritten(f"numbers of {dtype}")
+    source = Path(__file__).with_name("program.cpp")
+    return compiler.library(source, *DEFINES[dtype])
+
+
+class Program:
+    """Operations in stages, written down one by one, then run again and again."""
+
+    def __init__(self, dtype: torch.dtype, reduce: Reduce | None) -> None:
+        self.dtype, self.reduce = dtype, reduce
+        self.library = library(dtype)
+        self.lanes = self.library.lanes()
+        self.memories: list[_Memory] = []
+        self.ops: list[tuple[int, _Op]] = []  # (stage, operation)
+        self.norms: list[_Norm] = []
+        self.cheap: dict[int, Callable[[int], Value]] = {}  # write it down once more
+        self.kept: list[Tensor] = []  # that pointers go to
+        self.live: list[tuple[nn.Module, Callable[[], None]]] = []
+        self.size = (0, 0, 0)  # rows, blocks and threads that there is memory for
+
+    # Writing it down
+
+    def state(self, number: int, shape: Shape) -> Value:
+        """Return a value that a mini-batch remembers."""
+        slot = self._slot(math.prod(shape), state=number, is_own=False)
+        return Value(slot, shape)
+
+    def _slot(self, size: int, **settings: object) -> int:
+        self.memories.append(_Memory(size, **settings))
+        return len(self.memories) - 1
+
+    def _write(
+        self, kind: str, value: Value, shape: Shape | None, **settings: object
+    ) -> Value:
+        """Add an operation on a value; return what it gives, of this shape."""
+        other, out = settings.pop("other", None), settings.pop("out", None)
+        stage = max(value.ready, settings.pop("stage", 0))
+        stage = stage if other is None else max(stage, other.ready)
+        if out is None:
+            out = -1 if shape is None else self._slot(math.prod(shape))
+        for read in (value, *([] if other is None else [other])):
+            memory = self.memories[read.slot]
+            memory.is_whole |= memory.stage < stage
+        if out >= 0:
+            self.memories[out].stage = stage
+        geometry = dict(zip(("channels", "height", "width"), value.shape, strict=True))
+        op = _Op(
+            kind=KINDS.index(kind),
+            out=out,
+            input=value.operand(),
+            other=_Operand(-1, -1, 0, 0.0) if other is None else other.operand(),
+            **{"scratch": -1, "norm": -1, **geometry, **settings},
+        )
+        self.ops.append((stage, op))
+        return Value(out, shape or value.shape, stage)
+
+    def plain(self, value: Value, flags: int = 0) -> Value:
+        """Return a value whose slot holds it as it is."""
+        if value.is_plain:
+            return value
+        return self._write("copy", value, value.shape, flags=flags)
+
+    def add(self, value: Value, other: Value, flags: int = 0) -> Value:
+        """Write the sum of two values down."""
+        return self._write("add", value, value.shape, other=other, flags=flags)
+
+    def normalize(
+        self,
+        value: Value,
+        module: nn.Module,
+        *,
+        picks: bool = False,
+        is_plain: bool = False,
+        flags: int = 0,
+    ) -> Value:
+        """Write a batch norm down; `is_plain` leaves gamma and beta out."""
+        value = self.plain(value, flags)
+        norm = _Norm(
+            value.shape[0], math.prod(value.shape[1:]), picks=picks, eps=module.eps
+        )
+        for name, own in (("gamma", module.weight), ("beta", module.bias)):
+            if own is not None and not is_plain:
+                copy = own.detach().double().clone()
+                self.kept.append(copy)
+                self.live.append((module, lambda copy=copy, own=own: copy.copy_(own)))
+                setattr(norm, name, copy.data_ptr())
+        self.norms.append(norm)
+        self._write("stats", value, None, norm=len(self.norms) - 1, flags=flags)
+        if value.slot in self.cheap:  # less work than a trip to memory and back
+            value = self.cheap[value.slot](value.ready + 1)
+        else:
+            self.memories[value.slot].is_whole = True
+            value = replace(value, ready=value.ready + 1)
+        return replace(value, norm=len(self.norms) - 1)
+
+    def pool(self, value: Value, module: nn.Module, flags: int = 0) -> Value:
+        """Write a pooling without padding down."""
+        image = value.shape[1:]
+        size, stride = _window(module, image)
+        shape = tuple(
+            (n - k) // s + 1 for n, k, s in zip(image, size, stride, strict=True)
+        )
+        is_max = isinstance(module, (nn.MaxPool2d, nn.AdaptiveMaxPool2d))
+        return self._write(
+            "max_pool" if is_max else "average_pool",
+            value,
+            (value.shape[0], *shape),
+            flags=flags,
+            **self._geometry(shape, image[1], size, stride, (1, 1)),
+        )
+
+    def conv(self, value: Value, taps: Taps, image: tuple[int, int]) -> Value:
+        """Write a convolution or linear layer down; `image` is its output's size."""
+        settings = self._layer(value, taps, image)
+        plane = settings["plane"]
+        settings["scratch"] = self._slot(value.shape[0] * plane)
+        outputs = settings["groups"] * settings["outputs"]
+        return self._write("conv", value, (outputs, *image), flags=TAIL, **settings)
+
+    def spread(
+        self,
+        value: Value,
+        taps: Taps,
+        channels: int,
+        image: tuple[int, int],
+        state: int,
+        *,
+        is_kept: bool,
+    ) -> Value:
+        """Write down what a change of one of `channels` gives in the next layer.
+
+        That of the base is the state's value `state`, and the others' lie beside it,
+        unless only the state is to be kept up to date.
+        """
+        settings = self._layer(value, taps, image)
+        settings["scratch"] = self._slot(
+            settings["padded_height"] * settings["padded_width"]
+        )
+        settings["channels"] = channels
+        shape = (settings["outputs"], *image)
+
+        def written(stage: int, flags: int) -> Value:
+            out = self._slot(math.prod(shape), state=state, is_own=not is_kept)
+            placed = {"out": out, "stage": stage, "flags": flags}
+            return self._write("spread", value, shape, **placed, **settings)
+
+        found = written(0, 0)
+        self.cheap[found.slot] = lambda stage: written(stage, AGAIN)
+        return found
+
+    def fill(self, value: Value, channels: int, state: int, *, is_kept: bool) -> Value:
+        """Write down a whole value of which one channel is replaced."""
+        shape = (channels, *value.shape[1:])
+        out = self._slot(math.prod(shape), state=state, is_own=not is_kept)
+        return self._write("fill", value, shape, out=out, outputs=channels)
+
+    def taps(
+        self, planes: Value, inputs: Value | None, taps: Taps | None, channels: int
+    ) -> Value:
+        """Write the candidates' planes down: those of `planes`, moved by weights.
+
+        inputs: what the weights multiply; None stands for ones.
+        taps: where the weights belong to a convolution or linear layer.
+        """
+        image = planes.shape[1:]
+        settings = {"groups": channels, "inputs": 1, "outputs": 1, "taps": 1}
+        if taps is not None:
+            settings = self._layer(inputs, taps, image, is_swept=True)
+            size = settings["padded_height"] * settings["padded_width"]
+            settings["scratch"] = self._slot(size)
+        else:
+            settings |= self._geometry(image, image[1], (1, 1), (1, 1), (1, 1))
+        shape = (1, *image)
+        out = self._slot(math.prod(shape), is_whole=True)
+        height, width = (inputs or planes).shape[1:]
+        settings |= {"height": height, "width": width, "other": inputs, "out": out}
+        return self._write("taps", planes, shape, **settings)
+
+    def loss(self, value: Value) -> None:
+        """Write the cross-entropy down."""
+        self._write("loss", self.plain(value, TAIL), None, flags=TAIL)
+
+    def keep(self, value: Value, state: int | None = None) -> Value:
+        """Put a value where it stays: into the state, or where Python reads it."""
+        is_free = value.is_plain and self.memories[value.slot].state < 0
+        if not is_free:
+            value = self._write("copy", value, value.shape, flags=TAIL)
+        memory = self.memories[value.slot]
+        memory.is_whole = memory.is_own = state is None
+        memory.state = -1 if state is None else state
+        return value
+
+    def hold_rows(self, values: Iterable[Value]) -> None:
+        """Keep each row's value, not that of the last row alone."""
+        for value in values:
+            self.memories[value.slot].is_whole = True
+
+    def _layer(
+        self,
+        value: Value,
+        taps: Taps,
+        image: tuple[int, int],
+        *,
+        is_swept: bool = False,
+    ) -> dict:
+        """Return the settings of an operation with a layer's weights."""
+        weight, groups = taps.weight(), taps.groups
+        is_linear = isinstance(taps.module, nn.Linear)
+        top, left = taps.padding
+        height, width = value.shape[1] + 2 * top, value.shape[2] + 2 * left
+        kernel = tuple(taps.kernel if is_swept else weight.shape[2:])
+        settings = {
+            **{"top": top, "left": left},
+            **{"padded_height": height, "padded_width": width},
+            "plane": 1 if is_linear else height * width | 1,  # odd: planes apart in L1
+            "groups": groups,
+            "inputs": weight.shape[1],
+            "outputs": len(weight) // groups,
+            **self._geometry(image, width, kernel, taps.stride, taps.dilation),
+        }
+        if is_swept:
+            boxes = zip(("height", "width"), taps.pooled, strict=True)
+            steps = zip(("row", "column"), taps.inner, strict=True)
+            return settings | {f"box_{k}": v for k, v in (*boxes, *steps)}
+        packed = self._packed(weight, groups)
+        self.kept.append(packed)
+
+        def renew() -> None:
+            packed.copy_(self._packed(taps.weight(), groups))
+
+        self.live.append((taps.module, renew))
+        settings["weights"] = packed.data_ptr()
+        if taps.module.bias is not None:
+            self.kept.append(taps.module.bias)
+            settings["bias"] = taps.module.bias.data_ptr()
+        return settings
+
+    def _packed(self, weight: Tensor, groups: int) -> Tensor:
+        """Return weights as a tile reads them: (groups, tiles, inputs, taps, tile)."""
+        tile = self.library.tile_outputs()
+        own = weight.detach().reshape(groups, len(weight) // groups, -1)
+        own = F.pad(own, (0, 0, 0, -own.shape[1] % tile))
+        tiles = own.view(groups, -1, tile, own.shape[2])
+        return tiles.transpose(2, 3).contiguous()
+
+    def _geometry(
+        self,
+        image: tuple[int, int],
+        width: int,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        dilation: tuple[int, int],
+    ) -> dict[str, int]:
+        """Return where each output pixel and each tap lies in a plane of this width."""
+        place = [
+            y * stride[0] * width + x * stride[1]
+            for y, x in product(*map(range, image))
+        ]
+        tap = [
+            y * dilation[0] * width + x * dilation[1]
+            for y, x in product(*map(range, kernel))
+        ]
+        tables = [torch.tensor(table, dtype=torch.int32) for table in (place, tap)]
+        self.kept += tables
+        pointers = {"place": tables[0].data_ptr(), "tap": tables[1].data_ptr()}
+        return {**pointers, "pixels": len(place), "taps": len(tap)}
+
+    # Running it
+
+    def run(self, state: State, rows: Rows, sums: Tensor | None = None) -> None:
+        """Run all stages; `sums` receives the loss of each row from the first on."""
+        count = len(rows.changes) + 1
+        blocks, threads = -(-state.batch // self.lanes), torch.get_num_threads()
+        size = (max(count, self.size[0]), max(blocks, self.size[1]), threads)
+        if size != self.size:
+            self._bind(*size)
+        self._list(rows)
+        arguments = [self.program, state, self.rows]
+        call = self.library.run_program
+        if sums is not None:
+            call = self.library.judge
+            arguments.append(ctypes.cast(sums.data_ptr(), ctypes.c_void_p))
+        if call(*map(_pointed, arguments)):
+            raise self.error
+
+    def rows_of(self, value: Value, rows: int) -> Tensor:
+        """Return a kept value of each row: `(rows, blocks, numbers, lanes)`."""
+        return self.memories[value.slot].tensor[:rows].unflatten(2, (-1, self.lanes))
+
+    def refresh(self, module: nn.Module) -> None:
+        """Take over the weights that a layer has now."""
+        for own, renew in self.live:
+            if own is module:
+                renew()
+
+    def _list(self, rows: Rows) -> None:
+        """Write the rows' changes where program.cpp reads them."""
+        start, own = 0, self.rows
+        for row, changes in enumerate(rows.changes):
+            if start + len(changes) > len(self.weights):
+                self._bind_rows(2 * (start + len(changes)))
+                return self._list(rows)
+            for weight, change in changes:
+                self.weights[start], self.changes[start] = weight, change
+                start += 1
+            self.starts[row + 2] = start
+        own.channel, own.base, own.first_row = rows.channel, rows.base, rows.first_row
+        own.rows = len(rows.changes) + 1
+
+    def _bind_rows(self, changes: int) -> None:
+        self.starts = (ctypes.c_int * (self.size[0] + 1))()
+        self.weights = (ctypes.c_int * changes)()
+        self.changes = (ctypes.c_double * changes)()
+        pointers = map(ctypes.addressof, (self.starts, self.weights, self.changes))
+        self.rows = _Rows(0, 0, 0, 0, *pointers)
+
+    def _bind(self, rows: int, blocks: int, threads: int) -> None:
+        """Take memory for so many rows, blocks and threads."""
+        self.size = rows, blocks, threads
+        self.numbers: list[Tensor] = []
+        slots = (_Slot * len(self.memories))()
+        for slot, memory in zip(slots, self.memories, strict=True):
+            self._bind_slot(slot, memory)
+        ordered = sorted(self.ops, key=lambda pair: pair[0])
+        ops = (_Op * len(ordered))(*(op for _, op in ordered))
+        stages = [number for number, _ in ordered]
+        ends = [i for i in range(1, len(stages)) if stages[i] != stages[i - 1]]
+        starts = (ctypes.c_int * (len(ends) + 2))(0, *ends, len(ordered))
+        widest = max((norm.channels for norm in self.norms), default=0)
+        for norm in self.norms:
+            parts = self._numbers(rows * blocks * norm.channels * 2)
+            affine = torch.zeros(rows * norm.channels * 2, dtype=self.dtype)
+            self.numbers.append(affine)
+            norm.parts, norm.affine = parts, affine.data_ptr()
+        norms = (_Norm * len(self.norms))(*self.norms)
+        self.arrays = slots, ops, starts, norms  # alive as long as the pointers
+        self.program = _Program(
+            *map(ctypes.addressof, self.arrays),
+            len(ends) + 1,
+            len(norms),
+            threads,
+            self._reducer(),
+            self._numbers(rows * widest * 2 + 1),
+            self._numbers(rows * blocks),
+        )
+        self._bind_rows(4 * rows)
+
+    def _numbers(self, count: int) -> int:
+        self.numbers.append(torch.zeros(count, dtype=torch.float64))
+        return self.numbers[-1].data_ptr()
+
+    def _bind_slot(self, slot: _Slot, memory: _Memory) -> None:
+        """Lay a value out: for all rows and blocks, or for each thread alone."""
+        rows, blocks, threads = self.size
+        slot.state, slot.state_block = memory.state, memory.size
+        if not memory.is_own:
+            return
+        if memory.is_whole:
+            shape = (rows, blocks, memory.size * self.lanes)
+            slot.row, slot.block = blocks * memory.size, memory.size
+        else:
+            shape = (threads, memory.size * self.lanes)
+            slot.thread = memory.size
+        memory.tensor = torch.zeros(shape, dtype=self.dtype)
+        slot.data = memory.tensor.data_ptr()
+
+    def _reducer(self) -> ctypes._CFuncPtr:
+        """Return `reduce` as program.cpp calls it."""
+        if self.reduce is None:
+            return _REDUCE()
+
+        def call(pointer: object, count: int) -> int:
+            try:
+                address = ctypes.cast(pointer, ctypes.c_void_p).value
+                memory = (ctypes.c_double * count).from_address(address)
+                numbers = torch.frombuffer(memory, dtype=torch.float64)
+                numbers.copy_(self.reduce(numbers.clone()))
+            except BaseException as error:  # it can't pass through C++
+                self.error = error
+                return 1
+            return 0
+
+        return _REDUCE(call)
+
+
+def _pointed(argument: object) -> object:
+    is_structure = isinstance(argument, ctypes.Structure)
+    return ctypes.byref(argument) if is_structure else argument
+
+
+def _window(module: nn.Module, image: tuple[int, int]) -> tuple[tuple, tuple]:
+    """Return a pooling's size and stride.
+
+    Raises:
+        Unwritten: it pads, dilates, rounds up, or adapts to more than one pixel.
+    """
+    if hasattr(module, "output_size"):
+        if pair(module.output_size) != (1, 1):
+            raise Unwritten(f"{module}")
+        return image, image
+    size = pair(module.kernel_size)
+    stride = size if module.stride is None else pair(module.stride)
+    is_padded = pair(module.padding) != (0, 0) or module.ceil_mode
+    is_dilated = pair(getattr(module, "dilation", 1)) != (1, 1)
+    if is_padded or is_dilated or getattr(module, "divisor_override", None):
+        raise Unwritten(f"{module}")
+    return size, stride
+
+
+def write(
+    program: Program, network: Network, node: fx.Node, values: dict[fx.Node, Value]
+) -> Value:
+    """Write one step of a network down, for all channels.
+
+    Raises:
+        Unwritten: program.cpp has no such operation.
+    """
+    kind, module = network.kind(node), network.module(node)
+    given = [values[used] for used in network.used_by(node)]
+    shape = network.shapes[node]
+    if kind in ("conv", "linear"):
+        if kind == "linear" and len(shape) != 1:
+            raise Unwritten("a linear layer of sequences")
+        image = (1, 1) if kind == "linear" else shape[1:]
+        return program.conv(given[0], network.taps(node), image)
+    if kind == "norm":
+        return program.normalize(given[0], module, flags=TAIL)
+    if kind == "pool" and len(shape) == 3:
+        return program.pool(given[0], module, TAIL)
+    if kind == "flatten":
+        value = program.plain(given[0], TAIL)
+        return replace(value, shape=(math.prod(value.shape), 1, 1))
+    if kind == "add" and len({value.shape for value in given}) == 1:
+        return program.add(given[0], given[-1], TAIL)
+    return unchanged(network, node, given[0])
+
+
+def unchanged(network: Network, node: fx.Node, value: Value) -> Value:
+    """Return what a step gives that needs no pass: identity, ReLU.
+
+    Raises:
+        Unwritten: it needs one, and program.cpp has none for it.
+    """
+    kind = network.kind(node)
+    if kind == "identity":
+        return value
+    if kind == "elementwise" and _is_relu(network, node):
+        return replace(value, floor=0.0)
+    raise Unwritten(f"{network.module(node) or node.target}")
+
+
+def _is_relu(network: Network, node: fx.Node) -> bool:
+    module = network.module(node)
+    if module is not None:
+        return type(module) is nn.ReLU
+    return node.target in (torch.relu, F.relu, "relu")

@@ -62,8 +62,8 @@ def _add_rso(command: argparse.ArgumentParser) -> None:
         help="small (default), paper, or PATH.py:NAME, a module or a function that "
         "returns one; the code in that file is run",
     )
-    add("--cycles", type=int, help="visits to every weight (8)")
-    add("--batch-size", type=int, help="samples of a mini-batch (1437)")
+    add("--cycles", type=int, help="visits to every weight (10)")
+    add("--batch-size", type=int, help="samples of a mini-batch (512)")
     add("--seed", type=int, help="of weights, proposals and mini-batches (0)")
     add("--engine", help="auto (default), reference, cached, incremental")
     add("--device", help="cpu or cuda; a GPU is taken if there is one")

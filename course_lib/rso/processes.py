@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from course_lib.device import pick_device
+from course_lib.rso.neighbors import Board, Gone
 
 TIMEOUT = 300.0  # seconds that a process waits for the others
 
@@ -79,8 +80,15 @@ class Processes:
         """Return the processes of torch.distributed, if it was set up."""
         if not dist.is_available() or not dist.is_initialized():
             return Processes()
-        count = dist.get_world_size()
-        return Processes((dist.get_rank(), count), _sum if count > 1 else None)
+        rank, count = dist.get_rank(), dist.get_world_size()
+        if count == 1:
+            return Processes()
+        group = dist.group.WORLD
+        if group not in _boards:
+            _boards.clear()  # of a group that has ended
+            gather = Processes((rank, count), _sum).gather
+            _boards[group] = Board.shared(rank, gather, _patience(group))
+        return Processes((rank, count), _sum)
 
     def total(self, numbers: Tensor) -> Tensor:
         """Return the sum over all processes."""
@@ -151,7 +159,7 @@ class Processes:
             yield
         except RuntimeError as error:
             text = str(error)
-            is_connection = isinstance(error, dist.DistError) or "gloo" in text
+            is_connection = isinstance(error, (dist.DistError, Gone)) or "gloo" in text
             if self.reduce is None or not is_connection:
                 raise
             raise LostProcess(
@@ -209,6 +217,20 @@ def _brief(text: str) -> str:
     return line.partition("] ")[2].partition(". ")[0] or line
 
 
+def _patience(group: dist.ProcessGroup) -> float:
+    """Return the seconds that a group's processes wait for each other."""
+    with contextlib.suppress(RuntimeError):  # of a group without CPUs
+        backend = group._get_backend(torch.device("cpu"))
+        return backend.options._timeout.total_seconds()
+    return TIMEOUT
+
+
+_boards: dict[object, Board | None] = {}  # of the process group there is
+
+
 def _sum(tensor: Tensor) -> Tensor:
+    board = _boards.get(dist.group.WORLD)
+    if board is not None and board.takes(tensor):
+        return board.sum_(tensor)
     dist.all_reduce(tensor)
     return tensor

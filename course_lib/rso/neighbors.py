@@ -1,0 +1,144 @@
+"""Sums over the processes of one machine, without the operating system's help.
+
+gloo takes 0.7 ms for a sum over two idle processes here, most of it until the other one
+is woken up, and several for busy ones; a proposal has half a dozen sums.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from course_lib.compiler import NoCompiler, library
+
+CAPACITY = 2**14  # numbers of a message; longer ones take another way
+LINE = 64  # bytes
+GLANCE = 0.5  # seconds of waiting until the others are looked after
+Gather = Callable[[Any], list[Any]]  # the value of each process, in their order
+
+
+class Gone(RuntimeError):
+    """Another process has ended, or does not come."""
+
+
+class Board:
+    """Memory that the processes of one machine share, to add up what they have.
+
+    Args:
+        memory: of all processes.
+        rank: this process's number.
+        pids: of all processes.
+        patience: seconds to wait for the others.
+    """
+
+    def __init__(
+        self, memory: mmap.mmap, rank: int, pids: list[int], patience: float
+    ) -> None:
+        self.memory, self.rank, self.pids = memory, rank, pids
+        self.patience, self.turn = patience, 0
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        self.add_up = _library().add_up
+
+    @staticmethod
+    def shared(rank: int, gather: Gather, patience: float) -> Board | None:
+        """Return this process's view of a new board; None where there can't be one.
+
+        All processes call it together, and all get a board or none does.
+        """
+        known = gather((platform.node(), _boot(), os.getpid(), _can_compile()))
+        machines = {(name, boot) for name, boot, _, _ in known}
+        if len(machines) > 1 or not all(can for *_, can in known):
+            return None
+        size = len(known) * (LINE + 2 * CAPACITY * 8)
+        path = gather(_new_file(size) if rank == 0 else None)[0]
+        memory = _mapped(path, size) if path else None
+        have_all = all(gather(memory is not None))
+        if rank == 0 and path:
+            os.unlink(path)  # it lives on in the processes
+        pids = [pid for *_, pid, _ in known]
+        return Board(memory, rank, pids, patience) if have_all else None
+
+    def takes(self, tensor: Tensor) -> bool:
+        """Tell whether it can add up such a tensor."""
+        is_plain = tensor.device.type == "cpu" and tensor.is_contiguous()
+        return is_plain and tensor.dtype == torch.float64 and tensor.numel() <= CAPACITY
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Add up a tensor over all processes, in place.
+
+        Raises:
+            Gone: another one has ended, or did not come in time.
+        """
+        self.turn += 1
+        start = time.monotonic()
+        arguments = (
+            *(ctypes.c_void_p(self.address), self.rank, len(self.pids)),
+            *(ctypes.c_long(CAPACITY), ctypes.c_void_p(tensor.data_ptr())),
+            *(ctypes.c_long(tensor.numel()), ctypes.c_long(self.turn)),
+        )
+        while self.add_up(*arguments, ctypes.c_double(GLANCE)):
+            for rank, pid in enumerate(self.pids):
+                if not _is_alive(pid):
+                    raise Gone(f"process {rank} has ended")
+            if time.monotonic() - start > self.patience:
+                raise Gone(f"no answer for {self.patience:.0f} s")
+        return tensor
+
+
+def _library() -> ctypes.CDLL:
+    return library(Path(__file__).with_name("neighbors.cpp"))
+
+
+def _can_compile() -> bool:
+    try:
+        _library()
+    except NoCompiler:
+        return False
+    return True
+
+
+def _boot() -> str:
+    """Return what two machines, or containers with processes apart, differ in."""
+    with contextlib.suppress(OSError):
+        here = os.readlink("/proc/self/ns/pid")
+        return here + Path("/proc/sys/kernel/random/boot_id").read_text()
+    return ""
+
+
+def _new_file(size: int) -> str | None:
+    """Return the path of a file of zeros, in memory where the system offers that."""
+    for folder in ("/dev/shm", None):
+        with contextlib.suppress(OSError):
+            number, path = tempfile.mkstemp(prefix="course_lib-", dir=folder)
+            with os.fdopen(number, "wb") as file:
+                file.write(bytes(size))  # a full disk is noticed here
+            return path
+    return None
+
+
+def _mapped(path: str, size: int) -> mmap.mmap | None:
+    with contextlib.suppress(OSError, ValueError), open(path, "r+b") as file:
+        return mmap.mmap(file.fileno(), size)
+    return None
+
+
+def _is_alive(pid: int) -> bool:
+    """Tell whether a process runs; one that has ended may still have its number."""
+    try:
+        os.kill(pid, 0)
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True

@@ -125,7 +125,7 @@ class Compiled:
         return state
 
     def _catch_up(self, state: Remembered, channel: int) -> Changes:
-        """Mend what moved since the last visit, all but one channel; return its moves."""
+        """Mend what moved since the last visit but one channel; return its moves."""
         news, state.seen = self.moves[state.seen :], len(self.moves)
         for moved, changes in groupby(news, lambda move: move[0] // self.per_channel):
             if moved == channel:

@@ -358,13 +358,15 @@ def _moved(x: Tensor, dx: Tensor | None, in_place: bool) -> Tensor:
 
 
 def _plan_fused(rule: Rule, group: list[_Item]) -> Callable[[bool], list[Stepped]]:
-    """Let torch's fused kernel write, into copies unless the step is in place."""
+    """Let a fused kernel write, into new arrays unless the step is in place."""
 
     def finish(in_place: bool) -> list[Stepped]:
-        tensors = [i.tensor if in_place else i.tensor.clone() for i in group]
         states = [item.leaf.state for item in group]
-        grads = [item.grad for item in group]
-        states = rule.fused_(states, tensors, grads, copy=not in_place)
+        tensors, grads = [i.tensor for i in group], [i.grad for i in group]
+        if in_place:
+            states = rule.fused_(states, tensors, grads)
+        else:
+            states, tensors = rule.fused(states, tensors, grads)
         return [
             (i.tensor, _with(i.leaf, state), new)
             for i, state, new in zip(group, states, tensors, strict=True)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from course_lib import fused
 from course_lib.trees import is_transformed
 
 State = Any  # a tensor, a Count, or tuples of these; () where nothing is remembered
@@ -356,17 +357,10 @@ class Adam(Rule):
         states: Sequence[State],
         xs: Sequence[Tensor],
         gs: Sequence[Tensor],
-        *,
-        copy: bool,
     ) -> list[State]:
-        """Step the arrays in place by torch's kernel; return new states.
-
-        The moments are overwritten too, unless `copy` is set.
-        """
+        """Step arrays and moments in place by torch's kernel; return new states."""
         ms, vs, ts = (list(part) for part in zip(*states, strict=True))
         ms, vs, gs = _dense(ms), _dense(vs), _dense(gs)  # the kernel takes it on trust
-        if copy:
-            ms, vs = [m.clone() for m in ms], [v.clone() for v in vs]
         counts = {t: torch.full((), t + 1.0, device=xs[0].device) for t in set(ts)}
         torch._fused_adam_(
             list(xs),
@@ -384,6 +378,21 @@ class Adam(Rule):
             maximize=False,
         )
         return [(m, v, Count(t + 1)) for m, v, t in zip(ms, vs, ts, strict=True)]
+
+    def fused(
+        self, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
+    ) -> tuple[list[State], list[Tensor]]:
+        """Return new states and arrays; the arguments stay as they are."""
+        if not fused.takes(xs):
+            xs = [x.clone() for x in xs]
+            states = [(m.clone(), v.clone(), t) for m, v, t in states]
+            return self.fused_(states, xs, gs), xs
+        ms, vs, ts = (list(part) for part in zip(*states, strict=True))
+        counts = [Count(t + 1) for t in ts]
+        options = {"eta": self.eta, "beta": self.beta, "eps": self.eps}
+        arrays = map(_dense, (xs, gs, ms, vs))
+        xs, ms, vs = fused.adam(*arrays, counts, **options)
+        return list(zip(ms, vs, counts, strict=True)), xs
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,76 @@
+"""Adam's step into new arrays, in compiled code: one pass over the memory.
+
+torch's kernel overwrites what it steps. To keep the old arrays, they must be copied
+first, and for large ones the copies take longer than the step.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from course_lib.compiler import NoCompiler, library
+
+LEAST = 2**16  # numbers from which on it pays
+DEFINES = {torch.float32: "REAL=float", torch.float64: "REAL=double"}
+
+
+class _Arrays(ctypes.Structure):
+    """As in adam.cpp: pointers to x, g, m, v and to what they become."""
+
+    _fields_ = (
+        ("pointers", ctypes.c_void_p * 7),
+        ("count", ctypes.c_long),
+        ("step", ctypes.c_long),
+    )
+
+
+def takes(xs: Sequence[Tensor]) -> bool:
+    """Tell whether `adam` takes these arrays, and pays: many numbers on a CPU."""
+    dtype, count = xs[0].dtype, 0
+    for x in xs:  # plain, for this is asked at each step
+        if x.dtype is not dtype or not x.is_cpu:
+            return False
+        count += x.numel()
+    if count < LEAST or dtype not in DEFINES:
+        return False
+    try:
+        _library(dtype)
+    except NoCompiler:
+        return False
+    return True
+
+
+def adam(
+    xs: Sequence[Tensor],
+    gs: Sequence[Tensor],
+    ms: Sequence[Tensor],
+    vs: Sequence[Tensor],
+    steps: Sequence[int],
+    *,
+    eta: float,
+    beta: tuple[float, float],
+    eps: float,
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Return (x', m', v') of each array, contiguous; the arguments stay as they are.
+
+    steps: the number of each array's step, from 1.
+    """
+    new = [[torch.empty_like(x) for x in xs] for _ in range(3)]
+    arrays = (_Arrays * len(xs))()
+    columns = zip(xs, gs, ms, vs, *new, strict=True)
+    for own, tensors, step in zip(arrays, columns, steps, strict=True):
+        own.pointers[:] = [tensor.data_ptr() for tensor in tensors]
+        own.count, own.step = tensors[0].numel(), step
+    numbers = map(ctypes.c_double, (eta, *beta, eps))
+    count, threads = ctypes.c_long(len(xs)), torch.get_num_threads()
+    _library(xs[0].dtype).adam_step(arrays, count, *numbers, threads)
+    return tuple(new)
+
+
+def _library(dtype: torch.dtype) -> ctypes.CDLL:
+    return library(Path(__file__).with_name("adam.cpp"), DEFINES[dtype])

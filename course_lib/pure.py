@@ -101,6 +101,12 @@ def _loans(model: nn.Module, tree: Tree, kind: str, caller: str = "call") -> lis
         return list(loans.values())
     loans, given = {}, {dotted(path): tensor for path, tensor in walk(tree)}
     for path, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(
+                f"{caller}: {path or 'the model'!r} is a compiled ScriptModule, which "
+                "can't be run with other tensors than its own. Take the module that it "
+                "was made from."
+            )
         mine: Tensors = {}
         for key, own in getattr(module, kind).items():
             name = f"{path}.{key}" if path else key
@@ -132,6 +138,8 @@ def _loans(model: nn.Module, tree: Tree, kind: str, caller: str = "call") -> lis
 def _pair(module: nn.Module, tree: Tree, kind: str, loans: dict[int, Loan]) -> bool:
     """Fill the loans in one quick walk; False where something does not fit."""
     attributes, used = vars(module), 0
+    if isinstance(module, torch.jit.ScriptModule):
+        return False
     mine = dict(attributes[kind])
     for key, own in mine.items():
         if own is not None:

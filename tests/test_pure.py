@@ -258,6 +258,15 @@ def test_the_mode_is_the_modules():
     assert not model.training
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+def test_a_compiled_module_is_refused_for_it_would_take_its_own_tensors():
+    linear = nn.Linear(2, 2)
+    model = nn.Sequential(torch.jit.script(linear))
+    params = {"0": parameters(linear)}
+    with pytest.raises(ValueError, match="call: '0' is a compiled ScriptModule"):
+        call(model, params, torch.ones(1, 2))
+
+
 def test_a_call_takes_what_forward_takes():
     class Affine(nn.Module):
         def __init__(self):

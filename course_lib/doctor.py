@@ -54,7 +54,8 @@ def examine(*, kernel: bool = True) -> list[Check]:
         kernel: start a Jupyter kernel too, which takes a second or two. A notebook
             passes False: its own kernel runs already.
     """
-    checks = [python(), *versions(), device(), threads(), memory(), *data_sets()]
+    checks = [python(), *versions(), device(), threads(), compiler(), memory()]
+    checks += data_sets()
     if kernel:
         checks.append(jupyter_kernel())
     return [*checks, widgets(), disk()]
@@ -197,6 +198,21 @@ def threads() -> Check:
         remedy = f"Threads above CPUs are slow: set OMP_NUM_THREADS={cpus}, restart."
         return Check("threads", WARNING, found, remedy)
     return Check("threads", OK, found)
+
+
+@_failsafe("compiler")
+def compiler() -> Check:
+    """A C++ compiler, which a few functions use where there is one."""
+    from course_lib import fused
+    from course_lib.compiler import NoCompiler
+
+    try:
+        fused.compiled()
+    except NoCompiler as error:
+        remedy = "Lessons run without it, RSO several times as fast with one: `apt "
+        remedy += "install g++`, or on macOS `xcode-select --install`."
+        return Check("compiler", WARNING, _first_line(error), remedy)
+    return Check("compiler", OK, "compiles")
 
 
 def _cpus() -> int:

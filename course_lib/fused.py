@@ -39,7 +39,7 @@ def takes(xs: Sequence[Tensor]) -> bool:
     if count < LEAST or dtype not in DEFINES:
         return False
     try:
-        _library(dtype)
+        compiled(dtype)
     except NoCompiler:
         return False
     return True
@@ -68,9 +68,14 @@ def adam(
         own.count, own.step = tensors[0].numel(), step
     numbers = map(ctypes.c_double, (eta, *beta, eps))
     count, threads = ctypes.c_long(len(xs)), torch.get_num_threads()
-    _library(xs[0].dtype).adam_step(arrays, count, *numbers, threads)
+    compiled(xs[0].dtype).adam_step(arrays, count, *numbers, threads)
     return tuple(new)
 
 
-def _library(dtype: torch.dtype) -> ctypes.CDLL:
+def compiled(dtype: torch.dtype = torch.float32) -> ctypes.CDLL:
+    """Return adam.cpp as a library; the first call on a machine compiles it.
+
+    Raises:
+        compiler.NoCompiler: it can't be compiled here.
+    """
     return library(Path(__file__).with_name("adam.cpp"), DEFINES[dtype])

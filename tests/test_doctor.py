@@ -10,7 +10,8 @@ from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from jupyter_client.manager import KernelManager
 from packaging.requirements import Requirement
 
-from course_lib import data, doctor
+from course_lib import data, doctor, fused
+from course_lib.compiler import NoCompiler
 from course_lib.doctor import FAULT, OK, WARNING, Check
 
 
@@ -119,6 +120,17 @@ def test_device_whose_result_never_comes(monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "item", lost)
     assert doctor.device().status == FAULT
+
+
+def test_no_compiler_is_no_fault(monkeypatch):
+    def missing():
+        raise NoCompiler("there is no C++ compiler on the path")
+
+    monkeypatch.setattr(fused, "compiled", missing)
+    check = doctor.compiler()
+    assert check.status == doctor.WARNING
+    assert check.found == "there is no C++ compiler on the path"
+    assert "install g++" in check.remedy
 
 
 def test_too_many_threads_of_torch(monkeypatch):

@@ -15,7 +15,7 @@ OPTIONS = {"eta": 3e-3, "beta": (0.8, 0.99), "eps": 1e-6}
 @pytest.fixture(autouse=True)
 def compiler():
     try:
-        fused._library(torch.float32)
+        fused.compiled()
     except NoCompiler as error:
         pytest.skip(str(error))
 

@@ -75,6 +75,7 @@ def _add_rso(command: argparse.ArgumentParser) -> None:
     add("--final-sigma", type=float, help="in the last cycle, over the first's (0.1)")
     add("--weight-decay", type=float, help="of each weight at its visit (0)")
     add("--train-norm", action="store_const", const=True, help="batch norm too")
+    add("--precision", help="float32 (default), tf32 on a GPU, bf16")
     add("--out", default="runs/rso", help="the run's folder (%(default)s)")
     add("--resume", action="store_true", help="go on with the run in the folder")
     add("--overwrite", action="store_true", help="replace the run in the folder")

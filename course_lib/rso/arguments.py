@@ -8,6 +8,7 @@ from torch import Tensor
 from course_lib.data import Split
 from course_lib.rso.minibatches import KINDS
 from course_lib.rso.modes import LOSSES
+from course_lib.rso.precision import NAMES as PRECISIONS
 from course_lib.rso.proposals import SAMPLERS
 
 ENGINES = ("auto", "reference", "cached", "incremental")
@@ -19,6 +20,7 @@ _NAMES = {
     "order": ORDERS,
     "sigma": SIGMAS,
     "sampler": tuple(SAMPLERS),
+    "precision": PRECISIONS,
     "loss": tuple(LOSSES),
 }
 _FUNCTIONS = ("sampler", "loss")  # may be functions too

@@ -40,6 +40,7 @@ DEFAULTS: dict[str, Any] = {
     "final_sigma": 0.1,
     "weight_decay": 0.0,
     "train_norm": False,
+    "precision": "float32",
 }
 OUR_OWN = ("data", "net", "device")  # not arguments of RSO
 
@@ -109,7 +110,9 @@ def run(given: dict[str, Any], out: Path, *, resume: bool, overwrite: bool) -> N
 def _work(search: RSO, dataset: Dataset, folder: Folder) -> None:
     """Search, test after each cycle, and store all."""
     tested = folder.tested()
-    engines = sorted({choice.engine for choice in search.choices.values()})
+    engines = sorted(
+        {c.engine + ", compiled" * c.is_compiled for c in search.choices.values()}
+    )
     print(
         f"{search.settings['samples']} samples, {len(search.decisions)} weights, "
         f"{', '.join(engines)}"
@@ -122,6 +125,8 @@ def _work(search: RSO, dataset: Dataset, folder: Folder) -> None:
         tested[report.cycle] = _accuracy(model.float(), dataset)
         folder.write_reports(search.reports, tested)
         print(_line(_texts(report, tested[report.cycle])), flush=True)
+        if search.precision != "float32":
+            print(f"{search.changed:.2%} of the decisions differ from those in float32")
     folder.write_reports(search.reports, tested)
     print(f"Stored in {folder.path}: {', '.join(FILES)}")
 

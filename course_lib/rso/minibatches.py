@@ -51,6 +51,7 @@ class Minibatches:
         """
         if self.kind == "fresh":
             self._fresh = self._draw_fresh(generator)
+            self._taken: int | None = None
             return list(range(proposals))
         return torch.randint(
             len(self.parts), (proposals,), generator=generator
@@ -68,9 +69,15 @@ class Minibatches:
             next(self._fresh)
 
     def take(self, number: int) -> tuple[Tensor, Tensor]:
-        """Return this process's part of a mini-batch: (inputs, labels)."""
-        index = next(self._fresh) if self.kind == "fresh" else self.parts[number]
-        return self._part(index)
+        """Return this process's part of a mini-batch: (inputs, labels).
+
+        A fresh one can be taken again until the next.
+        """
+        if self.kind == "partition":
+            return self._part(self.parts[number])
+        if number != self._taken:
+            self._taken, self._index = number, next(self._fresh)
+        return self._part(self._index)
 
     def size(self, number: int) -> int:
         """Return the samples of a mini-batch, those of all processes."""

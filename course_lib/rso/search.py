@@ -21,6 +21,8 @@ from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.modes import LOSSES, Loss, loss_sum, require_repeatable, searched
 from course_lib.rso.network import Network, NotTraceable
 from course_lib.rso.pipeline import run_whole
+from course_lib.rso.precision import Comparison, products
+from course_lib.rso.precision import check as check_precision
 from course_lib.rso.prefixes import Prefixes
 from course_lib.rso.processes import Processes
 from course_lib.rso.program import Unwritten, library
@@ -96,6 +98,10 @@ class RSO:
             free.
         compiled: let the incremental engine run in compiled code, where there is a C++
             compiler and the layers allow: several times as fast on a CPU.
+        precision: of what convolutions and linear layers multiply while candidates
+            are judged: "float32", the weights' own; "tf32" on a GPU; "bf16". After a
+            cycle `changed` is the share of decisions that this changed, of those in
+            32 that were also made in full.
         checkpoint: a file that is written after each cycle and on Ctrl-C, which stops
             the search between two proposals; pressed again, it stops at once.
         progress: show a bar; TQDM_DISABLE=1 in the environment hides it too.
@@ -136,6 +142,7 @@ class RSO:
         tolerance: float | None = None,
         memory_limit: int | None = None,
         compiled: bool = True,
+        precision: str = "float32",
         checkpoint: str | os.PathLike[str] | None = None,
         progress: bool = True,
     ) -> None:
@@ -152,6 +159,7 @@ class RSO:
             "sigma": sigma,
             "loss": loss,
             "proposals_at_once": proposals_at_once,
+            "precision": precision,
         }
         arguments.check(split, {**settings, "engine": engine})
         self.targets = proposals.targets(model, train_norm=train_norm)
@@ -168,6 +176,9 @@ class RSO:
         if device is not None:
             model.to(device)
         weights = self.targets[0].parameter
+        check_precision(precision, weights)
+        self.precision, self.changed = precision, 0.0
+        compiled = compiled and precision == "float32"
         usual = TOLERANCE.get(weights.dtype, 1e-3)
         self.tolerance = usual if tolerance is None else tolerance
         self.minibatches = self._deal(split, weights, batch_size, minibatches)
@@ -201,6 +212,7 @@ class RSO:
         with (
             deferred(self._request),
             searched(self.model),
+            products("float32"),
             self.processes.guarded(),
         ):
             report = self._run_cycle()
@@ -228,15 +240,17 @@ class RSO:
             leave=False,
         )
         prefixes = self._prefixes(ordered)
+        comparison = Comparison(self.precision)
         with bar:
             for number in range(self._place[0], len(ordered)):
                 if prefixes is not None:
                     prefixes.begin(number)
-                is_asked = self._sweep(ordered[number], prefixes, bar)
+                is_asked = self._sweep(ordered[number], prefixes, comparison, bar)
                 self._seconds = time.perf_counter() - start
                 if is_asked:
                     return None
                 self._place = (number + 1, 0)
+        self.changed = float(comparison.changed) / max(1, comparison.judged)
         return self._close_cycle()
 
     def _close_cycle(self) -> CycleReport:
@@ -271,7 +285,13 @@ class RSO:
             return [self.targets[i] for i in shuffled.tolist()]
         return self.targets
 
-    def _sweep(self, target: Target, prefixes: Prefixes | None, bar: tqdm) -> bool:
+    def _sweep(
+        self,
+        target: Target,
+        prefixes: Prefixes | None,
+        comparison: Comparison,
+        bar: tqdm,
+    ) -> bool:
         """Visit a parameter's weights, from `self._place` on, until asked to stop."""
         number, first = self._place
         values, groups, schedule = self._draw(target)
@@ -280,7 +300,8 @@ class RSO:
         task = Task(self.model, target, values, dealt, self.loss, network, prefixes)
         task.compiled = choice.is_compiled
         sweep = engines.SWEEPS[choice.engine](task)
-        rules = Rules(self.minibatches, self.processes, self.tolerance, self.cycle + 1)
+        judged_by = self.minibatches, self.processes, self.tolerance, self.cycle + 1
+        rules = Rules(*judged_by, comparison)
         on_host = values.device.type == "cpu" or self.at_once > 1
         step = (HostStep if on_host else DeviceStep)(rules, task, sweep)
         start = next((i for i, g in enumerate(groups) if g[0] >= first), len(groups))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from course_lib.rso import proposals
 from course_lib.rso.minibatches import Minibatches
+from course_lib.rso.precision import Comparison
 from course_lib.rso.processes import Processes
 from course_lib.rso.sweeps import Cached, Reference, Task
 
@@ -29,6 +30,11 @@ class Rules:
     processes: Processes
     tolerance: float
     cycle: int  # from 1
+    comparison: Comparison = field(default_factory=lambda: Comparison("float32"))
+
+    def samples(self, minibatch: int) -> int:
+        """Return the samples of a mini-batch, those of all processes."""
+        return self.minibatches.size(minibatch)
 
 
 class HostStep:
@@ -41,7 +47,15 @@ class HostStep:
 
     def __call__(self, group: Sequence[int], minibatch: int, asked: bool) -> bool:
         """Judge a group of weights; tell whether any process was asked to stop."""
-        losses = self.sweep.losses(group, minibatch)
+        samples = self.rules.samples(minibatch)
+
+        def first(sums: Tensor) -> int:  # of the group
+            three = self.rules.processes.total(sums[:3].clone()).tolist()
+            return proposals.winner(three, samples, self.rules.tolerance)
+
+        losses = self.rules.comparison.losses(
+            lambda: self.sweep.losses(group, minibatch), first
+        )
         losses, is_asked = self.rules.processes.judged(losses, asked)
         if not math.isfinite(losses[0]):
             raise SearchError(
@@ -50,7 +64,6 @@ class HostStep:
                 "weight was changed by it. Look at the loss and the scale of the "
                 "inputs."
             )
-        samples = self.rules.minibatches.size(minibatch)
         winners = self._pick(losses, group, samples)
         for weight, winner in zip(group, winners, strict=True):
             self.flat[weight] = self.values[weight][winner]
@@ -99,9 +112,15 @@ class DeviceStep:
         Several would have to wait for each other to agree on that.
         """
         (weight,), processes = group, self.rules.processes
-        losses = processes.total(self.sweep.losses(group, minibatch))
-        samples = self.rules.minibatches.size(minibatch)
-        winner = proposals.winner_on_device(losses, samples, self.rules.tolerance)
+        samples, tolerance = self.rules.samples(minibatch), self.rules.tolerance
+
+        def pick(sums: Tensor) -> Tensor:
+            return proposals.winner_on_device(sums, samples, tolerance)
+
+        losses = self.rules.comparison.losses(
+            lambda: processes.total(self.sweep.losses(group, minibatch)), pick
+        )
+        winner = pick(losses)
         self.is_finite &= losses[0].isfinite()
         self.flat[weight] = self.values[weight].gather(0, winner.view(1))[0]
         self.winners[weight] = winner

@@ -6,11 +6,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from course_lib.data import Split
+from course_lib.rso.compiled import Compiled
 from course_lib.rso.incremental import Incremental
 from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.modes import cross_entropy, searched
 from course_lib.rso.network import Network
 from course_lib.rso.plan import Unsuitable
+from course_lib.rso.program import Unwritten
 from course_lib.rso.proposals import (
     SAMPLERS,
     base_sigma,
@@ -92,6 +94,20 @@ POOLS = (
     *(lambda: nn.AdaptiveAvgPool2d(2), lambda: nn.AdaptiveMaxPool2d((2, 1))),
     *(lambda: nn.AdaptiveAvgPool2d((None, 1)), lambda: nn.Upsample(scale_factor=2)),
 )
+COMPILED = (  # activations, heads and pools that run in compiled code
+    (
+        *(nn.ReLU, lambda: nn.ReLU(inplace=True), nn.Identity, nn.Dropout),
+        *(lambda: Call(torch.relu), lambda: Call(lambda x: x.relu())),
+    ),
+    (*HEADS[:3], *HEADS[-2:]),
+    (
+        *(lambda: nn.AvgPool2d(2), lambda: nn.AvgPool2d((1, 2)), nn.Identity),
+        *(lambda: nn.AvgPool2d(2, 1), lambda: nn.AvgPool2d((3, 2), (1, 3))),
+        *(lambda: nn.MaxPool2d(2), lambda: nn.MaxPool2d((2, 1)), nn.Identity),
+        *(lambda: nn.MaxPool2d(3, 1), lambda: nn.MaxPool2d(2, (1, 3))),
+        *(lambda: nn.AdaptiveAvgPool2d(1), lambda: nn.AdaptiveMaxPool2d(1)),
+    ),
+)
 
 
 def fits(module, shape):
@@ -135,8 +151,13 @@ def additions(draw, channels):
 
 
 @st.composite
-def networks(draw):
-    """Return (model, shape of one input): up to three blocks and a head."""
+def networks(draw, *, is_compiled=False):
+    """Return (model, shape of one input): up to three blocks and a head.
+
+    is_compiled: of operations alone that run in compiled code.
+    """
+    known = COMPILED if is_compiled else (ACTIVATIONS, HEADS, POOLS)
+    activations, heads, pools = known
     shape = start = (draw(st.integers(1, 2)), *draw(st.sampled_from([(5, 6), (7, 5)])))
     layers = []
 
@@ -153,18 +174,19 @@ def networks(draw):
         rest = draw(st.permutations(["pool", "norm", "activation"]))
         for what in rest:
             if what == "pool" and draw(st.booleans()):
-                add(draw(st.sampled_from(POOLS))())
+                add(draw(st.sampled_from(pools))())
             if what == "norm" and draw(st.booleans()):
                 add(nn.BatchNorm2d(shape[0], affine=draw(st.booleans())))
             if what == "activation":
-                add(draw(st.sampled_from(ACTIVATIONS))())
-    add(draw(st.sampled_from(HEADS))())
+                add(draw(st.sampled_from(activations))())
+    add(draw(st.sampled_from(heads))())
     if draw(st.booleans()):
         add(nn.Linear(shape[0], 3, bias=draw(st.booleans())))
         if draw(st.booleans()):
             norms = [nn.BatchNorm1d(3), nn.BatchNorm1d(3, affine=False)]
-            add(draw(st.sampled_from([*norms, nn.LayerNorm(3)])))
-        add(draw(st.sampled_from(ACTIVATIONS))())
+            norms += [] if is_compiled else [nn.LayerNorm(3)]
+            add(draw(st.sampled_from(norms)))
+        add(draw(st.sampled_from(activations))())
     add(nn.Linear(shape[0], CLASSES, bias=draw(st.booleans())))
     return nn.Sequential(*layers), start
 
@@ -183,10 +205,13 @@ def mean_squares(outputs, labels):
 LOSSES = {"cross_entropy": cross_entropy, "0/1": zero_one, "squares": mean_squares}
 
 
-def engines(task, batches):
+ENGINES = (Reference, Cached, Incremental, Compiled)
+
+
+def engines(task, batches, kinds=ENGINES):
     """Return each engine that can sweep the parameter, with its own mini-batches."""
     found = {}
-    for engine in (Reference, Cached, Incremental):
+    for engine in kinds:
         own = Task(
             task.model,
             task.target,
@@ -198,7 +223,9 @@ def engines(task, batches):
         try:
             found[engine.__name__] = engine(own)
         except Unsuitable:
-            assert engine is Incremental
+            assert engine in (Incremental, Compiled)
+        except Unwritten:
+            assert engine is Compiled
     return found
 
 
@@ -215,6 +242,7 @@ def side_by_side(
     loss=cross_entropy,
     device="cpu",
     cycles=1,
+    kinds=ENGINES,
 ):
     """Sweep a model once, each proposal judged by all engines on the same weights.
 
@@ -249,7 +277,7 @@ def side_by_side(
             values = torch.stack([kept, kept + dw, kept - dw], 1)
             batches = dealt()
             task = Task(model, target, values, None, loss, network)
-            sweeps = engines(task, dealt)
+            sweeps = engines(task, dealt, kinds)
             for group, number in zip(groups, batches.numbers, strict=True):
                 samples = batches.size(number)
                 found = {k: s.losses(group, number) for k, s in sweeps.items()}

@@ -78,6 +78,11 @@ CASES = {
         40,
         {"batch_size": 20, "initialize": False},
     ),
+    "conv, torch alone": (
+        conv_net,
+        23,
+        {"batch_size": 7, "train_norm": True, "compiled": False},
+    ),
     "paper": (tiny_paper_net, 24, {"batch_size": 12}),
     "residual": (tiny_residual_net, 24, {"batch_size": 12}),
 }

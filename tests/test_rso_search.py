@@ -14,13 +14,13 @@ from course_lib.models import small_cnn
 from course_lib.rso import RSO, CycleReport, SearchError, search
 from course_lib.rso.steps import DeviceStep
 
-ENGINES = ("reference", "cached", "incremental")
+ENGINES = ("reference", "cached", "incremental", "torch alone")
 
 
 def small_net():
     return nn.Sequential(
         *(nn.Conv2d(1, 2, 3, bias=False), nn.AvgPool2d(2), nn.BatchNorm2d(2)),
-        *(nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Conv2d(2, 2, 2), nn.Tanh()),
+        *(nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Conv2d(2, 2, 2), nn.ReLU()),
         *(nn.Flatten(), nn.Linear(2, 3)),
     ).double()
 
@@ -30,8 +30,15 @@ def run(model=None, split=None, **options):
     model = small_net() if model is None else model
     split = random_split(20) if split is None else split
     options = {"batch_size": 7, "cycles": 2, "progress": False, **options}
-    found = RSO(model, split, **options)
+    found = RSO(model, split, **named(options))
     return found, list(found)
+
+
+def named(options):
+    """Return the options; "torch alone" is the incremental engine, not compiled."""
+    if options.get("engine") != "torch alone":
+        return options
+    return {**options, "engine": "incremental", "compiled": False}
 
 
 def weights(model):
@@ -99,7 +106,7 @@ def paper_loop(model, parts, split, recorder, *, sigmas, factors, decay):
 def test_a_search_is_the_papers_loop(engine, decay):
     recorder, model, split = Recorder(), small_net(), random_split(20)
     options = {"sampler": recorder.sample, "weight_decay": decay, "engine": engine}
-    found = RSO(model, split, batch_size=7, cycles=3, progress=False, **options)
+    found = RSO(model, split, batch_size=7, cycles=3, progress=False, **named(options))
     recorder.watch(found.minibatches)
     ours = small_net()
     ours.load_state_dict(model.state_dict())  # the first weights

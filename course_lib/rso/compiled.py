@@ -157,7 +157,8 @@ class Written:
         self.lanes = self.judging.lanes
         output = self._write_judging()
         self.outputs: Value | None = None
-        if loss is cross_entropy and _are_classes(minibatches.labels, output.shape):
+        shape = self.network.shapes[self.network.output]
+        if loss is cross_entropy and _are_classes(minibatches.labels, shape):
             self.judging.loss(output)
         else:
             self.outputs = self.judging.keep(output)
@@ -349,9 +350,8 @@ class Head(NamedTuple):
     more: set[fx.Node]
 
 
-def _are_classes(labels: Tensor, shape: tuple[int, int, int]) -> bool:
+def _are_classes(labels: Tensor, shape: tuple[int, ...]) -> bool:
     """Tell whether labels are numbers of logits, as program.cpp takes them."""
-    is_number = labels.dim() == 1 and not labels.is_floating_point()
-    if not is_number or labels.dtype == torch.bool or shape[1:] != (1, 1):
+    if labels.dim() != 1 or labels.dtype != torch.int64 or len(shape) != 1:
         return False
     return int(labels.min()) >= 0 and int(labels.max()) < shape[0]

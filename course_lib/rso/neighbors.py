@@ -61,11 +61,14 @@ class Board:
         if len(machines) > 1 or not all(can for *_, can in known):
             return None
         size = len(known) * (LINE + 2 * CAPACITY * 8)
-        path = gather(_new_file(size) if rank == 0 else None)[0]
-        memory = _mapped(path, size) if path else None
-        have_all = all(gather(memory is not None))
-        if rank == 0 and path:
-            os.unlink(path)  # it lives on in the processes
+        own = _new_file(size) if rank == 0 else None
+        try:
+            path = gather(own)[0]
+            memory = _mapped(path, size) if path else None
+            have_all = all(gather(memory is not None))
+        finally:
+            if own:
+                os.unlink(own)  # it lives on in the processes
         pids = [pid for *_, pid, _ in known]
         return Board(memory, rank, pids, patience) if have_all else None
 
@@ -137,7 +140,7 @@ def _is_alive(pid: int) -> bool:
     """Tell whether a process runs; one that has ended may still have its number."""
     try:
         os.kill(pid, 0)
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+        return b"\nState:\tZ" not in Path(f"/proc/{pid}/status").read_bytes()
     except ProcessLookupError:
         return False
     except OSError:

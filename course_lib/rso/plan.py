@@ -66,6 +66,8 @@ class Plan:
         self.dense: dict[fx.Node, Dense] = {}
         self.source_of: dict[fx.Node, fx.Node] = {}
         moving = [n for n in network.after([self.reader]) if n in set(network.steps)]
+        if network.output not in moving:
+            raise Unsuitable("the output does not depend on it")
         self._sort(moving[moving.index(self.source) + 1 :])
         (self.own,) = self.reader.all_input_nodes
         later = [n for n in moving if n is not self.source]

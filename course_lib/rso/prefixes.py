@@ -27,9 +27,12 @@ def in_blocks(value: Tensor, lanes: int) -> Tensor:
     return flat.view(-1, lanes, flat.shape[1]).transpose(1, 2).contiguous()
 
 
-def in_batch(value: Tensor, shape: Sequence[int], batch: int) -> Tensor:
-    """Return `(blocks, numbers, lanes)` as `(batch, *shape)`; all else as it is."""
-    if value.dim() != 3:
+def in_batch(value: Tensor, shape: Sequence[int] | None, batch: int) -> Tensor:
+    """Return `(blocks, numbers, lanes)` as `(batch, *shape)`; all else as it is.
+
+    Sequences, `(batch, length, features)`, never were in blocks.
+    """
+    if shape is None or value.dim() == 1 + len(shape):
         return value
     return value.transpose(1, 2).flatten(0, 1)[:batch].unflatten(1, shape)
 

@@ -13,9 +13,8 @@
 
 #include <cmath>
 #include <cstring>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
+
+#include "pool.hpp"
 
 #if defined(__AVX512F__)
 #define WIDTH 64
@@ -557,26 +556,25 @@ static int settle(const Program *p, const State *s, const Norm *norm, int channe
     return 0;
 }
 
+/* Never taken down: its threads may outlive what the system tears down at the end. */
+static Pool &pool()
+{
+    static Pool *own = new Pool;
+    return *own;
+}
+
 /* Run all stages for all rows; 1 where `reduce` failed. */
 extern "C" int run_program(const Program *p, const State *s, const Rows *rows)
 {
     long blocks = (s->batch + LANES - 1) / LANES;
     for (int stage = 0; stage < p->stage_count; stage++) {
         const Op *begin = p->ops + p->stages[stage], *end = p->ops + p->stages[stage + 1];
-#pragma omp parallel for schedule(static) num_threads(p->threads) if (p->threads > 1)
-        for (long block = 0; block < blocks; block++) {
-#ifdef _OPENMP
-            int thread = omp_get_thread_num();
-#else
-            int thread = 0;
-#endif
+        pool().run(blocks, p->threads, [=](long block, int thread) {
             for (int row = 0; row < rows->rows; row++)
-                for (const Op *op = begin; op < end; op++) {
-                    if (row < rows->first_row && op->flags & TAIL)
-                        continue;
-                    run(p, s, op, rows, row, block, thread);
-                }
-        }
+                for (const Op *op = begin; op < end; op++)
+                    if (row >= rows->first_row || !(op->flags & TAIL))
+                        run(p, s, op, rows, row, block, thread);
+        });
         for (const Op *op = begin; op < end; op++)
             if (op->kind == STATS) {
                 int first = op->flags & TAIL ? rows->first_row : 0;

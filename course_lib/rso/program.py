@@ -251,10 +251,8 @@ class Program:
         )
         for name, own in (("gamma", module.weight), ("beta", module.bias)):
             if own is not None and not is_plain:
-                copy = own.detach().double().clone()
-                self.kept.append(copy)
-                self.live.append((module, lambda copy=copy, own=own: copy.copy_(own)))
-                setattr(norm, name, copy.data_ptr())
+                place = self._copy(module, lambda own=own: own, is_double=True)
+                setattr(norm, name, place)
         self.norms.append(norm)
         self._write("stats", value, None, norm=len(self.norms) - 1, flags=flags)
         if value.slot in self.cheap:  # less work than a trip to memory and back
@@ -393,18 +391,22 @@ class Program:
             boxes = zip(("height", "width"), taps.pooled, strict=True)
             steps = zip(("row", "column"), taps.inner, strict=True)
             return settings | {f"box_{k}": v for k, v in (*boxes, *steps)}
-        packed = self._packed(weight, groups)
-        self.kept.append(packed)
-
-        def renew() -> None:
-            packed.copy_(self._packed(taps.weight(), groups))
-
-        self.live.append((taps.module, renew))
-        settings["weights"] = packed.data_ptr()
+        settings["weights"] = self._copy(
+            taps.module, lambda: self._packed(taps.weight(), groups)
+        )
         if taps.module.bias is not None:
-            self.kept.append(taps.module.bias)
-            settings["bias"] = taps.module.bias.data_ptr()
+            settings["bias"] = self._copy(taps.module, lambda: taps.module.bias)
         return settings
+
+    def _copy(
+        self, module: nn.Module, read: Callable[[], Tensor], *, is_double: bool = False
+    ) -> int:
+        """Return where a copy of a module's weights lies, in one stretch of memory."""
+        dtype = torch.float64 if is_double else self.dtype
+        own = torch.empty(read().shape, dtype=dtype).copy_(read().detach())
+        self.kept.append(own)
+        self.live.append((module, lambda: own.copy_(read().detach())))
+        return own.data_ptr()
 
     def _packed(self, weight: Tensor, groups: int) -> Tensor:
         """Return weights as a tile reads them: (groups, tiles, inputs, taps, tile)."""
@@ -589,6 +591,8 @@ def write(
     kind, module = network.kind(node), network.module(node)
     given = [values[used] for used in network.used_by(node)]
     shape = network.shapes[node]
+    if not given:
+        raise Unwritten(f"{node.target!r}, which reads no value")
     if kind in ("conv", "linear"):
         if kind == "linear" and len(shape) != 1:
             raise Unwritten("a linear layer of sequences")
@@ -617,7 +621,8 @@ def unchanged(network: Network, node: fx.Node, value: Value) -> Value:
         return value
     if kind == "elementwise" and _is_relu(network, node):
         return replace(value, floor=0.0)
-    raise Unwritten(f"{network.module(node) or node.target}")
+    name = getattr(node.target, "__name__", node.target)
+    raise Unwritten(f"{network.module(node) or name}")
 
 
 def _is_relu(network: Network, node: fx.Node) -> bool:

@@ -1,0 +1,290 @@
+"""A file is compiled once; where it can't be, the message says why."""
+
+import ctypes
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from course_lib import compiler
+
+SOURCE = """
+#ifndef ANSWER
+#define ANSWER 42
+#endif
+extern "C" int answer(void) { return ANSWER; }
+extern "C" int has_threads(void) {
+#ifdef _OPENMP
+    return 1;
+#else
+    return 0;
+#endif
+}
+"""
+
+
+def is_there():
+    try:
+        compiler._compiler()
+    except compiler.NoCompiler:
+        return False
+    return True
+
+
+needs_one = pytest.mark.skipif(not is_there(), reason="no C++ compiler here")
+
+
+@pytest.fixture(autouse=True)
+def caches(monkeypatch, tmp_path):
+    """An empty cache and an empty folder for temporary files; nothing is remembered."""
+    found = tmp_path / "cache" / "course_lib", tmp_path / "temporary"
+    found[1].mkdir()
+    monkeypatch.setattr(compiler, "_cache", lambda: found[0])
+    monkeypatch.setattr(tempfile, "tempdir", str(found[1]))
+    compiler.library.cache_clear()
+    yield found
+    compiler.library.cache_clear()
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "answer.cpp"
+    path.write_text(SOURCE)
+    return path
+
+
+@pytest.fixture
+def wrapper(monkeypatch, tmp_path):
+    """Return what makes a script the compiler; `real` calls the one there is."""
+    if os.name != "posix":
+        pytest.skip("a script of sh")
+
+    def make(script):
+        real = compiler._compiler() if "real" in script else ""
+        path = tmp_path / "wrapper"
+        path.write_text(f'#!/bin/sh\nreal="{real}"\n{script}\n')
+        path.chmod(0o755)
+        monkeypatch.setenv(compiler.SWITCH, str(path))
+        return path
+
+    return make
+
+
+def anew(source, *defines):
+    """Return the library as another process would get it."""
+    compiler.library.cache_clear()
+    return compiler.library(source, *defines)
+
+
+def kept(caches):
+    return sorted(caches[0].iterdir()) if caches[0].exists() else []
+
+
+# Compiled once
+
+
+@needs_one
+def test_a_file_is_compiled_once(source, caches, monkeypatch):
+    first = compiler.library(source)
+    assert first.answer() == 42
+    assert compiler.library(source) is first
+    (path,) = kept(caches)
+    assert path.suffix == ".so"
+    assert not list(caches[1].iterdir())  # nothing is left behind
+    monkeypatch.setattr(compiler, "_compile", None)
+    assert anew(source).answer() == 42
+    assert kept(caches) == [path]
+
+
+@needs_one
+def test_what_it_depends_on_is_in_the_name(source, caches, monkeypatch, wrapper):
+    compiler.library(source)
+    assert compiler.library(source, "ANSWER=7").answer() == 7
+    assert compiler.library(source, "ANSWER=8").answer() == 8
+    source.write_text(SOURCE.replace("42", "43"))
+    assert anew(source).answer() == 43
+    monkeypatch.setattr(compiler, "FLAGS", (*compiler.FLAGS, "-DANSWER=9"))
+    assert anew(source).answer() == 9
+    monkeypatch.setattr(compiler, "_processor", lambda: "another one")
+    anew(source)
+    wrapper('exec "$real" "$@"')
+    anew(source)
+    names = {path.name.split("-")[1] for path in kept(caches)}
+    assert len(names) == len(kept(caches)) == 7
+
+
+@needs_one
+@pytest.mark.skipif(os.name != "posix", reason="modes of files")
+def test_the_cache_is_for_its_user_alone(source, caches):
+    compiler.library(source)
+    assert caches[0].stat().st_mode & 0o777 == 0o700
+
+
+@needs_one
+@pytest.mark.parametrize("share", [0, 0.3, 0.7])
+def test_a_damaged_file_is_compiled_anew(source, caches, share):
+    compiler.library(source)
+    (path,) = kept(caches)
+    whole = path.read_bytes()
+    path.unlink()  # this process has it in memory
+    path.write_bytes(whole[: int(share * len(whole))])
+    assert anew(source).answer() == 42
+    assert anew(source).answer() == 42
+    assert path.read_bytes() == whole
+
+
+@needs_one
+def test_a_file_under_a_known_name_with_other_contents_is_not_loaded(source, caches):
+    """As a half-written one, which would end Python."""
+    compiler.library(source)
+    (path,) = kept(caches)
+    compiler.library(source, "ANSWER=13")
+    (other,) = set(kept(caches)) - {path}
+    path.unlink()
+    path.write_bytes(other.read_bytes())
+    assert anew(source).answer() == 42
+
+
+@needs_one
+def test_two_processes_compile_at_once(source, tmp_path):
+    script = (
+        "import sys; from pathlib import Path; from course_lib import compiler;"
+        "print(compiler.library(Path(sys.argv[1])).answer())"
+    )
+    home = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "shared")}
+    command = [sys.executable, "-c", script, str(source)]
+    options = {"env": home, "stdout": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen(command, **options) for _ in range(2)]
+    assert [process.communicate(timeout=60)[0] for process in started] == ["42\n"] * 2
+    if sys.platform.startswith("linux"):
+        left = list((tmp_path / "shared" / "course_lib").iterdir())
+        assert [path.suffix for path in left] == [".so"]
+
+
+# Where nothing can be kept
+
+
+def blocked(folder):
+    folder.parent.mkdir(exist_ok=True)
+    folder.write_text("a file, so no folder can be made")
+
+
+def read_only(folder):
+    folder.mkdir(parents=True)
+    folder.chmod(0o500)
+    if os.access(folder, os.W_OK):
+        pytest.skip("this user writes everywhere")
+
+
+@needs_one
+@pytest.mark.parametrize("prevent", [blocked, read_only])
+def test_a_cache_that_can_not_be_written(source, caches, prevent):
+    prevent(caches[0])
+    assert compiler.library(source).answer() == 42
+    assert not list(caches[1].iterdir())
+
+
+@needs_one
+def test_a_user_without_a_home(source, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(compiler, "_cache", lambda: Path("~/.cache/course_lib"))
+    assert compiler.library(source).answer() == 42
+    assert not (tmp_path / "~").exists()
+
+
+@needs_one
+def test_a_cache_from_which_nothing_can_be_loaded(source, monkeypatch, caches):
+    """As on a disk that is mounted noexec."""
+    load = ctypes.CDLL
+
+    def refuse(path):
+        if Path(path).is_relative_to(caches[0]):
+            raise OSError("failed to map segment")
+        return load(path)
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    assert compiler.library(source).answer() == 42
+
+
+@needs_one
+def test_a_planted_file_is_not_loaded(source, caches, tmp_path):
+    """Whoever may write to the folder of temporary files can't choose what we load."""
+    compiler.library(source, "ANSWER=13")
+    (evil,) = kept(caches)
+    content = evil.read_bytes()
+    compiler.library(source)
+    names = {path.name for path in kept(caches)} - {evil.name}
+    for path in kept(caches):
+        path.unlink()
+    caches[0].rmdir()
+    blocked(caches[0])
+    for folder in (caches[1], caches[1] / f"course_lib-{os.getuid()}"):
+        folder.mkdir(exist_ok=True)
+        for name in names:
+            (folder / name).write_bytes(content)
+    assert anew(source).answer() == 42
+
+
+# Where nothing can be compiled
+
+
+def test_the_switch_turns_it_off(source, monkeypatch):
+    monkeypatch.setenv(compiler.SWITCH, "")
+    with pytest.raises(compiler.NoCompiler, match="COURSE_COMPILER is set to nothing"):
+        compiler.library(source)
+
+
+def test_a_compiler_that_is_not_there(source, monkeypatch):
+    monkeypatch.setenv(compiler.SWITCH, "no-such-compiler")
+    with pytest.raises(compiler.NoCompiler, match="there is no no-such-compiler on"):
+        compiler.library(source)
+    monkeypatch.delenv(compiler.SWITCH)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(compiler.NoCompiler, match=r"there is no C\+\+ compiler on"):
+        compiler.library(source)
+
+
+def test_a_compiler_that_fails_is_quoted(source, wrapper, caches):
+    path = wrapper("printf 'answer.cpp:2: \\377 no idea' >&2; exit 1")
+    match = rf"{path} can't compile answer.cpp: answer.cpp:2: \ufffd no idea"
+    with pytest.raises(compiler.NoCompiler, match=match):
+        compiler.library(source)
+    assert kept(caches) == []
+    assert not list(caches[1].iterdir())
+
+
+@needs_one
+def test_a_file_with_a_mistake(source, caches):
+    source.write_text("int answer(void) { return nothing; }")
+    with pytest.raises(compiler.NoCompiler, match=r"nothing.* not declared|undeclared"):
+        compiler.library(source)
+    assert kept(caches) == []
+
+
+def test_a_compiler_that_writes_nonsense(source, wrapper):
+    wrapper('for last; do :; done; echo nonsense > "$last"')
+    with pytest.raises(compiler.NoCompiler, match=r"too short|invalid ELF|dlopen"):
+        compiler.library(source)
+
+
+def test_a_compiler_that_can_not_run(source, tmp_path, monkeypatch):
+    path = tmp_path / "not-a-program"
+    path.write_bytes(b"\x7f not a program")
+    path.chmod(0o755)
+    monkeypatch.setenv(compiler.SWITCH, str(path))
+    with pytest.raises(compiler.NoCompiler, match="not-a-program"):
+        compiler.library(source)
+
+
+@needs_one
+def test_a_compiler_without_openmp(source, wrapper):
+    wrapper(
+        'for a; do [ "$a" = -fopenmp ] && echo "unknown: $a" >&2 && exit 1; done\n'
+        'exec "$real" "$@"'
+    )
+    found = compiler.library(source)
+    assert found.answer() == 42
+    assert found.has_threads() == 0

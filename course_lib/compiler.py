@@ -20,7 +20,10 @@ from pathlib import Path
 
 import platformdirs
 
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-pthread", "-shared", "-fPIC")
+FLAGS = (
+    *("-std=c++17", "-O3", "-march=native", "-fno-math-errno"),
+    *("-pthread", "-shared", "-fPIC"),
+)
 NAMES = ("c++", "g++", "clang++")
 SWITCH = "COURSE_COMPILER"
 

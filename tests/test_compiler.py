@@ -288,3 +288,11 @@ def test_a_compiler_without_openmp(source, wrapper):
     found = compiler.library(source)
     assert found.answer() == 42
     assert found.has_threads() == 0
+
+
+def test_openmp_is_asked_for_first(source, wrapper):
+    path = wrapper('echo "$@" >> "$0.log"; exit 1')
+    with pytest.raises(compiler.NoCompiler):
+        compiler.library(source)
+    asked = Path(f"{path}.log").read_text().splitlines()
+    assert ["-fopenmp" in line.split() for line in asked] == [True, False]

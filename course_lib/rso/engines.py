@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from course_lib.compiler import NoCompiler
 from course_lib.rso import memory
-from course_lib.rso.compiled import Compiled, Written
+from course_lib.rso.compiled import Compiled
 from course_lib.rso.incremental import Incremental
 from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.network import Network
@@ -20,6 +20,7 @@ from course_lib.rso.plan import Plan, Unsuitable
 from course_lib.rso.program import Unwritten
 from course_lib.rso.proposals import Target
 from course_lib.rso.sweeps import Cached, Reference, Task
+from course_lib.rso.written import Written
 
 
 def incremental(task: Task) -> Compiled | Incremental:

@@ -16,112 +16,27 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from course_lib import compiler
+from course_lib.rso.bound import Bound, Memory, Reduce, Rows, Size
 from course_lib.rso.kernels import Taps, pair
-from course_lib.rso.network import Network
-
-Reduce = Callable[[Tensor], Tensor]
-Shape = tuple[int, int, int]
-KINDS = (
-    *("copy", "add", "max_pool", "average_pool", "stats", "conv"),
-    *("taps", "spread", "fill", "loss"),
+from course_lib.rso.structures import (
+    AGAIN,
+    KINDS,
+    TAIL,
+    Norm,
+    Op,
+    Operand,
+    State,
 )
-TAIL, AGAIN = 1, 2
+
+Shape = tuple[int, int, int]
 DEFINES = {torch.float32: ("REAL=float",), torch.float64: ("REAL=double", "IS_DOUBLE")}
-_REDUCE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_double), ctypes.c_long)
 
 
 class Unwritten(Exception):
     """program.cpp has no such operation; the message says which."""
-
-
-# The structures of program.cpp
-
-
-class _Slot(ctypes.Structure):
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        *((name, ctypes.c_long) for name in ("row", "block", "thread")),
-        ("state", ctypes.c_int),
-        ("state_block", ctypes.c_long),
-    )
-
-
-class _Operand(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_int) for name in ("slot", "norm", "picks")),
-        ("floor", ctypes.c_double),
-    )
-
-
-class _Op(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_int) for name in ("kind", "out", "flags", "norm")),
-        ("input", _Operand),
-        ("other", _Operand),
-        *((name, ctypes.c_int) for name in ("channels", "height", "width")),
-        *((name, ctypes.c_int) for name in ("top", "left")),
-        *((name, ctypes.c_int) for name in ("padded_height", "padded_width")),
-        ("scratch", ctypes.c_int),
-        *((name, ctypes.c_int) for name in ("box_height", "box_width")),
-        *((name, ctypes.c_int) for name in ("box_row", "box_column")),
-        *((name, ctypes.c_int) for name in ("groups", "inputs", "outputs")),
-        *((name, ctypes.c_int) for name in ("pixels", "taps")),
-        ("plane", ctypes.c_long),
-        *((name, ctypes.c_void_p) for name in ("place", "tap", "weights", "bias")),
-    )
-
-
-class _Norm(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_int) for name in ("channels", "pixels", "picks")),
-        ("eps", ctypes.c_double),
-        *((name, ctypes.c_void_p) for name in ("gamma", "beta", "parts", "affine")),
-    )
-
-
-class _Program(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("slots", "ops", "stages", "norms")),
-        *((name, ctypes.c_int) for name in ("stage_count", "norm_count", "threads")),
-        ("reduce", _REDUCE),
-        *((name, ctypes.c_void_p) for name in ("sums", "losses")),
-    )
-
-
-class State(ctypes.Structure):
-    """What a mini-batch remembers: an array of each value's blocks, and the labels."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("values", "labels")),
-        ("batch", ctypes.c_long),
-    )
-
-
-class _Rows(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_int) for name in ("channel", "rows", "base", "first_row")),
-        *((name, ctypes.c_void_p) for name in ("starts", "weights", "changes")),
-    )
-
-
-@dataclass
-class Rows:
-    """Which weights change by how much in each row.
-
-    Row 0 is what the mini-batch remembers. With base 1, row 1 is what it is to
-    remember from now on, and the other rows change that.
-    """
-
-    channel: int
-    changes: list[list[tuple[int, float]]]  # of each row from 1 on
-    base: int = 0
-    first_row: int = 0  # the first that has a loss
-
-
-# Values
 
 
 @dataclass(frozen=True)
@@ -144,21 +59,9 @@ class Value:
         """Tell whether the slot holds the value itself."""
         return self.norm < 0 and self.floor == -math.inf and not self.picks
 
-    def operand(self) -> _Operand:
+    def operand(self) -> Operand:
         """Return it as program.cpp reads it."""
-        return _Operand(self.slot, self.norm, self.picks, self.floor)
-
-
-@dataclass
-class _Memory:
-    """A slot: vectors of a block, and who needs to find them."""
-
-    size: int
-    state: int = -1
-    is_own: bool = True  # has memory beside the state's
-    is_whole: bool = False  # read in a later stage, or by Python
-    stage: int = 0
-    tensor: Tensor | None = None
+        return Operand(self.slot, self.norm, self.picks, self.floor)
 
 
 def library(dtype: torch.dtype) -> ctypes.CDLL:
@@ -181,13 +84,13 @@ class Program:
         self.dtype, self.reduce = dtype, reduce
         self.library = library(dtype)
         self.lanes = self.library.lanes()
-        self.memories: list[_Memory] = []
-        self.ops: list[tuple[int, _Op]] = []  # (stage, operation)
-        self.norms: list[_Norm] = []
+        self.memories: list[Memory] = []
+        self.ops: list[tuple[int, Op]] = []  # (stage, operation)
+        self.norms: list[Norm] = []
         self.cheap: dict[int, Callable[[int], Value]] = {}  # write it down once more
         self.kept: list[Tensor] = []  # that pointers go to
         self.live: list[tuple[nn.Module, Callable[[], None]]] = []
-        self.size = (0, 0, 0)  # rows, blocks and threads that there is memory for
+        self.bound: Bound | None = None  # its memory, for the largest size so far
 
     # Writing it down
 
@@ -197,7 +100,7 @@ class Program:
         return Value(slot, shape)
 
     def _slot(self, size: int, **settings: object) -> int:
-        self.memories.append(_Memory(size, **settings))
+        self.memories.append(Memory(size, **settings))
         return len(self.memories) - 1
 
     def _write(
@@ -215,11 +118,11 @@ class Program:
         if out >= 0:
             self.memories[out].stage = stage
         geometry = dict(zip(("channels", "height", "width"), value.shape, strict=True))
-        op = _Op(
+        op = Op(
             kind=KINDS.index(kind),
             out=out,
             input=value.operand(),
-            other=_Operand(-1, -1, 0, 0.0) if other is None else other.operand(),
+            other=Operand(-1, -1, 0, 0.0) if other is None else other.operand(),
             **{"scratch": -1, "norm": -1, **geometry, **settings},
         )
         self.ops.append((stage, op))
@@ -246,7 +149,7 @@ class Program:
     ) -> Value:
         """Write a batch norm down; `is_plain` leaves gamma and beta out."""
         value = self.plain(value, flags)
-        norm = _Norm(
+        norm = Norm(
             value.shape[0], math.prod(value.shape[1:]), picks=picks, eps=module.eps
         )
         for name, own in (("gamma", module.weight), ("beta", module.bias)):
@@ -444,17 +347,29 @@ class Program:
         """Run all stages; `sums` receives the loss of each row from the first on."""
         count = len(rows.changes) + 1
         blocks, threads = -(-state.batch // self.lanes), torch.get_num_threads()
-        size = (max(count, self.size[0]), max(blocks, self.size[1]), threads)
-        if size != self.size:
-            self._bind(*size)
-        self._list(rows)
-        arguments = [self.program, state, self.rows]
-        call = self.library.run_program
+        known = self.bound.size if self.bound else (0, 0, 0)
+        size = (max(count, known[0]), max(blocks, known[1]), threads)
+        if size != known:
+            self.bound = self._bind(size)
+        bound, call = self.bound, self.library.run_program
+        bound.take(rows)
+        given = [ctypes.byref(each) for each in (bound.listing, state, bound.moves)]
         if sums is not None:
             call = self.library.judge
-            arguments.append(ctypes.cast(sums.data_ptr(), ctypes.c_void_p))
-        if call(*map(_pointed, arguments)):
-            raise self.error
+            given.append(ctypes.c_void_p(sums.data_ptr()))
+        if call(*given):
+            raise bound.error
+
+    def _bind(self, size: Size) -> Bound:
+        return Bound(
+            self.memories,
+            self.ops,
+            self.norms,
+            dtype=self.dtype,
+            lanes=self.lanes,
+            reduce=self.reduce,
+            size=size,
+        )
 
     def rows_of(self, value: Value, rows: int) -> Tensor:
         """Return a kept value of each row: `(rows, blocks, numbers, lanes)`."""
@@ -465,100 +380,6 @@ class Program:
         for own, renew in self.live:
             if own is module:
                 renew()
-
-    def _list(self, rows: Rows) -> None:
-        """Write the rows' changes where program.cpp reads them."""
-        start, own = 0, self.rows
-        for row, changes in enumerate(rows.changes):
-            if start + len(changes) > len(self.weights):
-                self._bind_rows(2 * (start + len(changes)))
-                return self._list(rows)
-            for weight, change in changes:
-                self.weights[start], self.changes[start] = weight, change
-                start += 1
-            self.starts[row + 2] = start
-        own.channel, own.base, own.first_row = rows.channel, rows.base, rows.first_row
-        own.rows = len(rows.changes) + 1
-
-    def _bind_rows(self, changes: int) -> None:
-        self.starts = (ctypes.c_int * (self.size[0] + 1))()
-        self.weights = (ctypes.c_int * changes)()
-        self.changes = (ctypes.c_double * changes)()
-        pointers = map(ctypes.addressof, (self.starts, self.weights, self.changes))
-        self.rows = _Rows(0, 0, 0, 0, *pointers)
-
-    def _bind(self, rows: int, blocks: int, threads: int) -> None:
-        """Take memory for so many rows, blocks and threads."""
-        self.size = rows, blocks, threads
-        self.numbers: list[Tensor] = []
-        slots = (_Slot * len(self.memories))()
-        for slot, memory in zip(slots, self.memories, strict=True):
-            self._bind_slot(slot, memory)
-        ordered = sorted(self.ops, key=lambda pair: pair[0])
-        ops = (_Op * len(ordered))(*(op for _, op in ordered))
-        stages = [number for number, _ in ordered]
-        ends = [i for i in range(1, len(stages)) if stages[i] != stages[i - 1]]
-        starts = (ctypes.c_int * (len(ends) + 2))(0, *ends, len(ordered))
-        widest = max((norm.channels for norm in self.norms), default=0)
-        for norm in self.norms:
-            parts = self._numbers(rows * blocks * norm.channels * 2)
-            affine = torch.zeros(rows * norm.channels * 2, dtype=self.dtype)
-            self.numbers.append(affine)
-            norm.parts, norm.affine = parts, affine.data_ptr()
-        norms = (_Norm * len(self.norms))(*self.norms)
-        self.arrays = slots, ops, starts, norms  # alive as long as the pointers
-        self.program = _Program(
-            *map(ctypes.addressof, self.arrays),
-            len(ends) + 1,
-            len(norms),
-            threads,
-            self._reducer(),
-            self._numbers(rows * widest * 2 + 1),
-            self._numbers(rows * blocks),
-        )
-        self._bind_rows(4 * rows)
-
-    def _numbers(self, count: int) -> int:
-        self.numbers.append(torch.zeros(count, dtype=torch.float64))
-        return self.numbers[-1].data_ptr()
-
-    def _bind_slot(self, slot: _Slot, memory: _Memory) -> None:
-        """Lay a value out: for all rows and blocks, or for each thread alone."""
-        rows, blocks, threads = self.size
-        slot.state, slot.state_block = memory.state, memory.size
-        if not memory.is_own:
-            return
-        if memory.is_whole:
-            shape = (rows, blocks, memory.size * self.lanes)
-            slot.row, slot.block = blocks * memory.size, memory.size
-        else:
-            shape = (threads, memory.size * self.lanes)
-            slot.thread = memory.size
-        memory.tensor = torch.zeros(shape, dtype=self.dtype)
-        slot.data = memory.tensor.data_ptr()
-
-    def _reducer(self) -> ctypes._CFuncPtr:
-        """Return `reduce` as program.cpp calls it."""
-        if self.reduce is None:
-            return _REDUCE()
-
-        def call(pointer: object, count: int) -> int:
-            try:
-                address = ctypes.cast(pointer, ctypes.c_void_p).value
-                memory = (ctypes.c_double * count).from_address(address)
-                numbers = torch.frombuffer(memory, dtype=torch.float64)
-                numbers.copy_(self.reduce(numbers.clone()))
-            except BaseException as error:  # it can't pass through C++
-                self.error = error
-                return 1
-            return 0
-
-        return _REDUCE(call)
-
-
-def _pointed(argument: object) -> object:
-    is_structure = isinstance(argument, ctypes.Structure)
-    return ctypes.byref(argument) if is_structure else argument
 
 
 def _window(module: nn.Module, image: tuple[int, int]) -> tuple[tuple, tuple]:
@@ -578,55 +399,3 @@ def _window(module: nn.Module, image: tuple[int, int]) -> tuple[tuple, tuple]:
     if is_padded or is_dilated or getattr(module, "divisor_override", None):
         raise Unwritten(f"{module}")
     return size, stride
-
-
-def write(
-    program: Program, network: Network, node: fx.Node, values: dict[fx.Node, Value]
-) -> Value:
-    """Write one step of a network down, for all channels.
-
-    Raises:
-        Unwritten: program.cpp has no such operation.
-    """
-    kind, module = network.kind(node), network.module(node)
-    given = [values[used] for used in network.used_by(node)]
-    shape = network.shapes[node]
-    if not given:
-        raise Unwritten(f"{node.target!r}, which reads no value")
-    if kind in ("conv", "linear"):
-        if kind == "linear" and len(shape) != 1:
-            raise Unwritten("a linear layer of sequences")
-        image = (1, 1) if kind == "linear" else shape[1:]
-        return program.conv(given[0], network.taps(node), image)
-    if kind == "norm":
-        return program.normalize(given[0], module, flags=TAIL)
-    if kind == "pool" and len(shape) == 3:
-        return program.pool(given[0], module, TAIL)
-    if kind == "flatten":
-        value = program.plain(given[0], TAIL)
-        return replace(value, shape=(math.prod(value.shape), 1, 1))
-    if kind == "add" and len({value.shape for value in given}) == 1:
-        return program.add(given[0], given[-1], TAIL)
-    return unchanged(network, node, given[0])
-
-
-def unchanged(network: Network, node: fx.Node, value: Value) -> Value:
-    """Return what a step gives that needs no pass: identity, ReLU.
-
-    Raises:
-        Unwritten: it needs one, and program.cpp has none for it.
-    """
-    kind = network.kind(node)
-    if kind == "identity":
-        return value
-    if kind == "elementwise" and _is_relu(network, node):
-        return replace(value, floor=0.0)
-    name = getattr(node.target, "__name__", node.target)
-    raise Unwritten(f"{network.module(node) or name}")
-
-
-def _is_relu(network: Network, node: fx.Node) -> bool:
-    module = network.module(node)
-    if module is not None:
-        return type(module) is nn.ReLU
-    return node.target in (torch.relu, F.relu, "relu")

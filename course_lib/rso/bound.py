@@ -1,0 +1,163 @@
+"""A program's memory, and its structures as program.cpp reads them."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from course_lib.rso.structures import (
+    REDUCE,
+    Listing,
+    Moves,
+    Norm,
+    Op,
+    Slot,
+)
+
+Reduce = Callable[[Tensor], Tensor]
+Size = tuple[int, int, int]  # rows, blocks and threads
+
+
+@dataclass
+class Rows:
+    """Which weights change by how much in each row.
+
+    Row 0 is what the mini-batch remembers. With base 1, row 1 is what it is to
+    remember from now on, and the other rows change that.
+    """
+
+    channel: int
+    changes: list[list[tuple[int, float]]]  # of each row from 1 on
+    base: int = 0
+    first_row: int = 0  # the first that has a loss
+
+
+@dataclass
+class Memory:
+    """A slot: vectors of a block, and who needs to find them."""
+
+    size: int
+    state: int = -1
+    is_own: bool = True  # has memory beside the state's
+    is_whole: bool = False  # read in a later stage, or by Python
+    stage: int = 0
+    tensor: Tensor | None = None
+
+
+class Bound:
+    """Memory for so many rows, blocks and threads, with all pointers in place.
+
+    Args:
+        memories: one for each slot; their tensors are set.
+        ops: (stage, operation) of each.
+        norms: their pointers are set.
+        dtype: of the values.
+        lanes: samples of a block.
+        reduce: adds a tensor up over all processes, or None.
+        size: rows, blocks and threads.
+    """
+
+    def __init__(
+        self,
+        memories: Sequence[Memory],
+        ops: Sequence[tuple[int, Op]],
+        norms: Sequence[Norm],
+        *,
+        dtype: torch.dtype,
+        lanes: int,
+        reduce: Reduce | None,
+        size: Size,
+    ) -> None:
+        self.dtype, self.lanes, self.reduce, self.size = dtype, lanes, reduce, size
+        self.numbers: list[Tensor] = []
+        self.error: BaseException | None = None  # that `reduce` ended with
+        rows, blocks, threads = size
+        slots = (Slot * len(memories))()
+        for slot, memory in zip(slots, memories, strict=True):
+            self._lay_out(slot, memory)
+        ordered = sorted(ops, key=lambda pair: pair[0])
+        stages = [number for number, _ in ordered]
+        ends = [i for i in range(1, len(stages)) if stages[i] != stages[i - 1]]
+        starts = (ctypes.c_int * (len(ends) + 2))(0, *ends, len(ordered))
+        for norm in norms:
+            norm.parts = self._numbers(rows * blocks * norm.channels * 2)
+            norm.affine = self._numbers(rows * norm.channels * 2, dtype)
+        self.arrays = (  # alive as long as the pointers
+            slots,
+            (Op * len(ordered))(*(op for _, op in ordered)),
+            starts,
+            (Norm * len(norms))(*norms),
+        )
+        widest = max((norm.channels for norm in norms), default=0)
+        self.listing = Listing(
+            *map(ctypes.addressof, self.arrays),
+            len(ends) + 1,
+            len(norms),
+            threads,
+            self._reducer(),
+            self._numbers(rows * widest * 2 + 1),
+            self._numbers(rows * blocks),
+        )
+        self._make_moves(4 * rows)
+
+    def take(self, rows: Rows) -> None:
+        """Write the rows' changes where program.cpp reads them."""
+        start, own = 0, self.moves
+        for row, changes in enumerate(rows.changes):
+            if start + len(changes) > len(self.weights):
+                self._make_moves(2 * (start + len(changes)))
+                return self.take(rows)
+            for weight, change in changes:
+                self.weights[start], self.changes[start] = weight, change
+                start += 1
+            self.starts[row + 2] = start
+        own.channel, own.base, own.first_row = rows.channel, rows.base, rows.first_row
+        own.rows = len(rows.changes) + 1
+
+    def _make_moves(self, changes: int) -> None:
+        self.starts = (ctypes.c_int * (self.size[0] + 1))()
+        self.weights = (ctypes.c_int * changes)()
+        self.changes = (ctypes.c_double * changes)()
+        pointers = map(ctypes.addressof, (self.starts, self.weights, self.changes))
+        self.moves = Moves(0, 0, 0, 0, *pointers)
+
+    def _numbers(self, count: int, dtype: torch.dtype = torch.float64) -> int:
+        self.numbers.append(torch.zeros(count, dtype=dtype))
+        return self.numbers[-1].data_ptr()
+
+    def _lay_out(self, slot: Slot, memory: Memory) -> None:
+        """Lay a value out: for all rows and blocks, or for each thread alone."""
+        rows, blocks, threads = self.size
+        slot.state, slot.state_block = memory.state, memory.size
+        if not memory.is_own:
+            return
+        if memory.is_whole:
+            shape = (rows, blocks, memory.size * self.lanes)
+            slot.row, slot.block = blocks * memory.size, memory.size
+        else:
+            shape = (threads, memory.size * self.lanes)
+            slot.thread = memory.size
+        memory.tensor = torch.zeros(shape, dtype=self.dtype)
+        slot.data = memory.tensor.data_ptr()
+
+    def _reducer(self) -> ctypes._CFuncPtr:
+        """Return `reduce` as program.cpp calls it."""
+        if self.reduce is None:
+            return REDUCE()
+
+        def call(pointer: object, count: int) -> int:
+            try:
+                address = ctypes.cast(pointer, ctypes.c_void_p).value
+                memory = (ctypes.c_double * count).from_address(address)
+                numbers = torch.frombuffer(memory, dtype=torch.float64)
+                numbers.copy_(self.reduce(numbers.clone()))
+            except BaseException as error:  # it can't pass through C++
+                self.error = error
+                return 1
+            return 0
+
+        return REDUCE(call)

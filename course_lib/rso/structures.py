@@ -1,0 +1,89 @@
+"""The structures of program.cpp, field by field."""
+
+import ctypes
+
+KINDS = (  # of operations, in the order of program.cpp
+    *("copy", "add", "max_pool", "average_pool", "stats", "conv"),
+    *("taps", "spread", "fill", "loss"),
+)
+TAIL, AGAIN = 1, 2  # flags of operations
+REDUCE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_double), ctypes.c_long)
+
+
+class Slot(ctypes.Structure):
+    """Where a value lies."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        *((name, ctypes.c_long) for name in ("row", "block", "thread")),
+        ("state", ctypes.c_int),
+        ("state_block", ctypes.c_long),
+    )
+
+
+class Operand(ctypes.Structure):
+    """What an operation reads, and what it does to it before."""
+
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ("slot", "norm", "picks")),
+        ("floor", ctypes.c_double),
+    )
+
+
+class Op(ctypes.Structure):
+    """One operation."""
+
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ("kind", "out", "flags", "norm")),
+        ("input", Operand),
+        ("other", Operand),
+        *((name, ctypes.c_int) for name in ("channels", "height", "width")),
+        *((name, ctypes.c_int) for name in ("top", "left")),
+        *((name, ctypes.c_int) for name in ("padded_height", "padded_width")),
+        ("scratch", ctypes.c_int),
+        *((name, ctypes.c_int) for name in ("box_height", "box_width")),
+        *((name, ctypes.c_int) for name in ("box_row", "box_column")),
+        *((name, ctypes.c_int) for name in ("groups", "inputs", "outputs")),
+        *((name, ctypes.c_int) for name in ("pixels", "taps")),
+        ("plane", ctypes.c_long),
+        *((name, ctypes.c_void_p) for name in ("place", "tap", "weights", "bias")),
+    )
+
+
+class Norm(ctypes.Structure):
+    """A batch norm, with its sums."""
+
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ("channels", "pixels", "picks")),
+        ("eps", ctypes.c_double),
+        *((name, ctypes.c_void_p) for name in ("gamma", "beta", "parts", "affine")),
+    )
+
+
+class Listing(ctypes.Structure):
+    """All operations of a program, stage by stage."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("slots", "ops", "stages", "norms")),
+        *((name, ctypes.c_int) for name in ("stage_count", "norm_count", "threads")),
+        ("reduce", REDUCE),
+        *((name, ctypes.c_void_p) for name in ("sums", "losses")),
+    )
+
+
+class State(ctypes.Structure):
+    """What a mini-batch remembers: an array of each value's blocks, and the labels."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("values", "labels")),
+        ("batch", ctypes.c_long),
+    )
+
+
+class Moves(ctypes.Structure):
+    """What each row changes."""
+
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ("channel", "rows", "base", "first_row")),
+        *((name, ctypes.c_void_p) for name in ("starts", "weights", "changes")),
+    )

@@ -144,10 +144,9 @@ def _stepped(
 ) -> list["Stepped"]:
     is_transformed = is_transforming()
     items = _items(place, *trees)
-    if check and items and not is_transformed:
-        _require_finite(place, items)
+    look = _Look(place, check and not is_transformed)
     with torch.no_grad():
-        return _step(items, in_place=in_place, may_fuse=not is_transformed)
+        return _step(items, look, in_place=in_place, may_fuse=not is_transformed)
 
 
 def _replace_leaves(state: Tree, params: Tree, leaves: dict[int, Leaf]) -> None:
@@ -293,6 +292,18 @@ def _reconcile(place: str, known: _Item, path: Path, leaf: Leaf) -> Leaf:
     return replace(known.leaf, frozen=known.leaf.frozen or leaf.frozen)
 
 
+@dataclass(frozen=True)
+class _Look:
+    """Whether gradients are looked at, and where to say so."""
+
+    place: str
+    is_wanted: bool
+
+    def __call__(self, items: list[_Item]) -> None:
+        if self.is_wanted and items:
+            _require_finite(self.place, items)
+
+
 def _require_finite(place: str, items: list[_Item]) -> None:
     """Look at all gradients at once; only where one is bad, look for which."""
     norms = torch._foreach_norm([item.grad for item in items])
@@ -313,7 +324,9 @@ def _require_finite(place: str, items: list[_Item]) -> None:
 Stepped = tuple[Tensor, Leaf, Tensor]  # the old tensor, the new leaf, the new tensor
 
 
-def _step(items: list[_Item], *, in_place: bool, may_fuse: bool) -> list[Stepped]:
+def _step(
+    items: list[_Item], look: _Look, *, in_place: bool, may_fuse: bool
+) -> list[Stepped]:
     """Apply each rule to all its tensors at once; write only when all have ended."""
     of_rule: dict[Rule, tuple[list[_Item], list[_Item]]] = {}
     of_object: dict[int, tuple[list[_Item], list[_Item]]] = {}  # quicker to look up
@@ -323,10 +336,14 @@ def _step(items: list[_Item], *, in_place: bool, may_fuse: bool) -> list[Stepped
             of_object[id(rule)] = of_rule.setdefault(rule, ([], []))
         fused = may_fuse and rules.has_fused(rule) and rules.is_fusible(item.tensor)
         of_object[id(rule)][fused].append(item)
+    if in_place:  # nothing may be written then
+        look(items)
     plans = []
     for rule, (plain, fused) in of_rule.items():
+        if plain and not in_place:
+            look(plain)
         plans += [_plan(rule, plain)] if plain else []
-        plans += [_plan_fused(rule, fused)] if fused else []
+        plans += [_plan_fused(rule, fused, look)] if fused else []
     return [stepped for finish in plans for stepped in finish(in_place)]
 
 
@@ -357,7 +374,9 @@ def _moved(x: Tensor, dx: Tensor | None, in_place: bool) -> Tensor:
     return x.copy_(new) if in_place else new
 
 
-def _plan_fused(rule: Rule, group: list[_Item]) -> Callable[[bool], list[Stepped]]:
+def _plan_fused(
+    rule: Rule, group: list[_Item], look: _Look
+) -> Callable[[bool], list[Stepped]]:
     """Let a fused kernel write, into new arrays unless the step is in place."""
 
     def finish(in_place: bool) -> list[Stepped]:
@@ -366,7 +385,9 @@ def _plan_fused(rule: Rule, group: list[_Item]) -> Callable[[bool], list[Stepped
         if in_place:
             states = rule.fused_(states, tensors, grads)
         else:
-            states, tensors = rule.fused(states, tensors, grads)
+            states, tensors, is_finite = rule.fused(states, tensors, grads)
+            if not is_finite:
+                look(group)
         return [
             (i.tensor, _with(i.leaf, state), new)
             for i, state, new in zip(group, states, tensors, strict=True)

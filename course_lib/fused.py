@@ -55,10 +55,10 @@ def adam(
     eta: float,
     beta: tuple[float, float],
     eps: float,
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Return (x', m', v') of each array, contiguous; the arguments stay as they are.
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], bool]:
+    """Return all x', m' and v', contiguous, and whether all gradients are finite.
 
-    steps: the number of each array's step, from 1.
+    The arguments stay as they are; `steps` are the numbers of each array's, from 1.
     """
     new = [[torch.empty_like(x) for x in xs] for _ in range(3)]
     arrays = (_Arrays * len(xs))()
@@ -68,8 +68,9 @@ def adam(
         own.count, own.step = tensors[0].numel(), step
     numbers = map(ctypes.c_double, (eta, *beta, eps))
     count, threads = ctypes.c_long(len(xs)), torch.get_num_threads()
-    compiled(xs[0].dtype).adam_step(arrays, count, *numbers, threads)
-    return tuple(new)
+    step = compiled(xs[0].dtype).adam_step
+    is_finite = not step(arrays, count, *numbers, threads)
+    return *new, is_finite
 
 
 def compiled(dtype: torch.dtype = torch.float32) -> ctypes.CDLL:

@@ -101,7 +101,7 @@ def _loans(model: nn.Module, tree: Tree, kind: str, caller: str = "call") -> lis
         return list(loans.values())
     loans, given = {}, {dotted(path): tensor for path, tensor in walk(tree)}
     for path, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, torch.jit.ScriptModule):
+        if isinstance(module, _Scripted):
             raise ValueError(
                 f"{caller}: {path or 'the model'!r} is a compiled ScriptModule, which "
                 "can't be run with other tensors than its own. Take the module that it "
@@ -138,7 +138,7 @@ def _loans(model: nn.Module, tree: Tree, kind: str, caller: str = "call") -> lis
 def _pair(module: nn.Module, tree: Tree, kind: str, loans: dict[int, Loan]) -> bool:
     """Fill the loans in one quick walk; False where something does not fit."""
     attributes, used = vars(module), 0
-    if isinstance(module, torch.jit.ScriptModule):
+    if isinstance(module, _Scripted):
         return False
     mine = dict(attributes[kind])
     for key, own in mine.items():
@@ -159,6 +159,7 @@ def _pair(module: nn.Module, tree: Tree, kind: str, loans: dict[int, Loan]) -> b
 
 
 _EMPTY: Tree = {}
+_Scripted = torch.jit.ScriptModule
 
 
 def _advice(model: nn.Module, what: str) -> str:

@@ -381,18 +381,21 @@ class Adam(Rule):
 
     def fused(
         self, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
-    ) -> tuple[list[State], list[Tensor]]:
-        """Return new states and arrays; the arguments stay as they are."""
+    ) -> tuple[list[State], list[Tensor], bool | None]:
+        """Return new states and arrays, and whether all gradients are finite.
+
+        The arguments stay as they are. None: it was no less work to look apart.
+        """
         if not fused.takes(xs):
             xs = [x.clone() for x in xs]
             states = [(m.clone(), v.clone(), t) for m, v, t in states]
-            return self.fused_(states, xs, gs), xs
+            return self.fused_(states, xs, gs), xs, None
         ms, vs, ts = (list(part) for part in zip(*states, strict=True))
         counts = [Count(t + 1) for t in ts]
         options = {"eta": self.eta, "beta": self.beta, "eps": self.eps}
         arrays = map(_dense, (xs, gs, ms, vs))
-        xs, ms, vs = fused.adam(*arrays, counts, **options)
-        return list(zip(ms, vs, counts, strict=True)), xs
+        xs, ms, vs, is_finite = fused.adam(*arrays, counts, **options)
+        return list(zip(ms, vs, counts, strict=True)), xs, is_finite
 
 
 @dataclass(frozen=True)

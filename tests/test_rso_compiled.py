@@ -343,8 +343,10 @@ def test_labels_that_are_no_classes_of_the_outputs():
     split.labels[3] = split.labels[7] = -100
     options = {"loss": lambda x, y: F.cross_entropy(x, y, reduction="none")}
     assert_alike(few(), split, **options)
+    search = RSO(few(), split, batch_size=7, cycles=1, progress=False)
     with pytest.raises(RuntimeError, match="out of bounds"):
-        run(few(), split, cycles=1)
+        next(search)
+    assert not search.decisions.any()  # at the first proposal
 
 
 def test_data_in_other_memory_layouts():
@@ -677,6 +679,11 @@ def test_a_choice_says_why_nothing_is_compiled(monkeypatch):
     compiler.library.cache_clear()
     assert choice_of(model).obstacle == "COURSE_COMPILER is set to nothing"
     assert run(copy.deepcopy(model)).decisions.ne(0).any()
+
+
+def test_a_search_that_is_not_to_be_compiled_is_not(monkeypatch):
+    monkeypatch.setattr(engines, "Compiled", None)
+    assert run(few(), compiled=False).decisions.ne(0).any()
 
 
 def test_a_device_of_another_kind():

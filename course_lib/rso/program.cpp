@@ -35,7 +35,7 @@
 
 typedef REAL V __attribute__((vector_size(WIDTH)));
 
-enum { COPY, ADD, MAX_POOL, AVERAGE_POOL, STATS, CONV, TAPS, SPREAD, FILL, LOSS };
+enum { COPY, ADD, MAX_POOL, AVERAGE_POOL, STATS, CONV, TAPS, SPREAD, FILL, LOSS, PAD };
 enum { TAIL = 1, AGAIN = 2 }; /* see Op.flags */
 
 /* Where a value lies. With a state alone it is the same for all candidates; with both,
@@ -219,36 +219,49 @@ static V mask(long count)
     return lanes;
 }
 
-/* The sum of x, or of the squares of x - mean: in four parts, for each addition has to
+struct Sums {
+    V apart, squares;
+};
+
+/* The sums of x - center and of its squares: each in four parts, for an addition has to
    wait for the one before it. */
-template <bool IS_SQUARED>
-static V sum_of(const V *x, int count, V mean)
+static Sums sums_around(const V *x, int count, V center)
 {
-    V parts[4] = {};
+    V apart[4] = {}, squares[4] = {};
     int i = 0;
     for (; i + 4 <= count; i += 4)
         for (int k = 0; k < 4; k++) {
-            V apart = x[i + k] - mean;
-            parts[k] += IS_SQUARED ? apart * apart : apart;
+            V own = x[i + k] - center;
+            apart[k] += own;
+            squares[k] += own * own;
         }
     for (; i < count; i++) {
-        V apart = x[i] - mean;
-        parts[0] += IS_SQUARED ? apart * apart : apart;
+        V own = x[i] - center;
+        apart[0] += own;
+        squares[0] += own * own;
     }
-    return (parts[0] + parts[1]) + (parts[2] + parts[3]);
+    return Sums{(apart[0] + apart[1]) + (apart[2] + apart[3]),
+                (squares[0] + squares[1]) + (squares[2] + squares[3])};
 }
 
-/* Mean and squares around it of each channel, of the `count` samples of a block. */
-static void stats(const Op *op, const V *in, long count, double *parts)
+/* Mean and squares around it of each channel, of the `count` samples of a block: in one
+   pass around the mean of another row, which is near, or else in two. */
+static void stats(const Op *op, const V *in, long count, const double *near,
+                  double *parts)
 {
     int plane = op->height * op->width;
-    V counts = mask(count), lane_share = splat((REAL)1 / ((REAL)count * plane));
+    double all = (double)count * plane;
+    V counts = mask(count);
     for (int c = 0; c < op->channels; c++) {
         const V *x = in + (long)c * plane;
-        REAL mean = total(sum_of<false>(x, plane, V{}) * counts * lane_share);
-        V squares = sum_of<true>(x, plane, splat(mean));
-        parts[2 * c] = mean;
-        parts[2 * c + 1] = total(squares * counts);
+        double center = near ? near[2 * c]
+                             : total(sums_around(x, plane, V{}).apart * counts) / all;
+        center = (REAL)center;
+        Sums sums = sums_around(x, plane, splat((REAL)center));
+        double apart = total(sums.apart * counts);
+        parts[2 * c] = center + apart / all;
+        double squares = total(sums.squares * counts) - apart * apart / all;
+        parts[2 * c + 1] = squares < 0 ? 0 : squares; /* nan stays */
     }
 }
 
@@ -308,33 +321,39 @@ static inline void multiply(const Op *op, const V *in, int inputs, const REAL *w
                 out[o * op->pixels + i] = sum[o][i];
 }
 
-/* COUNT pixels from `i` on, all channels of one group. */
+/* One tile: COUNT pixels from `i` on. */
 template <int COUNT>
-static void outputs_at(const Op *op, const V *in, int group, int first, int inputs, int i,
-                       const V *start, V *out)
+static void output(const Op *op, const V *in, int group, int tile, int first, int inputs,
+                   int i, const V *start, V *out)
 {
     int tiles = (op->outputs + OUTPUTS - 1) / OUTPUTS;
-    for (int tile = 0; tile < tiles; tile++) {
-        int o = group * op->outputs + tile * OUTPUTS;
-        long at = ((long)(group * tiles + tile) * op->inputs + first) * op->taps;
-        long to = (long)o * op->pixels + i;
-        multiply<COUNT>(op, in, inputs, op->weights + at * OUTPUTS, op->place + i,
-                        start ? start + to : 0, op->bias ? op->bias + o : 0, out + to,
-                        op->outputs - tile * OUTPUTS);
-    }
+    int o = group * op->outputs + tile * OUTPUTS;
+    long at = ((long)(group * tiles + tile) * op->inputs + first) * op->taps;
+    long to = (long)o * op->pixels + i;
+    multiply<COUNT>(op, in, inputs, op->weights + at * OUTPUTS, op->place + i,
+                    start ? start + to : 0, op->bias ? op->bias + o : 0, out + to,
+                    op->outputs - tile * OUTPUTS);
 }
 
-/* From the `inputs` channels of `in` that stand from `first` on among the layer's. */
+/* From the `inputs` channels of `in` that stand from `first` on among the layer's. With
+   many, the inputs of a tile are used for all outputs while they are in the nearest
+   cache; with one, it is the outputs that should stay there. */
 static void convolve(const Op *op, const V *in, int first, int inputs, const V *start,
                      V *out)
 {
-    for (int group = 0; group < op->groups; group++, in += inputs * op->plane) {
-        int i = 0;
-        for (; i + PIXELS <= op->pixels; i += PIXELS)
-            outputs_at<PIXELS>(op, in, group, first, inputs, i, start, out);
-        for (; i < op->pixels; i++)
-            outputs_at<1>(op, in, group, first, inputs, i, start, out);
-    }
+    int tiles = (op->outputs + OUTPUTS - 1) / OUTPUTS;
+    int wide = op->pixels / PIXELS, all = wide + op->pixels % PIXELS;
+    bool is_one = inputs == 1;
+    for (int group = 0; group < op->groups; group++, in += inputs * op->plane)
+        for (int n = 0; n < tiles * all; n++) {
+            int tile = is_one ? n / all : n % tiles, place = is_one ? n % all : n / tiles;
+            if (place < wide)
+                output<PIXELS>(op, in, group, tile, first, inputs, place * PIXELS, start,
+                               out);
+            else
+                output<1>(op, in, group, tile, first, inputs,
+                          place - wide + wide * PIXELS, start, out);
+        }
 }
 
 static void conv(const Op *op, Source in, V *padded, V *out)
@@ -344,6 +363,20 @@ static void conv(const Op *op, Source in, V *padded, V *out)
         pad(op, in.data + (long)c * image, scale_of(in, c), shift_of(in, c),
             splat(in.floor), padded + c * op->plane);
     convolve(op, padded, 0, op->inputs, 0, out);
+}
+
+/* The swept layer's input as each change reads it: padded, and averaged where the layer
+   takes a pooling in. */
+static void pad_all(const Op *op, Source in, V *out)
+{
+    int image = op->height * op->width, plane = op->padded_height * op->padded_width;
+    memset(out, 0, sizeof(V) * op->channels * plane);
+    for (int c = 0; c < op->channels; c++, out += plane) {
+        pad(op, in.data + (long)c * image, scale_of(in, c), shift_of(in, c),
+            splat(in.floor), out);
+        if (op->box_height * op->box_width > 1)
+            average(op, out);
+    }
 }
 
 /* What a change of one channel gives in all outputs of the next layer. */
@@ -367,7 +400,7 @@ static void spread(const Op *op, Source before, Source after, int channel,
 static void taps(const Program *p, const State *s, const Op *op, const Rows *rows,
                  long block, int thread)
 {
-    int image = op->height * op->width, known = -1, each = op->inputs * op->taps;
+    int image = op->height * op->width, each = op->inputs * op->taps;
     int group = op->outputs ? rows->channel / op->outputs : 0;
     const V *plane = at(p, s, rows, op->in.slot, 0, block, thread);
     plane += (long)rows->channel * op->pixels;
@@ -386,19 +419,7 @@ static void taps(const Program *p, const State *s, const Op *op, const Rows *row
             int within = rows->weights[i] - rows->channel * each;
             int input = group * op->inputs + within / op->taps;
             const V *x = at(p, s, rows, op->other.slot, 0, block, thread);
-            x += (long)input * image;
-            if (op->scratch >= 0) {
-                V *padded = at(p, s, rows, op->scratch, 0, block, thread);
-                if (known != input) {
-                    memset(padded, 0, sizeof(V) * op->padded_height * op->padded_width);
-                    pad(op, x, splat(1), splat(0), splat(-(REAL)INFINITY), padded);
-                    if (op->box_height * op->box_width > 1)
-                        average(op, padded);
-                }
-                known = input;
-                x = padded;
-            }
-            x += op->tap[within % op->taps];
+            x += (long)input * image + op->tap[within % op->taps];
             for (int j = 0; j < op->pixels; j++)
                 out[j] += change * x[op->place[j]];
         }
@@ -480,7 +501,9 @@ static void run(const Program *p, const State *s, const Op *op, const Rows *rows
     if (op->kind == STATS) {
         const Norm *norm = &p->norms[op->norm];
         double *parts = norm->parts + (row * blocks + block) * norm->channels * 2;
-        stats(op, in.data, count, parts);
+        int first = op->flags & TAIL ? rows->first_row : 0;
+        const double *near = norm->parts + (first * blocks + block) * norm->channels * 2;
+        stats(op, in.data, count, row > first ? near : 0, parts);
         return;
     }
     if (op->kind == LOSS) {
@@ -502,6 +525,7 @@ static void run(const Program *p, const State *s, const Op *op, const Rows *rows
     case MAX_POOL: max_pool(op, in, out); break;
     case AVERAGE_POOL: average_pool(op, in, out); break;
     case CONV: conv(op, in, padded, out); break;
+    case PAD: pad_all(op, in, out); break;
     }
 }
 

@@ -231,22 +231,41 @@ class Program:
     ) -> Value:
         """Write the candidates' planes down: those of `planes`, moved by weights.
 
-        inputs: what the weights multiply; None stands for ones.
+        inputs: what the weights multiply, as `pad` gives it; None stands for ones.
         taps: where the weights belong to a convolution or linear layer.
         """
         image = planes.shape[1:]
         settings = {"groups": channels, "inputs": 1, "outputs": 1, "taps": 1}
-        if taps is not None:
-            settings = self._layer(inputs, taps, image, is_swept=True)
-            size = settings["padded_height"] * settings["padded_width"]
-            settings["scratch"] = self._slot(size)
-        else:
+        if taps is None:
             settings |= self._geometry(image, image[1], (1, 1), (1, 1), (1, 1))
+        else:
+            kernel, weight = tuple(taps.kernel), taps.module.weight
+            width = inputs.shape[2]
+            settings = {
+                "groups": taps.groups,
+                "inputs": weight.shape[1],
+                "outputs": len(weight) // taps.groups,
+                **self._geometry(image, width, kernel, taps.stride, taps.dilation),
+            }
         shape = (1, *image)
         out = self._slot(math.prod(shape), is_whole=True)
         height, width = (inputs or planes).shape[1:]
         settings |= {"height": height, "width": width, "other": inputs, "out": out}
         return self._write("taps", planes, shape, **settings)
+
+    def pad(self, value: Value, taps: Taps) -> Value:
+        """Write down what the weights of a layer multiply, as its taps read it."""
+        shape = padded(value.shape, taps)
+        boxes = zip(("height", "width"), taps.pooled, strict=True)
+        steps = zip(("row", "column"), taps.inner, strict=True)
+        return self._write(
+            "pad",
+            value,
+            shape,
+            **dict(zip(("top", "left"), taps.padding, strict=True)),
+            **dict(zip(("padded_height", "padded_width"), shape[1:], strict=True)),
+            **{f"box_{name}": number for name, number in (*boxes, *steps)},
+        )
 
     def loss(self, value: Value) -> None:
         """Write the cross-entropy down."""
@@ -267,22 +286,14 @@ class Program:
         for value in values:
             self.memories[value.slot].is_whole = True
 
-    def _layer(
-        self,
-        value: Value,
-        taps: Taps,
-        image: tuple[int, int],
-        *,
-        is_swept: bool = False,
-    ) -> dict:
+    def _layer(self, value: Value, taps: Taps, image: tuple[int, int]) -> dict:
         """Return the settings of an operation with a layer's weights."""
         weight, groups = taps.weight(), taps.groups
         is_linear = isinstance(taps.module, nn.Linear)
-        top, left = taps.padding
-        height, width = value.shape[1] + 2 * top, value.shape[2] + 2 * left
-        kernel = tuple(taps.kernel if is_swept else weight.shape[2:])
+        _, height, width = padded(value.shape, taps)
+        kernel = tuple(weight.shape[2:])
         settings = {
-            **{"top": top, "left": left},
+            **dict(zip(("top", "left"), taps.padding, strict=True)),
             **{"padded_height": height, "padded_width": width},
             "plane": 1 if is_linear else height * width | 1,  # odd: planes apart in L1
             "groups": groups,
@@ -290,10 +301,6 @@ class Program:
             "outputs": len(weight) // groups,
             **self._geometry(image, width, kernel, taps.stride, taps.dilation),
         }
-        if is_swept:
-            boxes = zip(("height", "width"), taps.pooled, strict=True)
-            steps = zip(("row", "column"), taps.inner, strict=True)
-            return settings | {f"box_{k}": v for k, v in (*boxes, *steps)}
         settings["weights"] = self._copy(
             taps.module, lambda: self._packed(taps.weight(), groups)
         )
@@ -380,6 +387,12 @@ class Program:
         for own, renew in self.live:
             if own is module:
                 renew()
+
+
+def padded(shape: Shape, taps: Taps) -> Shape:
+    """Return the shape of a layer's padded input."""
+    (top, left), (channels, height, width) = taps.padding, shape
+    return channels, height + 2 * top, width + 2 * left
 
 
 def _window(module: nn.Module, image: tuple[int, int]) -> tuple[tuple, tuple]:

@@ -4,7 +4,7 @@ import ctypes
 
 KINDS = (  # of operations, in the order of program.cpp
     *("copy", "add", "max_pool", "average_pool", "stats", "conv"),
-    *("taps", "spread", "fill", "loss"),
+    *("taps", "spread", "fill", "loss", "pad"),
 )
 TAIL, AGAIN = 1, 2  # flags of operations
 REDUCE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_double), ctypes.c_long)

@@ -17,10 +17,8 @@ from course_lib.rso.modes import Loss, cross_entropy, loss_sums
 from course_lib.rso.network import Network
 from course_lib.rso.plan import Plan
 from course_lib.rso.prefixes import in_batch, in_blocks
-from course_lib.rso.program import Program, Unwritten, Value
+from course_lib.rso.program import Program, Unwritten, Value, padded
 from course_lib.rso.structures import TAIL, State
-
-READ = ("inputs", "fixed")  # what a mini-batch remembers and never changes
 
 
 @dataclass
@@ -86,8 +84,12 @@ class Written:
             raise Unwritten(f"a value of shape {shape}")
         return shape if len(shape) == 3 else (*shape, 1, 1)
 
+    def _shape_of(self, role: str, node: fx.Node) -> tuple[int, int, int]:
+        shape = self._shape(node)
+        return padded(shape, self.plan.taps) if role == "inputs" else shape
+
     def _state(self, program: Program, role: str, node: fx.Node) -> Value:
-        return program.state(self._number(role, node), self._shape(node))
+        return program.state(self._number(role, node), self._shape_of(role, node))
 
     def _number(self, role: str, node: fx.Node) -> int:
         return self.numbers.setdefault((role, node), len(self.numbers))
@@ -172,7 +174,7 @@ class Written:
         network, plan, program = self.network, self.plan, self._program()
         given = {network.nodes[0], *known}
         asked = [key for key in self.numbers if key[0] != "value"]
-        taken = [key for key in asked if key[0] in READ and key[1] in given]
+        taken = [key for key in asked if key[0] == "fixed" and key[1] in given]
         asked = [key for key in asked if key not in taken]
         nodes = {node for _, node in asked}
         more = missing.intersection(network.needed(nodes, given, set()))
@@ -184,6 +186,8 @@ class Written:
         for key in asked:
             role, node = key
             value = values[node]
+            if role == "inputs":
+                value = program.pad(value, plan.taps)
             if role == "standardized":
                 value = program.normalize(value, plan.module, is_plain=True)
             program.keep(value, self.numbers[key])
@@ -222,14 +226,14 @@ class Written:
             values[self.numbers[key]] = self._memory(key, blocks, is_kept)
         state = Remembered(labels, values)
         head.program.run(state.pointers, Rows(0, []))
-        own = [key for key in self.numbers if key[0] in READ and key[1] in missing]
+        own = [key for key in self.numbers if key[0] == "fixed" and key[1] in missing]
         later = [*own, *(("value", node) for node in head.more)]
         return state, {key[1]: values[self.numbers[key]] for key in later}
 
     def _memory(self, key: tuple[str, fx.Node], blocks: int, is_kept: bool) -> Tensor:
         if (key, blocks) in self.memory:
             return self.memory[key, blocks]
-        size = math.prod(self._shape(key[1]))
+        size = math.prod(self._shape_of(*key))
         memory = torch.empty(blocks, size, self.lanes, dtype=self.dtype)
         if not is_kept:
             self.memory[key, blocks] = memory

@@ -108,11 +108,14 @@ class Timed:
     generator: torch.Generator
     weight: int = 0
 
-    def first_visits(self) -> float:
-        """Return the seconds in which a mini-batch is seen first, on the mean."""
+    def first_visits(self) -> tuple[float, float]:
+        """Return the seconds of the first visit of all, and of another mini-batch's.
+
+        The first one makes what all use.
+        """
         count = len(self.task.minibatches)
-        seconds = [self._timed(self.weight, number) for number in range(count)]
-        return sum(seconds) / count
+        first, *others = [self._timed(self.weight, number) for number in range(count)]
+        return first, sum(others) / len(others)
 
     def proposal(self) -> float:
         """Return the seconds of one proposal, after others have moved unjudged."""
@@ -166,9 +169,10 @@ def measure(case: Case, engines: dict[str, int]) -> dict[str, dict[str, float]]:
                         seconds[name].append(sweep.proposal())
             for name in engines:
                 each = median(seconds[name])
-                extra = (first[name] - each) * case.minibatches
-                total = each * len(target.values) + max(extra, 0)
-                cycle[name][target.name] = total
+                once, other = first[name]
+                extra = once + other * (case.minibatches - 1)
+                usual = len(target.values) - case.minibatches
+                cycle[name][target.name] = each * max(usual, 0) + extra
     return cycle
 
 

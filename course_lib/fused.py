@@ -31,6 +31,8 @@ class _Arrays(ctypes.Structure):
 
 def takes(xs: Sequence[Tensor]) -> bool:
     """Tell whether `adam` takes these arrays, and pays: many numbers on a CPU."""
+    if not xs:
+        return False
     dtype, count = xs[0].dtype, 0
     for x in xs:  # plain, for this is asked at each step
         if x.dtype is not dtype or not x.is_cpu:

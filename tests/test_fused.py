@@ -76,6 +76,7 @@ def test_new_arrays_hold_what_torch_writes_into_the_old(dtype, near, threads):
 
 def test_what_it_takes():
     large = torch.zeros(fused.LEAST)
+    assert not fused.takes([])
     assert fused.takes([large])
     assert fused.takes([large[:-1], torch.zeros(1)])
     assert not fused.takes([large[:-1]])

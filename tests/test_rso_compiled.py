@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from rso_cases import (
     TOLERANCE,
     Call,
+    Net,
     mean_squares,
     networks,
     random_split,
@@ -59,19 +60,6 @@ def assert_alike(model, split, **options):
             assert picked[0] == picked[1], (name, group)
         names.add(name)
     return names
-
-
-class Net(nn.Module):
-    """A forward pass as a function of the module and its input, beside its parts."""
-
-    def __init__(self, function, **parts):
-        super().__init__()
-        for name, part in parts.items():
-            setattr(self, name, part)
-        self.function = function
-
-    def forward(self, x):
-        return self.function(self, x)
 
 
 def sequence(*layers):

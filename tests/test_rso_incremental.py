@@ -9,6 +9,7 @@ from rso_cases import (
     LOSSES,
     TOLERANCE,
     Call,
+    Net,
     Sum,
     networks,
     random_split,
@@ -84,19 +85,6 @@ def test_the_engines_judge_random_networks_alike(network, seed, loss, piece, **o
 
 
 # Each way to build a network
-
-
-class Net(nn.Module):
-    """A forward pass as a function of the module and its input, beside its parts."""
-
-    def __init__(self, function, **parts):
-        super().__init__()
-        for name, part in parts.items():
-            setattr(self, name, part)
-        self.function = function
-
-    def forward(self, x):
-        return self.function(self, x)
 
 
 def conv(inputs, outputs, kernel=3, **options):

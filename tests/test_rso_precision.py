@@ -54,6 +54,11 @@ def test_torch_s_settings_are_put_back(name):
     assert [own.fp32_precision for own in CONVS] == before
 
 
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(ValueError, match="got 'fp8'; wanted one of float32, tf32"):
+        products("fp8").__enter__()
+
+
 def test_a_cycle_in_float32_is_judged_without_tf32():
     seen = set()
 

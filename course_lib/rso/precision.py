@@ -57,6 +57,8 @@ class _Rounded(TorchFunctionMode):
 @contextlib.contextmanager
 def products(name: str) -> Iterator[None]:
     """Round products; "float32" keeps them whole, which torch on a GPU does not."""
+    if name not in NAMES:
+        raise ValueError(f"products: got {name!r}; wanted one of {', '.join(NAMES)}.")
     settings = torch.backends.cudnn.conv, torch.backends.cuda.matmul
     before = [own.fp32_precision for own in settings]
     try:

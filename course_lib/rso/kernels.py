@@ -223,8 +223,7 @@ class Taps:
 
     def weight(self) -> Tensor:
         """Return the kernel with the pooling in it."""
-        weight = self.module.weight
-        weight = weight if weight.dim() == 4 else weight[:, :, None, None]
+        weight = self.unpooled()
         if self.pooled == (1, 1):
             return weight
         reach = [(p - 1) * s for p, s in zip(self.pooled, self.inner, strict=True)]
@@ -234,6 +233,11 @@ class Taps:
             y, x = u * self.inner[0], v * self.inner[1]
             folded[:, :, y : y + weight.shape[2], x : x + weight.shape[3]] += weight
         return folded / (self.pooled[0] * self.pooled[1])
+
+    def unpooled(self) -> Tensor:
+        """Return the kernel without the pooling."""
+        weight = self.module.weight
+        return weight if weight.dim() == 4 else weight[:, :, None, None]
 
     def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
         """Run it on `(batch, channels, height, width)`."""

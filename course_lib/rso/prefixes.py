@@ -37,8 +37,14 @@ def in_batch(value: Tensor, shape: Sequence[int] | None, batch: int) -> Tensor:
     return value.transpose(1, 2).flatten(0, 1)[:batch].unflatten(1, shape)
 
 
+CHEAP = 32  # multiply-adds for a number: less than fetching it from far memory takes
+
+
 class Prefixes:
     """The inputs of layers to come, for each mini-batch that was met.
+
+    Those that are computed anew as fast as they are fetched are not remembered: what
+    the first convolution gives is often the largest value of all.
 
     Args:
         network: whose layers.
@@ -59,9 +65,9 @@ class Prefixes:
             own = readers[0].all_input_nodes if len(readers) == 1 else []
             for node in own:
                 size = math.prod(network.shapes[node] or (math.inf,))
-                is_input = node is network.nodes[0]
+                is_cheap = _multiply_adds(network, node) <= CHEAP * size
                 is_new = node not in self.last
-                if number and node not in changed and not is_input:
+                if number and node not in changed and not is_cheap:
                     if is_new and size > room:
                         continue
                     room -= size if is_new else 0
@@ -87,3 +93,13 @@ class Prefixes:
     def put(self, number: int, values: dict[fx.Node, Tensor]) -> None:
         """Remember values of a mini-batch; their memory must stay as it is."""
         self.values.setdefault(number, {}).update(values)
+
+
+def _multiply_adds(network: Network, node: fx.Node) -> int:
+    """Return those of all layers that lead from the input to a value."""
+    count = 0
+    for step in network.needed({node}, {network.nodes[0]}, set()):
+        taps, shape = network.taps(step), network.shapes[step]
+        if taps is not None and shape is not None:
+            count += math.prod(shape) * taps.unpooled()[0].numel()
+    return count

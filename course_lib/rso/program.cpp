@@ -30,12 +30,18 @@
 #define OUTPUTS 8
 #endif
 #define PIXELS 3 /* of a tile */
+#ifdef __AVX512F__
+#define PATCHES 4 /* of a tile of WINOGRAD */
+#else
+#define PATCHES 2
+#endif
 
 #define LANES ((int)(WIDTH / sizeof(REAL)))
 
 typedef REAL V __attribute__((vector_size(WIDTH)));
 
-enum { COPY, ADD, MAX_POOL, AVERAGE_POOL, STATS, CONV, TAPS, SPREAD, FILL, LOSS, PAD };
+enum { COPY, ADD, MAX_POOL, AVERAGE_POOL, STATS, CONV, TAPS, SPREAD, FILL, LOSS, ARRANGE,
+       WINOGRAD };
 enum { TAIL = 1, AGAIN = 2 }; /* see Op.flags */
 
 /* Where a value lies. With a state alone it is the same for all candidates; with both,
@@ -55,18 +61,20 @@ typedef struct {
 
 /* TAIL: not for rows without a loss. AGAIN: the state's value is up to date already.
    Of SPREAD, `channels` are those of the layer's whole input, and of TAPS, `groups`,
-   `inputs` and `outputs` are the swept layer's. */
+   `inputs` and `outputs` are the swept layer's. Of WINOGRAD, `rows` and `columns` are
+   those of its patches, and weights are [36][outputs / QUARTET][inputs][QUARTET]. */
 typedef struct {
     int kind, out, flags, norm;
     Operand in, other;
     int channels, height, width;                /* of the operand */
     int top, left, padded_height, padded_width; /* of its padded copy */
-    int scratch;                                /* slot of that copy, or -1 */
-    int box_height, box_width, box_row, box_column; /* averaged over while copying */
-    int groups, inputs, outputs;                /* inputs and outputs of one group */
+    int box_height, box_width, box_row, box_column; /* averaged over, if above 1 */
+    int step_row, step_column, rows, columns; /* of the phases; see arrange */
+    int scratch;                              /* slot of such copies, or -1 */
+    int groups, inputs, outputs;              /* inputs and outputs of one group */
     int pixels, taps;
-    long plane; /* of one channel's padded copy, in vectors */
-    const int *place; /* of each output pixel's first tap in the padded plane */
+    long plane; /* of one channel's arranged copy, in vectors */
+    const int *place; /* of each output pixel's first tap in the arranged plane */
     const int *tap;   /* offset of each tap from there */
     const REAL *weights; /* [groups][outputs / OUTPUTS][inputs][taps][OUTPUTS] */
     const REAL *bias;
@@ -109,6 +117,7 @@ typedef struct {
 extern "C" {
 int lanes(void) { return LANES; }
 int tile_outputs(void) { return OUTPUTS; }
+int tile_patches(void) { return PATCHES; }
 }
 
 static inline V splat(REAL x) { return x - V{}; }
@@ -265,7 +274,7 @@ static void stats(const Op *op, const V *in, long count, const double *near,
     }
 }
 
-/* A padded copy of one channel, averaged over the boxes of a pooling taken in. */
+/* A padded copy of one channel. */
 static void pad(const Op *op, const V *in, V scale, V shift, V floor, V *out)
 {
     for (int y = 0; y < op->height; y++)
@@ -274,19 +283,47 @@ static void pad(const Op *op, const V *in, V scale, V shift, V floor, V *out)
                 = lifted(in[y * op->width + x] * scale + shift, floor);
 }
 
-static void average(const Op *op, V *plane)
+/* Whether a padded copy is read as it is. */
+static bool is_arranged(const Op *op)
 {
-    int rows = op->padded_height - (op->box_height - 1) * op->box_row;
-    int columns = op->padded_width - (op->box_width - 1) * op->box_column;
-    V share = splat((REAL)1 / (op->box_height * op->box_width));
-    for (int y = 0; y < rows; y++)
-        for (int x = 0; x < columns; x++) {
+    return op->box_height * op->box_width * op->step_row * op->step_column == 1;
+}
+
+/* One phase: each pixel that a stride reaches from `from`, averaged over a box. */
+static inline void average(const Op *op, const V *from, int height, int width,
+                           int box_height, int box_width, V *out)
+{
+    int row = op->step_row * op->padded_width, box_row = op->box_row * op->padded_width;
+    V share = splat((REAL)1 / (box_height * box_width));
+    for (int y = 0; y < height; y++)
+        for (int x = 0; x < width; x++) {
+            const V *corner = from + y * row + x * op->step_column;
             V sum = {};
-            for (int u = 0; u < op->box_height; u++)
-                for (int v = 0; v < op->box_width; v++)
-                    sum += plane[(y + u * op->box_row) * op->padded_width
-                                 + x + v * op->box_column];
-            plane[y * op->padded_width + x] = sum * share; /* is read no more */
+            for (int u = 0; u < box_height; u++)
+                for (int v = 0; v < box_width; v++)
+                    sum += corner[u * box_row + v * op->box_column];
+            out[y * op->columns + x] = sum * share;
+        }
+}
+
+/* A padded channel as taps read it: averaged over the boxes of a pooling that the layer
+   takes in, and the pixels that one tap reads side by side. So those of a stride are
+   sorted by their place within a step. */
+static void arrange(const Op *op, const V *padded, V *out)
+{
+    int height = op->padded_height - (op->box_height - 1) * op->box_row;
+    int width = op->padded_width - (op->box_width - 1) * op->box_column;
+    for (int y = 0; y < op->step_row; y++)
+        for (int x = 0; x < op->step_column; x++, out += op->rows * op->columns) {
+            int rows = (height - y + op->step_row - 1) / op->step_row;
+            int columns = (width - x + op->step_column - 1) / op->step_column;
+            rows = rows < op->rows ? rows : op->rows;
+            columns = columns < op->columns ? columns : op->columns;
+            const V *from = padded + y * op->padded_width + x;
+            if (op->box_height == 2 && op->box_width == 2) /* known when compiling */
+                average(op, from, rows, columns, 2, 2, out);
+            else
+                average(op, from, rows, columns, op->box_height, op->box_width, out);
         }
 }
 
@@ -356,51 +393,142 @@ static void convolve(const Op *op, const V *in, int first, int inputs, const V *
         }
 }
 
-static void conv(const Op *op, Source in, V *padded, V *out)
+/* All channels as taps read them; what is not `framed` by zeros yet will be. */
+static void arrange_all(const Op *op, Source in, V *padded, bool framed, V *out)
 {
-    int image = op->height * op->width;
-    for (int c = 0; c < op->channels; c++)
-        pad(op, in.data + (long)c * image, scale_of(in, c), shift_of(in, c),
-            splat(in.floor), padded + c * op->plane);
-    convolve(op, padded, 0, op->inputs, 0, out);
+    for (int c = 0; c < op->channels; c++, out += op->plane) {
+        V *own = framed && is_arranged(op) ? out : padded;
+        pad(op, in.data + (long)c * op->height * op->width, scale_of(in, c),
+            shift_of(in, c), splat(in.floor), own);
+        if (own == padded)
+            arrange(op, padded, out);
+    }
 }
 
-/* The swept layer's input as each change reads it: padded, and averaged where the layer
-   takes a pooling in. */
-static void pad_all(const Op *op, Source in, V *out)
+static void conv(const Op *op, Source in, V *scratch, V *out)
 {
-    int image = op->height * op->width, plane = op->padded_height * op->padded_width;
-    memset(out, 0, sizeof(V) * op->channels * plane);
-    for (int c = 0; c < op->channels; c++, out += plane) {
-        pad(op, in.data + (long)c * image, scale_of(in, c), shift_of(in, c),
-            splat(in.floor), out);
-        if (op->box_height * op->box_width > 1)
-            average(op, out);
+    V *arranged = scratch + op->padded_height * op->padded_width;
+    arrange_all(op, in, scratch, true, arranged);
+    convolve(op, arranged, 0, op->inputs, 0, out);
+}
+
+/* A convolution of 3x3 in fewer products, after Winograd: a patch of 6x6 numbers and the
+   kernel are both turned into 36, these are multiplied one by one, and what comes out is
+   turned back into 4x4 outputs. 36 products take the place of 144. (F(4x4, 3x3) of
+   Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2016.) */
+#define QUARTET 4
+
+static inline void turn(const V *d, int step, V *out, int apart)
+{
+    V even = d[4 * step] - 4 * d[2 * step], odd = d[3 * step] - 4 * d[step];
+    V near = d[4 * step] - d[2 * step], far = 2 * (d[3 * step] - d[step]);
+    out[0] = 4 * d[0] - 5 * d[2 * step] + d[4 * step];
+    out[apart] = even + odd;
+    out[2 * apart] = even - odd;
+    out[3 * apart] = near + far;
+    out[4 * apart] = near - far;
+    out[5 * apart] = 4 * d[step] - 5 * d[3 * step] + d[5 * step];
+}
+
+static inline void turn_back(const V *m, int step, V *out, int apart)
+{
+    V both = m[step] + m[2 * step], apart1 = m[step] - m[2 * step];
+    V both2 = m[3 * step] + m[4 * step], apart2 = m[3 * step] - m[4 * step];
+    out[0] = m[0] + both + both2;
+    out[apart] = apart1 + 2 * apart2;
+    out[2 * apart] = both + 4 * both2;
+    out[3 * apart] = apart1 + 8 * apart2 + m[5 * step];
+}
+
+/* The products of COUNT patches: from [inputs][36][PATCHES] to [outputs][36][PATCHES]. */
+template <int COUNT> static void products(const Op *op, const V *in, V *out)
+{
+    const REAL *w = op->weights;
+    for (int f = 0; f < 36; f++)
+        for (int o = 0; o < op->outputs; o += QUARTET) {
+            V sum[QUARTET][COUNT] = {};
+            const V *x = in + f * PATCHES;
+            for (int c = 0; c < op->inputs; c++, x += 36 * PATCHES, w += QUARTET)
+                for (int k = 0; k < QUARTET; k++)
+                    for (int i = 0; i < COUNT; i++)
+                        sum[k][i] += w[k] * x[i];
+            for (int k = 0; k < QUARTET && o + k < op->outputs; k++)
+                for (int i = 0; i < COUNT; i++)
+                    out[((o + k) * 36 + f) * PATCHES + i] = sum[k][i];
+        }
+}
+
+/* The scratch holds a padded channel, all patches, and the products of a tile. */
+static void winograd(const Op *op, Source in, V *scratch, V *out)
+{
+    int patches = op->rows * op->columns, width = op->width + 2 * op->left - 2;
+    int height = op->height + 2 * op->top - 2, tile = 36 * PATCHES;
+    V *turned = scratch + op->padded_height * op->padded_width, between[36];
+    V *multiplied = turned + (patches + PATCHES - 1) / PATCHES * op->inputs * tile;
+    for (int c = 0; c < op->inputs; c++) {
+        pad(op, in.data + (long)c * op->height * op->width, scale_of(in, c),
+            shift_of(in, c), splat(in.floor), scratch);
+        for (int n = 0; n < patches; n++) {
+            const V *from = scratch + n / op->columns * 4 * op->padded_width
+                            + n % op->columns * 4;
+            V *to = turned + (n / PATCHES * op->inputs + c) * tile + n % PATCHES;
+            for (int i = 0; i < 6; i++)
+                turn(from + i, op->padded_width, between + i, 6);
+            for (int i = 0; i < 6; i++)
+                turn(between + 6 * i, 1, to + 6 * i * PATCHES, PATCHES);
+        }
+    }
+    for (int first = 0; first < patches; first += PATCHES) {
+        const V *own = turned + first * op->inputs * 36;
+        int count = patches - first < PATCHES ? patches - first : PATCHES;
+        if (count == PATCHES)
+            products<PATCHES>(op, own, multiplied);
+        else
+            for (int i = 0; i < count; i++)
+                products<1>(op, own + i, multiplied + i);
+        for (int o = 0; o < op->outputs; o++)
+            for (int i = 0; i < count; i++) {
+                int y = (first + i) / op->columns * 4, x = (first + i) % op->columns * 4;
+                V found[16];
+                for (int k = 0; k < 6; k++)
+                    turn_back(multiplied + o * tile + 6 * k * PATCHES + i, PATCHES,
+                              between + k * 4, 1);
+                for (int k = 0; k < 4; k++)
+                    turn_back(between + k, 4, found + k, 4);
+                V bias = splat(op->bias ? op->bias[o] : 0);
+                for (int v = 0; v < 4 && y + v < height; v++)
+                    for (int u = 0; u < 4 && x + u < width; u++)
+                        out[o * op->pixels + (y + v) * width + x + u]
+                            = found[4 * v + u] + bias;
+            }
     }
 }
 
 /* What a change of one channel gives in all outputs of the next layer. */
 static void spread(const Op *op, Source before, Source after, int channel,
-                   const V *start, V *padded, V *out)
+                   const V *start, V *scratch, V *out)
 {
     V scale = scale_of(after, 0), shift = shift_of(after, 0), floor = splat(after.floor);
     V scale0 = scale_of(before, 0), shift0 = shift_of(before, 0);
     for (int y = 0; y < op->height; y++)
         for (int x = 0; x < op->width; x++) {
             int i = y * op->width + x;
-            padded[(y + op->top) * op->padded_width + x + op->left]
+            scratch[(y + op->top) * op->padded_width + x + op->left]
                 = lifted(after.data[i] * scale + shift, floor)
                   - lifted(before.data[i] * scale0 + shift0, floor);
         }
+    V *arranged = scratch;
+    if (!is_arranged(op))
+        arrange(op, scratch, arranged += op->padded_height * op->padded_width);
     int inputs = op->inputs / op->channels; /* a flattened image has one each pixel */
-    convolve(op, padded, channel * inputs, inputs, start, out);
+    convolve(op, arranged, channel * inputs, inputs, start, out);
 }
 
 /* The candidates' planes: the channel's, moved by each change times its input. */
 static void taps(const Program *p, const State *s, const Op *op, const Rows *rows,
                  long block, int thread)
 {
-    int image = op->height * op->width, each = op->inputs * op->taps;
+    int each = op->inputs * op->taps;
     int group = op->outputs ? rows->channel / op->outputs : 0;
     const V *plane = at(p, s, rows, op->in.slot, 0, block, thread);
     plane += (long)rows->channel * op->pixels;
@@ -419,7 +547,7 @@ static void taps(const Program *p, const State *s, const Op *op, const Rows *row
             int within = rows->weights[i] - rows->channel * each;
             int input = group * op->inputs + within / op->taps;
             const V *x = at(p, s, rows, op->other.slot, 0, block, thread);
-            x += (long)input * image + op->tap[within % op->taps];
+            x += input * op->plane + op->tap[within % op->taps];
             for (int j = 0; j < op->pixels; j++)
                 out[j] += change * x[op->place[j]];
         }
@@ -474,8 +602,8 @@ static void reach(const Program *p, const State *s, const Op *op, Source in,
     if (op->kind == SPREAD) {
         int from = row > rows->base ? rows->base : 0;
         Source before = source(p, s, &op->in, rows, from, block, thread, plane);
-        V *padded = at(p, s, rows, op->scratch, 0, block, thread);
-        spread(op, before, in, rows->channel, own, padded, out);
+        V *scratch = at(p, s, rows, op->scratch, 0, block, thread);
+        spread(op, before, in, rows->channel, own, scratch, out);
         return;
     }
     if (row > rows->base && out == own)
@@ -491,7 +619,7 @@ static void run(const Program *p, const State *s, const Op *op, const Rows *rows
     long blocks = (s->batch + LANES - 1) / LANES;
     long count = s->batch - block * LANES < LANES ? s->batch - block * LANES : LANES;
     int plane = op->height * op->width;
-    V *padded = op->scratch < 0 ? 0 : at(p, s, rows, op->scratch, 0, block, thread);
+    V *scratch = op->scratch < 0 ? 0 : at(p, s, rows, op->scratch, 0, block, thread);
     if (op->kind == TAPS) {
         if (row == 0)
             taps(p, s, op, rows, block, thread);
@@ -524,8 +652,9 @@ static void run(const Program *p, const State *s, const Op *op, const Rows *rows
         break;
     case MAX_POOL: max_pool(op, in, out); break;
     case AVERAGE_POOL: average_pool(op, in, out); break;
-    case CONV: conv(op, in, padded, out); break;
-    case PAD: pad_all(op, in, out); break;
+    case CONV: conv(op, in, scratch, out); break;
+    case WINOGRAD: winograd(op, in, scratch, out); break;
+    case ARRANGE: arrange_all(op, in, scratch, false, out); break;
     }
 }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from course_lib import compiler
 from course_lib.rso.bound import Bound, Memory, Reduce, Rows, Size
-from course_lib.rso.kernels import Taps, pair
+from course_lib.rso.kernels import Pair, Taps, pair
 from course_lib.rso.structures import (
     AGAIN,
     KINDS,
@@ -172,29 +172,50 @@ class Program:
         shape = tuple(
             (n - k) // s + 1 for n, k, s in zip(image, size, stride, strict=True)
         )
+        start = [y * stride[0] * image[1] + x * stride[1] for y, x in _pixels(shape)]
+        reach = [y * image[1] + x for y, x in _pixels(size)]
         is_max = isinstance(module, (nn.MaxPool2d, nn.AdaptiveMaxPool2d))
         return self._write(
             "max_pool" if is_max else "average_pool",
             value,
             (value.shape[0], *shape),
             flags=flags,
-            **self._geometry(shape, image[1], size, stride, (1, 1)),
+            **self._geometry(start, reach),
         )
 
-    def conv(self, value: Value, taps: Taps, image: tuple[int, int]) -> Value:
+    def conv(self, value: Value, taps: Taps, image: Pair) -> Value:
         """Write a convolution or linear layer down; `image` is its output's size."""
+        if saves_products(taps, image):
+            return self._winograd(value, taps, image)
         settings = self._layer(value, taps, image)
-        plane = settings["plane"]
-        settings["scratch"] = self._slot(value.shape[0] * plane)
+        self._give_scratch(settings, value.shape[0])
         outputs = settings["groups"] * settings["outputs"]
         return self._write("conv", value, (outputs, *image), flags=TAIL, **settings)
+
+    def _winograd(self, value: Value, taps: Taps, image: Pair) -> Value:
+        """Write a convolution of 3x3 down, in 36 products for 4x4 outputs."""
+        (top, left), outputs = taps.padding, len(taps.unpooled())
+        rows, columns = (-(-n // 4) for n in image)
+        tile = self.library.tile_patches()
+        turned = -(-rows * columns // tile) * value.shape[0] * 36 * tile
+        padded = (4 * rows + 2) * (4 * columns + 2)
+        settings = {
+            **{"top": top, "left": left, "rows": rows, "columns": columns},
+            **{"padded_height": 4 * rows + 2, "padded_width": 4 * columns + 2},
+            **{"inputs": value.shape[0], "outputs": outputs, "groups": 1},
+            **{"pixels": math.prod(image), "taps": 36},
+            "scratch": self._slot(padded + turned + outputs * 36 * tile),
+            "weights": self._copy(taps.module, lambda: _turned(taps.unpooled())),
+            **self._bias(taps),
+        }
+        return self._write("winograd", value, (outputs, *image), flags=TAIL, **settings)
 
     def spread(
         self,
         value: Value,
         taps: Taps,
         channels: int,
-        image: tuple[int, int],
+        image: Pair,
         state: int,
         *,
         is_kept: bool,
@@ -205,9 +226,7 @@ class Program:
         unless only the state is to be kept up to date.
         """
         settings = self._layer(value, taps, image)
-        settings["scratch"] = self._slot(
-            settings["padded_height"] * settings["padded_width"]
-        )
+        self._give_scratch(settings, 1)
         settings["channels"] = channels
         shape = (settings["outputs"], *image)
 
@@ -231,41 +250,27 @@ class Program:
     ) -> Value:
         """Write the candidates' planes down: those of `planes`, moved by weights.
 
-        inputs: what the weights multiply, as `pad` gives it; None stands for ones.
+        inputs: what the weights multiply, from `arrange`; None stands for ones.
         taps: where the weights belong to a convolution or linear layer.
         """
         image = planes.shape[1:]
-        settings = {"groups": channels, "inputs": 1, "outputs": 1, "taps": 1}
         if taps is None:
-            settings |= self._geometry(image, image[1], (1, 1), (1, 1), (1, 1))
+            own = self._geometry(list(range(math.prod(image))), [0])
+            settings = {"groups": channels, "inputs": 1, "outputs": 1, **own}
+            settings["plane"] = math.prod(image)
         else:
-            kernel, weight = tuple(taps.kernel), taps.module.weight
-            width = inputs.shape[2]
-            settings = {
-                "groups": taps.groups,
-                "inputs": weight.shape[1],
-                "outputs": len(weight) // taps.groups,
-                **self._geometry(image, width, kernel, taps.stride, taps.dilation),
-            }
+            settings = self._taps(taps, image)
         shape = (1, *image)
         out = self._slot(math.prod(shape), is_whole=True)
-        height, width = (inputs or planes).shape[1:]
-        settings |= {"height": height, "width": width, "other": inputs, "out": out}
-        return self._write("taps", planes, shape, **settings)
+        return self._write("taps", planes, shape, other=inputs, out=out, **settings)
 
-    def pad(self, value: Value, taps: Taps) -> Value:
+    def arrange(self, value: Value, taps: Taps, image: Pair) -> Value:
         """Write down what the weights of a layer multiply, as its taps read it."""
-        shape = padded(value.shape, taps)
-        boxes = zip(("height", "width"), taps.pooled, strict=True)
-        steps = zip(("row", "column"), taps.inner, strict=True)
-        return self._write(
-            "pad",
-            value,
-            shape,
-            **dict(zip(("top", "left"), taps.padding, strict=True)),
-            **dict(zip(("padded_height", "padded_width"), shape[1:], strict=True)),
-            **{f"box_{name}": number for name, number in (*boxes, *steps)},
-        )
+        settings = self._arrangement(value, taps, image)
+        self._give_scratch(settings, 0)
+        shape = arranged(value.shape, taps, image)
+        settings["plane"] = math.prod(shape[1:])
+        return self._write("arrange", value, shape, **settings)
 
     def loss(self, value: Value) -> None:
         """Write the cross-entropy down."""
@@ -286,27 +291,54 @@ class Program:
         for value in values:
             self.memories[value.slot].is_whole = True
 
-    def _layer(self, value: Value, taps: Taps, image: tuple[int, int]) -> dict:
+    def _layer(self, value: Value, taps: Taps, image: Pair) -> dict:
         """Return the settings of an operation with a layer's weights."""
-        weight, groups = taps.weight(), taps.groups
-        is_linear = isinstance(taps.module, nn.Linear)
-        _, height, width = padded(value.shape, taps)
-        kernel = tuple(weight.shape[2:])
-        settings = {
-            **dict(zip(("top", "left"), taps.padding, strict=True)),
-            **{"padded_height": height, "padded_width": width},
-            "plane": 1 if is_linear else height * width | 1,  # odd: planes apart in L1
-            "groups": groups,
-            "inputs": weight.shape[1],
-            "outputs": len(weight) // groups,
-            **self._geometry(image, width, kernel, taps.stride, taps.dilation),
-        }
+        arrangement = self._arrangement(value, taps, image)
+        settings = {**self._taps(taps, image), **arrangement}
+        if not isinstance(taps.module, nn.Linear):
+            settings["plane"] |= 1  # odd: planes lie apart in the nearest cache
         settings["weights"] = self._copy(
-            taps.module, lambda: self._packed(taps.weight(), groups)
+            taps.module, lambda: self._packed(taps.unpooled(), taps.groups)
         )
-        if taps.module.bias is not None:
-            settings["bias"] = self._copy(taps.module, lambda: taps.module.bias)
-        return settings
+        return settings | self._bias(taps)
+
+    def _bias(self, taps: Taps) -> dict[str, int]:
+        if taps.module.bias is None:
+            return {}
+        return {"bias": self._copy(taps.module, lambda: taps.module.bias)}
+
+    def _taps(self, taps: Taps, image: Pair) -> dict[str, int]:
+        """Return what a layer's taps read where of its arranged input."""
+        weight, (rows, columns) = taps.unpooled(), taps.padded(image)
+        start = [y * columns + x for y, x in _pixels(image)]
+        reach = [phase * rows * columns + at for phase, at in taps.places(image)]
+        return {
+            "groups": taps.groups,
+            "inputs": weight.shape[1],
+            "outputs": len(weight) // taps.groups,
+            "plane": math.prod(taps.stride) * rows * columns,
+            **self._geometry(start, reach),
+        }
+
+    def _arrangement(self, value: Value, taps: Taps, image: Pair) -> dict[str, int]:
+        """Return how a layer's input is padded, averaged, and sorted for its taps."""
+        (top, left), (_, height, width) = taps.padding, value.shape
+        is_linear = isinstance(taps.module, nn.Linear)
+        rows, columns = (height, width) if is_linear else taps.padded(image)
+        boxes = {"height": taps.pooled[0], "width": taps.pooled[1]}
+        boxes |= {"row": taps.inner[0], "column": taps.inner[1]}
+        return {
+            **{"top": top, "left": left, "rows": rows, "columns": columns},
+            **{"padded_height": height + 2 * top, "padded_width": width + 2 * left},
+            **{f"box_{name}": number for name, number in boxes.items()},
+            **{"step_row": taps.stride[0], "step_column": taps.stride[1]},
+        }
+
+    def _give_scratch(self, settings: dict, channels: int) -> None:
+        """Add memory for one padded channel, and for some arranged ones."""
+        padded = settings["padded_height"] * settings["padded_width"]
+        plane = settings["plane"] if channels else 0
+        settings["scratch"] = self._slot(padded + channels * plane)
 
     def _copy(
         self, module: nn.Module, read: Callable[[], Tensor], *, is_double: bool = False
@@ -326,27 +358,12 @@ class Program:
         tiles = own.view(groups, -1, tile, own.shape[2])
         return tiles.transpose(2, 3).contiguous()
 
-    def _geometry(
-        self,
-        image: tuple[int, int],
-        width: int,
-        kernel: tuple[int, int],
-        stride: tuple[int, int],
-        dilation: tuple[int, int],
-    ) -> dict[str, int]:
-        """Return where each output pixel and each tap lies in a plane of this width."""
-        place = [
-            y * stride[0] * width + x * stride[1]
-            for y, x in product(*map(range, image))
-        ]
-        tap = [
-            y * dilation[0] * width + x * dilation[1]
-            for y, x in product(*map(range, kernel))
-        ]
-        tables = [torch.tensor(table, dtype=torch.int32) for table in (place, tap)]
+    def _geometry(self, start: list[int], reach: list[int]) -> dict[str, int]:
+        """Return where each output pixel starts to read, and how far taps reach."""
+        tables = [torch.tensor(table, dtype=torch.int32) for table in (start, reach)]
         self.kept += tables
         pointers = {"place": tables[0].data_ptr(), "tap": tables[1].data_ptr()}
-        return {**pointers, "pixels": len(place), "taps": len(tap)}
+        return {**pointers, "pixels": len(start), "taps": len(reach)}
 
     # Running it
 
@@ -389,13 +406,44 @@ class Program:
                 renew()
 
 
-def padded(shape: Shape, taps: Taps) -> Shape:
-    """Return the shape of a layer's padded input."""
-    (top, left), (channels, height, width) = taps.padding, shape
-    return channels, height + 2 * top, width + 2 * left
+TURN = (  # of a kernel of 3: F(4, 3) at the points 0, 1, -1, 2, -2 and infinity
+    *((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6)),
+    *((1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1)),
+)
 
 
-def _window(module: nn.Module, image: tuple[int, int]) -> tuple[tuple, tuple]:
+def saves_products(taps: Taps, image: Pair) -> bool:
+    """Tell whether Winograd's way has clearly less to do for an output of this size."""
+    weight = taps.unpooled()
+    is_plain = taps.stride == taps.dilation == taps.pooled == (1, 1)
+    if tuple(weight.shape[2:]) != (3, 3) or not is_plain or taps.groups != 1:
+        return False
+    patches = math.prod(-(-n // 4) for n in image)
+    outputs, inputs = weight.shape[:2]
+    each = 36 + 144 / outputs + 100 / inputs  # products, and what turning costs
+    return patches * each < 0.75 * 9 * math.prod(image)
+
+
+def _turned(weight: Tensor) -> Tensor:
+    """Return kernels as Winograd's products read them: (36, quartets, inputs, 4)."""
+    turn = torch.tensor(TURN, dtype=torch.float64)
+    own = turn @ weight.detach().double() @ turn.t()
+    own = F.pad(own.permute(2, 3, 1, 0), (0, -len(weight) % 4))
+    quartets = own.flatten(0, 1).unflatten(2, (-1, 4))
+    return quartets.transpose(1, 2).contiguous()
+
+
+def _pixels(size: Pair) -> Iterator[Pair]:
+    return product(*map(range, size))
+
+
+def arranged(shape: Shape, taps: Taps, image: Pair) -> Shape:
+    """Return the shape of a layer's input as its taps read it: phase under phase."""
+    rows, columns = taps.padded(image)
+    return shape[0], math.prod(taps.stride) * rows, columns
+
+
+def _window(module: nn.Module, image: Pair) -> tuple[tuple, tuple]:
     """Return a pooling's size and stride.
 
     Raises:

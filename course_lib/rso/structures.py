@@ -4,7 +4,7 @@ import ctypes
 
 KINDS = (  # of operations, in the order of program.cpp
     *("copy", "add", "max_pool", "average_pool", "stats", "conv"),
-    *("taps", "spread", "fill", "loss", "pad"),
+    *("taps", "spread", "fill", "loss", "arrange", "winograd"),
 )
 TAIL, AGAIN = 1, 2  # flags of operations
 REDUCE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_double), ctypes.c_long)
@@ -40,9 +40,10 @@ class Op(ctypes.Structure):
         *((name, ctypes.c_int) for name in ("channels", "height", "width")),
         *((name, ctypes.c_int) for name in ("top", "left")),
         *((name, ctypes.c_int) for name in ("padded_height", "padded_width")),
-        ("scratch", ctypes.c_int),
         *((name, ctypes.c_int) for name in ("box_height", "box_width")),
         *((name, ctypes.c_int) for name in ("box_row", "box_column")),
+        *((name, ctypes.c_int) for name in ("step_row", "step_column")),
+        *((name, ctypes.c_int) for name in ("rows", "columns", "scratch")),
         *((name, ctypes.c_int) for name in ("groups", "inputs", "outputs")),
         *((name, ctypes.c_int) for name in ("pixels", "taps")),
         ("plane", ctypes.c_long),

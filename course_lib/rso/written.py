@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from course_lib.rso.bound import Rows
+from course_lib.rso.kernels import Pair
 from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.modes import Loss, cross_entropy, loss_sums
 from course_lib.rso.network import Network
 from course_lib.rso.plan import Plan
 from course_lib.rso.prefixes import in_batch, in_blocks
-from course_lib.rso.program import Program, Unwritten, Value, padded
+from course_lib.rso.program import Program, Unwritten, Value, arranged
 from course_lib.rso.structures import TAIL, State
 
 
@@ -86,7 +87,14 @@ class Written:
 
     def _shape_of(self, role: str, node: fx.Node) -> tuple[int, int, int]:
         shape = self._shape(node)
-        return padded(shape, self.plan.taps) if role == "inputs" else shape
+        if role != "inputs":
+            return shape
+        return arranged(shape, self.plan.taps, self._image)
+
+    @property
+    def _image(self) -> Pair:
+        """The height and width of the swept layer's planes."""
+        return self._shape(self.plan.source)[1:]
 
     def _state(self, program: Program, role: str, node: fx.Node) -> Value:
         return program.state(self._number(role, node), self._shape_of(role, node))
@@ -187,7 +195,7 @@ class Written:
             role, node = key
             value = values[node]
             if role == "inputs":
-                value = program.pad(value, plan.taps)
+                value = program.arrange(value, plan.taps, self._image)
             if role == "standardized":
                 value = program.normalize(value, plan.module, is_plain=True)
             program.keep(value, self.numbers[key])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from course_lib.rso.structures import (
     REDUCE,
+    Job,
     Listing,
     Moves,
     Norm,
@@ -34,6 +35,7 @@ class Rows:
     changes: list[list[tuple[int, float]]]  # of each row from 1 on
     base: int = 0
     first_row: int = 0  # the first that has a loss
+    own: list[tuple[int, float]] = field(default_factory=list)  # the weights of row 0
 
 
 @dataclass
@@ -104,17 +106,22 @@ class Bound:
         )
         self._make_moves(4 * rows)
 
+    @property
+    def job(self) -> Job:
+        """What program.cpp is to do, valid until the next rows are taken."""
+        return Job(ctypes.addressof(self.listing), ctypes.addressof(self.moves))
+
     def take(self, rows: Rows) -> None:
         """Write the rows' changes where program.cpp reads them."""
         start, own = 0, self.moves
-        for row, changes in enumerate(rows.changes):
+        for row, changes in enumerate([rows.own, *rows.changes]):
             if start + len(changes) > len(self.weights):
                 self._make_moves(2 * (start + len(changes)))
                 return self.take(rows)
             for weight, change in changes:
                 self.weights[start], self.changes[start] = weight, change
                 start += 1
-            self.starts[row + 2] = start
+            self.starts[row + 1] = start
         own.channel, own.base, own.first_row = rows.channel, rows.base, rows.first_row
         own.rows = len(rows.changes) + 1
 

@@ -36,6 +36,7 @@ class Compiled:
         self.steps = (task.values - task.target.values[:, None]).tolist()
         self.decays = any(step[0] for step in self.steps)
         self.per_channel = len(self.steps) // self.plan.channels
+        self.values = task.target.values.tolist()
         self.moves: Changes = []  # in the order of the weights
         self.states: dict[int, Remembered] = {}
 
@@ -48,7 +49,7 @@ class Compiled:
             rows += [[*others, (weight, self.steps[weight][k])] for k in (1, 2)]
         self.now = self._state(number)
         channel = chosen[0] // self.per_channel
-        return self._judge(channel, rows, self._catch_up(self.now, channel))
+        return self._judge(channel, rows, *self._catch_up(self.now, channel))
 
     def joint(self, chosen: Sequence[int], winners: Sequence[int]) -> Tensor:
         """Judge the winners of the last call together, on its mini-batch."""
@@ -60,17 +61,26 @@ class Compiled:
         """Remember a change until each mini-batch has seen it."""
         if change := self.steps[weight][winner]:
             self.moves.append((weight, change))
+            self.values[weight] += change
 
-    def _judge(self, channel: int, rows: list[Changes], behind: Changes) -> Tensor:
+    def _judge(
+        self,
+        channel: int,
+        rows: list[Changes],
+        behind: Changes,
+        moved: Rows | None = None,
+    ) -> Tensor:
         """Return the loss sums with nothing changed, then with each row's changes.
 
         Where weights decay, nothing changed is no candidate and has no sum. `behind`
-        are changes of this channel that the mini-batch has not seen yet.
+        are changes of this channel that the mini-batch has not seen yet, and `moved`
+        those of the channel before.
         """
         base = 1 if behind else 0
         rows = [behind, *rows] if behind else rows
-        asked = Rows(channel, rows, base, base + self.decays)
-        return self.written.judge(self.now, asked, self.task.loss)
+        own = self._own(channel, behind)
+        asked = Rows(channel, rows, base, base + self.decays, own)
+        return self.written.judge(self.now, asked, self.task.loss, moved)
 
     def _state(self, number: int) -> Remembered:
         """Return what a mini-batch remembers, computed where it is new."""
@@ -90,11 +100,29 @@ class Compiled:
             self.states[number] = state
         return state
 
-    def _catch_up(self, state: Remembered, channel: int) -> Changes:
-        """Mend what moved since the last visit but one channel; return its moves."""
+    def _catch_up(self, state: Remembered, channel: int) -> tuple[Changes, Rows | None]:
+        """Return what moved since the last visit: in this channel, and in another.
+
+        All other channels but the last one are mended here.
+        """
         news, state.seen = self.moves[state.seen :], len(self.moves)
+        own, others = [], []
         for moved, changes in groupby(news, lambda move: move[0] // self.per_channel):
             if moved == channel:
-                return list(changes)  # the sweep has not come further
-            self.written.mend.run(state.pointers, Rows(moved, [list(changes)], 1))
-        return []
+                own = list(changes)
+            else:
+                others.append(self._mending(moved, list(changes)))
+        for rows in others[:-1]:
+            self.written.mend.run(state.pointers, rows)
+        return own, others[-1] if others else None
+
+    def _mending(self, channel: int, changes: Changes) -> Rows:
+        return Rows(channel, [changes], 1, own=self._own(channel, changes))
+
+    def _own(self, channel: int, unseen: Changes) -> Changes:
+        """Return a channel's weights as a mini-batch knows them, if it needs them."""
+        if not self.written.is_light:
+            return []
+        later, first = dict(unseen), channel * self.per_channel
+        weights = range(first, first + self.per_channel)
+        return [(w, self.values[w] - later.get(w, 0.0)) for w in weights]

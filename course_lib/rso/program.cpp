@@ -42,7 +42,7 @@ typedef REAL V __attribute__((vector_size(WIDTH)));
 
 enum { COPY, ADD, MAX_POOL, AVERAGE_POOL, STATS, CONV, TAPS, SPREAD, FILL, LOSS, ARRANGE,
        WINOGRAD };
-enum { TAIL = 1, AGAIN = 2 }; /* see Op.flags */
+enum { TAIL = 1, AGAIN = 2, ANEW = 4 }; /* see Op.flags */
 
 /* Where a value lies. With a state alone it is the same for all candidates; with both,
    the state's is that of the base. Strides count vectors. */
@@ -60,6 +60,7 @@ typedef struct {
 } Operand;
 
 /* TAIL: not for rows without a loss. AGAIN: the state's value is up to date already.
+   ANEW: no planes are remembered, for row 0 lists all weights of the channel.
    Of SPREAD, `channels` are those of the layer's whole input, and of TAPS, `groups`,
    `inputs` and `outputs` are the swept layer's. Of WINOGRAD, `rows` and `columns` are
    those of its patches, and weights are [36][outputs / QUARTET][inputs][QUARTET]. */
@@ -107,7 +108,7 @@ typedef struct {
     long batch;
 } State;
 
-/* Weights that change in each row: those from starts[row] to starts[row + 1]. */
+/* Weights that change in each row, in row 0 with ANEW alone: those from starts[row] to starts[row + 1]. */
 typedef struct {
     int channel, rows, base, first_row;
     const int *starts, *weights; /* numbered as in the parameter */
@@ -122,13 +123,41 @@ int tile_patches(void) { return PATCHES; }
 
 static inline V splat(REAL x) { return x - V{}; }
 
-static V *at(const Program *p, const State *s, const Rows *rows, int slot, int row,
-             long block, int thread)
+/* What a thread fetches from far memory while it computes: lines of 64 bytes. */
+typedef struct {
+    const char *read, *read_end;
+    char *written, *written_end;
+} Ahead;
+
+static inline void fetch(Ahead *ahead, int lines)
 {
-    const Slot *v = &p->slots[slot];
-    if (v->state >= 0 && (row <= rows->base || !v->data))
-        return s->values[v->state] + block * v->state_block;
-    return v->data + row * v->row + block * v->block + thread * v->thread;
+    for (int i = 0; i < lines && ahead->read < ahead->read_end; i++, ahead->read += 64)
+        __builtin_prefetch(ahead->read, 0, 2);
+    for (int i = 0; i < lines && ahead->written < ahead->written_end; i++) {
+        __builtin_prefetch(ahead->written, 1, 2);
+        ahead->written += 64;
+    }
+}
+
+/* One row of one block. */
+typedef struct {
+    const Program *p;
+    const State *s;
+    const Rows *rows;
+    int row;
+    long block;
+    int thread;
+    Ahead *ahead;
+} Turn;
+
+static long blocks_of(const State *s) { return (s->batch + LANES - 1) / LANES; }
+
+static V *at(const Turn &t, int slot, int row)
+{
+    const Slot *v = &t.p->slots[slot];
+    if (v->state >= 0 && (row <= t.rows->base || !v->data))
+        return t.s->values[v->state] + t.block * v->state_block;
+    return v->data + row * v->row + t.block * v->block + t.thread * v->thread;
 }
 
 /* An operand at one row and block, ready to be read channel by channel. */
@@ -138,15 +167,14 @@ typedef struct {
     REAL floor;
 } Source;
 
-static Source source(const Program *p, const State *s, const Operand *operand,
-                     const Rows *rows, int row, long block, int thread, int plane)
+static Source source(const Turn &t, const Operand *operand, int row, int plane)
 {
-    const V *data = at(p, s, rows, operand->slot, row, block, thread);
+    const V *data = at(t, operand->slot, row);
     const REAL *affine = 0;
     if (operand->picks)
-        data += (long)rows->channel * plane;
+        data += (long)t.rows->channel * plane;
     if (operand->norm >= 0) {
-        const Norm *norm = &p->norms[operand->norm];
+        const Norm *norm = &t.p->norms[operand->norm];
         affine = norm->affine + (long)row * norm->channels * 2;
     }
     return Source{data, affine, (REAL)operand->floor};
@@ -376,7 +404,7 @@ static void output(const Op *op, const V *in, int group, int tile, int first, in
    many, the inputs of a tile are used for all outputs while they are in the nearest
    cache; with one, it is the outputs that should stay there. */
 static void convolve(const Op *op, const V *in, int first, int inputs, const V *start,
-                     V *out)
+                     Ahead *ahead, V *out)
 {
     int tiles = (op->outputs + OUTPUTS - 1) / OUTPUTS;
     int wide = op->pixels / PIXELS, all = wide + op->pixels % PIXELS;
@@ -384,6 +412,7 @@ static void convolve(const Op *op, const V *in, int first, int inputs, const V *
     for (int group = 0; group < op->groups; group++, in += inputs * op->plane)
         for (int n = 0; n < tiles * all; n++) {
             int tile = is_one ? n / all : n % tiles, place = is_one ? n % all : n / tiles;
+            fetch(ahead, 8);
             if (place < wide)
                 output<PIXELS>(op, in, group, tile, first, inputs, place * PIXELS, start,
                                out);
@@ -405,11 +434,11 @@ static void arrange_all(const Op *op, Source in, V *padded, bool framed, V *out)
     }
 }
 
-static void conv(const Op *op, Source in, V *scratch, V *out)
+static void conv(const Op *op, Source in, V *scratch, Ahead *ahead, V *out)
 {
     V *arranged = scratch + op->padded_height * op->padded_width;
     arrange_all(op, in, scratch, true, arranged);
-    convolve(op, arranged, 0, op->inputs, 0, out);
+    convolve(op, arranged, 0, op->inputs, 0, ahead, out);
 }
 
 /* A convolution of 3x3 in fewer products, after Winograd: a patch of 6x6 numbers and the
@@ -441,10 +470,12 @@ static inline void turn_back(const V *m, int step, V *out, int apart)
 }
 
 /* The products of COUNT patches: from [inputs][36][PATCHES] to [outputs][36][PATCHES]. */
-template <int COUNT> static void products(const Op *op, const V *in, V *out)
+template <int COUNT>
+static void products(const Op *op, const V *in, Ahead *ahead, V *out)
 {
     const REAL *w = op->weights;
-    for (int f = 0; f < 36; f++)
+    for (int f = 0; f < 36; f++) {
+        fetch(ahead, 24);
         for (int o = 0; o < op->outputs; o += QUARTET) {
             V sum[QUARTET][COUNT] = {};
             const V *x = in + f * PATCHES;
@@ -456,10 +487,11 @@ template <int COUNT> static void products(const Op *op, const V *in, V *out)
                 for (int i = 0; i < COUNT; i++)
                     out[((o + k) * 36 + f) * PATCHES + i] = sum[k][i];
         }
+    }
 }
 
 /* The scratch holds a padded channel, all patches, and the products of a tile. */
-static void winograd(const Op *op, Source in, V *scratch, V *out)
+static void winograd(const Op *op, Source in, V *scratch, Ahead *ahead, V *out)
 {
     int patches = op->rows * op->columns, width = op->width + 2 * op->left - 2;
     int height = op->height + 2 * op->top - 2, tile = 36 * PATCHES;
@@ -482,10 +514,10 @@ static void winograd(const Op *op, Source in, V *scratch, V *out)
         const V *own = turned + first * op->inputs * 36;
         int count = patches - first < PATCHES ? patches - first : PATCHES;
         if (count == PATCHES)
-            products<PATCHES>(op, own, multiplied);
+            products<PATCHES>(op, own, ahead, multiplied);
         else
             for (int i = 0; i < count; i++)
-                products<1>(op, own + i, multiplied + i);
+                products<1>(op, own + i, ahead, multiplied + i);
         for (int o = 0; o < op->outputs; o++)
             for (int i = 0; i < count; i++) {
                 int y = (first + i) / op->columns * 4, x = (first + i) % op->columns * 4;
@@ -506,7 +538,7 @@ static void winograd(const Op *op, Source in, V *scratch, V *out)
 
 /* What a change of one channel gives in all outputs of the next layer. */
 static void spread(const Op *op, Source before, Source after, int channel,
-                   const V *start, V *scratch, V *out)
+                   const V *start, V *scratch, Ahead *ahead, V *out)
 {
     V scale = scale_of(after, 0), shift = shift_of(after, 0), floor = splat(after.floor);
     V scale0 = scale_of(before, 0), shift0 = shift_of(before, 0);
@@ -521,22 +553,25 @@ static void spread(const Op *op, Source before, Source after, int channel,
     if (!is_arranged(op))
         arrange(op, scratch, arranged += op->padded_height * op->padded_width);
     int inputs = op->inputs / op->channels; /* a flattened image has one each pixel */
-    convolve(op, arranged, channel * inputs, inputs, start, out);
+    convolve(op, arranged, channel * inputs, inputs, start, ahead, out);
 }
 
 /* The candidates' planes: the channel's, moved by each change times its input. */
-static void taps(const Program *p, const State *s, const Op *op, const Rows *rows,
-                 long block, int thread)
+static void taps(const Turn &t, const Op *op)
 {
+    const Rows *rows = t.rows;
     int each = op->inputs * op->taps;
     int group = op->outputs ? rows->channel / op->outputs : 0;
-    const V *plane = at(p, s, rows, op->in.slot, 0, block, thread);
-    plane += (long)rows->channel * op->pixels;
+    const V *plane = at(t, op->in.slot, 0) + (long)rows->channel * op->pixels;
     for (int r = 0; r < rows->rows; r++) {
-        V *out = at(p, s, rows, op->out, r, block, thread);
-        int from = r <= rows->base ? 0 : rows->base;
-        memcpy(out, r ? at(p, s, rows, op->out, from, block, thread) : plane,
-               op->pixels * sizeof(V));
+        V *out = at(t, op->out, r);
+        V bias = splat(op->bias ? op->bias[rows->channel] : 0);
+        if (r || !(op->flags & ANEW))
+            memcpy(out, r ? at(t, op->out, r <= rows->base ? 0 : rows->base) : plane,
+                   op->pixels * sizeof(V));
+        else
+            for (int j = 0; j < op->pixels; j++)
+                out[j] = bias;
         for (int i = rows->starts[r]; i < rows->starts[r + 1]; i++) {
             REAL change = (REAL)rows->changes[i];
             if (op->other.slot < 0) { /* a bias, or a shift */
@@ -546,7 +581,7 @@ static void taps(const Program *p, const State *s, const Op *op, const Rows *row
             }
             int within = rows->weights[i] - rows->channel * each;
             int input = group * op->inputs + within / op->taps;
-            const V *x = at(p, s, rows, op->other.slot, 0, block, thread);
+            const V *x = at(t, op->other.slot, 0);
             x += input * op->plane + op->tap[within % op->taps];
             for (int j = 0; j < op->pixels; j++)
                 out[j] += change * x[op->place[j]];
@@ -593,67 +628,94 @@ static double loss(const Op *op, Source in, const int *labels, long count)
 }
 
 /* All channels, after one has changed: of the base in the state's own memory. */
-static void reach(const Program *p, const State *s, const Op *op, Source in,
-                  const Rows *rows, int row, long block, int thread)
+static void reach(const Turn &t, const Op *op, Source in)
 {
-    V *own = at(p, s, rows, op->out, 0, block, thread);
-    V *out = at(p, s, rows, op->out, row, block, thread);
+    V *own = at(t, op->out, 0), *out = at(t, op->out, t.row);
     int plane = op->height * op->width;
     if (op->kind == SPREAD) {
-        int from = row > rows->base ? rows->base : 0;
-        Source before = source(p, s, &op->in, rows, from, block, thread, plane);
-        V *scratch = at(p, s, rows, op->scratch, 0, block, thread);
-        spread(op, before, in, rows->channel, own, scratch, out);
+        Source before = source(t, &op->in, t.row > t.rows->base ? t.rows->base : 0, plane);
+        V *scratch = at(t, op->scratch, 0);
+        spread(op, before, in, t.rows->channel, own, scratch, t.ahead, out);
         return;
     }
-    if (row > rows->base && out == own)
+    if (t.row > t.rows->base && out == own)
         return; /* what the state alone holds */
     if (out != own)
         memcpy(out, own, (long)op->outputs * plane * sizeof(V));
-    copy(op, in, out + (long)rows->channel * plane);
+    copy(op, in, out + (long)t.rows->channel * plane);
 }
 
-static void run(const Program *p, const State *s, const Op *op, const Rows *rows,
-                int row, long block, int thread)
+/* Point `ahead` to what the next row reads and writes, or the next block. */
+static void look_ahead(const Turn &t, const Op *op)
 {
-    long blocks = (s->batch + LANES - 1) / LANES;
-    long count = s->batch - block * LANES < LANES ? s->batch - block * LANES : LANES;
+    Turn next = t;
+    bool is_spread = op->kind == SPREAD; /* all rows read the same */
+    if (is_spread && t.row > t.rows->base + 1)
+        return; /* has been begun */
+    next.row++;
+    if (is_spread || next.row == t.rows->rows) {
+        next.row = is_spread ? 0 : t.rows->first_row;
+        next.block++;
+    }
+    *t.ahead = Ahead{};
+    if (next.block >= blocks_of(t.s))
+        return;
+    int read = is_spread ? op->out : op->in.slot;
+    long inputs = (long)op->channels * op->height * op->width;
+    long outputs = (long)op->groups * op->outputs * op->pixels;
+    const Slot *v = &t.p->slots[read], *w = &t.p->slots[op->out];
+    if (v->block || v->state >= 0) {
+        t.ahead->read = (const char *)at(next, read, next.row);
+        t.ahead->read_end = t.ahead->read + (is_spread ? outputs : inputs) * sizeof(V);
+    }
+    if (!is_spread && w->block) {
+        t.ahead->written = (char *)at(next, op->out, next.row);
+        t.ahead->written_end = t.ahead->written + outputs * sizeof(V);
+    }
+}
+
+static void run(const Turn &t, const Op *op)
+{
+    const Rows *rows = t.rows;
+    long left = t.s->batch - t.block * LANES, count = left < LANES ? left : LANES;
     int plane = op->height * op->width;
-    V *scratch = op->scratch < 0 ? 0 : at(p, s, rows, op->scratch, 0, block, thread);
+    V *scratch = op->scratch < 0 ? 0 : at(t, op->scratch, 0);
     if (op->kind == TAPS) {
-        if (row == 0)
-            taps(p, s, op, rows, block, thread);
+        if (t.row == 0)
+            taps(t, op);
         return;
     }
-    Source in = source(p, s, &op->in, rows, row, block, thread, plane);
+    Source in = source(t, &op->in, t.row, plane);
     if (op->kind == STATS) {
-        const Norm *norm = &p->norms[op->norm];
-        double *parts = norm->parts + (row * blocks + block) * norm->channels * 2;
-        int first = op->flags & TAIL ? rows->first_row : 0;
-        const double *near = norm->parts + (first * blocks + block) * norm->channels * 2;
-        stats(op, in.data, count, row > first ? near : 0, parts);
+        const Norm *norm = &t.p->norms[op->norm];
+        int first = op->flags & TAIL ? rows->first_row : 0, size = norm->channels * 2;
+        double *parts = norm->parts + t.block * size;
+        long row = blocks_of(t.s) * size;
+        stats(op, in.data, count, t.row > first ? parts + first * row : 0,
+              parts + t.row * row);
         return;
     }
     if (op->kind == LOSS) {
-        const int *labels = s->labels + block * LANES;
-        p->losses[row * blocks + block] = loss(op, in, labels, count);
+        const int *labels = t.s->labels + t.block * LANES;
+        t.p->losses[t.row * blocks_of(t.s) + t.block] = loss(op, in, labels, count);
         return;
     }
+    if (op->kind == SPREAD || op->kind == CONV || op->kind == WINOGRAD)
+        look_ahead(t, op);
     if (op->kind == SPREAD || op->kind == FILL) {
-        if (row > rows->base || (row && row == rows->base && !(op->flags & AGAIN)))
-            reach(p, s, op, in, rows, row, block, thread);
+        bool is_base = t.row && t.row == rows->base && !(op->flags & AGAIN);
+        if (t.row > rows->base || is_base)
+            reach(t, op, in);
         return;
     }
-    V *out = at(p, s, rows, op->out, row, block, thread);
+    V *out = at(t, op->out, t.row);
     switch (op->kind) {
     case COPY: copy(op, in, out); break;
-    case ADD:
-        add(op, in, source(p, s, &op->other, rows, row, block, thread, plane), out);
-        break;
+    case ADD: add(op, in, source(t, &op->other, t.row, plane), out); break;
     case MAX_POOL: max_pool(op, in, out); break;
     case AVERAGE_POOL: average_pool(op, in, out); break;
-    case CONV: conv(op, in, scratch, out); break;
-    case WINOGRAD: winograd(op, in, scratch, out); break;
+    case CONV: conv(op, in, scratch, t.ahead, out); break;
+    case WINOGRAD: winograd(op, in, scratch, t.ahead, out); break;
     case ARRANGE: arrange_all(op, in, scratch, false, out); break;
     }
 }
@@ -662,7 +724,7 @@ static void run(const Program *p, const State *s, const Op *op, const Rows *rows
 static int settle(const Program *p, const State *s, const Norm *norm, int channel,
                   int first, int rows)
 {
-    long blocks = (s->batch + LANES - 1) / LANES, size = norm->channels;
+    long blocks = blocks_of(s), size = norm->channels;
     double *sums = p->sums;
     for (int r = first; r < rows; r++)
         for (int c = 0; c < size; c++) {
@@ -716,40 +778,69 @@ static Pool &pool()
     return *own;
 }
 
-/* Run all stages for all rows; 1 where `reduce` failed. */
-extern "C" int run_program(const Program *p, const State *s, const Rows *rows)
+/* What is done to a mini-batch: a program, and the rows it is run for. */
+typedef struct {
+    const Program *p;
+    const Rows *rows;
+} Job;
+
+static void run_stage(const Job *job, const State *s, int stage, long block, int thread)
 {
-    long blocks = (s->batch + LANES - 1) / LANES;
-    for (int stage = 0; stage < p->stage_count; stage++) {
-        const Op *begin = p->ops + p->stages[stage], *end = p->ops + p->stages[stage + 1];
-        pool().run(blocks, p->threads, [=](long block, int thread) {
-            for (int row = 0; row < rows->rows; row++)
-                for (const Op *op = begin; op < end; op++)
-                    if (row >= rows->first_row || !(op->flags & TAIL))
-                        run(p, s, op, rows, row, block, thread);
-        });
+    const Program *p = job->p;
+    const Op *begin = p->ops + p->stages[stage], *end = p->ops + p->stages[stage + 1];
+    Ahead ahead = {};
+    for (int row = 0; row < job->rows->rows; row++)
         for (const Op *op = begin; op < end; op++)
-            if (op->kind == STATS) {
-                int first = op->flags & TAIL ? rows->first_row : 0;
-                const Norm *norm = &p->norms[op->norm];
-                if (settle(p, s, norm, rows->channel, first, rows->rows))
-                    return 1;
-            }
+            if (row >= job->rows->first_row || !(op->flags & TAIL))
+                run(Turn{p, s, job->rows, row, block, thread, &ahead}, op);
+}
+
+static int settle_stage(const Job *job, const State *s, int stage)
+{
+    const Program *p = job->p;
+    for (int i = p->stages[stage]; i < p->stages[stage + 1]; i++)
+        if (p->ops[i].kind == STATS) {
+            int first = p->ops[i].flags & TAIL ? job->rows->first_row : 0;
+            const Norm *norm = &p->norms[p->ops[i].norm];
+            if (settle(p, s, norm, job->rows->channel, first, job->rows->rows))
+                return 1;
+        }
+    return 0;
+}
+
+/* Run all stages of jobs, side by side: block by block those of the first job before
+   those of the second. So a mini-batch is mended and judged in one go. 1 where `reduce`
+   failed. */
+extern "C" int run_jobs(const State *s, const Job *jobs, int count)
+{
+    int stages = 0, threads = jobs[count - 1].p->threads;
+    for (int i = 0; i < count; i++)
+        stages = jobs[i].p->stage_count > stages ? jobs[i].p->stage_count : stages;
+    for (int stage = 0; stage < stages; stage++) {
+        pool().run(blocks_of(s), threads, [=](long block, int thread) {
+            for (int i = 0; i < count; i++)
+                if (stage < jobs[i].p->stage_count)
+                    run_stage(&jobs[i], s, stage, block, thread);
+        });
+        for (int i = 0; i < count; i++)
+            if (stage < jobs[i].p->stage_count && settle_stage(&jobs[i], s, stage))
+                return 1;
     }
     return 0;
 }
 
-/* As run_program, and the sum of the loss of each row from first_row on. */
-extern "C" int judge(const Program *p, const State *s, const Rows *rows, double *sums)
+/* As run_jobs, and the last job's sum of the loss of each row from first_row on. */
+extern "C" int judge(const State *s, const Job *jobs, int count, double *sums)
 {
-    if (run_program(p, s, rows))
+    if (run_jobs(s, jobs, count))
         return 1;
-    long blocks = (s->batch + LANES - 1) / LANES;
-    for (int r = rows->first_row; r < rows->rows; r++) {
+    const Job *last = &jobs[count - 1];
+    long blocks = blocks_of(s);
+    for (int r = last->rows->first_row; r < last->rows->rows; r++) {
         double sum = 0;
         for (long b = 0; b < blocks; b++)
-            sum += p->losses[r * blocks + b];
-        sums[r - rows->first_row] = sum;
+            sum += last->p->losses[r * blocks + b];
+        sums[r - last->rows->first_row] = sum;
     }
     return 0;
 }

@@ -23,8 +23,10 @@ from course_lib.rso.bound import Bound, Memory, Reduce, Rows, Size
 from course_lib.rso.kernels import Pair, Taps, pair
 from course_lib.rso.structures import (
     AGAIN,
+    ANEW,
     KINDS,
     TAIL,
+    Job,
     Norm,
     Op,
     Operand,
@@ -246,23 +248,31 @@ class Program:
         return self._write("fill", value, shape, out=out, outputs=channels)
 
     def taps(
-        self, planes: Value, inputs: Value | None, taps: Taps | None, channels: int
+        self,
+        planes: Value | None,
+        inputs: Value | None,
+        taps: Taps | None,
+        channels: int,
+        image: Pair,
     ) -> Value:
         """Write the candidates' planes down: those of `planes`, moved by weights.
 
+        planes: None where row 0 lists all weights of the channel.
         inputs: what the weights multiply, from `arrange`; None stands for ones.
         taps: where the weights belong to a convolution or linear layer.
         """
-        image = planes.shape[1:]
         if taps is None:
             own = self._geometry(list(range(math.prod(image))), [0])
             settings = {"groups": channels, "inputs": 1, "outputs": 1, **own}
             settings["plane"] = math.prod(image)
         else:
             settings = self._taps(taps, image)
-        shape = (1, *image)
-        out = self._slot(math.prod(shape), is_whole=True)
-        return self._write("taps", planes, shape, other=inputs, out=out, **settings)
+        if planes is None:
+            settings |= {"flags": ANEW, **self._bias(taps)}
+        out = self._slot(math.prod(image), is_whole=True)
+        return self._write(
+            "taps", planes or inputs, (1, *image), other=inputs, out=out, **settings
+        )
 
     def arrange(self, value: Value, taps: Taps, image: Pair) -> Value:
         """Write down what the weights of a layer multiply, as its taps read it."""
@@ -367,22 +377,37 @@ class Program:
 
     # Running it
 
-    def run(self, state: State, rows: Rows, sums: Tensor | None = None) -> None:
-        """Run all stages; `sums` receives the loss of each row from the first on."""
+    def run(
+        self,
+        state: State,
+        rows: Rows,
+        sums: Tensor | None = None,
+        before: tuple[Program, Rows] | None = None,
+    ) -> None:
+        """Run all stages; `sums` receives the loss of each row from the first on.
+
+        before: another program that does its own stages at each block before these.
+        """
+        both = [] if before is None else [before[0]._taking(before[1], state)]
+        both.append(self._taking(rows, state))
+        jobs = (Job * len(both))(*(bound.job for bound in both))
+        call, given = self.library.run_jobs, [ctypes.byref(state), jobs, len(both)]
+        if sums is not None:
+            call = self.library.judge
+            given.append(ctypes.c_void_p(sums.data_ptr()))
+        if call(*given):
+            raise next(bound.error for bound in both if bound.error)
+
+    def _taking(self, rows: Rows, state: State) -> Bound:
+        """Return this program's memory, large enough, with the rows' changes in it."""
         count = len(rows.changes) + 1
         blocks, threads = -(-state.batch // self.lanes), torch.get_num_threads()
         known = self.bound.size if self.bound else (0, 0, 0)
         size = (max(count, known[0]), max(blocks, known[1]), threads)
         if size != known:
             self.bound = self._bind(size)
-        bound, call = self.bound, self.library.run_program
-        bound.take(rows)
-        given = [ctypes.byref(each) for each in (bound.listing, state, bound.moves)]
-        if sums is not None:
-            call = self.library.judge
-            given.append(ctypes.c_void_p(sums.data_ptr()))
-        if call(*given):
-            raise bound.error
+        self.bound.take(rows)
+        return self.bound
 
     def _bind(self, size: Size) -> Bound:
         return Bound(

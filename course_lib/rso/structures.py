@@ -6,7 +6,7 @@ KINDS = (  # of operations, in the order of program.cpp
     *("copy", "add", "max_pool", "average_pool", "stats", "conv"),
     *("taps", "spread", "fill", "loss", "arrange", "winograd"),
 )
-TAIL, AGAIN = 1, 2  # flags of operations
+TAIL, AGAIN, ANEW = 1, 2, 4  # flags of operations
 REDUCE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_double), ctypes.c_long)
 
 
@@ -88,3 +88,9 @@ class Moves(ctypes.Structure):
         *((name, ctypes.c_int) for name in ("channel", "rows", "base", "first_row")),
         *((name, ctypes.c_void_p) for name in ("starts", "weights", "changes")),
     )
+
+
+class Job(ctypes.Structure):
+    """What is done to a mini-batch: addresses of a Listing and of its Moves."""
+
+    _fields_ = (("program", ctypes.c_void_p), ("rows", ctypes.c_void_p))

@@ -42,12 +42,15 @@ class Remembered:
         )
 
 
+LIGHT = 32  # weights of a channel: applied anew sooner than their plane is fetched
+
+
 class Written:
     """A plan as programs: to start a mini-batch, to judge rows, to mend its values.
 
     What a mini-batch remembers has a number for each key: the input of the swept layer,
-    its planes, the bases of what follows, what else is read, and values of nodes that
-    were given or that later sweeps would like.
+    its planes unless the layer is light, the bases of what follows, what else is read,
+    and values of nodes that were given or that later sweeps would like.
 
     Raises:
         Unwritten: program.cpp has no such operation.
@@ -59,6 +62,8 @@ class Written:
         if inputs.device.type != "cpu":
             raise Unwritten("a device of another kind than the CPU")
         self.plan, self.network, self.dtype = plan, plan.network, inputs.dtype
+        own = None if plan.is_bias or plan.taps is None else plan.taps.unpooled()
+        self.is_light = own is not None and own[0].numel() <= LIGHT
         self.numbers: dict[tuple[str, fx.Node], int] = {}
         self.heads: dict[object, Head] = {}
         self.judging = self._program()
@@ -109,9 +114,11 @@ class Written:
         if not plan.is_bias:
             role = "inputs" if plan.taps is not None else "standardized"
             inputs = self._state(program, role, plan.own)
-        planes = self._state(program, "planes", plan.source)
-        taps = None if plan.is_bias else plan.taps
-        found = {plan.source: program.taps(planes, inputs, taps, plan.channels)}
+        planes, taps = None, None if plan.is_bias else plan.taps
+        if not self.is_light:
+            planes = self._state(program, "planes", plan.source)
+        moved = program.taps(planes, inputs, taps, plan.channels, self._image)
+        found = {plan.source: moved}
         for node, source, _ in plan.channelwise:
             value, module = found[source], network.module(node)
             kind = network.kind(node)
@@ -139,8 +146,9 @@ class Written:
         memory beside it, unless it `is_kept` alone.
         """
         values, plan, channels = {}, self.plan, self.plan.channels
-        planes = self._number("planes", plan.source)
-        program.fill(found[plan.source], channels, planes, is_kept=True)
+        if not self.is_light:
+            planes = self._number("planes", plan.source)
+            program.fill(found[plan.source], channels, planes, is_kept=True)
         for node, source in self.plan.source_of.items():
             value, state = found[source], self._number("base", node)
             if node in self.plan.dense:
@@ -247,14 +255,20 @@ class Written:
             self.memory[key, blocks] = memory
         return memory
 
-    def judge(self, now: Remembered, rows: Rows, loss: Loss) -> Tensor:
-        """Return the loss sums of the rows from `rows.first_row` on."""
+    def judge(
+        self, now: Remembered, rows: Rows, loss: Loss, moved: Rows | None
+    ) -> Tensor:
+        """Return the loss sums of the rows from `rows.first_row` on.
+
+        moved: how another channel is mended before.
+        """
+        before = None if moved is None else (self.mend, moved)
         if self.outputs is None:
             count = len(rows.changes) + 1 - rows.first_row
             sums = torch.empty(count, dtype=torch.float64)
-            self.judging.run(now.pointers, rows, sums)
+            self.judging.run(now.pointers, rows, sums, before)
             return sums
-        self.judging.run(now.pointers, rows)
+        self.judging.run(now.pointers, rows, None, before)
         whole = self.judging.rows_of(self.outputs, len(rows.changes) + 1)
         shape, batch = self.network.shapes[self.network.output], len(now.labels)
         outputs = [in_batch(row, shape, batch) for row in whole[rows.first_row :]]

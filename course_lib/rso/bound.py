@@ -76,6 +76,7 @@ class Bound:
     ) -> None:
         self.dtype, self.lanes, self.reduce, self.size = dtype, lanes, reduce, size
         self.numbers: list[Tensor] = []
+        self.affines: list[Tensor] = []  # scale and shift of each norm's channels
         self.error: BaseException | None = None  # that `reduce` ended with
         rows, blocks, threads = size
         slots = (Slot * len(memories))()
@@ -88,6 +89,7 @@ class Bound:
         for norm in norms:
             norm.parts = self._numbers(rows * blocks * norm.channels * 2)
             norm.affine = self._numbers(rows * norm.channels * 2, dtype)
+            self.affines.append(self.numbers[-1])
         self.arrays = (  # alive as long as the pointers
             slots,
             (Op * len(ordered))(*(op for _, op in ordered)),

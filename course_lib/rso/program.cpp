@@ -41,7 +41,7 @@
 typedef REAL V __attribute__((vector_size(WIDTH)));
 
 enum { COPY, ADD, MAX_POOL, AVERAGE_POOL, STATS, CONV, TAPS, SPREAD, FILL, LOSS, ARRANGE,
-       WINOGRAD };
+       WINOGRAD, RECALL };
 enum { TAIL = 1, AGAIN = 2, ANEW = 4 }; /* see Op.flags */
 
 /* Where a value lies. With a state alone it is the same for all candidates; with both,
@@ -63,8 +63,11 @@ typedef struct {
    ANEW: no planes are remembered, for row 0 lists all weights of the channel.
    Of SPREAD, `channels` are those of the layer's whole input, and of TAPS, `groups`,
    `inputs` and `outputs` are the swept layer's. Of WINOGRAD, `rows` and `columns` are
-   those of its patches, and weights are [36][outputs / QUARTET][inputs][QUARTET]. */
-typedef struct {
+   those of its patches, and weights are [36][outputs / QUARTET][inputs][QUARTET].
+   Of RECALL, `place`, `tap` and `plane` are those of the layer that computes the channel,
+   weights are [outputs][inputs * taps], `other` is the scales and shifts of its norm and
+   has the floor, and the rest says how the channel comes to lie as TAPS reads it. */
+typedef struct Op {
     int kind, out, flags, norm;
     Operand in, other;
     int channels, height, width;                /* of the operand */
@@ -79,6 +82,7 @@ typedef struct {
     const int *tap;   /* offset of each tap from there */
     const REAL *weights; /* [groups][outputs / OUTPUTS][inputs][taps][OUTPUTS] */
     const REAL *bias;
+    const struct Op *recall; /* of TAPS: how a channel of its input is computed anew */
 } Op;
 
 typedef struct {
@@ -317,42 +321,53 @@ static bool is_arranged(const Op *op)
     return op->box_height * op->box_width * op->step_row * op->step_column == 1;
 }
 
-/* One phase: each pixel that a stride reaches from `from`, averaged over a box. */
-static inline void average(const Op *op, const V *from, int height, int width,
-                           int box_height, int box_width, V *out)
+/* Every step_column-th pixel of a row, averaged over a box. */
+static inline void average(const Op *op, const V *from, int columns, int box_height,
+                           int box_width, V *out)
 {
-    int row = op->step_row * op->padded_width, box_row = op->box_row * op->padded_width;
+    int box_row = op->box_row * op->padded_width;
     V share = splat((REAL)1 / (box_height * box_width));
-    for (int y = 0; y < height; y++)
-        for (int x = 0; x < width; x++) {
-            const V *corner = from + y * row + x * op->step_column;
-            V sum = {};
-            for (int u = 0; u < box_height; u++)
-                for (int v = 0; v < box_width; v++)
-                    sum += corner[u * box_row + v * op->box_column];
-            out[y * op->columns + x] = sum * share;
-        }
+    for (int x = 0; x < columns; x++) {
+        const V *corner = from + x * op->step_column;
+        V sum = {};
+        for (int u = 0; u < box_height; u++)
+            for (int v = 0; v < box_width; v++)
+                sum += corner[u * box_row + v * op->box_column];
+        out[x] = sum * share;
+    }
 }
 
-/* A padded channel as taps read it: averaged over the boxes of a pooling that the layer
-   takes in, and the pixels that one tap reads side by side. So those of a stride are
-   sorted by their place within a step. */
+/* A row of a padded channel as taps read it: averaged over the boxes of a pooling that
+   the layer takes in, and the pixels that one tap reads side by side. So those of a
+   stride are sorted by their place within a step. */
+static void arrange_row(const Op *op, const V *padded, int y, V *out)
+{
+    int width = op->padded_width - (op->box_width - 1) * op->box_column;
+    if (y / op->step_row >= op->rows)
+        return; /* no tap gets there */
+    out += (y % op->step_row * op->step_column * op->rows + y / op->step_row)
+           * op->columns;
+    for (int x = 0; x < op->step_column; x++, out += op->rows * op->columns) {
+        int columns = (width - x + op->step_column - 1) / op->step_column;
+        columns = columns < op->columns ? columns : op->columns;
+        const V *from = padded + y * op->padded_width + x;
+        if (op->box_height == 2 && op->box_width == 2) /* known when compiling */
+            average(op, from, columns, 2, 2, out);
+        else
+            average(op, from, columns, op->box_height, op->box_width, out);
+    }
+}
+
+/* Rows of the averaged image that end above row `end` of the padded one. */
+static int rows_above(const Op *op, int end)
+{
+    return end - (op->box_height - 1) * op->box_row;
+}
+
 static void arrange(const Op *op, const V *padded, V *out)
 {
-    int height = op->padded_height - (op->box_height - 1) * op->box_row;
-    int width = op->padded_width - (op->box_width - 1) * op->box_column;
-    for (int y = 0; y < op->step_row; y++)
-        for (int x = 0; x < op->step_column; x++, out += op->rows * op->columns) {
-            int rows = (height - y + op->step_row - 1) / op->step_row;
-            int columns = (width - x + op->step_column - 1) / op->step_column;
-            rows = rows < op->rows ? rows : op->rows;
-            columns = columns < op->columns ? columns : op->columns;
-            const V *from = padded + y * op->padded_width + x;
-            if (op->box_height == 2 && op->box_width == 2) /* known when compiling */
-                average(op, from, rows, columns, 2, 2, out);
-            else
-                average(op, from, rows, columns, op->box_height, op->box_width, out);
-        }
+    for (int y = 0; y < rows_above(op, op->padded_height); y++)
+        arrange_row(op, padded, y, out);
 }
 
 /* OUTPUTS channels at `count` pixels: one load for OUTPUTS multiply-adds, and the sums
@@ -446,6 +461,7 @@ static void conv(const Op *op, Source in, V *scratch, Ahead *ahead, V *out)
    turned back into 4x4 outputs. 36 products take the place of 144. (F(4x4, 3x3) of
    Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2016.) */
 #define QUARTET 4
+#define SOME 32 /* changes that are added in one pass */
 
 static inline void turn(const V *d, int step, V *out, int apart)
 {
@@ -556,12 +572,75 @@ static void spread(const Op *op, Source before, Source after, int channel,
     convolve(op, arranged, channel * inputs, inputs, start, ahead, out);
 }
 
+/* Some taps of one input channel, at COUNT pixels. */
+template <int COUNT>
+static inline void weigh(const V *in, const int *place, const REAL *w, const int *tap,
+                         int taps, V *sum)
+{
+    V own[COUNT];
+    for (int k = 0; k < COUNT; k++)
+        own[k] = sum[k];
+    for (int t = 0; t < taps; t++)
+        for (int k = 0; k < COUNT; k++)
+            own[k] += w[t] * in[place[k] + tap[t]];
+    for (int k = 0; k < COUNT; k++)
+        sum[k] = own[k];
+}
+
+static void weigh_all(const V *in, const int *place, const REAL *w, const int *tap,
+                      int taps, int pixels, V *sum)
+{
+    int i = 0;
+    for (; i + 4 <= pixels; i += 4)
+        weigh<4>(in, place + i, w, tap, taps, sum + i);
+    for (; i < pixels; i++)
+        weigh<1>(in, place + i, w, tap, taps, sum + i);
+}
+
+/* A channel of the swept layer's input, which is not remembered: computed from what the
+   layer before reads, row by row while these are in the nearest cache. `held` is the
+   channel that the scratch has already. */
+static const V *recall(const Turn &t, const Op *op, int channel, int *held)
+{
+    V *padded = at(t, op->scratch, 0);
+    V *out = padded + op->padded_height * op->padded_width;
+    if (*held == channel)
+        return out;
+    *held = channel;
+    const V *in = at(t, op->in.slot, 0);
+    const REAL *weights = op->weights + (long)channel * op->inputs * op->taps;
+    V bias = splat(op->bias ? op->bias[channel] : 0), floor = splat(op->other.floor);
+    V scale = splat(1), shift = splat(0);
+    if (op->other.slot >= 0) {
+        const V *affine = at(t, op->other.slot, 0);
+        scale = affine[2 * channel];
+        shift = affine[2 * channel + 1];
+    }
+    int done = 0;
+    for (int y = 0; y < op->height; y++) {
+        const int *place = op->place + y * op->width;
+        V *row = padded + (y + op->top) * op->padded_width + op->left;
+        for (int x = 0; x < op->width; x++)
+            row[x] = bias;
+        for (int c = 0; c < op->inputs; c++)
+            weigh_all(in + c * op->plane, place, weights + c * op->taps, op->tap,
+                      op->taps, op->width, row);
+        for (int x = 0; x < op->width; x++)
+            row[x] = lifted(row[x] * scale + shift, floor);
+        for (; done < rows_above(op, y + op->top + 1); done++)
+            arrange_row(op, padded, done, out);
+    }
+    for (; done < rows_above(op, op->padded_height); done++)
+        arrange_row(op, padded, done, out);
+    return out;
+}
+
 /* The candidates' planes: the channel's, moved by each change times its input. */
 static void taps(const Turn &t, const Op *op)
 {
     const Rows *rows = t.rows;
     int each = op->inputs * op->taps;
-    int group = op->outputs ? rows->channel / op->outputs : 0;
+    int group = op->outputs ? rows->channel / op->outputs : 0, held = -1;
     const V *plane = at(t, op->in.slot, 0) + (long)rows->channel * op->pixels;
     for (int r = 0; r < rows->rows; r++) {
         V *out = at(t, op->out, r);
@@ -572,19 +651,27 @@ static void taps(const Turn &t, const Op *op)
         else
             for (int j = 0; j < op->pixels; j++)
                 out[j] = bias;
-        for (int i = rows->starts[r]; i < rows->starts[r + 1]; i++) {
-            REAL change = (REAL)rows->changes[i];
+        for (int i = rows->starts[r], end = rows->starts[r + 1]; i < end;) {
             if (op->other.slot < 0) { /* a bias, or a shift */
+                REAL change = (REAL)rows->changes[i++];
                 for (int j = 0; j < op->pixels; j++)
                     out[j] += change;
                 continue;
             }
-            int within = rows->weights[i] - rows->channel * each;
-            int input = group * op->inputs + within / op->taps;
-            const V *x = at(t, op->other.slot, 0);
-            x += input * op->plane + op->tap[within % op->taps];
-            for (int j = 0; j < op->pixels; j++)
-                out[j] += change * x[op->place[j]];
+            int first = rows->channel * each, count = 0, taps[SOME];
+            int input = (rows->weights[i] - first) / op->taps;
+            REAL changes[SOME]; /* of this input's taps */
+            for (; i < end && count < SOME; i++, count++) {
+                int within = rows->weights[i] - first - input * op->taps;
+                if (within < 0 || within >= op->taps)
+                    break;
+                taps[count] = op->tap[within];
+                changes[count] = (REAL)rows->changes[i];
+            }
+            input += group * op->inputs;
+            const V *x = op->recall ? recall(t, op->recall, input, &held)
+                                    : at(t, op->other.slot, 0) + input * op->plane;
+            weigh_all(x, op->place, changes, taps, count, op->pixels, out);
         }
     }
 }

@@ -90,7 +90,7 @@ class Program:
         self.ops: list[tuple[int, Op]] = []  # (stage, operation)
         self.norms: list[Norm] = []
         self.cheap: dict[int, Callable[[int], Value]] = {}  # write it down once more
-        self.kept: list[Tensor] = []  # that pointers go to
+        self.kept: list[object] = []  # that pointers go to
         self.live: list[tuple[nn.Module, Callable[[], None]]] = []
         self.bound: Bound | None = None  # its memory, for the largest size so far
 
@@ -254,12 +254,14 @@ class Program:
         taps: Taps | None,
         channels: int,
         image: Pair,
+        recall: Op | None = None,
     ) -> Value:
         """Write the candidates' planes down: those of `planes`, moved by weights.
 
         planes: None where row 0 lists all weights of the channel.
         inputs: what the weights multiply, from `arrange`; None stands for ones.
         taps: where the weights belong to a convolution or linear layer.
+        recall: how what they multiply is computed from `inputs` instead.
         """
         if taps is None:
             own = self._geometry(list(range(math.prod(image))), [0])
@@ -269,10 +271,47 @@ class Program:
             settings = self._taps(taps, image)
         if planes is None:
             settings |= {"flags": ANEW, **self._bias(taps)}
-        out = self._slot(math.prod(image), is_whole=True)
-        return self._write(
-            "taps", planes or inputs, (1, *image), other=inputs, out=out, **settings
+        if recall is not None:
+            settings["recall"] = ctypes.addressof(recall)
+        settings |= {
+            "other": inputs,
+            "out": self._slot(math.prod(image), is_whole=True),
+        }
+        return self._write("taps", planes or inputs, (1, *image), **settings)
+
+    def recall(
+        self,
+        value: Value,
+        affine: Value | None,
+        floor: float,
+        layers: tuple[Taps, Taps],
+        images: tuple[Pair, Pair],
+    ) -> Op:
+        """Return how `taps` computes a channel of its input, where it has none.
+
+        value: what the layer before reads, from `arrange`.
+        affine: scale and shift of each channel, then comes the floor.
+        layers: the layer before, and the swept one.
+        images: the size of their outputs.
+        """
+        before, taps = layers
+        weight, (height, width) = before.unpooled(), images[0]
+        between = Value(-1, (1, height, width))
+        settings = self._arrangement(between, taps, images[1])
+        padded = settings["padded_height"] * settings["padded_width"]
+        plane = math.prod(arranged(between.shape, taps, images[1]))
+        settings |= self._taps(before, images[0]) | self._bias(before)
+        settings["weights"] = self._copy(before.module, lambda: before.unpooled())
+        op = Op(
+            kind=KINDS.index("recall"),
+            input=value.operand(),
+            other=Operand(-1 if affine is None else affine.slot, -1, 0, floor),
+            scratch=self._slot(padded + plane),
+            **{"channels": len(weight), "height": height, "width": width},
+            **settings,
         )
+        self.kept.append(op)
+        return op
 
     def arrange(self, value: Value, taps: Taps, image: Pair) -> Value:
         """Write down what the weights of a layer multiply, as its taps read it."""

@@ -4,7 +4,7 @@ import ctypes
 
 KINDS = (  # of operations, in the order of program.cpp
     *("copy", "add", "max_pool", "average_pool", "stats", "conv"),
-    *("taps", "spread", "fill", "loss", "arrange", "winograd"),
+    *("taps", "spread", "fill", "loss", "arrange", "winograd", "recall"),
 )
 TAIL, AGAIN, ANEW = 1, 2, 4  # flags of operations
 REDUCE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_double), ctypes.c_long)
@@ -48,6 +48,7 @@ class Op(ctypes.Structure):
         *((name, ctypes.c_int) for name in ("pixels", "taps")),
         ("plane", ctypes.c_long),
         *((name, ctypes.c_void_p) for name in ("place", "tap", "weights", "bias")),
+        ("recall", ctypes.c_void_p),
     )
 
 

@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from course_lib.rso.bound import Rows
-from course_lib.rso.kernels import Pair
+from course_lib.rso.kernels import Pair, Taps
 from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.modes import Loss, cross_entropy, loss_sums
 from course_lib.rso.network import Network
 from course_lib.rso.plan import Plan
 from course_lib.rso.prefixes import in_batch, in_blocks
 from course_lib.rso.program import Program, Unwritten, Value, arranged
-from course_lib.rso.structures import TAIL, State
+from course_lib.rso.structures import TAIL, Op, State
 
 
 @dataclass
@@ -42,15 +42,17 @@ class Remembered:
         )
 
 
-LIGHT = 32  # weights of a channel: applied anew sooner than their plane is fetched
+LIGHT = 32  # weights of a channel: applied anew sooner than what they gave is fetched
 
 
 class Written:
     """A plan as programs: to start a mini-batch, to judge rows, to mend its values.
 
     What a mini-batch remembers has a number for each key: the input of the swept layer,
-    its planes unless the layer is light, the bases of what follows, what else is read,
-    and values of nodes that were given or that later sweeps would like.
+    its planes, the bases of what follows, what else is read, and values of nodes that
+    were given or that later sweeps would like. Planes of a light layer are computed
+    anew; so is its input, if a light layer computes that from the images: these and its
+    norm's scales and shifts are remembered instead.
 
     Raises:
         Unwritten: program.cpp has no such operation.
@@ -62,8 +64,8 @@ class Written:
         if inputs.device.type != "cpu":
             raise Unwritten("a device of another kind than the CPU")
         self.plan, self.network, self.dtype = plan, plan.network, inputs.dtype
-        own = None if plan.is_bias or plan.taps is None else plan.taps.unpooled()
-        self.is_light = own is not None and own[0].numel() <= LIGHT
+        self.is_light = not plan.is_bias and _is_light(plan.taps)
+        self.before = Before.find(plan)
         self.numbers: dict[tuple[str, fx.Node], int] = {}
         self.heads: dict[object, Head] = {}
         self.judging = self._program()
@@ -92,6 +94,11 @@ class Written:
 
     def _shape_of(self, role: str, node: fx.Node) -> tuple[int, int, int]:
         shape = self._shape(node)
+        if role == "affine":
+            return (2 * shape[0], 1, 1)
+        if role == "images":
+            before = self.before
+            return arranged(shape, before.taps, self._shape(before.source)[1:])
         if role != "inputs":
             return shape
         return arranged(shape, self.plan.taps, self._image)
@@ -110,14 +117,16 @@ class Written:
     def _write_channel(self, program: Program) -> dict[fx.Node, Value]:
         """Write down what keeps to the channel whose weights are judged."""
         plan, network = self.plan, self.network
-        inputs = None
-        if not plan.is_bias:
+        inputs = recall = None
+        if self.before is not None:
+            inputs, recall = self._write_recall(program)
+        elif not plan.is_bias:
             role = "inputs" if plan.taps is not None else "standardized"
             inputs = self._state(program, role, plan.own)
         planes, taps = None, None if plan.is_bias else plan.taps
         if not self.is_light:
             planes = self._state(program, "planes", plan.source)
-        moved = program.taps(planes, inputs, taps, plan.channels, self._image)
+        moved = program.taps(planes, inputs, taps, plan.channels, self._image, recall)
         found = {plan.source: moved}
         for node, source, _ in plan.channelwise:
             value, module = found[source], network.module(node)
@@ -136,6 +145,16 @@ class Written:
             found[node] = value
         program.hold_rows(found.values())  # each row's change is from row 0
         return found
+
+    def _write_recall(self, program: Program) -> tuple[Value, Op]:
+        """Write down how a channel of the swept layer's input is computed anew."""
+        before, own, affine = self.before, self.plan.own, None
+        images = self._state(program, "images", self.network.nodes[0])
+        if before.is_normed:
+            affine = self._state(program, "affine", own)
+        layers = before.taps, self.plan.taps
+        sizes = self._shape(own)[1:], self._image
+        return images, program.recall(images, affine, before.floor, layers, sizes)
 
     def _write_spread(
         self, program: Program, found: dict[fx.Node, Value], *, is_kept: bool
@@ -199,17 +218,24 @@ class Written:
         values = {n: self._state(program, "value", n) for n in used & given}
         for node in steps:
             values[node] = write(program, network, node, values)
+        norm = -1
         for key in asked:
             role, node = key
             value = values[node]
+            if role == "affine":
+                norm = value.norm
+                continue
             if role == "inputs":
                 value = program.arrange(value, plan.taps, self._image)
+            if role == "images":
+                image = self._shape(self.before.source)[1:]
+                value = program.arrange(value, self.before.taps, image)
             if role == "standardized":
                 value = program.normalize(value, plan.module, is_plain=True)
             program.keep(value, self.numbers[key])
         for node in more:
             program.keep(values[node], self._number("value", node))
-        return Head(program, used & given, taken, asked, more)
+        return Head(program, used & given, taken, asked, more, norm)
 
     # Running it
 
@@ -226,6 +252,8 @@ class Written:
         The memory is used again for the next mini-batch, unless it is kept.
         """
         inputs, labels = dealt
+        if self.before is not None:
+            known = {n: value for n, value in known.items() if n is not self.plan.own}
         head = self.head(frozenset(known), frozenset(missing))
         head.program.refresh(self.plan.module)
         blocks = -(-len(labels) // self.lanes)
@@ -242,6 +270,10 @@ class Written:
             values[self.numbers[key]] = self._memory(key, blocks, is_kept)
         state = Remembered(labels, values)
         head.program.run(state.pointers, Rows(0, []))
+        if head.norm >= 0:
+            affine = values[self.numbers["affine", self.plan.own]]
+            own = head.program.bound.affines[head.norm][: affine.shape[1]]
+            affine.copy_(own[:, None])
         own = [key for key in self.numbers if key[0] == "fixed" and key[1] in missing]
         later = [*own, *(("value", node) for node in head.more)]
         return state, {key[1]: values[self.numbers[key]] for key in later}
@@ -275,6 +307,42 @@ class Written:
         return loss_sums(loss, torch.cat(outputs), now.labels)
 
 
+@dataclass(frozen=True)
+class Before:
+    """A light layer that computes the swept layer's input from the images.
+
+    source: its step; a norm, if there is one, and ReLU come after it.
+    """
+
+    source: fx.Node
+    taps: Taps
+    is_normed: bool
+    floor: float
+
+    @classmethod
+    def find(cls, plan: Plan) -> Before | None:
+        """Return the layer before that of a plan, if it is light enough."""
+        network, node = plan.network, plan.own
+        if plan.is_bias or plan.taps is None:
+            return None
+        floor, is_normed = -math.inf, False
+        while network.kind(node) == "identity" or _is_relu(network, node):
+            floor = 0.0 if _is_relu(network, node) else floor
+            (node,) = network.used_by(node)
+        if network.kind(node) == "norm":
+            is_normed, (node,) = True, network.used_by(node)
+        taps = network.taps(node) if network.kind(node) == "conv" else None
+        is_first = taps is not None and network.used_by(node) == network.nodes[:1]
+        if not is_first or taps.groups > 1 or not _is_light(taps):
+            return None
+        return cls(node, taps, is_normed, floor)
+
+
+def _is_light(taps: Taps | None) -> bool:
+    """Tell whether a channel's weights are few."""
+    return taps is not None and taps.unpooled()[0].numel() <= LIGHT
+
+
 class Head(NamedTuple):
     """A program that starts a mini-batch, and which values it takes and gives."""
 
@@ -283,6 +351,7 @@ class Head(NamedTuple):
     taken: list[tuple[str, fx.Node]]  # that are given as they are remembered
     asked: list[tuple[str, fx.Node]]
     more: set[fx.Node]
+    norm: int  # whose scales and shifts are remembered, or -1
 
 
 def _are_classes(labels: Tensor, shape: tuple[int, ...]) -> bool:

@@ -22,6 +22,7 @@ import torch
 import torch.multiprocessing as multiprocessing
 from torch import Tensor, nn
 
+from course_lib.compiler import NoCompiler
 from course_lib.device import pick_device
 from course_lib.models import rso_mnist_cnn, small_cnn
 from course_lib.rso import proposals
@@ -32,8 +33,11 @@ from course_lib.rso.network import Network
 from course_lib.rso.plan import Plan
 from course_lib.rso.prefixes import Prefixes
 from course_lib.rso.processes import Processes
+from course_lib.rso.program import Unwritten
 from course_lib.rso.proposals import Target
+from course_lib.rso.structures import KINDS, TAIL
 from course_lib.rso.sweeps import Task
+from course_lib.rso.written import Written
 
 BOUNDS = {  # at least so many times as fast, and so much of the matmul's rate
     ("digits net", "reference"): 60,
@@ -180,25 +184,38 @@ def measure(case: Case, engines: dict[str, int]) -> dict[str, dict[str, float]]:
 
 
 def multiply_adds(case: Case, target: Target) -> tuple[float, float]:
-    """Return the multiply-adds of a proposal: as computed, and with pooling apart.
+    """Return the multiply-adds of a proposal: as computed, and as the layers have them.
 
     Only those of what runs in full for three candidates, which is most of them.
     """
     network = case.network
     with searched(case.model):
         plan = Plan(network, target.parameter)
-    done = plain = 0.0
+    folded = plain = 0.0
     for segment in plan.tail.segments:
         for node, *_ in segment.steps:
             taps = network.taps(node)
             if taps is None or node in plan.dense:
                 continue
             outputs = math.prod(network.shapes[node])
-            inputs = taps.module.weight[0].numel()
-            whole = taps.weight()[0].numel()
-            done += outputs * whole
-            plain += outputs * inputs * math.prod(taps.pooled)
+            folded += outputs * taps.weight()[0].numel()
+            plain += outputs * taps.unpooled()[0].numel() * math.prod(taps.pooled)
+    try:
+        done = products(Written(plan, cross_entropy, case.dealt))
+    except (NoCompiler, Unwritten):
+        done = folded  # torch's
     return 3 * case.batch * done, 3 * case.batch * plain
+
+
+def products(written: Written) -> int:
+    """Return the products that compiled code makes in full layers for a sample."""
+    count = 0
+    for _, op in written.judging.ops:
+        kind = KINDS[op.kind]
+        if op.flags & TAIL and kind in ("conv", "winograd"):
+            places = op.rows * op.columns if kind == "winograd" else op.pixels
+            count += places * op.taps * op.groups * op.inputs * op.outputs
+    return count
 
 
 def matmul_rate(device: torch.device) -> float:

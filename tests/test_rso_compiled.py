@@ -34,6 +34,7 @@ from course_lib.rso.kernels import Taps
 from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.modes import cross_entropy, searched
 from course_lib.rso.network import Network
+from course_lib.rso.plan import Plan
 from course_lib.rso.prefixes import Prefixes
 from course_lib.rso.proposals import targets, winner
 from course_lib.rso.sweeps import Reference, Task
@@ -350,6 +351,79 @@ def test_minibatches_that_are_met_again(at_once, decay):
     """Between two visits, channels have moved: none, this one, many."""
     options = {"at_once": at_once, "decay": decay, "batch_size": 4, "train_norm": True}
     assert_alike(few("a residual block"), random_split(15, SHAPE), **options)
+
+
+def test_more_changes_of_one_input_than_fit_into_a_pass():
+    """49 taps, all of them decayed at each visit: passes of 32 and of 17."""
+    torch.manual_seed(0)
+    model = nn.Sequential(conv(2, 2, 7), nn.ReLU(), conv(2, 3, 1), nn.ReLU())
+    model.extend([nn.Flatten(), nn.Linear(90, 3)])
+    model[5].weight.requires_grad_(False)
+    assert_alike(model, random_split(9, SHAPE), at_once=100, decay=1e-2, batch_size=4)
+
+
+def before(*layers, image=(1, 6, 6)):
+    """What is computed anew for the second of two convolutions, or None."""
+    model = nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(3))
+    with torch.no_grad():
+        model(torch.zeros(2, *image))
+    target = [t for t in targets(model) if t.parameter.dim() == 4][1]
+    with searched(model):
+        network = Network.trace(model, torch.randn(3, *image), None)
+        return written.Before.find(Plan(network, target.parameter))
+
+
+def test_the_input_that_a_light_layer_gives_is_computed_anew():
+    first, second = nn.Conv2d(1, 2, 3, padding=1, bias=False), conv(2, 2)
+    found = before(first, nn.BatchNorm2d(2), nn.ReLU(), nn.Identity(), second)
+    assert found.taps.module is first
+    assert (found.is_normed, found.floor) == (True, 0.0)
+    found = before(first, nn.AvgPool2d(2), second)
+    assert found.taps.pooled == (2, 2)
+    assert (found.is_normed, found.floor) == (False, -math.inf)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    {
+        "many weights": [nn.Conv2d(1, 2, 6, padding=3)],
+        "groups": [nn.Conv2d(2, 2, 1, groups=2)],
+        "a maximum": [conv(1, 2), nn.MaxPool2d(2)],
+        "another activation": [conv(1, 2), nn.Tanh()],
+        "norm after ReLU": [conv(1, 2), nn.ReLU(), nn.BatchNorm2d(2)],
+        "a layer before it": [nn.ReLU(), conv(1, 2)],
+    }.items(),
+    ids=lambda pair: pair[0],
+)
+def test_inputs_that_are_remembered(layers):
+    _, given = layers
+    image = (given[0].in_channels if hasattr(given[0], "in_channels") else 1, 6, 6)
+    assert before(*copy.deepcopy(given), conv(2, 2), image=image) is None
+
+
+def test_a_light_layers_values_take_no_memory():
+    """Of the paper's largest values, 12,544 numbers a sample, none is remembered."""
+    model = rso_mnist_cnn()
+    kept = {}
+    with searched(model):
+        split = random_split(8, (1, 28, 28))
+        network = Network.trace(model, split.inputs, None)
+        minibatches = Minibatches(
+            split.inputs, split.labels, 8, kind="partition", seed=0
+        )
+        for target in targets(model)[:2]:
+            own = written.Written(
+                Plan(network, target.parameter), cross_entropy, minibatches
+            )
+            shapes = {role: own._shape_of(role, node) for role, node in own.numbers}
+            kept[target.name] = {role: math.prod(s) for role, s in shapes.items()}
+    assert kept == {
+        "0.weight": {"value": 28 * 28, "inputs": 30 * 30, "base": 16 * 14 * 14},
+        "3.weight": {
+            **{"value": 28 * 28, "images": 30 * 30, "affine": 32},
+            **{"planes": 16 * 14 * 14, "base": 16 * 14 * 14},
+        },
+    }
 
 
 def downhill(outputs, labels):

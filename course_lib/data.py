@@ -257,7 +257,7 @@ def _read(name: str, home: Path, *, train: bool) -> tuple[Batch, tuple[str, ...]
             f"({archives.brief(error)}). Delete them and fetch them again."
         ) from error
     pixels = pixels.reshape(*pixels.shape[:3], -1)  # (n, h, w, channels)
-    return (pixels.permute(0, 3, 1, 2).contiguous(), labels), classes
+    return (in_order(pixels.permute(0, 3, 1, 2)), labels), classes
 
 
 def _moments(pixels: Tensor, white: int) -> tuple[Tensor, Tensor]:
@@ -340,3 +340,14 @@ def _check_labels(labels: Tensor, samples: int, classes: int) -> None:
     low, high = labels.aminmax()
     if low < 0 or high >= classes:
         raise ValueError(f"got labels from {low} to {high}; wanted 0 to {classes - 1}")
+
+
+def in_order(x: Tensor) -> Tensor:
+    """Return a tensor whose strides are those of its shape; a copy if need be.
+
+    Images of one channel pass for channels-first and channels-last alike, and their
+    strides tell torch which. In channels-last memory its batch norm on a CPU adds up in
+    float32, value by value: over 1,000 images of MNIST its output was off by 1e-2,
+    channels first by 1e-6.
+    """
+    return x.contiguous().flatten().view(x.shape)

@@ -270,6 +270,7 @@ def test_a_small_mnist_is_normalized_with_its_labels(monkeypatch, root):
     assert labels == [[3, 1, 4, 9], [0, 9]]
     assert dataset.train.inputs[:, 0, 9, 9].tolist() == [-1, -1, 1, 1]
     assert dataset.test.inputs.eq(1).all()
+    assert dataset.train.inputs.stride() == (784, 784, 28, 1)  # not channels-last
     with torch.device("meta"):  # whatever the default is
         again = load("mnist", root=root, device="cpu", download=False)
     assert torch.equal(again.train.inputs, dataset.train.inputs)

@@ -159,6 +159,10 @@ NETS = {
         *(nn.Conv2d(3, 4, 2, stride=1, padding=1), nn.AvgPool2d((2, 1)), nn.ReLU()),
         *(nn.Conv2d(4, 2, (1, 3), padding=(0, 1)), nn.AvgPool2d((1, 2)), nn.ReLU()),
     ),
+    "an average pool behind a stride": lambda: sequence(
+        *(conv(2, 3), nn.ReLU(), nn.Conv2d(3, 2, 2, stride=2, padding=1)),
+        *(nn.AvgPool2d(2), nn.ReLU()),
+    ),
     "average pools behind ReLU, overlapping": lambda: sequence(
         *(conv(2, 3), nn.ReLU(), nn.AvgPool2d(3, 2), conv(3, 2), nn.BatchNorm2d(2)),
         *(nn.ReLU(), nn.AvgPool2d((2, 1), 1)),

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from course_lib.data import in_order
 from course_lib.rso.proposals import generator_of
 
 KINDS = ("partition", "fresh")
@@ -32,7 +33,7 @@ class Minibatches:
         seed: int,
         share: tuple[int, int] = (0, 1),
     ) -> None:
-        self.inputs, self.labels, self.share = inputs, labels, share
+        self.inputs, self.labels, self.share = in_order(inputs), labels, share
         self.batch_size, self.kind = batch_size, kind
         self.parts: list[Tensor] = []
         if kind == "partition":

@@ -36,7 +36,8 @@ class Compiled:
         self.steps = (task.values - task.target.values[:, None]).tolist()
         self.decays = any(step[0] for step in self.steps)
         self.per_channel = len(self.steps) // self.plan.channels
-        self.values = task.target.values.tolist()
+        self.before = task.target.values.tolist()
+        self.weights = list(self.before)
         self.moves: Changes = []  # in the order of the weights
         self.states: dict[int, Remembered] = {}
 
@@ -61,7 +62,7 @@ class Compiled:
         """Remember a change until each mini-batch has seen it."""
         if change := self.steps[weight][winner]:
             self.moves.append((weight, change))
-            self.values[weight] += change
+            self.weights[weight] = self.task.values[weight, winner].item()
 
     def _judge(
         self,
@@ -123,6 +124,7 @@ class Compiled:
         """Return a channel's weights as a mini-batch knows them, if it needs them."""
         if not self.written.is_light:
             return []
-        later, first = dict(unseen), channel * self.per_channel
-        weights = range(first, first + self.per_channel)
-        return [(w, self.values[w] - later.get(w, 0.0)) for w in weights]
+        first = channel * self.per_channel
+        own = dict(enumerate(self.weights[first : first + self.per_channel], first))
+        own |= {weight: self.before[weight] for weight, _ in unseen}
+        return list(own.items())

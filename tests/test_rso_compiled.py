@@ -549,9 +549,10 @@ def test_sweeps_of_all_kinds_hand_over_to_each_other(monkeypatch):
     assert len({c.is_compiled for c in found.choices.values()}) == 2
 
 
-def test_compiled_and_torch_sweeps_hand_over_to_each_other(monkeypatch):
+@pytest.mark.parametrize("name", ["groups", "the paper's network"])
+def test_compiled_and_torch_sweeps_hand_over_to_each_other(name, monkeypatch):
     monkeypatch.setattr(prefixes, "CHEAP", 0)
-    model = few("groups")
+    model = few(name)
     wanted = run(copy.deepcopy(model), compiled=False, cycles=3)
     made = []
 

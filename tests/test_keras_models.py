@@ -2,7 +2,8 @@
 
 Each folder of keras_cases holds a model's JSON, its weights in one or more forms, and
 io.npz: inputs, and the outputs and penalty that the original Keras of that version
-computed from them.
+computed from them. A folder without model.json has files that hold the whole model;
+options.json, where there is one, has arguments of load_keras.
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ def load(case, form=None, **options):
     """Load a case with its weights in one form, the first that it has by default."""
     folder = CASES / case
     form = form or next(f for f in FORMS if (folder / f).exists())
+    if (folder / "options.json").exists():
+        options = {**json.loads((folder / "options.json").read_text()), **options}
+    if not (folder / "model.json").exists():
+        return load_keras(folder / form, **options)
     options.setdefault("replacements", halves(case) if "lambda" in case else None)
     return load_keras(folder / "model.json", weights=folder / form, **options)
 
@@ -53,7 +58,7 @@ def known(case):
     arrays = np.load(CASES / case / "io.npz")
     inputs = [torch.from_numpy(arrays[f"x{i}"]) for i in range(9) if f"x{i}" in arrays]
     outputs = [torch.from_numpy(arrays[f"y{i}"]) for i in range(9) if f"y{i}" in arrays]
-    return inputs, outputs, float(arrays["reg_loss"])
+    return inputs, outputs, float(arrays.get("reg_loss", 0))
 
 
 def compare(model, case):
@@ -77,20 +82,24 @@ FILES = [
 ]
 
 
+WITH_JSON = sorted(path.parent.name for path in CASES.glob("*/model.json"))
+
+
 @pytest.mark.parametrize(("case", "form"), FILES)
 def test_computes_what_keras_computed(case, form):
     compare(load(case, form), case)
 
 
 @pytest.mark.parametrize(
-    ("case", "form"), [(case, form) for case, form in FILES if form in WHOLE]
+    ("case", "form"),
+    [(case, form) for case, form in FILES if form in WHOLE and case in WITH_JSON],
 )
 def test_a_whole_model_in_one_file(case, form):
     replacements = halves(case) if "lambda" in case else None
     compare(load_keras(CASES / case / form, replacements=replacements), case)
 
 
-@pytest.mark.parametrize("case", sorted(p.name for p in CASES.iterdir()))
+@pytest.mark.parametrize("case", WITH_JSON)
 def test_without_weights_the_initializers_serve(case):
     replacements = halves(case) if "lambda" in case else None
     torch.manual_seed(0)

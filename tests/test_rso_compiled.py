@@ -387,6 +387,15 @@ def test_the_input_that_a_light_layer_gives_is_computed_anew():
     assert (found.is_normed, found.floor) == (False, -math.inf)
 
 
+def test_an_input_may_have_the_name_of_a_function():
+    class Named(nn.Sequential):
+        def forward(self, relu):
+            return super().forward(relu)
+
+    model = Named(conv(2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(60, 3))
+    assert assert_alike(model, random_split(9, SHAPE))
+
+
 @pytest.mark.parametrize(
     "layers",
     {

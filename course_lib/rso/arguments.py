@@ -35,6 +35,11 @@ def check(split: Split, arguments: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"RSO: got {name}={arguments[name]!r}; wanted an int >= 1."
             )
+    for name in ("train_norm", "initialize", "compiled"):
+        if not isinstance(arguments[name], bool):
+            raise ValueError(
+                f"RSO: got {name}={arguments[name]!r}; wanted True or False."
+            )
     if not _is_int(arguments["seed"]):
         raise ValueError(f"RSO: got seed={arguments['seed']!r}; wanted an int.")
     if arguments["batch_size"] > len(split):

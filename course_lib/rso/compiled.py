@@ -36,8 +36,8 @@ class Compiled:
         self.steps = (task.values - task.target.values[:, None]).tolist()
         self.decays = any(step[0] for step in self.steps)
         self.per_channel = len(self.steps) // self.plan.channels
-        self.before = task.target.values.tolist()
-        self.weights = list(self.before)
+        self.start = task.target.values.tolist()  # the weights before the sweep
+        self.weights = list(self.start)
         self.moves: Changes = []  # in the order of the weights
         self.states: dict[int, Remembered] = {}
 
@@ -126,5 +126,5 @@ class Compiled:
             return []
         first = channel * self.per_channel
         own = dict(enumerate(self.weights[first : first + self.per_channel], first))
-        own |= {weight: self.before[weight] for weight, _ in unseen}
+        own |= {weight: self.start[weight] for weight, _ in unseen}
         return list(own.items())

@@ -160,7 +160,6 @@ static void conv(const Op *op, Source in, V *scratch, Ahead *ahead, V *out)
    kernel are both turned into 36, these are multiplied one by one, and what comes out is
    turned back into 4x4 outputs. 36 products take the place of 144. (F(4x4, 3x3) of
    Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2016.) */
-
 static inline void turn(const V *d, int step, V *out, int apart)
 {
     V even = d[4 * step] - 4 * d[2 * step], odd = d[3 * step] - 4 * d[step];

@@ -171,12 +171,6 @@ static Pool &pool()
     return *own;
 }
 
-/* What is done to a mini-batch: a program, and the rows it is run for. */
-typedef struct {
-    const Program *p;
-    const Rows *rows;
-} Job;
-
 static void run_stage(const Job *job, const State *s, int stage, long block, int thread)
 {
     const Program *p = job->p;

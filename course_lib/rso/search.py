@@ -161,7 +161,8 @@ class RSO:
             "proposals_at_once": proposals_at_once,
             "precision": precision,
         }
-        arguments.check(split, {**settings, "engine": engine})
+        more = {"engine": engine, "initialize": initialize, "compiled": compiled}
+        arguments.check(split, {**settings, **more})
         self.targets = proposals.targets(model, train_norm=train_norm)
         self.model, self.cycles, self.seed = model, cycles, seed
         self.final_sigma, self.weight_decay = final_sigma, weight_decay

@@ -106,6 +106,12 @@ typedef struct {
     const double *changes;
 } Rows;
 
+/* What is done to a mini-batch: a program, and the rows it is run for. */
+typedef struct {
+    const Program *p;
+    const Rows *rows;
+} Job;
+
 extern "C" {
 int lanes(void) { return LANES; }
 int tile_outputs(void) { return OUTPUTS; }

@@ -1,8 +1,8 @@
-"""The structures of program.cpp, field by field."""
+"""The structures of structures.hpp, field by field."""
 
 import ctypes
 
-KINDS = (  # of operations, in the order of program.cpp
+KINDS = (  # of operations, in the order of structures.hpp
     *("copy", "add", "max_pool", "average_pool", "stats", "conv"),
     *("taps", "spread", "fill", "loss", "arrange", "winograd", "recall"),
 )

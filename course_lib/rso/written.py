@@ -326,8 +326,11 @@ class Before:
         if plan.is_bias or plan.taps is None:
             return None
         floor, is_normed = -math.inf, False
-        while network.kind(node) == "identity" or _is_relu(network, node):
-            floor = 0.0 if _is_relu(network, node) else floor
+        while (kind := network.kind(node)) in ("identity", "elementwise"):
+            if kind == "elementwise":
+                if not _is_relu(network, node):
+                    return None
+                floor = 0.0
             (node,) = network.used_by(node)
         if network.kind(node) == "norm":
             is_normed, (node,) = True, network.used_by(node)

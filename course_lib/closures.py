@@ -4,6 +4,11 @@ A nested function keeps the *cells* of the variables it uses, not their values, 
 reads a cell only when it runs. Functions made in one loop therefore share the loop
 variable's cell and all see its last value (late binding).
 
+What a function calls may be late as well: the function behind a decorator or a
+partial, a function in a list or in a default. So all three look behind functions,
+`__wrapped__`, partials, bound methods, lists, tuples, dicts and sets. They don't look
+into other objects, such as an instance that keeps a function in an attribute.
+
 Globals are not captured: a name that a function reads from its module, or from a
 notebook's top level, has no cell, and none of these functions sees it.
 
@@ -12,11 +17,12 @@ Source: Python language reference, 4.2.2 "Resolution of names".
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from types import (
     BuiltinFunctionType,
     CellType,
     FunctionType,
+    MappingProxyType,
     MethodDescriptorType,
     MethodType,
     MethodWrapperType,
@@ -31,6 +37,7 @@ _IN_C = (  # len, str.upper, str.__len__ and "".__len__
     WrapperDescriptorType,
     MethodWrapperType,
 )
+_CONTAINERS = (list, tuple, set, frozenset, dict, MappingProxyType)
 
 
 class _Unset:
@@ -47,24 +54,27 @@ UNSET = _Unset()
 
 
 def captures(function: Callable[..., Any]) -> dict[str, object]:
-    """Return what each captured name holds now: {name: value}, in co_freevars' order.
+    """Return what each captured name holds now: {name: value}.
+
+    First the function's own names, in co_freevars' order, then those of the functions
+    behind it, the nearest first. Where two cells have one name, the later is called by
+    the way that leads to it: "read.i" is the i that the function `read` captured.
 
     A cell without a value (its variable is assigned later, or was deleted) is marked
     `UNSET`. A function that captures nothing gives {}.
 
     Raises:
-        TypeError: not a Python function; the message says where its values live.
+        TypeError: no Python function in it; the message says where its values live.
 
     >>> def make():
     ...     i = 1
     ...     read = lambda: i
     ...     i = 2
     ...     return read
-    >>> captures(make())
-    {'i': 2}
+    >>> captures(make()), captures(functools.partial(make()))
+    ({'i': 2}, {'i': 2})
     """
-    cells = _cells("captures", function)
-    return {name: _value(cell) for name, cell in cells.items()}
+    return {name: _value(cell) for name, cell in cells(function).items()}
 
 
 def shared_captures(
@@ -74,10 +84,11 @@ def shared_captures(
 
     These are the suspects of late binding: {name: [function, ...]}, functions in the
     order given. Equal names in different cells are not shared. A function that is
-    given twice counts once.
+    given twice counts once. A cell that a function reaches through another one, behind
+    a decorator for example, counts as its own.
 
     Raises:
-        TypeError: one of them is not a Python function.
+        TypeError: one of them has no Python function in it.
 
     >>> def make():
     ...     return [lambda: i for i in range(3)]
@@ -91,12 +102,14 @@ def shared_captures(
         )
     users: dict[tuple[str, int], list[Callable[..., Any]]] = {}
     for function in {id(f): f for f in functions}.values():
-        for name, cell in _cells("shared_captures", function).items():
+        _require_function("shared_captures", function)
+        for _, name, cell in _reached(function):
             users.setdefault((name, id(cell)), []).append(function)
     shared: dict[str, list[Callable[..., Any]]] = {}
     for (name, _), group in users.items():
         if len(group) > 1:
-            shared.setdefault(name, []).extend(group)
+            known = shared.setdefault(name, [])
+            known.extend(f for f in group if all(f is not other for other in known))
     return shared
 
 
@@ -104,40 +117,146 @@ def freeze_captures(function: F) -> F:
     """Return a copy whose captured names are bound to their values of now.
 
     The copy keeps code, defaults, annotations, name, docstring and attributes; only
-    its cells are new. The original is untouched. A captured function is frozen too,
-    so a decorated function freezes through its wrapper, a recursive function calls
-    its frozen self, and copies made together share a cell where the originals do.
-    Values are bound, not copied: a captured list can still change from inside. A
-    function that captures nothing is returned as it is.
+    its cells are new. The original is untouched. A function that it captured, or has as
+    a default, is frozen too, also inside a partial, a bound method or a tuple. So a
+    decorated function freezes through its wrapper, a recursive function calls its
+    frozen self, and copies made together share a cell where the originals do. Values
+    are bound, not copied: a captured list can still change from inside. A function that
+    captures nothing is returned as it is.
 
     Raises:
-        TypeError: not a Python function; the message says what to pass instead.
-        ValueError: a captured name has no value yet.
+        TypeError: no Python function in it; the message says what to pass instead.
+        ValueError: a captured name has no value yet; or a list, a dict, a set or an
+            object such as functools.cache makes holds a function that captures, for a
+            copy of it would not be the same object.
 
     >>> def make():
     ...     return [freeze_captures(lambda: i) for i in range(3)]
     >>> [read() for read in make()]
     [0, 1, 2]
     """
-    _cells("freeze_captures", function)  # refuses what is not a Python function
-    return _freeze(function, {})
+    _require_function("freeze_captures", function)
+    return _freeze(function, {}, _name(function))
 
 
-def _freeze(function: Any, done: dict[int, Any]) -> Any:
+def cells(function: Callable[..., Any]) -> dict[str, CellType]:
+    """Return the cells whose values `captures` shows, by the same names.
+
+    Raises:
+        TypeError: as `captures`.
+    """
+    _require_function("captures", function)
+    found: dict[str, CellType] = {}
+    for path, name, cell in _reached(function):
+        found[".".join((*path, name)) if name in found else name] = cell
+    return found
+
+
+def _reached(function: Any) -> Iterator[tuple[tuple[str, ...], str, CellType]]:
+    """Yield each distinct cell once, the nearest first: the way to it, its name, it."""
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), function)]
+    seen = {id(function)}
+    seen_cells: set[int] = set()
+    for path, thing in waiting:  # which grows meanwhile
+        cells = _own_cells(thing)
+        for name, cell in cells.items():
+            if id(cell) not in seen_cells:
+                seen_cells.add(id(cell))
+                yield path, name, cell
+        captured = ((name, _value(cell)) for name, cell in cells.items())
+        for name, part in (*captured, *_parts(thing)):
+            if id(part) not in seen:
+                seen.add(id(part))
+                waiting.append(((*path, name), part))
+
+
+def _own_cells(thing: Any) -> dict[str, CellType]:
+    if not isinstance(thing, FunctionType):
+        return {}
+    return dict(zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=True))
+
+
+def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what besides cells may hold a function, each with its name."""
+    if isinstance(thing, FunctionType):
+        yield from _defaults(thing).items()
+    elif isinstance(thing, functools.partial):
+        yield "func", thing.func
+        yield from _items("args", enumerate(thing.args))
+        yield from _items("keywords", thing.keywords.items())
+    elif isinstance(thing, MethodType):
+        yield "__func__", thing.__func__
+    elif isinstance(thing, list | tuple | set | frozenset):
+        yield from _items("", enumerate(thing))
+    elif isinstance(thing, dict | MappingProxyType):
+        yield from _items("", thing.items())
+    if callable(thing) and not inspect.isclass(thing):
+        yield "__wrapped__", inspect.getattr_static(thing, "__wrapped__", None)
+
+
+def _items(name: str, items: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, Any]]:
+    for key, value in items:
+        if callable(value) or isinstance(value, _CONTAINERS):  # not a million numbers
+            yield f"{name}[{key!r}]", value
+
+
+def _defaults(function: FunctionType) -> dict[str, Any]:
+    """Return the default of each argument that has one."""
+    code, values = function.__code__, function.__defaults__ or ()
+    names = code.co_varnames[: code.co_argcount]
+    last = names[len(names) - len(values) :]
+    return {**dict(zip(last, values, strict=True)), **(function.__kwdefaults__ or {})}
+
+
+def _freeze(thing: Any, done: dict[int, Any], name: str) -> Any:
     """Return the copy; `done` maps the id of a function or a cell to its copy."""
-    if not isinstance(function, FunctionType) or not function.__closure__:
-        return function
-    if id(function) not in done:
-        cells = _cells("freeze_captures", function)
-        new = {name: cell for name, cell in cells.items() if id(cell) not in done}
-        done.update({id(cell): CellType() for cell in new.values()})
-        copy = _with_cells(function, tuple(done[id(c)] for c in cells.values()))
-        done[id(function)] = copy
-        copy.__dict__.update({k: _freeze(v, done) for k, v in vars(function).items()})
-        for name, cell in new.items():
-            value = _require_value(function, name, cell)
-            done[id(cell)].cell_contents = _freeze(value, done)
-    return done[id(function)]
+    if id(thing) in done:
+        return done[id(thing)]
+    if next(_reached(thing), None) is None:
+        return thing
+    if isinstance(thing, FunctionType):
+        return _freeze_function(thing, done)
+    if isinstance(thing, functools.partial):
+        args = (_freeze(arg, done, name) for arg in thing.args)
+        keywords = {k: _freeze(v, done, k) for k, v in thing.keywords.items()}
+        copy = type(thing)(_freeze(thing.func, done, name), *args, **keywords)
+        copy.__dict__.update(vars(thing))
+        return copy
+    if isinstance(thing, MethodType):
+        return MethodType(_freeze(thing.__func__, done, name), thing.__self__)
+    if isinstance(thing, tuple):
+        return _like(thing, [_freeze(part, done, name) for part in thing])
+    _, late, _ = next(_reached(thing))
+    raise ValueError(
+        f"freeze_captures: {name!r} is a {type(thing).__name__} with a function that "
+        f"captures {late!r}, and would stay late. Freeze that function before you put "
+        "it there."
+    )
+
+
+def _like(old: tuple, parts: list[Any]) -> tuple:
+    make = getattr(old, "_make", None)  # of a namedtuple
+    return make(parts) if make is not None else type(old)(parts)
+
+
+def _freeze_function(function: FunctionType, done: dict[int, Any]) -> FunctionType:
+    cells = _own_cells(function)
+    new = {name: cell for name, cell in cells.items() if id(cell) not in done}
+    done.update({id(cell): CellType() for cell in new.values()})
+    copy = _with_cells(function, tuple(done[id(c)] for c in cells.values()))
+    done[id(function)] = copy
+    for name, cell in new.items():
+        value = _require_value(function, name, cell)
+        done[id(cell)].cell_contents = _freeze(value, done, name)
+    frozen = {k: _freeze(v, done, k) for k, v in _defaults(function).items()}
+    if function.__defaults__:
+        copy.__defaults__ = tuple(frozen.values())[: len(function.__defaults__)]
+    if function.__kwdefaults__:
+        copy.__kwdefaults__ = {name: frozen[name] for name in function.__kwdefaults__}
+    for name, value in vars(function).items():
+        is_function = isinstance(value, FunctionType | MethodType | functools.partial)
+        copy.__dict__[name] = _freeze(value, done, name) if is_function else value
+    return copy
 
 
 def _with_cells(function: FunctionType, cells: tuple[CellType, ...]) -> FunctionType:
@@ -145,21 +264,23 @@ def _with_cells(function: FunctionType, cells: tuple[CellType, ...]) -> Function
         function.__code__,
         function.__globals__,
         function.__name__,
-        function.__defaults__,
+        None,
         cells,
     )
-    kwdefaults = function.__kwdefaults__
-    copy.__kwdefaults__ = None if kwdefaults is None else dict(kwdefaults)
     functools.update_wrapper(copy, function, updated=())
     del copy.__wrapped__  # a copy, not a wrapper
     return copy
 
 
-def _cells(place: str, function: Callable[..., Any]) -> dict[str, CellType]:
-    if not isinstance(function, FunctionType):
-        raise TypeError(f"{place}: got {_describe(function)}")
-    cells = function.__closure__ or ()
-    return dict(zip(function.__code__.co_freevars, cells, strict=True))
+def _require_function(place: str, thing: Any) -> None:
+    """Accept a Python function, also behind a partial, a method or a wrapper."""
+    inner = thing
+    while not isinstance(inner, FunctionType):
+        parts = dict(_parts(inner)) if callable(inner) else {}
+        behind = (parts.get(key) for key in ("func", "__func__", "__wrapped__"))
+        inner = next((part for part in behind if part is not None), None)
+        if inner is None:
+            raise TypeError(f"{place}: got {_describe(thing)}")
 
 
 def _value(cell: CellType) -> object:
@@ -182,15 +303,7 @@ def _require_value(function: FunctionType, name: str, cell: CellType) -> object:
 def _describe(thing: object) -> str:
     """Say why this callable has no cells, and what to pass instead."""
     if isinstance(thing, functools.partial):
-        return (
-            f"a partial of {_name(thing.func)}; it bound its arguments when it was "
-            "made, so nothing in it is late. Pass its .func to see that function."
-        )
-    if isinstance(thing, MethodType):
-        return (
-            f"the bound method {_name(thing)}; its object is an argument, not a "
-            "captured name. Pass its .__func__."
-        )
+        return f"a partial of {_name(thing.func)}; wanted one of a Python function."
     if isinstance(thing, _IN_C):
         return (
             f"the builtin {_name(thing)}; it is written in C and has no Python "
@@ -199,11 +312,9 @@ def _describe(thing: object) -> str:
     if inspect.isclass(thing):
         return f"the class {_name(thing)}; wanted a function. Pass one of its methods."
     if callable(thing):
-        wrapped = hasattr(thing, "__wrapped__")  # by functools.cache, for example
         return (
             f"a callable {type(thing).__name__} object; it keeps its values in "
-            "attributes, where vars(...) shows them. "
-            + ("Pass its .__wrapped__." if wrapped else "Wanted a function.")
+            "attributes, where vars(...) shows them. Wanted a function."
         )
     return f"{thing!r}, which can't be called; wanted a function (def or lambda)."
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from course_lib import closures
 from course_lib.closures import captures
 
 if TYPE_CHECKING:
@@ -107,9 +108,9 @@ def _distinct_cells(
     found: dict[int, tuple[str, str, list[int]]] = {}
     for index, function in enumerate(functions.values()):
         values = captures(function)  # refuses what is not a Python function
-        cells = function.__closure__ or ()
-        for cell, (name, value) in zip(cells, values.items(), strict=True):
-            found.setdefault(id(cell), (name, _short(value), []))[2].append(index)
+        for name, cell in closures.cells(function).items():
+            text = _short(values[name])
+            found.setdefault(id(cell), (name, text, []))[2].append(index)
     return list(found.values())
 
 

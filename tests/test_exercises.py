@@ -8,7 +8,9 @@ its own message.
 import asyncio
 import contextlib
 import importlib
+import os
 import re
+import subprocess
 import sys
 import threading
 import time
@@ -192,6 +194,34 @@ def test_the_clock_ends_with_the_check():
     deadline = time.perf_counter() + 0.1  # a late clock would strike here
     while time.perf_counter() < deadline:
         pass
+
+
+@pytest.mark.parametrize("answer", ["3", "endless"])
+def test_a_check_under_a_tracer_lets_the_next_call_run(answer, tmp_path):
+    """A debugger traces; a check once left Python 3.11 hanging at the next call."""
+    program = f"""
+import sys
+from course_lib.lessons.exercises import Exercise
+
+def endless():
+    while True:
+        pass
+
+def judge(answer):
+    return str(answer if answer == 3 else answer())
+
+sys.settrace(lambda frame, event, argument: None)
+print(Exercise("numbers.three", judge, ("", "", ""), seconds=0.2).check({answer}))
+print((lambda: "still here")())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "COURSE_PROGRESS": str(tmp_path / "progress.json")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout.splitlines()[1:] == ["still here"], done.stderr
 
 
 def test_a_clock_that_strikes_at_the_last_moment_hits_no_later_cell():

@@ -628,6 +628,18 @@ def test_names_of_two_cells_do_not_hide_each_other():
     assert captures(found["function"]) == {"function": found["function.function"]}
 
 
+def test_a_function_counts_once_however_many_ways_lead_to_a_cell():
+    i = 1
+    one, two = (lambda: i), (lambda: i)
+    both = lambda: (one, two, i)
+    assert list(captures(both)) == ["i", "one", "two"]
+    assert shared_captures([both, one]) == {"i": [both, one]}
+    # And once for a name that stands for two cells.
+    twice = [logged(logged(one)), logged(logged(two))]
+    again = [logged(twice[0]), logged(twice[0])]
+    assert shared_captures(again)["function"] == again
+
+
 def test_a_decorated_function_shows_its_wrapper_and_then_itself():
     i = 5
     assert list(captures(logged(lambda: i))) == ["function", "i"]

@@ -230,13 +230,17 @@ class Assembly:
             return tuple(self._nested(part) for part in args), {
                 str(key): self._nested(part) for key, part in kwargs.items()
             }
+        if self.layers[name].kind.startswith("tf."):
+            kwargs: dict[str, Any] = {}
+            return (self._first_argument(name, node, kwargs),), kwargs
         if isinstance(node, list) and node and isinstance(node[0], str):
             node = [node]
         if not isinstance(node, list):
             raise self.error(
                 f"layer {name!r} has the inbound node {node!r:.60}; wanted a list"
             )
-        args, kwargs = [], {}
+        args: list[Any] = []
+        kwargs = {}
         for part in node:
             if not isinstance(part, list) or not 3 <= len(part) <= 4:
                 raise self.error(
@@ -248,9 +252,26 @@ class Assembly:
             if len(part) == 4 and isinstance(part[3], Mapping):
                 kwargs |= {str(k): self._old_nested(v) for k, v in part[3].items()}
         kwargs.pop("name", None)
-        if self.layers[name].kind.startswith("ops."):
-            args += [kwargs.pop(key) for key in ("y", "slice_spec") if key in kwargs]
         return tuple(args), kwargs
+
+    def _first_argument(self, name: str, part: Any, kwargs: dict[str, Any]) -> Any:
+        """Read what a node of a TensorFlow function holds: its first argument, nested.
+
+        Every tensor and constant in it is followed by all other arguments, by name.
+        Source: Node.serialize in keras/engine/node.py, v2.15.0.
+        """
+        if not isinstance(part, list):
+            raise self.error(
+                f"layer {name!r} has the inbound tensor {part!r:.60}; wanted [layer, "
+                "node, tensor]"
+            )
+        if not part or not isinstance(part[0], str):
+            return [self._first_argument(name, inner, kwargs) for inner in part]
+        if not 3 <= len(part) <= 4:
+            raise self.error(f"layer {name!r} has the inbound tensor {part!r:.60}")
+        if len(part) == 4 and isinstance(part[3], Mapping) and not kwargs:
+            kwargs.update({str(k): self._old_nested(v) for k, v in part[3].items()})
+        return part[2] if part[0] == "_CONSTANT_VALUE" else self._ref(part[:3])
 
     def _nested(self, value: Any) -> Any:
         """Replace Keras 3's tensors by `Ref`s, at every depth."""
@@ -270,8 +291,10 @@ class Assembly:
             return self._ref(value)
         if isinstance(value, list):
             return [self._old_nested(part) for part in value]
-        if isinstance(value, Mapping) and {"start", "stop", "step"} == set(value):
-            return {"class_name": "__slice__", "config": dict(value)}
+        if isinstance(value, Mapping):
+            value = {str(key): self._old_nested(part) for key, part in value.items()}
+            if {"start", "stop", "step"} == set(value):
+                return {"class_name": "__slice__", "config": value}
         return value
 
     def _ref(self, triple: Any) -> Ref:

@@ -16,14 +16,20 @@ from course_lib.keras_models.layers import (
     recurrent,
 )
 from course_lib.keras_models.layers.base import Layer
-from course_lib.keras_models.layers.operations import OPERATIONS, Operation
+from course_lib.keras_models.layers.operations import Operation
 from course_lib.keras_models.layers.wrappers import (
     Bidirectional,
     Replacement,
     TimeDistributed,
 )
 from course_lib.keras_models.settings import Settings
-from course_lib.keras_models.spec import CallSpec, LayerSpec, Problems, Version
+from course_lib.keras_models.spec import (
+    CallSpec,
+    LayerSpec,
+    Problems,
+    Version,
+    is_operation,
+)
 
 Make = Callable[[Settings], Layer]
 
@@ -101,7 +107,7 @@ class Maker:
         settings = Settings(spec, self.version, self.problems)
         if spec.layer is not None:
             layer = self._wrapper(spec, settings)
-        elif spec.kind.removeprefix("ops.") in OPERATIONS and "." in spec.kind:
+        elif is_operation(spec.kind):
             layer = Operation(settings, list(calls))
         elif spec.kind in KINDS:
             layer = KINDS[spec.kind](settings)

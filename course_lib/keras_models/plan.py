@@ -15,11 +15,14 @@ from torch import Tensor
 
 from course_lib.keras_models.layers.base import channels_to_first, channels_to_last
 from course_lib.keras_models.layers.merging import Concatenate, merge_mask
+from course_lib.keras_models.layers.operations import Operation
+from course_lib.keras_models.layers.operations.sizes import Sizes, as_tensor
 from course_lib.keras_models.spec import (
     CallSpec,
     KerasFormatError,
     ModelSpec,
     Ref,
+    is_operation,
     refs_in,
 )
 
@@ -152,8 +155,12 @@ class Planner:
 
     def _failure(self, call: CallSpec, error: Exception) -> KerasFormatError:
         layer = self.spec.layers[call.layer]
-        shapes = [self.values[r].shape for r in refs_in(list(call.args))]
+        refs = refs_in([*call.args, call.kwargs])
+        shapes = [self.values[r].shape for r in refs if r in self.values]
         text = str(error).split("\n")[0]
+        module = self.model.child(call.layer)
+        if isinstance(module, Operation):
+            text = f"{text.removesuffix('.')}. It is {module.describe(call.number)}."
         return KerasFormatError(
             f"load_keras: layer {call.layer!r} ({layer.source}) does not fit its "
             f"inputs of shapes {shapes}: {text}"
@@ -171,6 +178,8 @@ class Planner:
             module.settle(first, tuple(value.tensor.dim() for value in inputs))
             self.built.add(call.layer)
         order = module.wants_first
+        if not isinstance(module, Operation):
+            inputs = [self._as_tensor(value) for value in inputs]
         inputs = [self._in_order(value, order) for value in inputs]
         mask = inputs[0].mask if module.uses_mask else None
         if module.uses_mask and given_mask is not None:
@@ -204,8 +213,11 @@ class Planner:
         self, call: CallSpec
     ) -> tuple[list[Ref], dict[str, Any], Ref | None]:
         """Return a call's tensors in order, its options, and its mask if given."""
-        if self.spec.layers[call.layer].kind.startswith("ops."):
-            options = {"call": call.number} if call.number else {}
+        if is_operation(self.spec.layers[call.layer].kind):
+            several = call.number and isinstance(
+                self.model.child(call.layer), Operation
+            )
+            options = {"call": call.number} if several else {}
             return refs_in([*call.args, call.kwargs]), options, None
         kwargs = dict(call.kwargs)
         refs = refs_in(list(call.args))
@@ -242,6 +254,14 @@ class Planner:
             self.moved[value.place] = moved
             self.moved[place] = value
         return self.moved[value.place]
+
+    def _as_tensor(self, value: Value) -> Value:
+        """Return a tensor where the value is what tf.shape gives."""
+        if not isinstance(value.tensor, Sizes):
+            return value
+        place = self.place()
+        self.steps.append(Step(None, as_tensor, (value.place,), (place,), None, {}))
+        return Value(as_tensor(value.tensor), False, place)
 
     # Masks
 
@@ -292,7 +312,7 @@ class Planner:
                     f"load_keras: the model returns output {ref.tensor} of "
                     f"{ref.layer!r}, which has no such output."
                 )
-            value = self.values[ref]
+            value = self._as_tensor(self.values[ref])
             self.masked |= value.mask is not None
             first = False
             if self.model.axis_order == "torch" and not self.given:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from course_lib.keras_models import schema_1
+from course_lib.keras_models.spec import KerasFormatError
 
 _ALIASES = {
     "BatchNormalizationV1": "BatchNormalization",
@@ -13,31 +14,6 @@ _ALIASES = {
     "GRUV1": "GRU",
     "GRUV2": "GRU",
     "DenseV2": "Dense",
-}
-# tf.keras's nodes of plain TensorFlow functions, and Keras 3's names for them.
-_FUNCTIONS = {
-    "math.add": "Add",
-    "__operators__.add": "Add",
-    "math.subtract": "Subtract",
-    "math.multiply": "Multiply",
-    "math.truediv": "TrueDivide",
-    "math.divide": "TrueDivide",
-    "math.pow": "Power",
-    "math.maximum": "Maximum",
-    "math.minimum": "Minimum",
-    "math.negative": "Negative",
-    "math.abs": "Absolute",
-    "math.exp": "Exp",
-    "math.log": "Log",
-    "math.sqrt": "Sqrt",
-    "math.square": "Square",
-    "math.tanh": "Tanh",
-    "math.sigmoid": "Sigmoid",
-    "nn.relu": "Relu",
-    "nn.sigmoid": "Sigmoid",
-    "nn.tanh": "Tanh",
-    "nn.silu": "Silu",
-    "__operators__.getitem": "GetItem",
 }
 
 
@@ -52,8 +28,11 @@ def translate(name: str, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]
     new = dict(config)
     if name in ("TFOpLambda", "SlicingOpLambda"):
         function = new.pop("function", None)
-        kind = _FUNCTIONS.get(function) if isinstance(function, str) else None
-        return (f"ops.{kind}", new) if kind else (f"{name} of {function!r:.40}", new)
+        if isinstance(function, str) and function.isascii() and len(function) < 100:
+            return f"tf.{function}", new
+        raise KerasFormatError(
+            f"load_keras: a {name} has function={function!r:.60}; wanted a name."
+        )
     if name == "LeakyReLU" and "alpha" in new:
         new["negative_slope"] = new.pop("alpha")
     return _ALIASES.get(name, name), new

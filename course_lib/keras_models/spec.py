@@ -134,6 +134,11 @@ class Problems:
         )
 
 
+def is_operation(kind: str) -> bool:
+    """Tell a node of a plain function, of Keras 3 or TensorFlow, from a layer."""
+    return kind.startswith(("ops.", "tf."))
+
+
 def refs_in(value: Any) -> list[Ref]:
     """Return the `Ref`s inside nested arguments, from left to right.
 

@@ -137,6 +137,12 @@ class Maker:
             settings.problem(
                 f"it carries Python code, which is never run. {settings.way_out}"
             )
+        elif settings.spec.kind in ("InstanceMethod", "InstanceProperty"):
+            name = settings.left.get("attr_name")
+            settings.problem(
+                f"it takes {name!r:.60} of a ragged or sparse tensor, which is not "
+                f"supported. {settings.way_out}"
+            )
         else:
             settings.problem(f"this layer is not supported. {settings.way_out}")
         settings.left = {}

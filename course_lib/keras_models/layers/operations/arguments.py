@@ -13,7 +13,7 @@ from torch import Tensor
 from course_lib.keras_models.layers.operations.sizes import Sizes, as_tensor
 from course_lib.keras_models.layers.operations.table import OPERATIONS
 from course_lib.keras_models.settings import Settings
-from course_lib.keras_models.spec import Ref, refs_in
+from course_lib.keras_models.spec import Ref
 
 PARTS = "parts"  # the parameter that takes a list of tensors
 
@@ -213,11 +213,17 @@ def _short(value: Any) -> str:
         if kind in ("__numpy__", "__tensor__") and isinstance(config, Mapping):
             value = config.get("value")
     if isinstance(value, list | tuple):
-        if len(repr(value)) > 60 and not refs_in(value):
+        if len(repr(value)) > 60 and _only_numbers(value):
             return f"an array of shape {_shape(value)}"
         return "[" + ", ".join(map(_short, value[:20])) + "]"
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _only_numbers(value: Any) -> bool:
+    if isinstance(value, list | tuple) and not isinstance(value, Ref):
+        return all(map(_only_numbers, value))
+    return isinstance(value, int | float)
 
 
 def _end(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor
@@ -17,7 +18,11 @@ from course_lib.keras_models.layers.operations.arguments import (
     filled,
     signature_of,
 )
-from course_lib.keras_models.layers.operations.sizes import SIZE_OPERATIONS, Sizes
+from course_lib.keras_models.layers.operations.sizes import (
+    SIZE_OPERATIONS,
+    NoSizesError,
+    Sizes,
+)
 from course_lib.keras_models.layers.operations.table import (
     BINARY,
     OPERATIONS,
@@ -111,7 +116,8 @@ class Operation(Layer):
         found = dict(zip(self.refs[call], inputs, strict=True))
         bound, signature = self.calls[call], signature_of(self.kind)
         if self.kind in SIZE_OPERATIONS and all(isinstance(x, Sizes) for x in inputs):
-            return _of_sizes(self.kind, bound, found, inputs[0].device)
+            with suppress(NoSizesError):
+                return _of_sizes(self.kind, bound, found, inputs[0].device)
         like = next((x for x in inputs if _is_floating(x)), inputs[0])
         values = {}
         for name, value in bound.items():

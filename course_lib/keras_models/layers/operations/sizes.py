@@ -16,6 +16,10 @@ from torch import Tensor
 LARGEST_SIZE = 2**53  # a number above comes from a damaged file
 
 
+class NoSizesError(ValueError):
+    """The answer is no row of numbers; tensors of the sizes must do."""
+
+
 class Sizes:
     """A number, or a row of numbers, that follows from the shape of a tensor.
 
@@ -90,7 +94,7 @@ def _each(function: Callable) -> Callable:
 def _get_item(x: Any, key: Any) -> Any:
     key = key[0] if isinstance(key, tuple) and len(key) == 1 else key
     if not isinstance(x, tuple) or not isinstance(key, int | slice):
-        raise ValueError(f"sizes can't be indexed by {key!r:.60}")
+        raise NoSizesError
     return x[key]
 
 
@@ -99,13 +103,21 @@ def _row(value: Any) -> tuple:
 
 
 def _concatenate(parts: tuple, axis: int = 0) -> tuple:
+    if any(isinstance(n, tuple) for part in parts for n in _row(part)):
+        raise NoSizesError
     return sum((_row(part) for part in parts), ())
 
 
+def _stack(parts: tuple, axis: int = 0) -> tuple:
+    if any(isinstance(part, tuple) for part in parts):
+        raise NoSizesError
+    return parts
+
+
 def _take(x: Any, indices: Any, axis: Any = None, batch_dims: int = 0) -> Any:
-    if isinstance(indices, tuple):
-        return tuple(x[i] for i in indices)
-    return x[indices]
+    if not isinstance(x, tuple) or not all(isinstance(i, int) for i in _row(indices)):
+        raise NoSizesError
+    return tuple(x[i] for i in indices) if isinstance(indices, tuple) else x[indices]
 
 
 def _whole(function: Callable) -> Callable:
@@ -125,7 +137,7 @@ def _cast(x: Any, dtype: str = "float32") -> Any:
         return _each(lambda n: n if isinstance(n, int | torch.SymInt) else int(n))(x)
     if dtype.startswith(("float", "bfloat", "half", "double")):
         return _each(lambda n: n * 1.0)(x)
-    raise ValueError(f"sizes as {dtype!r} are not supported")
+    raise NoSizesError
 
 
 def _unstack(x: Any, num: Any = None, axis: int = 0) -> list:
@@ -140,13 +152,13 @@ def _slice(x: Any, begin: Any, size: Any) -> Any:
 def _reshape(x: Any, newshape: Any) -> Any:
     newshape = _row(newshape)
     if len(newshape) > 1 or (not newshape and len(_row(x)) > 1):
-        raise ValueError("sizes can't have more than one axis")
+        raise NoSizesError
     return _row(x) if newshape else _row(x)[0]
 
 
 def _expand_dims(x: Any, axis: Any) -> tuple:
     if isinstance(x, tuple):
-        raise ValueError("sizes can't have more than one axis")
+        raise NoSizesError
     return (x,)
 
 
@@ -180,9 +192,10 @@ SIZE_OPERATIONS: dict[str, Callable] = {
     "Cast": _cast,
     "GetItem": _get_item,
     "Take": _take,
+    "gather": _take,
     "slice": _slice,
     "Concatenate": _concatenate,
-    "Stack": _concatenate,
+    "Stack": _stack,
     "unstack": _unstack,
     "Prod": _whole(math.prod),
     "Sum": _whole(sum),

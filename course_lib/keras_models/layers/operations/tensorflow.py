@@ -100,7 +100,6 @@ _FUNCTIONS: dict[str, str] = {
     "math.multiply_no_nan": "math.multiply_no_nan y",
     "math.squared_difference": "math.squared_difference y",
     "math.xlogy": "math.xlogy y",
-    "math.floordiv": "FloorDivide y",
     "floor_div": "FloorDivide y",
     "math.floormod": "Mod y",
     "math.pow": "Power y",

@@ -1,0 +1,295 @@
+"""Nodes of plain functions: each entry of the table has a case of the original's."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from course_lib.keras_models import KerasFormatError, load_keras
+from course_lib.keras_models.layers.operations import OPERATIONS, tensorflow
+from course_lib.keras_models.layers.operations.sizes import SIZE_OPERATIONS, Sizes
+
+CASES = Path(__file__).parent / "keras_cases"
+RANDOM = {"random.normal", "random.uniform", "nn.dropout"}  # tested below
+SIZES = "2.15_tf_sizes"
+
+
+def entries(pattern):
+    """Yield every layer of the stored models."""
+    for path in CASES.glob(f"{pattern}/model.json"):
+        config = json.loads(path.read_text())["config"]
+        yield from config["layers"] if isinstance(config, dict) else config
+
+
+def test_every_function_of_tensorflow_has_a_case():
+    found = {entry["config"].get("function") for entry in entries("2.15_tf_*")}
+    proven = {name.removeprefix("compat.v1.") for name in found if name}
+    assert set(tensorflow.functions()) - proven == RANDOM
+
+
+def test_every_argument_leads_to_one_of_its_operation():
+    for name in tensorflow.functions():
+        entry = tensorflow.translation(name)
+        assert entry.kind in OPERATIONS, name
+    assert set(SIZE_OPERATIONS) <= set(OPERATIONS)
+
+
+# Models made here
+
+
+def node(function, first, **arguments):
+    """Return one layer; `first` is its first argument in the file's form."""
+    name = f"tf.{function}"
+    kind = "SlicingOpLambda" if "getitem" in function else "TFOpLambda"
+    config = {"name": name, "function": function, "dtype": "float32"}
+
+    def leaf(part):
+        if isinstance(part, str):
+            return [part, 0, 0, arguments]
+        if isinstance(part, list):
+            return [leaf(inner) for inner in part]
+        return ["_CONSTANT_VALUE", -1, part, arguments]
+
+    return {
+        "class_name": kind,
+        "name": name,
+        "config": config,
+        "inbound_nodes": [leaf(first)],
+    }
+
+
+def model_of(*layers, shapes=None, **options):
+    shapes = shapes or {"x": [None, 4]}
+    inputs = [
+        {
+            "class_name": "InputLayer",
+            "name": name,
+            "config": {"name": name, "batch_input_shape": shape},
+            "inbound_nodes": [],
+        }
+        for name, shape in shapes.items()
+    ]
+    config = {
+        "name": "m",
+        "layers": [*inputs, *layers],
+        "input_layers": [[name, 0, 0] for name in shapes],
+        "output_layers": [[layers[-1]["name"], 0, 0]],
+    }
+    data = {"class_name": "Functional", "config": config, "keras_version": "2.15.0"}
+    return load_keras(data, **options)
+
+
+def refused(match, *layers, **options):
+    with pytest.raises(KerasFormatError, match=match):
+        model_of(*layers, **options)
+
+
+# Sizes
+
+
+def load_case(case):
+    return load_keras(CASES / case / "model.json", weights=CASES / case / "weights.npz")
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_sizes_are_those_of_the_batch_that_comes(batch):
+    model = model_of(
+        node("compat.v1.shape", "x"),
+        node("__operators__.getitem", "tf.compat.v1.shape", slice_spec=0),
+        node("reshape", "x", shape=[["tf.__operators__.getitem", 0, 0], 2, -1]),
+        shapes={"x": [None, 6, 2]},
+    )
+    assert model(torch.zeros(batch, 6, 2)).shape == (batch, 2, 6)
+    assert model.calls[-1].shapes == ((None, 2, 6),)
+
+
+def test_exports_with_an_open_batch():
+    model = load_case(SIZES)
+    arrays = np.load(CASES / SIZES / "io.npz")
+    inputs = [torch.from_numpy(arrays[f"x{i}"]) for i in range(len(model.input_names))]
+    program = torch.export.export(model, tuple(inputs)).module()
+    for got, wanted in zip(program(*inputs), model(*inputs), strict=True):
+        assert_close(got, wanted)
+
+
+def test_an_open_batch_stays_open_in_an_exported_program():
+    model = model_of(
+        node("compat.v1.shape", "x"),
+        node("__operators__.getitem", "tf.compat.v1.shape", slice_spec=0),
+        node("math.multiply", "tf.__operators__.getitem", y=2),
+        node("reshape", "x", shape=[["tf.math.multiply", 0, 0], -1]),
+    )
+    sizes = {"inputs": ({0: torch.export.Dim("batch", min=2, max=64)},)}
+    program = torch.export.export(model, (torch.zeros(3, 4),), dynamic_shapes=sizes)
+    assert program.module()(torch.zeros(7, 4)).shape == (14, 2)
+
+
+@pytest.mark.parametrize(
+    "way", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))]
+)
+@pytest.mark.parametrize("case", [SIZES, "2.15_tf_networks"])
+def test_copies_compute_the_same(case, way):
+    model = load_case(case)
+    twin = way(model)
+    arrays = np.load(CASES / case / "io.npz")
+    inputs = [torch.from_numpy(arrays[f"x{i}"]) for i in range(len(model.input_names))]
+    for got, wanted in zip(twin(*inputs), model(*inputs), strict=True):
+        assert_close(got, wanted)
+
+
+def test_a_layer_takes_sizes_as_a_tensor():
+    dense = {"name": "d", "units": 1, "kernel_initializer": {"class_name": "Ones"}}
+    model = model_of(
+        node("compat.v1.shape", "x"),
+        node("cast", "tf.compat.v1.shape", dtype="float32"),
+        node("expand_dims", "tf.cast", axis=0),
+        {
+            "class_name": "Dense",
+            "name": "d",
+            "config": dense,
+            "inbound_nodes": [[["tf.expand_dims", 0, 0, {}]]],
+        },
+    )
+    assert model(torch.zeros(3, 4)).item() == 7
+
+
+def test_sizes_of_whole_numbers_stay_whole():
+    assert Sizes((2, 3), "cpu").tensor().dtype == torch.int32
+    assert Sizes(2.5, "cpu").tensor().dtype == torch.float32
+    with pytest.raises(ValueError, match="too large"):
+        Sizes(2**60, "cpu")
+
+
+def test_moves_to_a_device(device):
+    model = load_case(SIZES).to(device)
+    arrays = np.load(CASES / SIZES / "io.npz")
+    inputs = [torch.from_numpy(arrays[f"x{i}"]) for i in range(len(model.input_names))]
+    for i, got in enumerate(model(*(x.to(device) for x in inputs))):
+        wanted = torch.from_numpy(arrays[f"y{i}"])
+        assert_close(got.cpu(), wanted.to(got.dtype), rtol=1e-5, atol=1e-5)
+
+
+# Random numbers
+
+
+def test_normal_numbers_are_new_at_every_call():
+    model = model_of(
+        node("compat.v1.shape", "x"),
+        node("random.normal", "tf.compat.v1.shape", mean=1.0, stddev=2.0, seed=3),
+    )
+    x = torch.zeros(20_000, 4)
+    y = model(x)
+    assert y.mean().item() == pytest.approx(1, abs=0.05)
+    assert y.std().item() == pytest.approx(2, abs=0.05)
+    assert not torch.equal(y, model(x))
+
+
+def test_uniform_numbers_fill_their_range():
+    model = model_of(
+        node("compat.v1.shape", "x"),
+        node("random.uniform", "tf.compat.v1.shape", minval=-1, maxval=3),
+    )
+    y = model(torch.zeros(20_000, 4))
+    assert y.min().item() == pytest.approx(-1, abs=0.01)
+    assert y.max().item() == pytest.approx(3, abs=0.01)
+    assert y.var().item() == pytest.approx(16 / 12, abs=0.05)
+
+
+def test_tf_dropout_drops_in_eval_mode_too():
+    model = model_of(node("nn.dropout", "x", rate=0.25))
+    y = model(torch.ones(10_000, 4))
+    assert (y == 0).float().mean().item() == pytest.approx(0.25, abs=0.02)
+    assert y.unique().tolist() == pytest.approx([0, 4 / 3])
+
+
+# Refusals and replacements
+
+
+@pytest.mark.parametrize(
+    ("layer", "match"),
+    [
+        (
+            node("math.betainc", "x", b=["x", 0, 0], block_size=2),
+            r"tf\.math\.betainc\(<x>, b=<x>, block_size=2\): this function is not",
+        ),
+        (
+            node("nn.conv3d", "x", filters=np.ones((2, 3, 4, 5)).tolist()),
+            r"tf\.nn\.conv3d\(<x>, filters=an array of shape \(2, 3, 4, 5\)\)",
+        ),
+        (
+            node("foo", "x", spec=[{"start": None, "stop": 2, "step": None}]),
+            r"tf\.foo\(<x>, spec=\[:2:\]\)",
+        ),
+        (node("einsum", "x"), "tf.einsum: tf.keras writes only the first of its arg"),
+        (node("__operators__.eq", "x"), r"Build the model with tf\.equal in its place"),
+        (node("tile", "x"), r"tf\.tile\(<x>\): the argument 'repeats' is missing"),
+        (node("nn.softmax", "x", wide=3), "wide is not supported"),
+        (node("cast", "x", dtype="complex64"), "'complex64' is not supported. It is"),
+        (
+            node("image.resize", "x", size=[2, 2], method="sinc"),
+            r"method='sinc'; wanted.*It is tf\.image\.resize\(<x>, size=\[2, 2\], meth",
+        ),
+        (node("compat.v1.squeeze", "x", axis=1), r"axis 1 of the shape \(2, 4\) is no"),
+        (node("split", "x", num_or_size_splits=10**8, axis=1), "don't split"),
+        (node("reshape", "x", shape=["a", []]), "does not fit its inputs"),
+        (node("tile", "x", multiples=[10**6, 10**6]), "numbers"),
+        (node("one_hot", "x", depth=10**12), "does not fit|numbers"),
+        (node("repeat", "x", repeats=[10**9] * 4, axis=1), "too many"),
+    ],
+    ids=range(15),
+)
+def test_refusals_name_the_function_and_its_arguments(layer, match):
+    refused(match, layer)
+
+
+def test_a_refusal_says_how_a_replacement_is_called():
+    shapes = {"x": [None, 4], "z": [None, 4]}
+    layer = node("math.betainc", "x", b=["z", 0, 0])
+    match = r"replacements=\{'tf.math.betainc': .*called with the tensors \(<x>, <z>\)"
+    refused(match, layer, shapes=shapes)
+    model = model_of(
+        layer, shapes=shapes, replacements={"tf.math.betainc": lambda x, z: x - 2 * z}
+    )
+    x, z = torch.rand(2, 3, 4).unbind(0)
+    assert_close(model(x, z), x - 2 * z)
+    model = model_of(layer, shapes=shapes, replacements={"tf.math.betainc": Product()})
+    assert_close(model(x, z), x * z)
+
+
+class Product(nn.Module):
+    def forward(self, x, z):
+        return x * z
+
+
+def test_a_replacement_of_a_node_that_takes_sizes():
+    model = model_of(
+        node("compat.v1.shape", "x"),
+        node("foo", "x", size=["tf.compat.v1.shape", 0, 0]),
+        replacements={"tf.foo": lambda x, size: x * size[0]},
+    )
+    assert_close(model(torch.ones(3, 4)), torch.full((3, 4), 3.0))
+
+
+def test_sizes_that_would_grow_for_ever():
+    layers = [node("compat.v1.shape", "x")]
+    last = "tf.compat.v1.shape"
+    for i in range(20):
+        layer = node("math.multiply", last, y=[last, 0, 0])
+        layer["name"] = last = f"multiply_{i}"
+        layers.append(layer)
+    refused("too large", *layers)
+
+
+def test_ragged_and_sparse_tensors_are_named():
+    layer = {"class_name": "InstanceMethod", "name": "input.to_tensor"}
+    layer |= {"config": {"name": "input.to_tensor", "attr_name": "to_tensor"}}
+    layer["inbound_nodes"] = [["x", 0, 0, {"args": [], "kwargs": {}}]]
+    refused("'to_tensor' of a ragged or sparse tensor", layer)

@@ -149,8 +149,10 @@ class _Reader:
         name = name or self._name(data, source)
         config = dict(as_mapping(config, f"the config of {name!r}"))
         trainable = trainable and config.get("trainable") is not False
-        self.check_dtype(name, config)
-        if self._is_operation(data, config):
+        operation = self._is_operation(data, config)
+        if not operation:  # its dtype is an argument
+            self.check_dtype(name, config)
+        if operation:
             kind = f"ops.{source}"
         elif self.version < (2, 0):
             kind, config = schema_1.translate(source, config, self.ordering)

@@ -79,8 +79,7 @@ def bind(kind: str, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{name}={value!r:.60} is not supported")
         if name in bound:
             raise ValueError(f"{name!r} is given twice")
-        if value is not None or name in signature.required:
-            bound[name] = value
+        bound[name] = value
     lacking = sorted(signature.required - set(bound))
     if lacking:
         raise ValueError(f"the argument {lacking[0]!r} is missing")

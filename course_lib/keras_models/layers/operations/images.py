@@ -373,3 +373,40 @@ def convert_image_dtype(x: Tensor, *, dtype: Any, saturate: bool = False) -> Ten
     if x.is_floating_point():
         return x.to(kind)
     return x.to(kind) * (1 / torch.iinfo(x.dtype).max)
+
+
+# Keras 3's forms
+
+
+def keras_resize(
+    x: Tensor,
+    *,
+    size: Any,
+    interpolation: str = "bilinear",
+    antialias: bool = False,
+    crop_to_aspect_ratio: bool = False,
+    pad_to_aspect_ratio: bool = False,
+    fill_mode: str = "constant",
+    fill_value: float = 0.0,
+    data_format: Any = None,
+) -> Tensor:
+    """Return keras.ops.image.resize; only where its backends compute the same."""
+    if interpolation not in ("bilinear", "nearest"):
+        raise ValueError(f"interpolation={interpolation!r:.40} is not supported")
+    if antialias or crop_to_aspect_ratio or pad_to_aspect_ratio:
+        raise ValueError("antialias and aspect ratios are not supported")
+    if data_format == "channels_first":
+        last = keras_resize(x.movedim(-3, -1), size=size, interpolation=interpolation)
+        return last.movedim(-1, -3)
+    return resize(x, size=size, method=interpolation)
+
+
+def of_format(function: Callable[[Tensor], Tensor]) -> Callable:
+    """Give a function of colors Keras 3's data_format."""
+
+    def apply(x: Tensor, *, data_format: Any = None) -> Tensor:
+        if data_format == "channels_first":
+            return function(x.movedim(-3, -1)).movedim(-1, -3)
+        return function(x)
+
+    return apply

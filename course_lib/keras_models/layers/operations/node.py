@@ -42,7 +42,10 @@ class Operation(Layer):
         super().__init__(settings)
         self.refs = [refs_in([*call.args, call.kwargs]) for call in calls]
         self.function = settings.spec.kind.removeprefix("ops.")
-        self.texts = [described(self.function, c.args, c.kwargs) for c in calls]
+        self.texts = [
+            described(self.function, c.args, {**c.kwargs, **settings.left})
+            for c in calls
+        ]
         self.kind, self.calls = self.function, []
         if settings.spec.kind.startswith("tf."):
             self._read_tensorflow(settings, calls)
@@ -56,12 +59,14 @@ class Operation(Layer):
 
     def _read_keras(self, settings: Settings, calls: list[CallSpec]) -> None:
         options = {key: constant(v, settings) for key, v in settings.left.items()}
-        if self.kind == "Cast":  # elsewhere a dtype is the layer's own
-            options["dtype"] = settings.spec.config.get("dtype", "float32")
         if self.kind not in OPERATIONS:
             self._refuse(settings, "this operation is not supported")
             return
         signature = signature_of(self.kind)
+        dtype = settings.spec.config.get("dtype")
+        if "dtype" in signature.settings and dtype is not None:
+            # Elsewhere a dtype is the layer's own.
+            options["dtype"] = constant(dtype, settings)
         known = (*signature.tensors, *signature.settings)
         for key in [key for key in options if key not in known]:
             value = options.pop(key)
@@ -85,8 +90,9 @@ class Operation(Layer):
             self._refuse(settings, "this function is not supported")
             return
         self.kind = entry.kind
+        required = signature_of(self.kind).required
         for call in calls:
-            kwargs, unknown = tensorflow.translated(entry, call.kwargs)
+            kwargs, unknown = tensorflow.translated(entry, call.kwargs, required)
             if unknown:
                 self._refuse(settings, f"{', '.join(unknown)} is not supported")
             args, kwargs = constant((call.args, [kwargs]), settings)

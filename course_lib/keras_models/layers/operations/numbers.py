@@ -76,6 +76,11 @@ def tensors(function: Callable) -> Callable:
     return call
 
 
+def full_like(x: Tensor, fill_value: Any, *, dtype: Any = None) -> Tensor:
+    """Return a tensor of the shape of x that holds one number."""
+    return filled(1)(x, dtype=dtype) * fill_value
+
+
 maximum = tensors(torch.maximum)
 minimum = tensors(torch.minimum)
 
@@ -118,6 +123,13 @@ def where(condition: Tensor, x: Any = None, y: Any = None) -> Tensor:
     return torch.where(condition.bool(), x, y)
 
 
+def nan_to_num(
+    x: Tensor, *, nan: float = 0.0, posinf: Any = None, neginf: Any = None
+) -> Tensor:
+    """Return x with numbers in the place of nan and infinities."""
+    return x.nan_to_num(nan, posinf, neginf)
+
+
 def gelu(x: Tensor, *, approximate: bool = True) -> Tensor:
     """Return x times the normal distribution's share below x, or tanh's form of it."""
     return F.gelu(x, approximate="tanh" if approximate else "none")
@@ -156,6 +168,29 @@ def tensordot(a: Tensor, b: Tensor, *, axes: Any) -> Tensor:
     if isinstance(axes, tuple):
         axes = [list(part) if isinstance(part, tuple) else [part] for part in axes]
     return torch.tensordot(a, b, dims=axes)
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return numpy's dot: the last axis of a with the last but one of b."""
+    if b.dim() < 2:
+        return a @ b if b.dim() else a * b
+    return torch.tensordot(a, b, dims=[[-1], [-2]])
+
+
+def trace(x: Tensor, *, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
+    """Return the sums of the diagonals."""
+    return x.diagonal(offset, axis1, axis2).sum(-1)
+
+
+def binary_crossentropy(
+    target: Tensor, output: Tensor, *, from_logits: bool = False
+) -> Tensor:
+    """Return the cross-entropy of each number, which is a probability or a logit."""
+    if from_logits:
+        return F.binary_cross_entropy_with_logits(output, target, reduction="none")
+    return F.binary_cross_entropy(
+        output.clamp(1e-7, 1 - 1e-7), target, reduction="none"
+    )
 
 
 def einsum(*operands: Tensor, subscripts: str) -> Tensor:

@@ -81,6 +81,38 @@ def deviation(x: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor:
     return variance(x, axes, keepdims).sqrt()
 
 
+def median(x: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor:
+    """Return the median; of an even count the mean of both middle numbers."""
+    return quantile(x, 0.5, axis=axes, keepdims=keepdims)
+
+
+def quantile(
+    x: Tensor,
+    q: Any,
+    *,
+    axis: Axis = None,
+    method: str = "linear",
+    keepdims: bool = False,
+) -> Tensor:
+    """Return the number below which the share q of the numbers lies."""
+    axes = sorted(place % x.dim() for place in axes_of(x, axis))
+    if isinstance(q, Tensor) and q.dim():
+        raise ValueError("several quantiles at once are not supported")
+    flat = x.movedim(axes, tuple(range(-len(axes), 0))).flatten(-len(axes))
+    found = flat.quantile(q, -1, interpolation=method)
+    for place in axes if keepdims else []:
+        found = found.unsqueeze(place)
+    return found
+
+
+def moments(
+    x: Tensor, *, axes: Axis, keepdims: bool = False, synchronized: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return the mean and the variance."""
+    places = axes_of(x, axes)
+    return x.mean(places, bool(keepdims)), variance(x, places, bool(keepdims))
+
+
 def norm(
     x: Tensor, *, ord: Any = None, axis: Axis = None, keepdims: bool = False
 ) -> Tensor:

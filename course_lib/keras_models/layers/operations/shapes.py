@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from course_lib.keras_models.layers.base import place_of
+from course_lib.keras_models.layers.operations.numbers import dtype_of
 from course_lib.keras_models.layers.operations.reductions import Axis, axes_of
 from course_lib.keras_models.layers.operations.sizes import Sizes
 
@@ -292,12 +293,54 @@ def strided(
     return get_item(x, key=tuple(keys))
 
 
+def window(x: Tensor, *, start_indices: Any, shape: Any) -> Tensor:
+    """Return Keras 3's slice: `shape` places from `start_indices` on."""
+    return cut(x, begin=start_indices, size=shape)
+
+
+def take_along_axis(x: Tensor, indices: Tensor, *, axis: Axis = None) -> Tensor:
+    """Pick one place for each index, side by side."""
+    if axis is None:
+        x, indices, axis = x.reshape(-1), indices.reshape(-1), 0
+    chosen = indices.long()
+    return x.take_along_dim(
+        torch.where(chosen < 0, chosen + x.shape[axis], chosen), axis
+    )
+
+
+def append(x: Tensor, y: Tensor, *, axis: Axis = None) -> Tensor:
+    """Join two tensors, flat ones where no axis is given."""
+    return torch.cat([x.flatten(), y.flatten()] if axis is None else [x, y], axis or 0)
+
+
+def diff(x: Tensor, *, n: int = 1, axis: int = -1) -> Tensor:
+    """Return what each place has more than the one before, n times."""
+    return torch.diff(x, n, axis)
+
+
+def multi_hot(
+    x: Tensor,
+    *,
+    num_classes: int,
+    axis: int = -1,
+    dtype: Any = None,
+    sparse: Any = None,
+) -> Tensor:
+    """Return 1 at all places that the numbers along the last axis name, else 0."""
+    return one_hot(x, num_classes=num_classes, axis=axis).amax(-2 if x.dim() > 1 else 0)
+
+
 def one_hot(
-    x: Tensor, *, num_classes: int, axis: int = -1, sparse: bool = False
+    x: Tensor,
+    *,
+    num_classes: int,
+    axis: int = -1,
+    dtype: Any = None,
+    sparse: Any = None,
 ) -> Tensor:
     """Return 1 at the place that each number names, else 0."""
     classes = torch.arange(num_classes, device=x.device)
-    encoded = (x.unsqueeze(-1) == classes).float()
+    encoded = (x.unsqueeze(-1) == classes).to(dtype_of(dtype or "float32"))
     return encoded.movedim(-1, axis)
 
 

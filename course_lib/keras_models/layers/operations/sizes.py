@@ -196,7 +196,7 @@ SIZE_OPERATIONS: dict[str, Callable] = {
     "slice": _slice,
     "Concatenate": _concatenate,
     "Stack": _stack,
-    "unstack": _unstack,
+    "Unstack": _unstack,
     "Prod": _whole(math.prod),
     "Sum": _whole(sum),
     "Max": _whole(max),

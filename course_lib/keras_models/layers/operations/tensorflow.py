@@ -5,7 +5,7 @@ A node holds the first argument of its function by itself and all others by name
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
 from course_lib.keras_models.layers.operations.table import OPERATIONS
@@ -61,7 +61,7 @@ _FUNCTIONS: dict[str, str] = {
     "math.acosh": "Arccosh",
     "math.atanh": "Arctanh",
     "math.erf": "Erf",
-    "math.erfc": "math.erfc",
+    "math.erfc": "Erfc",
     "math.lgamma": "math.lgamma",
     "math.digamma": "math.digamma",
     "math.sigmoid": "Sigmoid",
@@ -80,7 +80,7 @@ _FUNCTIONS: dict[str, str] = {
     "nn.softsign": "Softsign",
     "nn.crelu": "nn.crelu axis",
     "cast": "Cast dtype",
-    "dtypes.saturate_cast": "saturate_cast dtype",
+    "dtypes.saturate_cast": "SaturateCast dtype",
     "clip_by_value": "clip_by_value clip_value_min clip_value_max",
     "clip_by_norm": "clip_by_norm clip_norm axes",
     "identity": "Identity",
@@ -148,7 +148,7 @@ _FUNCTIONS: dict[str, str] = {
     "concat": "Concatenate axis",
     "stack": "Stack axis",
     "split": "split num_or_size_splits axis num",
-    "unstack": "unstack num axis",
+    "unstack": "Unstack num axis",
     "reshape": "Reshape shape=newshape",
     "keras.backend.batch_flatten": "keras.backend.batch_flatten",
     "ensure_shape": "ensure_shape shape",
@@ -185,7 +185,7 @@ _FUNCTIONS: dict[str, str] = {
     "linalg.diag": "linalg.diag",
     "linalg.trace": "linalg.trace",
     "linalg.matrix_transpose": "linalg.matrix_transpose",
-    "linalg.det": "linalg.det",
+    "linalg.det": "Det",
     "linalg.inv": "linalg.inv adjoint",
     "linalg.cross": "linalg.cross b",
     # networks
@@ -206,8 +206,8 @@ _FUNCTIONS: dict[str, str] = {
     "nn.depthwise_conv2d": f"nn.depthwise_conv2d filter=filters {_CONVOLVED}"
     " rate=dilations",
     "nn.conv2d_transpose": f"nn.conv2d_transpose filters output_shape {_CONVOLVED}",
-    "nn.space_to_depth": "nn.space_to_depth block_size data_format",
-    "nn.depth_to_space": "nn.depth_to_space block_size data_format",
+    "nn.space_to_depth": "SpaceToDepth block_size data_format",
+    "nn.depth_to_space": "DepthToSpace block_size data_format",
     "random.normal": "random.normal mean stddev dtype",
     "random.uniform": "random.uniform minval maxval dtype",
     # images
@@ -283,14 +283,15 @@ def functions() -> list[str]:
 
 
 def translated(
-    entry: Translation, kwargs: Mapping[str, Any]
+    entry: Translation, kwargs: Mapping[str, Any], required: Container[str]
 ) -> tuple[dict[str, Any], list[str]]:
     """Return a node's arguments in the words of the table, and those unknown there."""
     new = dict(entry.defaults)
     unknown = []
     for key, value in kwargs.items():
         if key in entry.names:
-            new[entry.names[key]] = value
+            if value is not None or entry.names[key] in required:
+                new[entry.names[key]] = value
         elif key not in IGNORED and value not in (None, False, [], {}):
             unknown.append(key)
     return new, unknown

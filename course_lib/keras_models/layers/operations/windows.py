@@ -45,7 +45,7 @@ def _amounts(
 
 
 def _is_first(data_format: Any) -> bool:
-    return str(data_format).startswith("NC")
+    return str(data_format).startswith(("NC", "channels_first"))
 
 
 def _in_torch_order(x: Tensor, first: bool) -> Tensor:
@@ -144,6 +144,59 @@ def transposed_convolution(
         y = F.pad(y, [0, 0] * (y.dim() - 1 - axis) + [0, lacking])
         y = y.narrow(axis, before, size)
     return _in_file_order(y, first)
+
+
+def keras_pool(largest: bool) -> Callable:
+    """Return Keras 3's max_pool or average_pool."""
+
+    def apply(
+        x: Tensor,
+        *,
+        pool_size: Any,
+        strides: Any = None,
+        padding: str = "valid",
+        data_format: Any = None,
+    ) -> Tensor:
+        options = {"padding": padding, "data_format": data_format}
+        steps = pool_size if strides is None else strides
+        return pool(largest)(x, ksize=pool_size, strides=steps, **options)
+
+    return apply
+
+
+def keras_convolution(function: Callable) -> Callable:
+    """Give a convolution the arguments of Keras 3's."""
+
+    def apply(
+        x: Tensor,
+        kernel: Tensor,
+        *,
+        strides: Any = 1,
+        padding: str = "valid",
+        data_format: Any = None,
+        dilation_rate: Any = 1,
+    ) -> Tensor:
+        options = {"padding": padding, "data_format": data_format}
+        return function(x, kernel, strides=strides, dilations=dilation_rate, **options)
+
+    return apply
+
+
+def separable_convolution(
+    x: Tensor,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    *,
+    strides: Any = 1,
+    padding: Any = "valid",
+    data_format: Any = None,
+    dilation_rate: Any = 1,
+) -> Tensor:
+    """Convolve each channel by itself, then mix the channels."""
+    options = {"padding": padding, "data_format": data_format}
+    options |= {"strides": strides, "dilations": dilation_rate}
+    x = depthwise_convolution(x, depthwise, **options)
+    return convolution(x, pointwise, data_format=data_format)
 
 
 def _block(size: Any, *sizes: int) -> int:

@@ -1,8 +1,9 @@
 """Run by hand with tf.keras 2.15: the cases 2.15_tf_*, of TensorFlow's functions.
 
-    python keras_live_tensorflow.py FOLDER
+    python keras_live_tensorflow.py FOLDER [graph]
 
-Each line below becomes an output of the model that bears its group's name.
+Each expression below becomes an output of the model that bears its group's name; with
+"graph" tf.keras writes ops of the graph instead, as it did in TensorFlow 2.0 to 2.3.
 """
 
 import sys
@@ -187,6 +188,48 @@ GROUPS = {
         K.resize_images(im, 2, 2, "channels_last", interpolation="bilinear")
     """,
 }
+GRAPH_GROUPS = {
+    "graph_ops": """
+        abs(x), -x, tf.exp(x), tf.math.log(p), tf.math.log1p(p), tf.sqrt(p)
+        tf.math.rsqrt(p), tf.square(x), tf.math.reciprocal(p), tf.sign(x), tf.floor(x)
+        tf.math.ceil(x), tf.round(2 * x), tf.sin(x), tf.cos(x), tf.tanh(x)
+        tf.sigmoid(x), tf.math.erf(x), tf.nn.relu(x), tf.nn.relu6(9 * x), tf.nn.elu(x)
+        tf.nn.selu(x), tf.math.softplus(x), tf.nn.softsign(x), tf.nn.softmax(x)
+        tf.nn.log_softmax(x), tf.identity(x), tf.stop_gradient(x)
+        tf.logical_not(x > 0), tf.shape(x), tf.size(m), tf.raw_ops.ZerosLike(x=x)
+        tf.raw_ops.OnesLike(x=x), tf.raw_ops.Rank(input=x), tf.nn.l2_loss(x)
+        tf.raw_ops.Add(x=x, y=y), x + 1, 1 - x, x * y, x / p, x // p, x % p, p**x
+        tf.maximum(x, y), tf.minimum(x, 0.5), tf.math.squared_difference(x, y), x > y
+        x >= y, x < y, x <= y, tf.equal(i, 2), tf.not_equal(i, 2), i / 3
+        tf.logical_and(x > 0, y > 0), tf.logical_or(x > 0, y > 0)
+        tf.reduce_mean(m, 1), tf.reduce_mean(m, [1, 2], True), tf.reduce_sum(m, -1)
+        tf.reduce_max(m, 1), tf.reduce_min(m, 1), tf.reduce_prod(m, 1)
+        tf.reduce_any(x > 0, 1), tf.reduce_all(x > 0, 1), tf.add_n([x, y, p])
+        tf.argmax(x, 1), tf.cumsum(x, 1, exclusive=True, reverse=True)
+        tf.raw_ops.ClipByValue(t=x, clip_value_min=-0.5, clip_value_max=0.3)
+    """,
+    "graph_shapes": """
+        m @ n, tf.matmul(m, n, transpose_a=True, adjoint_b=True)
+        tf.matmul(x, y, transpose_b=True), tf.nn.bias_add(im, [1.0, 2.0, 3.0])
+        tf.broadcast_to(x[:, None], (tf.shape(x)[0], 2, 4)), tf.cast(x > 0, tf.float32)
+        tf.cast(9 * x, tf.int32), tf.concat([x, y], -1), tf.expand_dims(x, 1)
+        tf.fill([tf.shape(x)[0], 2], 3.0), tf.gather(x, [0, 2], axis=1)
+        tf.gather(x, i, axis=1, batch_dims=1), tf.nn.leaky_relu(x, 0.1)
+        tf.one_hot(i, 5), tf.one_hot(i, 3, 2.0, -1.0, axis=1), tf.stack([x, y], 1)
+        tf.pad(x, [[0, 0], [1, 2]]), tf.pad(x, [[0, 0], [1, 2]], constant_values=3.0)
+        tf.pad(x, [[0, 0], [1, 2]], "REFLECT"), tf.range(tf.shape(x)[1])
+        tf.reshape(m, (tf.shape(m)[0], -1)), tf.reverse(m, [1]), x[..., ::-1]
+        tf.where(x > 0, x, y), tf.slice(x, [0, 1], [-1, 2]), tf.split(x, 2, 1)[1]
+        tf.split(x, [1, 3], 1)[1], tf.squeeze(x[:, None], 1), m[:, 1:3, None, -1]
+        tf.tile(x, [1, 2]), tf.transpose(m, [0, 2, 1]), tf.unstack(x, axis=1)[2]
+        tf.nn.avg_pool2d(im, 3, 2, "SAME"), tf.nn.max_pool2d(im, 3, [2, 1], "SAME")
+        tf.nn.conv2d(im, KERNEL, 2, "SAME"), tf.nn.conv2d(im, KERNEL, 1, "VALID")
+        tf.nn.space_to_depth(im[:, :4], 2), tf.image.resize(im, (7, 8))
+        tf.nn.depth_to_space(tf.concat([im] * 4, 3), 2)
+        tf.image.resize(im, (7, 8), "nearest"), tf.reshape(x, (-1, tf.shape(x)[1] // 2))
+        tf.compat.v1.image.resize_bilinear(im, (7, 8), align_corners=True)
+    """,
+}
 SHAPES = {"x": (4,), "y": (4,), "p": (4,), "u": (4,), "i": (4,)}
 SHAPES |= {"m": (4, 4), "n": (4, 4), "im": (5, 6, 3)}
 
@@ -203,15 +246,18 @@ def array(name, rng):
 
 def outputs(group, inputs):
     """Evaluate the expressions; a comma or a line ends one."""
-    lines = [line for line in GROUPS[group].splitlines() if line.strip()]
+    text = {**GROUPS, **GRAPH_GROUPS}[group]
+    lines = [line for line in text.splitlines() if line.strip()]
     found = []
     for line in lines:
         found += eval(f"[{line.strip()}]", {**globals(), **inputs})
     return found
 
 
-def main(folder):
-    for group in GROUPS:
+def main(folder, graph=None):
+    if graph:
+        tf.compat.v1.disable_eager_execution()
+    for group in GRAPH_GROUPS if graph else GROUPS:
         rng = np.random.default_rng(0)
         inputs = {
             name: tf.keras.Input(
@@ -220,10 +266,11 @@ def main(folder):
             for name, shape in SHAPES.items()
         }
         made = outputs(group, inputs)
-        used = {x.name for x in inputs.values()}
         model = tf.keras.Model(list(inputs.values()), made)
-        arrays = [array(name, rng) for name in SHAPES if name in used]
-        values = model(arrays)
+        arrays = [array(name, rng) for name in SHAPES]
+        values = (
+            K.function(model.inputs, model.outputs)(arrays) if graph else model(arrays)
+        )
         case = Path(folder) / f"2.15_tf_{group}"
         case.mkdir(exist_ok=True)
         (case / "model.json").write_text(model.to_json())
@@ -235,4 +282,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

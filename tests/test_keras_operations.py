@@ -14,7 +14,11 @@ from torch import nn
 from torch.testing import assert_close
 
 from course_lib.keras_models import KerasFormatError, load_keras
-from course_lib.keras_models.layers.operations import OPERATIONS, tensorflow
+from course_lib.keras_models.layers.operations import (
+    OPERATIONS,
+    graph_ops,
+    tensorflow,
+)
 from course_lib.keras_models.layers.operations.sizes import SIZE_OPERATIONS, Sizes
 
 CASES = Path(__file__).parent / "keras_cases"
@@ -33,6 +37,11 @@ def test_every_function_of_tensorflow_has_a_case():
     found = {entry["config"].get("function") for entry in entries("2.15_tf_*")}
     proven = {name.removeprefix("compat.v1.") for name in found if name}
     assert set(tensorflow.functions()) - proven == RANDOM
+
+
+def test_every_op_of_the_graph_has_a_case():
+    nodes = (entry["config"].get("node_def", {}) for entry in entries("2.15_tf_graph*"))
+    assert set(graph_ops.names()) == {node.get("op") for node in nodes} - {None}
 
 
 def test_every_operation_of_keras_3_has_a_case():
@@ -293,6 +302,52 @@ def test_sizes_that_would_grow_for_ever():
         layer["name"] = last = f"multiply_{i}"
         layers.append(layer)
     refused("too large", *layers)
+
+
+GRAPH_OP = {"name": "it", "op": "Mean", "input": ["x", "axis"]}
+
+
+def graph_op(constants, *refs, **changes):
+    config = {"name": "it", "node_def": {**GRAPH_OP, **changes}, "constants": constants}
+    return {
+        "class_name": "TensorFlowOpLayer",
+        "name": "tf_op_layer_it",
+        "config": config,
+        "inbound_nodes": [[["x", 0, 0, {}], *refs]],
+    }
+
+
+def test_an_op_of_the_graph_with_constants_in_their_places():
+    model = model_of(graph_op({"1": [1]}, attr={"keep_dims": {"b": True}}))
+    x = torch.rand(3, 4)
+    assert_close(model(x), x.mean(1, keepdim=True))
+    model = model_of(graph_op({"0": 1.0}, op="Sub"))
+    assert_close(model(x), 1 - x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "match"),
+    [
+        (graph_op({}, op="Betainc"), r"tf\.raw_ops\.Betainc\(<x>\): this op is not"),
+        (graph_op({"7": 1}), r"constants at \['7'\] of 2 inputs"),
+        (graph_op({}), "1 inputs; wanted 2"),
+        (graph_op({"1": 1}, attr={"wide": {"b": True}}), "wide=True is not supported"),
+        (graph_op({}, op="Cast", attr={"DstT": {"type": "DT_COMPLEX64"}}), "complex64"),
+        (graph_op({}, op="Elu", attr={"m": {"s": "?"}}), r"got '\?' for a text"),
+        (graph_op({}, op="Elu", attr={"m": {"i": "9" * 99}}), "for a whole number"),
+        (graph_op({}, op="Elu", attr=3), "wanted an op with its attributes"),
+        (graph_op({}, op=3), "this layer is not supported"),
+    ],
+    ids=range(9),
+)
+def test_refusals_of_ops_of_the_graph(layer, match):
+    refused(match, layer)
+
+
+def test_a_replacement_of_an_op_of_the_graph():
+    layer = graph_op({"1": 1}, op="Betainc")
+    model = model_of(layer, replacements={"tf_op_layer_it": torch.neg})
+    assert_close(model(torch.ones(2, 4)), -torch.ones(2, 4))
 
 
 def test_ragged_and_sparse_tensors_are_named():

@@ -33,6 +33,11 @@ def translate(name: str, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]
         raise KerasFormatError(
             f"load_keras: a {name} has function={function!r:.60}; wanted a name."
         )
+    if name == "TensorFlowOpLayer":
+        node = new.get("node_def")
+        op = node.get("op") if isinstance(node, Mapping) else None
+        if isinstance(op, str) and op.isidentifier() and len(op) < 100:
+            return f"tfop.{op}", new
     if name == "LeakyReLU" and "alpha" in new:
         new["negative_slope"] = new.pop("alpha")
     return _ALIASES.get(name, name), new

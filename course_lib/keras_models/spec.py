@@ -136,7 +136,7 @@ class Problems:
 
 def is_operation(kind: str) -> bool:
     """Tell a node of a plain function, of Keras 3 or TensorFlow, from a layer."""
-    return kind.startswith(("ops.", "tf."))
+    return kind.startswith(("ops.", "tf.", "tfop."))
 
 
 def refs_in(value: Any) -> list[Ref]:

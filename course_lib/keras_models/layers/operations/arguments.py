@@ -47,6 +47,8 @@ def signature_of(kind: str) -> Signature:
         names = ("x", "y") if kind in ("Matmul",) else ("x",)
         return Signature(names, (), frozenset(names), by_name=False)
     tensors = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    if "inplace" in tensors:  # torch's own way to write over its input
+        tensors.remove("inplace")
     settings = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     several = [p.name for p in parameters if p.kind is p.VAR_POSITIONAL]
     required = {p.name for p in parameters if p.default is p.empty} - set(several)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from course_lib.keras_models.layers.base import Layer
-from course_lib.keras_models.layers.operations import tensorflow
+from course_lib.keras_models.layers.operations import graph_ops, tensorflow
 from course_lib.keras_models.layers.operations.arguments import (
     as_setting,
     bind,
@@ -47,7 +47,9 @@ class Operation(Layer):
             for c in calls
         ]
         self.kind, self.calls = self.function, []
-        if settings.spec.kind.startswith("tf."):
+        if settings.spec.kind.startswith("tfop."):
+            self._read_graph_op(settings, calls)
+        elif settings.spec.kind.startswith("tf."):
             self._read_tensorflow(settings, calls)
         else:
             self._read_keras(settings, calls)
@@ -97,6 +99,30 @@ class Operation(Layer):
                 self._refuse(settings, f"{', '.join(unknown)} is not supported")
             args, kwargs = constant((call.args, [kwargs]), settings)
             self._bind(settings, args, kwargs[0])
+
+    def _read_graph_op(self, settings: Settings, calls: list[CallSpec]) -> None:
+        op = self.function.removeprefix("tfop.")
+        self.function, kind = f"tf.raw_ops.{op}", graph_ops.kind_of(op)
+        self.kind, self.texts = kind or op, []
+        for call in calls:
+            try:
+                constants = settings.left.get("constants")
+                inputs = graph_ops.inputs_of(call.args, constants)
+                attributes = graph_ops.attributes_of(settings.left.get("node_def"))
+            except ValueError as error:
+                self._refuse(settings, str(error))
+                continue
+            self.texts.append(described(self.function, tuple(inputs), attributes))
+            if kind is None:
+                self._refuse(settings, "this op is not supported")
+                continue
+            try:
+                args, kwargs = graph_ops.arguments(op, inputs, attributes)
+            except ValueError as error:
+                self._refuse(settings, str(error))
+                continue
+            args, kwargs = constant(args, settings), constant(kwargs, settings)
+            self._bind(settings, args, kwargs)
 
     def _bind(self, settings: Settings, args: Any, kwargs: Any) -> None:
         try:

@@ -149,6 +149,16 @@ def _slice(x: Any, begin: Any, size: Any) -> Any:
     return x[start:] if count == -1 else x[start : start + count]
 
 
+def _strided(x: Any, begin: Any, end: Any, strides: Any = None, **masks: int) -> Any:
+    if not isinstance(x, tuple) or len(begin) != 1 or masks.get("new_axis_mask"):
+        raise NoSizesError
+    if masks.get("shrink_axis_mask"):
+        return x[begin[0]]
+    first = None if masks.get("begin_mask") else begin[0]
+    last = None if masks.get("end_mask") else end[0]
+    return x[first : last : strides[0] if strides else None]
+
+
 def _reshape(x: Any, newshape: Any) -> Any:
     newshape = _row(newshape)
     if len(newshape) > 1 or (not newshape and len(_row(x)) > 1):
@@ -194,6 +204,7 @@ SIZE_OPERATIONS: dict[str, Callable] = {
     "Take": _take,
     "gather": _take,
     "slice": _slice,
+    "strided_slice": _strided,
     "Concatenate": _concatenate,
     "Stack": _stack,
     "Unstack": _unstack,

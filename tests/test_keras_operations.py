@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +108,19 @@ def model_of(*layers, shapes=None, **options):
 def refused(match, *layers, **options):
     with pytest.raises(KerasFormatError, match=match):
         model_of(*layers, **options)
+
+
+PREPROCESSED = """
+import sys
+from course_lib.keras_models import load_keras
+load_keras(sys.argv[1])
+assert "sympy" not in sys.modules
+"""
+
+
+def test_preprocess_input_is_planned_without_torchs_compiler():
+    path = CASES / "2.15_tf_file_preprocess_caffe" / "model.h5"
+    subprocess.run([sys.executable, "-c", PREPROCESSED, path], check=True)
 
 
 # Sizes
@@ -258,9 +273,10 @@ def test_tf_dropout_drops_in_eval_mode_too():
         (node("reshape", "x", shape=["a", []]), "does not fit its inputs"),
         (node("tile", "x", multiples=[10**6, 10**6]), "numbers"),
         (node("one_hot", "x", depth=10**12), "does not fit|numbers"),
+        (node("nn.bias_add", "x", bias=[1.0, 2.0]), r"a bias of shape \(2,\) for"),
         (node("repeat", "x", repeats=[10**9] * 4, axis=1), "too many"),
     ],
-    ids=range(15),
+    ids=range(16),
 )
 def test_refusals_name_the_function_and_its_arguments(layer, match):
     refused(match, layer)

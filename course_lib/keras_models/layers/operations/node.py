@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from course_lib.keras_models.layers.base import Layer
@@ -24,6 +25,7 @@ from course_lib.keras_models.layers.operations.sizes import (
     Sizes,
 )
 from course_lib.keras_models.layers.operations.table import (
+    ARITHMETIC,
     BINARY,
     OPERATIONS,
     POINTWISE,
@@ -157,6 +159,8 @@ class Operation(Layer):
                 values[name] = as_setting(value, found, arrays=name == "key")
             else:
                 values[name] = filled(value, found, like, name)
+        if inputs[0].is_meta and self.kind in ARITHMETIC:
+            return _of_shapes(self.kind, values)
         if signature.device:
             values["device"] = inputs[0].device
         if signature.several:
@@ -180,6 +184,21 @@ def _of_sizes(
     if isinstance(result, list):
         return tuple(Sizes(part, device) for part in result)
     return Sizes(result, device)
+
+
+def _of_shapes(kind: str, values: Mapping[str, Any]) -> Tensor:
+    """Return what a function of each number returns, of meta tensors.
+
+    torch itself would import its compiler to tell the same, which takes a second.
+    """
+    tensors = [value for value in values.values() if isinstance(value, Tensor)]
+    shape = torch.broadcast_shapes(*(x.shape for x in tensors))
+    dtype = tensors[0].dtype
+    for x in tensors[1:]:
+        dtype = torch.promote_types(dtype, x.dtype)
+    if not dtype.is_floating_point and kind not in ("Add", "Subtract", "Multiply"):
+        dtype = torch.float32
+    return torch.empty(shape, dtype=dtype, device="meta")
 
 
 def _is_floating(x: Any) -> bool:

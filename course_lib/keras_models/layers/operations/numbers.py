@@ -142,7 +142,12 @@ def crelu(x: Tensor, *, axis: int = -1) -> Tensor:
 
 def bias_add(x: Tensor, bias: Tensor, *, data_format: Any = None) -> Tensor:
     """Add a number to each channel."""
-    if str(data_format).startswith("NC"):
+    first = str(data_format).startswith("NC")
+    if tuple(bias.shape) != (x.shape[1 if first else -1],):
+        raise ValueError(f"a bias of shape {tuple(bias.shape)} for {tuple(x.shape)}")
+    if x.is_meta:  # a sum would import torch's compiler, which takes a second
+        return x
+    if first:
         return x + bias.reshape(-1, *[1] * (x.dim() - 2))
     return x + bias
 

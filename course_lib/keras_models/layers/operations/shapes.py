@@ -241,7 +241,8 @@ def get_item(x: Tensor, *, key: Any) -> Any:
         elif k is not None:
             if isinstance(k, slice) and (k.step or 1) < 0:
                 k = _turned(k, x.shape[places[axis]])
-                x = x.flip(places[axis])
+                # On the meta device torch would import its compiler for a flip.
+                x = x if x.is_meta else x.flip(places[axis])
             axis += 1
         turned.append(k)
     return x[tuple(turned)]

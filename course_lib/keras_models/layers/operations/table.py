@@ -333,3 +333,6 @@ OPERATIONS: dict[str, Callable] = {
 }
 BINARY = ("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Power")
 BINARY += ("math.truediv",)
+# What needs no torch to tell its output's shape: see node.
+ARITHMETIC = {*BINARY, "Relu", "Relu6", "Sigmoid", "Tanh", "Silu", "Softplus", "Elu"}
+ARITHMETIC |= {"LeakyRelu", "Exp", "Sqrt", "Rsqrt"}

@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from course_lib import plots
 from course_lib.began import BEGANLoss, Config, autoencoder, generator, gradients_
 from course_lib.device import pick_device
-from course_lib.training import TrainingError, table
+from course_lib.history import TrainingError, table
 from course_lib.vision import import_torchvision
 
 if TYPE_CHECKING:

@@ -95,15 +95,37 @@ class Split:
         >>> [y.tolist() for x, y in split.batches(2, shuffle=False)]
         [[0, 1], [2, 3], [4]]
         """
-        _check_epoch(batch_size, len(self), drop_last, generator)
-        stop = len(self) - len(self) % batch_size if drop_last else len(self)
-        if shuffle:
-            order = torch.randperm(len(self), generator=generator, device="cpu")
-            chosen = order[:stop].to(self.labels.device).split(batch_size)
-        else:
-            starts = range(0, stop, batch_size)
-            chosen = (slice(start, start + batch_size) for start in starts)
+        chosen = epoch_indices(
+            len(self),
+            batch_size,
+            shuffle=shuffle,
+            generator=generator,
+            drop_last=drop_last,
+            device=self.labels.device,
+        )
         return ((self.inputs[index], self.labels[index]) for index in chosen)
+
+
+def epoch_indices(
+    samples: int,
+    batch_size: int,
+    *,
+    shuffle: bool,
+    generator: torch.Generator | None,
+    drop_last: bool,
+    device: str | torch.device = "cpu",
+) -> Iterator[Tensor | slice]:
+    """Return an iterator over what chooses each batch of one epoch out of a tensor.
+
+    Arguments and errors are those of `Split.batches`.
+    """
+    _check_epoch(batch_size, samples, drop_last, generator)
+    stop = samples - samples % batch_size if drop_last else samples
+    if shuffle:
+        order = torch.randperm(samples, generator=generator, device="cpu")
+        return iter(order[:stop].to(device).split(batch_size))
+    starts = range(0, stop, batch_size)
+    return (slice(start, start + batch_size) for start in starts)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

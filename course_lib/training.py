@@ -4,103 +4,54 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from course_lib import plots
-from course_lib.data import Dataset, Split
+from course_lib.batches import Batch, Batches, Source, home, is_tensors, require_source
+from course_lib.data import Dataset
+from course_lib.history import Epoch, History, TrainingError, table
 from course_lib.losses import LossCollector
+from course_lib.training_checks import (
+    ERRORS,
+    Reach,
+    call_loss,
+    call_model,
+    every,
+    explain,
+    names_of,
+    needs_closure,
+    parts_in_eval_mode,
+    scalar,
+)
+from course_lib.trees import all_finite, require_module
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+__all__ = ["Epoch", "History", "TrainingError", "evaluate", "fit", "table"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-class TrainingError(RuntimeError):
-    """Training can't go on; `history` holds the epochs that were finished."""
-
-    def __init__(self, message: str, history: "History") -> None:
-        super().__init__(message)
-        self.history = history
-
-
-class Epoch(NamedTuple):
-    """One pass over the training data; losses are means over the samples."""
-
-    epoch: int
-    loss: float  # without the penalty, while the weights move
-    penalty: float  # mean over the batches
-    test_loss: float
-    test_accuracy: float  # in [0, 1]; nan where the labels are no classes
-    seconds: float
-    terms: Mapping[str, float] = {}  # means over the samples of what add_loss was given
-
-
-@dataclass
-class History:
-    """What `fit` saw, an Epoch at a time; prints as a table.
-
-    >>> history = History([Epoch(1, 2.0, 0.0, 1.9, 0.25, 0.1)])
-    >>> history
-    epoch   loss  test loss  test accuracy
-        1  2.000      1.900          25.0%
-    >>> history["test_accuracy"]
-    [0.25]
-    """
-
-    epochs: list[Epoch] = field(default_factory=list)
-
-    def __getitem__(self, column: str) -> list[float]:
-        """Return one column, for example `history["test_loss"]`.
-
-        A term of the loss is a column by its name; 0 where an epoch did not have it.
-        """
-        names = [*Epoch._fields[:-1], *_term_names(self.epochs)]
-        if column not in names:
-            raise KeyError(
-                f"History: got {column!r}; wanted one of {', '.join(names)}."
-            )
-        if column in Epoch._fields:
-            return [getattr(epoch, column) for epoch in self.epochs]
-        return [epoch.terms.get(column, 0.0) for epoch in self.epochs]
-
-    def __len__(self) -> int:
-        return len(self.epochs)
-
-    def __repr__(self) -> str:
-        if not self.epochs:
-            return "History: no epoch finished yet"
-        shown = _columns(self.epochs)
-        rows = [[text(epoch) for _, text in shown] for epoch in self.epochs]
-        return table([name for name, _ in shown], rows)
-
-    def plot(self, ax: "Axes") -> "Axes":
-        """Draw the training and test loss over the epochs on `ax`."""
-        series = {"training loss": self["loss"], "test loss": self["test_loss"]}
-        kept = {name: values for name, values in series.items() if not _blank(values)}
-        return plots.curves(ax, kept, xlabel="epoch", ylabel="loss")
-
-
 def fit(
     model: nn.Module,
-    data: Dataset | Split,
+    data: Dataset | Source,
     *,
     loss: Loss,
     optimizer: torch.optim.Optimizer,
     epochs: int,
-    batch_size: int,
+    batch_size: int | None = None,
+    test: Source | None = None,
     penalty: Callable[[nn.Module], Tensor] | None = None,
     after_forward: Callable[[nn.Module, Tensor, Tensor], object] | None = None,
     after_backward: Callable[[nn.Module], object] | None = None,
     patience: int | None = None,
     on_epoch: Callable[[History], object] | None = None,
     seed: int = 0,
+    shuffle: bool = True,
+    drop_last: bool = False,
     progress: bool = True,
 ) -> History:
     """Train `model` on `data.train`, test it on `data.test` after each epoch.
@@ -110,47 +61,71 @@ def fit(
     `after_forward`. The model and its parts are left in the modes (train or eval)
     that they came in.
 
+    Frozen stays frozen: a parameter with `requires_grad=False`, and a part in eval mode
+    inside of a model in train mode (a batch norm whose statistics shall not move). If
+    the model itself is in eval mode, as an evaluation leaves it, that says nothing
+    about its parts, and all of them train.
+
     Args:
-        model: takes inputs `(batch, ...)` on the data's device.
-        data: a Dataset, or one Split to train without testing.
-        loss: (outputs, labels) -> scalar mean over the batch.
-        optimizer: any torch.optim optimizer over the model's parameters.
+        model: takes inputs `(batch, ...)`; each batch is moved to the device of its
+            first parameter.
+        data: a Dataset, or one of these to train without testing: a Split, a
+            TensorDataset, or what gives batches in each epoch, for example a
+            DataLoader. A batch is (inputs, labels); several inputs come first, and the
+            model is called with all of them.
+        loss: (outputs, labels) -> scalar mean over the batch, or a number for each
+            sample, `(batch,)`, whose mean is taken.
+        optimizer: any torch.optim optimizer over the model's parameters. LBFGS calls
+            the model and the loss several times a step.
         epochs: passes over the data, >= 1.
-        batch_size: samples a step, >= 1.
+        batch_size: samples a step, >= 1; left out where the data has batches already.
+        test: what to test on, if data is no Dataset.
         penalty: model -> scalar added to the loss, for example
             `regularization.penalty`.
         after_forward: called with (model, inputs, outputs) before backward, to hand
             terms from outside the model to `add_loss`, for example
-            `vat.virtual_adversarial_loss`. They have columns in the History.
+            `vat.virtual_adversarial_loss`. They have columns in the History. Several
+            inputs are a tuple.
         after_backward: called with the model between backward and step, for example
             `regularization.add_penalty_gradients_`, the faster form of a penalty.
         patience: stop when the test loss has not improved for so many epochs.
         on_epoch: called with the History after each epoch; a true answer stops.
         seed: of the batches' order, drawn on the CPU.
+        shuffle: visit the samples in a new order in each epoch.
+        drop_last: leave out a last batch that is smaller than the others; a batch norm
+            can't train on one sample.
         progress: show a bar; TQDM_DISABLE=1 in the environment hides it too.
 
     Raises:
-        TrainingError: the loss, the penalty or a term is not finite. The weights are
-            those before that batch, and the error carries the History so far.
-        ValueError: an argument is out of range, or a term has the name of another
-            column of the History.
+        TrainingError: the loss, the penalty, a term or a gradient is not finite. The
+            weights are those before that batch, and the error carries the History.
+        ValueError: an argument is out of range, the loss reaches no parameter of the
+            optimizer or compares all pairs of samples by broadcasting, the model or
+            the loss fails on a batch, or a term has the name of another column.
+
+    Warns:
+        UserWarning: a layer was called, and no loss reached its parameters.
     """
-    _check_arguments(data, epochs=epochs, patience=patience)
-    train = data.train if isinstance(data, Dataset) else data
-    test = data.test if isinstance(data, Dataset) else None
+    require_module("fit", model)
+    train, test = _parts_of(data, test)
+    own = {"batch_size": batch_size, "shuffle": shuffle, "drop_last": drop_last}
+    _check_arguments(train, own, epochs=epochs, patience=patience, tests=test)
     history = History()
     trainer = _Trainer(
         model, loss, optimizer, penalty, after_forward, after_backward, history
     )
     generator = torch.Generator().manual_seed(seed)
+    batches = Batches("fit", train, home(model), generator=generator, **own)
     hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
     bar = tqdm(range(1, epochs + 1), unit="epoch", disable=hidden)
-    with contextlib.closing(bar), _modes_put_back(model):
+    ends = contextlib.closing(bar), contextlib.closing(trainer.reach)
+    with ends[0], ends[1], _modes_put_back(model):
         for number in bar:
             start = time.perf_counter()
-            batches = train.batches(batch_size, generator=generator)
             means = trainer.run_epoch(batches, number)
-            tested = evaluate(model, test, loss=loss) if test else (math.nan, math.nan)
+            tested = (math.nan, math.nan)
+            if test is not None:
+                tested = evaluate(model, test, loss=loss)
             seconds = time.perf_counter() - start
             own = means.pop("loss"), means.pop("penalty")  # the terms remain
             history.epochs.append(Epoch(number, *own, *tested, seconds, means))
@@ -162,21 +137,25 @@ def fit(
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, split: Split, *, loss: Loss, batch_size: int = 1000
+    model: nn.Module, split: Source, *, loss: Loss, batch_size: int = 1000
 ) -> tuple[float, float]:
     """Return (mean loss, accuracy) on a split, in eval mode; the modes are put back.
 
     The accuracy is nan unless the outputs are `(batch, classes)` and the labels are
-    class numbers.
+    class numbers. Other data than a Split is taken as in `fit`.
     """
-    total, right = 0.0, 0.0
+    require_module("evaluate", model)
+    total, right, samples = 0.0, 0.0, 0
+    batches = Batches("evaluate", split, home(model), batch_size, shuffle=False)
     with _modes_put_back(model), LossCollector():  # whose terms nobody reads
         model.eval()
-        for inputs, labels in split.batches(batch_size, shuffle=False):
-            outputs = model(inputs)
-            total += float(loss(outputs, labels)) * len(inputs)
-            right += _count_right(outputs, labels)
-    return total / len(split), right / len(split)
+        for batch in batches:
+            outputs = call_model("evaluate", model, batch)
+            value = call_loss("evaluate", loss, outputs, batch)
+            total += float(value) * batch.size
+            right += _count_right(outputs, batch.targets)
+            samples += batch.size
+    return total / samples, right / samples
 
 
 @contextlib.contextmanager
@@ -198,42 +177,95 @@ class _Trainer:
     loss: Loss
     optimizer: torch.optim.Optimizer
     penalty: Callable[[nn.Module], Tensor] | None
-    after_forward: Callable[[nn.Module, Tensor, Tensor], object] | None
+    after_forward: Callable[[nn.Module, Any, Any], object] | None
     after_backward: Callable[[nn.Module], object] | None
     history: History
 
-    def run_epoch(
-        self, batches: Iterable[tuple[Tensor, Tensor]], epoch: int
-    ) -> dict[str, float]:
+    def __post_init__(self) -> None:
+        self.frozen = parts_in_eval_mode(self.model)
+        self.needs_closure = needs_closure(self.optimizer)
+        self.reach = Reach(self.model, self.optimizer)
+        self.place = "fit"
+
+    def run_epoch(self, batches: Batches, epoch: int) -> dict[str, float]:
         """Return the means over the samples of loss, penalty and each term."""
         self.model.train()
+        for part in self.frozen:
+            part.training = False
         totals: dict[str, float] = {}
         samples = 0
-        for number, (inputs, labels) in enumerate(batches, start=1):
-            for name, value in self.step(inputs, labels, (epoch, number)).items():
-                totals[name] = totals.get(name, 0.0) + value * len(inputs)
-            samples += len(inputs)
+        for number, batch in enumerate(batches, start=1):
+            self.place = f"fit: epoch {epoch}, batch {number}"
+            for name, value in self.step(batch).items():
+                totals[name] = totals.get(name, 0.0) + value * batch.size
+            samples += batch.size
+        self.reach.warn()
         return {name: total / samples for name, total in totals.items()}
 
-    def step(
-        self, inputs: Tensor, labels: Tensor, place: tuple[int, int]
-    ) -> dict[str, float]:
-        parts = self.parts(inputs, labels)
-        values = {name: part.item() for name, part in parts.items()}
-        self._require_finite(values, place)
-        self.optimizer.zero_grad()
-        sum(parts.values()).backward()
-        if self.after_backward:
-            self.after_backward(self.model)
+    def step(self, batch: Batch) -> dict[str, float]:
+        if self.needs_closure:
+            return self._step_with_closure(batch)
+        values = self._backward(batch)
         self.optimizer.step()
         return values
 
-    def parts(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def _step_with_closure(self, batch: Batch) -> dict[str, float]:
+        """Let the optimizer ask for loss and gradients as often as it likes."""
+        moved = every(self.optimizer)
+        before = [p.detach().clone() for p in moved]
+        asked: list[dict[str, float]] = []
+
+        def closure() -> float:
+            asked.append(self._backward(batch))
+            return sum(asked[-1].values())
+
+        try:
+            self.optimizer.step(closure)
+        except TrainingError:  # after some of its moves
+            with torch.no_grad():
+                torch._foreach_copy_(moved, before)
+            raise
+        return asked[0]
+
+    def _backward(self, batch: Batch) -> dict[str, float]:
+        """Leave finite gradients in .grad; return the parts of the loss."""
+        parts = self.parts(batch)
+        losses = [part for name, part in parts.items() if name != "penalty"]
+        self.reach.note(self.place, losses)
+        values = {name: part.item() for name, part in parts.items()}
+        self._require_finite(values)
+        self.optimizer.zero_grad()
+        try:
+            sum(parts.values()).backward()
+        except ERRORS as error:
+            explain(error, self.place, "backward", labels=batch.targets)
+            raise
+        if self.after_backward:
+            self.after_backward(self.model)
+        self._require_finite_gradients()
+        return values
+
+    def _require_finite_gradients(self) -> None:
+        moved = [p for p in every(self.optimizer) if p.grad is not None]
+        if not all_finite([p.grad for p in moved]):
+            wrong = [p for p in moved if not all_finite([p.grad])]
+            raise TrainingError(
+                f"{self.place}: the loss is finite, but the gradient of "
+                f"{', '.join(names_of(self.model, wrong))} is not. The weights are "
+                "those before this batch. Look for a root, a norm or a logarithm at 0 "
+                "and for where() around one, or lower the learning rate.",
+                self.history,
+            )
+
+    def parts(self, batch: Batch) -> dict[str, Tensor]:
         """Return what is to be minimized, as scalars by name."""
+        inputs = batch.inputs if len(batch.inputs) > 1 else batch.inputs[0]
         with LossCollector() as collector:
-            outputs = self.model(inputs)
-            loss = self.loss(outputs, labels)
-            cost = self.penalty(self.model) if self.penalty else loss.new_zeros(())
+            outputs = call_model(self.place, self.model, batch)
+            loss = call_loss(self.place, self.loss, outputs, batch)
+            cost = loss.new_zeros(())
+            if self.penalty:
+                cost = scalar(f"{self.place}: penalty", self.penalty(self.model), 1)
             if self.after_forward:
                 self.after_forward(self.model, inputs, outputs)
         for name in collector.terms:
@@ -244,11 +276,11 @@ class _Trainer:
                 )
         return {"loss": loss, "penalty": cost, **collector.terms}
 
-    def _require_finite(self, values: dict[str, float], place: tuple[int, int]) -> None:
+    def _require_finite(self, values: dict[str, float]) -> None:
         if not all(map(math.isfinite, values.values())):
             loss, *others = (f"{name} {value:.4g}" for name, value in values.items())
             raise TrainingError(
-                f"fit: epoch {place[0]}, batch {place[1]}: the loss is {loss[5:]} "
+                f"{self.place}: the loss is {loss[5:]} "
                 f"and the {' and the '.join(others)}; wanted finite numbers. The "
                 "weights are those before this batch. Lower the learning rate, or "
                 "look for nan in the inputs.",
@@ -256,10 +288,17 @@ class _Trainer:
             )
 
 
-def _count_right(outputs: Tensor, labels: Tensor) -> float:
-    if outputs.dim() != 2 or labels.dim() != 1 or labels.is_floating_point():
+def _count_right(outputs: Any, labels: Any) -> float:
+    if not isinstance(outputs, Tensor) or not isinstance(labels, Tensor):
+        return math.nan
+    if outputs.dim() != 2 or outputs.shape[1] < 2 or labels.shape != outputs.shape[:1]:
+        return math.nan
+    if labels.dtype not in _INTEGERS:
         return math.nan
     return float((outputs.argmax(dim=1) == labels).sum())
+
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def _is_stale(history: History, patience: int | None) -> bool:
@@ -269,64 +308,44 @@ def _is_stale(history: History, patience: int | None) -> bool:
     return min(losses[-patience:]) >= min(losses[:-patience])
 
 
-def _check_arguments(
-    data: Dataset | Split, *, epochs: int, patience: int | None
-) -> None:
-    if not isinstance(data, Dataset | Split):
+def _parts_of(
+    data: Dataset | Source, test: Source | None
+) -> tuple[Source, Source | None]:
+    """Return what to train and what to test on."""
+    if not isinstance(data, Dataset):
+        return data, test
+    if test is not None:
         raise ValueError(
-            f"fit: got data of type {type(data).__name__}; wanted a Dataset or a "
-            "Split. course_lib.data.load() gives one."
+            "fit: got a Dataset and test=; the Dataset has a test split. Pass "
+            "data.train to test on something else."
         )
+    return data.train, data.test
+
+
+def _check_arguments(
+    train: Source,
+    own: dict[str, Any],
+    *,
+    epochs: int,
+    patience: int | None,
+    tests: Source | None,
+) -> None:
+    require_source("fit", train)
+    if tests is not None:
+        require_source("fit: test", tests)
+    unset = {"batch_size": None, "shuffle": True, "drop_last": False}
+    for name, value in own.items():
+        if not is_tensors(train) and value != unset[name]:
+            raise ValueError(
+                f"fit: got {name}={value!r}; a {type(train).__name__} has made its "
+                f"batches already. Leave {name} out, and set it there."
+            )
     for name, value in (("epochs", epochs), ("patience", patience)):
         is_count = isinstance(value, int) and not isinstance(value, bool) and value > 0
         if not is_count and not (name == "patience" and value is None):
             raise ValueError(f"fit: got {name}={value!r}; wanted an int >= 1.")
-    if patience is not None and not isinstance(data, Dataset):
+    if patience is not None and tests is None:
         raise ValueError(
             "fit: patience watches the test loss, and one Split has none. Pass the "
-            "whole Dataset, or leave patience out."
+            "whole Dataset, or test=, or leave patience out."
         )
-
-
-def _columns(epochs: list[Epoch]) -> list[tuple[str, Callable[[Epoch], str]]]:
-    """Return (header, text of an epoch) for the columns that say something."""
-    columns: list[tuple[str, Callable[[Epoch], str]]] = [
-        ("epoch", lambda e: str(e.epoch)),
-        ("loss", lambda e: f"{e.loss:.4g}" if e.loss >= 1e4 else f"{e.loss:.3f}"),
-    ]
-    if any(e.penalty for e in epochs):
-        columns.append(("penalty", lambda e: f"{e.penalty:.3f}"))
-    for name in _term_names(epochs):
-        columns.append((name, lambda e, name=name: f"{e.terms.get(name, 0.0):.3f}"))
-    if not _blank([e.test_loss for e in epochs]):
-        columns.append(("test loss", lambda e: f"{e.test_loss:.3f}"))
-    if not _blank([e.test_accuracy for e in epochs]):
-        columns.append(("test accuracy", lambda e: f"{e.test_accuracy:.1%}"))
-    return columns
-
-
-def _term_names(epochs: list[Epoch]) -> list[str]:
-    return list(dict.fromkeys(name for epoch in epochs for name in epoch.terms))
-
-
-def _blank(values: list[float]) -> bool:
-    return bool(values) and all(map(math.isnan, values))
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """Return rows of text under a header, each column to the right; of many, the ends.
-
-    >>> print(table(["step", "k"], [["5", "0.1"], ["10", "0.25"]]))
-    step     k
-       5   0.1
-      10  0.25
-    """
-    if len(rows) > 10:  # the ends tell the story
-        rows = [*rows[:5], ["..." for _ in header], *rows[-4:]]
-    lines = [header, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(_line(line, widths) for line in lines)
-
-
-def _line(row: list[str], widths: list[int]) -> str:
-    return "  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True))

@@ -3,6 +3,7 @@
 A tensor that stands at several places of a tree is tied: it counts once.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -77,6 +78,24 @@ def require_tensors(place: str, what: str, tree: object) -> None:
                 f"{place}: {dotted(path)!r} is {type(leaf).__name__}; wanted a tensor. "
                 "parameters(model) gives a tree of them."
             )
+
+
+def all_finite(tensors: list[Tensor]) -> bool:
+    """Tell whether no number is nan or infinite; one look at all, one wait for a GPU.
+
+    >>> all_finite([torch.ones(2)]), all_finite([torch.tensor([1.0, torch.nan])])
+    (True, False)
+    """
+    if not tensors:
+        return True
+    if any(tensor.is_sparse for tensor in tensors):
+        tensors = [t.coalesce().values() if t.is_sparse else t for t in tensors]
+    norms = torch._foreach_norm(tensors)
+    if not norms[0].is_cpu:
+        norms = torch.stack([norm.to(norms[0].device) for norm in norms]).tolist()
+    if all(map(math.isfinite, norms)):
+        return True
+    return all(bool(t.isfinite().all()) for t in tensors)  # a large norm may overflow
 
 
 def is_transformed(x: Tensor) -> bool:

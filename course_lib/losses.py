@@ -12,21 +12,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from course_lib.trees import is_transforming
+
 
 def absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return mean |outputs - targets| over all axes but the first, shape `(batch,)`.
 
     Args:
-        outputs: `(batch, ...)`.
-        targets: of the same shape.
+        outputs: `(batch, ...)`, floats.
+        targets: of the same shape; taken in the outputs' dtype.
 
     Raises:
-        ValueError: the shapes differ; they are not broadcast.
+        ValueError: the shapes differ; they are not broadcast. No tensors, or outputs
+            that are integers.
 
     >>> absolute_error(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.zeros(2, 2))
     tensor([1.5000, 3.5000])
     """
     _require_one_shape("absolute_error", "outputs", outputs, "targets", targets)
+    targets = targets.to(outputs.dtype)  # torch's backward fails on two dtypes
     return _mean_of_each(functional.l1_loss(outputs, targets, reduction="none"))
 
 
@@ -39,24 +43,54 @@ def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     tensor([ 2.5000, 12.5000])
     """
     _require_one_shape("squared_error", "outputs", outputs, "targets", targets)
+    targets = targets.to(outputs.dtype)
     return _mean_of_each(functional.mse_loss(outputs, targets, reduction="none"))
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def cross_entropy(
+    logits: Tensor, labels: Tensor, *, ignore_index: int = -100
+) -> Tensor:
     """Return -log softmax(logits)[label] of each sample, in nats, `(batch,)`.
 
+    Labels equal to `ignore_index` don't count, as in torch: of c labels that count
+    among n, the losses of those c are divided by c / n, so that `reduce` gives their
+    mean, over whichever samples they are spread. Where none counts, the loss is 0.
+
     Args:
-        logits: `(batch, classes, ...)`; axes beyond the second are averaged over.
+        logits: `(batch, classes, ...)`, floats; axes beyond the second are averaged
+            over.
         labels: class numbers `(batch, ...)`, or probabilities of the logits' shape.
+        ignore_index: the class number of padding.
 
     Raises:
-        ValueError: the logits have no axis of classes.
+        ValueError: the logits have no axis of classes; labels of another shape, or out
+            of range (on a GPU torch stops the program instead).
 
     >>> cross_entropy(torch.zeros(2, 4), torch.tensor([0, 3]))  # log 4 each
     tensor([1.3863, 1.3863])
+    >>> cross_entropy(torch.zeros(2, 4), torch.tensor([0, -100]))  # mean is log 4
+    tensor([2.7726, 0.0000])
     """
     _require_classes("cross_entropy", logits)
-    return _mean_of_each(functional.cross_entropy(logits, labels, reduction="none"))
+    _require_labels(logits, labels)
+    if labels.is_floating_point():
+        labels = labels.to(logits.dtype)
+        values = functional.cross_entropy(logits, labels, reduction="none")
+        return _mean_of_each(values)
+    labels = labels.long()
+    try:
+        values = functional.cross_entropy(
+            logits, labels, ignore_index=ignore_index, reduction="none"
+        )
+    except IndexError as error:
+        low, high = labels[labels != ignore_index].aminmax()
+        raise ValueError(
+            f"cross_entropy: got labels from {low} to {high}; wanted 0 to "
+            f"{logits.shape[1] - 1}, as the logits have {logits.shape[1]} classes, or "
+            f"ignore_index={ignore_index} for those that don't count."
+        ) from error
+    counted = (labels != ignore_index).sum().clamp(min=1)
+    return _mean_of_each(values) * (labels.numel() / counted).to(values.dtype)
 
 
 def kl_from_logits(logits: Tensor, other: Tensor) -> Tensor:
@@ -93,15 +127,18 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         logits: `(batch, ...)`; all axes but the first are averaged over.
-        targets: of the same shape, floats in [0, 1].
+        targets: of the same shape, in [0, 1]: floats, bools, or integers 0 and 1.
 
     Raises:
-        ValueError: the shapes differ; they are not broadcast.
+        ValueError: the shapes differ; they are not broadcast. Targets that are out of
+            range (where they can be looked at without a wait: on a CPU).
 
     >>> binary_cross_entropy(torch.tensor([0.0, 200.0]), torch.tensor([1.0, 0.0]))
     tensor([  0.6931, 200.0000])
     """
     _require_one_shape("binary_cross_entropy", "logits", logits, "targets", targets)
+    _require_shares(targets)
+    targets = targets.to(logits.dtype)
     loss = functional.binary_cross_entropy_with_logits
     return _mean_of_each(loss(logits, targets, reduction="none"))
 
@@ -114,7 +151,11 @@ def reduce(
     sum(weights * losses) / n. Without a mask n is the number of losses: weights don't
     count, so weights of 2 double the loss. With one, the losses where it is False are
     left out of the sum, even nan, and n is the number of the others; 0 if there are
-    none. (Keras adds 1e-7 to that n.)
+    none. (Keras adds 1e-7 to that n.) Halves are added up in float32.
+
+    A loss that is left out gets no gradient, so a weight of nan there does no harm, nor
+    does a nan loss. But 0 * nan is nan in the backward pass of what made that loss:
+    where its inputs may be nan or infinite, replace them before, too.
 
     Args:
         per_sample: losses `(batch,)`, or `(batch, time, ...)` for one a step.
@@ -124,7 +165,7 @@ def reduce(
 
     Raises:
         ValueError: shapes that don't fit (they are never broadcast from the right),
-            a scalar, or a mask that is not of bools.
+            a scalar, no losses at all, integers, or a mask that is not of bools.
 
     >>> losses = torch.tensor([1.0, 2.0, 6.0])
     >>> reduce(losses)
@@ -133,26 +174,34 @@ def reduce(
     tensor(1.)
     >>> reduce(losses, mask=torch.tensor([True, True, False]))  # / 2
     tensor(1.5000)
+    >>> mask = torch.tensor([True, False])
+    >>> z = torch.tensor([[0.0, 0.0], [torch.nan, 0.0]], requires_grad=True)
+    >>> clean = z.where(mask[:, None], 0)  # else z.grad is nan in the second row
+    >>> reduce(cross_entropy(clean, torch.tensor([1, 0])), mask=mask).backward()
+    >>> z.grad
+    tensor([[ 0.5000, -0.5000],
+            [ 0.0000,  0.0000]])
 
     Source: keras.losses.Loss of Keras 3, reduction "sum_over_batch_size".
     """
-    if per_sample.dim() == 0:
-        raise ValueError(
-            "reduce: got a scalar; wanted a loss for each sample, shape (batch,). "
-            "Leave its mean to reduce, or weights and masks come too late."
-        )
-    losses = per_sample
-    if weights is not None:
-        losses = losses * _spread("weights", weights, losses).to(losses.dtype)
-    if mask is None:
-        return losses.mean()
-    if mask.dtype != torch.bool:
+    _require_losses(per_sample)
+    dtype = per_sample.dtype
+    is_half = dtype in (torch.float16, torch.bfloat16)
+    losses = per_sample.float() if is_half else per_sample
+    counts = None if mask is None else _spread("mask", mask, losses)
+    if mask is not None and mask.dtype != torch.bool:
         raise ValueError(
             f"reduce: got a mask of {mask.dtype}; wanted bools, True where a loss "
             "counts. Compare first, for example tokens != padding."
         )
-    counts = _spread("mask", mask, losses)
-    return losses.where(counts, 0).sum() / counts.sum().clamp(min=1)
+    if counts is not None:
+        losses = losses.where(counts, 0)
+    if weights is not None:
+        factors = _spread("weights", weights, losses).to(losses.dtype)
+        losses = losses * (factors if counts is None else factors.where(counts, 0))
+    if counts is None:
+        return losses.mean().to(dtype)
+    return (losses.sum() / counts.sum().clamp(min=1)).to(dtype)
 
 
 class LossCollector:
@@ -249,30 +298,106 @@ def _mean_of_each(values: Tensor) -> Tensor:
 
 def _spread(name: str, factors: Tensor, losses: Tensor) -> Tensor:
     """Return a view of the losses' shape; missing axes are added at the end."""
+    _require_tensors("reduce", {name: factors})
     if factors.dim() == 0 or factors.shape != losses.shape[: factors.dim()]:
         raise ValueError(
             f"reduce: got {name} of shape {tuple(factors.shape)} for losses of shape "
             f"{tuple(losses.shape)}; wanted the same, or its first axes. For one "
             "number a sample give (batch,)."
         )
+    if factors.device != losses.device:
+        raise ValueError(
+            f"reduce: got {name} on {factors.device} for losses on {losses.device}. "
+            f"Move them: {name}.to({str(losses.device)!r})."
+        )
     missing = losses.dim() - factors.dim()
     return factors.reshape(*factors.shape, *[1] * missing).expand_as(losses)
+
+
+def _require_losses(per_sample: Tensor) -> None:
+    _require_tensors("reduce", {"losses": per_sample})
+    if per_sample.dim() == 0:
+        raise ValueError(
+            "reduce: got a scalar; wanted a loss for each sample, shape (batch,). "
+            "Leave its mean to reduce, or weights and masks come too late."
+        )
+    if not per_sample.numel():
+        raise ValueError(
+            f"reduce: got losses of shape {tuple(per_sample.shape)}; the mean of none "
+            "is nan. Leave samples out by a mask, which may leave none, and not by "
+            "indexing."
+        )
+    _require_floats("reduce", "losses", per_sample)
+
+
+def _require_tensors(place: str, values: dict[str, object]) -> None:
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"{place}: {name} is of type {type(value).__name__}; wanted a tensor. "
+                "torch.as_tensor(...) makes one."
+            )
+
+
+def _require_floats(place: str, name: str, value: Tensor) -> None:
+    if not (value.is_floating_point() or value.is_complex()):
+        raise ValueError(
+            f"{place}: {name} is of {value.dtype}, which has no gradient; wanted "
+            "floats. Convert with .float()."
+        )
 
 
 def _require_one_shape(
     place: str, name: str, first: Tensor, other_name: str, second: Tensor
 ) -> None:
+    _require_tensors(place, {name: first, other_name: second})
     if first.shape != second.shape or first.dim() == 0:
         raise ValueError(
             f"{place}: {name} has shape {tuple(first.shape)}, {other_name} "
             f"{tuple(second.shape)}; wanted one shape (batch, ...) for both. "
             "Broadcasting (batch, 1) against (batch,) would compare all pairs."
         )
+    _require_floats(place, name, first)
 
 
 def _require_classes(place: str, logits: Tensor) -> None:
+    _require_tensors(place, {"logits": logits})
     if logits.dim() < 2:
         raise ValueError(
             f"{place}: got logits of shape {tuple(logits.shape)}; wanted (batch, "
             "classes, ...). One sample alone needs its batch axis: logits[None]."
+        )
+    _require_floats(place, "logits", logits)
+
+
+def _require_labels(logits: Tensor, labels: Tensor) -> None:
+    _require_tensors("cross_entropy", {"labels": labels})
+    numbers = (*logits.shape[:1], *logits.shape[2:])
+    is_share = labels.is_floating_point()
+    is_number = not is_share and not labels.is_complex() and labels.dtype != torch.bool
+    if labels.shape == (logits.shape if is_share else numbers) and (
+        is_share or is_number
+    ):
+        return
+    raise ValueError(
+        f"cross_entropy: got labels of {labels.dtype} and shape {tuple(labels.shape)} "
+        f"for logits of shape {tuple(logits.shape)}; wanted class numbers, integers "
+        f"{numbers}, or probabilities, floats {tuple(logits.shape)}. A last axis of "
+        "one goes by labels.squeeze(-1); one-hot integers become floats by .float()."
+    )
+
+
+def _require_shares(targets: Tensor) -> None:
+    """Look for -1 or 2 among targets, where a look needs no wait and has a value."""
+    if targets.device.type != "cpu" or not targets.numel() or targets.is_complex():
+        return
+    if targets.dtype == torch.bool or torch.compiler.is_compiling():
+        return
+    if is_transforming():
+        return
+    low, high = targets.detach().aminmax()
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"binary_cross_entropy: got targets from {low:.3g} to {high:.3g}; wanted "
+            "them in [0, 1]. Of -1 and 1 make (targets + 1) / 2."
         )

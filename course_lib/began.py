@@ -9,8 +9,11 @@ Source: Berthelot et al. 2017, arXiv:1703.10717.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +27,10 @@ class BEGANLoss(nn.Module):
     `forward` takes the k of now; `update_`, called after the optimizers' step, sets
         k = clip(k + lambda_k * (gamma * L_real - L_gen), 0, 1)
         M = L_real + |gamma * L_real - L_gen|, which falls as training converges.
-    Both are buffers: they move with the module and are saved in its state_dict. M is
-    nan before the first update.
+    Both are buffers: they move with the module and are saved in its state_dict. In
+    bfloat16 a step of lambda_k is lost beside k, so `.half()` and `.bfloat16()` leave
+    both in float32. M is nan before the first update, and after an update by an error
+    that is not finite, which leaves k where it was.
 
     Args:
         gamma: the L_gen / L_real to keep, in [0, 1]; low is sharp, high is diverse.
@@ -52,16 +57,19 @@ class BEGANLoss(nn.Module):
     ) -> None:
         super().__init__()
         for name, value in (("gamma", gamma), ("k", k)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"BEGANLoss: got {name}={value}; wanted it in [0, 1].")
-        if not 0 < lambda_k < math.inf:
+            if not (_is_number(value) and 0 <= value <= 1):
+                raise ValueError(
+                    f"BEGANLoss: got {name}={value!r}; wanted it in [0, 1]."
+                )
+        if not (_is_number(lambda_k) and 0 < lambda_k < math.inf):
             raise ValueError(
-                f"BEGANLoss: got lambda_k={lambda_k}; wanted a finite number > 0. "
+                f"BEGANLoss: got lambda_k={lambda_k!r}; wanted a finite number > 0. "
                 "At 0 the balance k would never move."
             )
-        self.gamma, self.lambda_k = gamma, lambda_k
-        self.register_buffer("k", torch.tensor(float(k)))
-        self.register_buffer("M", torch.tensor(math.nan))
+        self.gamma, self.lambda_k = float(gamma), float(lambda_k)
+        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        self.register_buffer("k", torch.tensor(float(k), dtype=dtype))
+        self.register_buffer("M", torch.tensor(math.nan, dtype=dtype))
 
     def forward(self, real: Tensor, generated: Tensor) -> Tensor:
         """Return real - k * generated, from two scalar errors."""
@@ -69,14 +77,53 @@ class BEGANLoss(nn.Module):
 
     @torch.no_grad()
     def update_(self, real: Tensor, generated: Tensor) -> None:
-        """Move k and M by the errors of the step that was just taken."""
-        imbalance = self.gamma * real - generated
-        self.k.add_(self.lambda_k * imbalance).clamp_(0, 1)
-        self.M.copy_(real + imbalance.abs())
+        """Move k and M by the errors of the step that was just taken.
+
+        Raises:
+            ValueError: an error is not a scalar.
+        """
+        errors = [torch.as_tensor(error).to(self.k) for error in (real, generated)]
+        for name, error in zip(("real", "generated"), errors, strict=True):
+            if error.dim():
+                raise ValueError(
+                    f"update_: the {name} error has shape {tuple(error.shape)}; wanted "
+                    "a scalar, the mean over the batch."
+                )
+        imbalance = self.gamma * errors[0] - errors[1]
+        moved = (self.k + self.lambda_k * imbalance).clamp_(0, 1)
+        self.M.copy_(errors[0] + imbalance.abs())
+        self.k.copy_(moved.where(self.M.isfinite(), self.k))  # no wait for a GPU
+
+    def _apply(
+        self, fn: Callable[[Tensor], Tensor], recurse: bool = True
+    ) -> "BEGANLoss":
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, after in self._buffers.items():
+            if after.dtype in _HALVES:  # from what it was, not from its rounding
+                self._buffers[name] = _at_least_float32(before[name].to(after.device))
+        return self
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        for name, value in self._buffers.items():  # with assign=True, of the file's
+            self._buffers[name] = _at_least_float32(value)
 
     def extra_repr(self) -> str:
         """Return the two constants, for the module's repr."""
         return f"gamma={self.gamma}, lambda_k={self.lambda_k}"
+
+
+_HALVES = (torch.float16, torch.bfloat16)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in _HALVES else x
+
+
+def _is_number(value: object) -> bool:
+    is_one = isinstance(value, Tensor) and value.numel() == 1
+    return is_one or (isinstance(value, Real) and not isinstance(value, bool))
 
 
 def gradients_(
@@ -105,8 +152,9 @@ def gradients_(
 
     Raises:
         ValueError: the generator's images differ in shape from the real ones, or the
-            reconstructions from their images.
+            reconstructions from their images; the discriminator has gradients.
     """
+    _require_no_gradients(discriminator)
     mixed = torch.autocast(images.device.type, torch.bfloat16, enabled=mixed_precision)
     with mixed:
         made = generator(latents)
@@ -119,6 +167,15 @@ def gradients_(
         real = absolute_error(discriminator(images), images).mean()
     real.backward()
     return real.detach(), generated.detach()
+
+
+def _require_no_gradients(discriminator: nn.Module) -> None:
+    for name, parameter in discriminator.named_parameters():
+        if parameter.grad is not None and parameter.grad.any():
+            raise ValueError(
+                f"gradients_: the discriminator's {name!r} has a gradient already, which "
+                "would be multiplied by -k. Call optimizer.zero_grad() before."
+            )
 
 
 def _require_shape(made: Tensor, images: Tensor) -> None:

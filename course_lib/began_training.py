@@ -14,9 +14,9 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,63 +24,21 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from tqdm.auto import tqdm
 
-from course_lib import plots
 from course_lib.began import BEGANLoss, Config, autoencoder, generator, gradients_
+from course_lib.began_history import History, Record
 from course_lib.device import pick_device
-from course_lib.history import TrainingError, table
+from course_lib.history import TrainingError
 from course_lib.vision import import_torchvision
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-
-class Record(NamedTuple):
-    """What a stretch of steps was like; errors and M are means over its steps."""
-
-    step: int  # how many were taken when it ended
-    real: float  # L_real, in units of pixels
-    generated: float  # L_gen
-    k: float  # after the last step
-    M: float
-    seconds: float  # of this stretch
-
-
-@dataclass
-class History:
-    """The records of a run; prints as a table.
-
-    >>> history = History([Record(100, 0.125, 0.0625, 0.01, 0.125, 1.5)])
-    >>> history
-    step  L_real   L_gen       k       M
-     100  0.1250  0.0625  0.0100  0.1250
-    >>> history["k"]
-    [0.01]
-    """
-
-    records: list[Record] = field(default_factory=list)
-
-    def __getitem__(self, column: str) -> list[float]:
-        """Return one column, for example `history["M"]`."""
-        if column not in Record._fields:
-            raise KeyError(
-                f"History: got {column!r}; wanted one of {', '.join(Record._fields)}."
-            )
-        return [getattr(record, column) for record in self.records]
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __repr__(self) -> str:
-        if not self.records:
-            return "History: no record yet"
-        rows = [[str(r.step), *(f"{v:.4f}" for v in r[1:5])] for r in self.records]
-        return table(["step", "L_real", "L_gen", "k", "M"], rows)
-
-    def plot(self, ax: "Axes", *columns: str) -> "Axes":
-        """Draw columns over the steps on `ax`: k and M, unless others are named."""
-        series = {name: torch.tensor(self[name]) for name in columns or ("k", "M")}
-        across = torch.tensor(self["step"])
-        return plots.lines(ax, across, series, xlabel="step", ylabel="")
+__all__ = [
+    "History",
+    "Record",
+    "Run",
+    "image_folder",
+    "learning_rate",
+    "train",
+    "watch",
+]
 
 
 class Run:
@@ -285,8 +243,12 @@ def watch(
     2 tensor(True)
     4 tensor(True)
     """
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-        raise ValueError(f"began: got every={every!r}; wanted an int >= 1.")
+    _check_numbers(config, every=(every, 1), seed=(seed, None), workers=(workers, 0))
+    if checkpoint is not None and not Path(checkpoint).absolute().parent.is_dir():
+        raise ValueError(
+            f"began: the folder of the checkpoint {checkpoint} is missing. Make it "
+            "first."
+        )
     _check_images(config, images)
     run = Run(config, seed=seed, device=pick_device(device))
     if checkpoint is not None and Path(checkpoint).exists():
@@ -327,14 +289,14 @@ def _batches(run: Run, images: Tensor | TorchDataset, workers: int) -> Iterator[
     order = _order(len(images), run.config.batch_size, run.seed)
     rest = itertools.islice(order, run.steps, run.config.steps)
     if isinstance(images, Tensor):
-        here = images.to(run.device)
+        here = images.to(run.device, torch.float32)
         yield from (here[chosen.to(run.device)] for chosen in rest)
         return
     pinned = run.device.type == "cuda"
     indices = (chosen.tolist() for chosen in rest)
     options = {"num_workers": workers, "pin_memory": pinned}
-    for batch, _ in DataLoader(images, batch_sampler=indices, **options):
-        yield batch.to(run.device, non_blocking=True)
+    for batch, *_ in DataLoader(images, batch_sampler=indices, **options):
+        yield batch.to(run.device, torch.float32, non_blocking=True)
 
 
 def _order(count: int, size: int, seed: int) -> Iterator[Tensor]:
@@ -369,6 +331,19 @@ def _read(path: Path) -> dict[str, Any]:
     return state
 
 
+def _check_numbers(config: Config, **numbers: tuple[object, int | None]) -> None:
+    if not isinstance(config, Config):
+        raise ValueError(
+            f"began: got a configuration of type {type(config).__name__}; wanted a "
+            "Config, for example DIGITS."
+        )
+    for name, (value, least) in numbers.items():
+        is_int = isinstance(value, int) and not isinstance(value, bool)
+        if not is_int or (least is not None and value < least):
+            wanted = "an int" if least is None else f"an int >= {least}"
+            raise ValueError(f"began: got {name}={value!r}; wanted {wanted}.")
+
+
 def _check_images(config: Config, images: Tensor | TorchDataset) -> None:
     """Look at all of a tensor, or at the first image of a data set."""
     if not isinstance(images, Tensor | TorchDataset):
@@ -381,7 +356,15 @@ def _check_images(config: Config, images: Tensor | TorchDataset) -> None:
             f"began: got {len(images)} images; wanted at least one batch of "
             f"{config.batch_size}. Find more, or lower the batch size."
         )
-    first = images[0] if isinstance(images, Tensor) else images[0][0]
+    first = images[0]
+    if not isinstance(images, Tensor):
+        if not isinstance(first, tuple | list) or not isinstance(first[0], Tensor):
+            raise ValueError(
+                f"began: the data set gave {type(first).__name__}; wanted (pixels, "
+                "label), pixels a tensor. Pass the pixels themselves, or change its "
+                "transform."
+            )
+        first = first[0]
     wanted = (config.channels, config.size, config.size)
     if first.shape != wanted:
         raise ValueError(

@@ -173,8 +173,8 @@ def _require_no_gradients(discriminator: nn.Module) -> None:
     for name, parameter in discriminator.named_parameters():
         if parameter.grad is not None and parameter.grad.any():
             raise ValueError(
-                f"gradients_: the discriminator's {name!r} has a gradient already, which "
-                "would be multiplied by -k. Call optimizer.zero_grad() before."
+                f"gradients_: the discriminator's {name!r} has a gradient, which would "
+                "be multiplied by -k. Call optimizer.zero_grad() before."
             )
 
 
@@ -227,6 +227,10 @@ class Config:
 
     def __post_init__(self) -> None:
         BEGANLoss(gamma=self.gamma, lambda_k=self.lambda_k)  # refuses wrong ones
+        if not isinstance(self.widths, tuple | list):
+            raise ValueError(
+                f"Config: got widths={self.widths!r}; wanted a tuple of ints."
+            )
         names = ("size", "channels", "latent", "steps", "batch_size", "decay_every")
         counts = {name: getattr(self, name) for name in names}
         counts |= {f"widths[{i}]": width for i, width in enumerate(self.widths)}
@@ -240,11 +244,14 @@ class Config:
                 "one. Take fewer widths, or another size."
             )
         rates = self.lowest_rate, self.learning_rate
-        if not (0 < rates[0] <= rates[1] < math.inf and 0 < self.decay <= 1):
+        are_numbers = all(map(_is_number, (*rates, self.decay)))
+        if not (
+            are_numbers and 0 < rates[0] <= rates[1] < math.inf and 0 < self.decay <= 1
+        ):
             raise ValueError(
-                f"Config: got learning_rate={rates[1]}, lowest_rate={rates[0]} and "
-                f"decay={self.decay}; wanted 0 < lowest_rate <= learning_rate and a "
-                "decay in (0, 1]."
+                f"Config: got learning_rate={rates[1]!r}, "
+                f"lowest_rate={rates[0]!r} and decay={self.decay!r}; wanted 0 < "
+                "lowest_rate <= learning_rate and a decay in (0, 1]."
             )
 
 

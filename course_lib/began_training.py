@@ -28,6 +28,7 @@ from course_lib.began import BEGANLoss, Config, autoencoder, generator, gradient
 from course_lib.began_history import History, Record
 from course_lib.device import pick_device
 from course_lib.history import TrainingError
+from course_lib.trees import all_finite
 from course_lib.vision import import_torchvision
 
 __all__ = [
@@ -64,7 +65,8 @@ class Run:
         """Update both players, then k and M; return L_real, L_gen and M, shape (3,).
 
         Raises:
-            TrainingError: an error is not finite; the weights and k stay as they were.
+            TrainingError: an error or a gradient is not finite; the weights and k stay
+                as they were.
         """
         latents = self._latents(len(images), self._random)
         self.optimizer.param_groups[0]["lr"] = learning_rate(self.config, self.steps)
@@ -73,6 +75,7 @@ class Run:
         mixed = self.config.mixed_precision
         errors = gradients_(*players, images, latents, mixed_precision=mixed)
         self._require_finite(errors)
+        self._require_finite_gradients()
         self.optimizer.step()
         self.loss.update_(*errors)
         self.steps += 1
@@ -97,6 +100,16 @@ class Run:
                 f"{made:.4g}; wanted finite numbers. The weights and k are those "
                 "before this step. Lower the learning rate, or look for nan in the "
                 "images.",
+                self.history,
+            )
+
+    def _require_finite_gradients(self) -> None:
+        moved = self.optimizer.param_groups[0]["params"]
+        if not all_finite([p.grad for p in moved if p.grad is not None]):
+            raise TrainingError(
+                f"began: step {self.steps + 1}: a gradient is nan or infinite, though "
+                "the errors are finite. The weights and k are those before this step. "
+                "Lower the learning rate.",
                 self.history,
             )
 

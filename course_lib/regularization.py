@@ -9,12 +9,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import reduce
+from numbers import Real
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
 
 from course_lib.activity import record_outputs, recorded_costs, records_outputs
+from course_lib.computed_weights import computed_weight, hook_of
 from course_lib.trees import require_module
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -51,11 +54,9 @@ class L1L2:
 
     def __post_init__(self) -> None:
         for name, value in (("l1", self.l1), ("l2", self.l2)):
-            if not _is_coefficient(value):
-                raise ValueError(
-                    f"L1L2: got {name}={value!r}; wanted a finite float >= 0. "
-                    "A negative or infinite coefficient would reward large weights."
-                )
+            _require_coefficient(name, value)
+            if type(value) not in (int, float):  # NumPy's print and pickle otherwise
+                object.__setattr__(self, name, float(value))
         if self.norm not in ("squared", "euclidean"):
             raise ValueError(
                 f"L1L2: got norm={self.norm!r}; wanted 'squared' or 'euclidean'. "
@@ -172,7 +173,7 @@ def regularize(
     >>> f"{penalty(layer).item():.3f}"
     '0.008'
     """
-    require_module("regularize", module)
+    _require_eager("regularize", module)
     owners = []
     for name, regularizer in by_parameter.items():
         _require_l1l2("regularize", name, regularizer)
@@ -197,13 +198,14 @@ def penalty(model: nn.Module) -> Tensor:
     the model's first parameter.
 
     Raises:
-        ValueError: tied weights carry different coefficients.
+        ValueError: tied weights carry different coefficients; a regularized parameter
+            is deleted, or has no shape yet. (One that became None costs nothing.)
 
     >>> model = nn.Sequential(nn.Linear(4, 2), nn.ReLU())
     >>> penalty(model)
     tensor(0.)
     """
-    require_module("penalty", model)
+    _require_eager("penalty", model)
     groups: dict[tuple[L1L2, torch.device], list[Tensor]] = {}
     for term in _distinct_terms(model):
         key = (term.regularizer, term.tensor.device)
@@ -229,7 +231,7 @@ def penalties(model: nn.Module) -> dict[str, Tensor]:
     >>> list(penalties(nn.Sequential(layer)))
     ['0.bias']
     """
-    require_module("penalties", model)
+    _require_eager("penalties", model)
     parts = {
         term.name: term.regularizer(term.tensor) for term in _distinct_terms(model)
     }
@@ -256,7 +258,7 @@ def add_penalty_gradients_(model: nn.Module) -> None:
     >>> torch.equal(layer.weight.grad, layer.weight)
     True
     """
-    require_module("add_penalty_gradients_", model)
+    _require_eager("add_penalty_gradients_", model)
     for path, module in model.named_modules():
         if records_outputs(module):
             raise ValueError(
@@ -293,20 +295,20 @@ def _distinct_terms(model: nn.Module) -> list[_Term]:
         for name, regularizer in module.__dict__.get("_regularizers", {}).items():
             parameter = module._parameters.get(name)  # None where it is computed
             key = (id(module), name) if parameter is None else id(parameter)
-            tensor = _computed(module, name) if parameter is None else parameter
+            tensor = parameter
+            if parameter is None:
+                tensor = computed_weight(module, name, _join(path, name))
+                if tensor is None:  # a bias that was taken away
+                    continue
+            if isinstance(tensor, UninitializedTensorMixin):
+                raise ValueError(
+                    f"penalty: {_join(path, name)!r} has no shape yet. Call the model "
+                    "once before."
+                )
             term = _Term(_join(path, name), tensor, regularizer)
             if terms.setdefault(key, term).regularizer != regularizer:
                 _refuse_disagreement(terms[key], term)
     return list(terms.values())
-
-
-@torch.enable_grad()
-def _computed(module: nn.Module, name: str) -> Tensor:
-    """Return a weight that is no parameter itself but computed from parameters."""
-    for hook in module._forward_pre_hooks.values():  # of prune, of the old weight_norm
-        if name in (getattr(hook, "name", None), getattr(hook, "_tensor_name", None)):
-            hook(module, ())  # else the weight is that of the last forward pass
-    return getattr(module, name)
 
 
 def _refuse_disagreement(first: _Term, second: _Term) -> None:
@@ -350,9 +352,17 @@ class _Total(torch.autograd.Function):
 # Checks and small helpers
 
 
-def _is_coefficient(value: object) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and 0 <= value <= sys.float_info.max
+def _require_coefficient(name: str, value: object) -> None:
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise ValueError(
+            f"L1L2: got {name}={value!r}; wanted a finite float >= 0, a plain number. "
+            "float(...) makes one of an array or a tensor that holds one."
+        )
+    if not 0 <= value <= sys.float_info.max:
+        raise ValueError(
+            f"L1L2: got {name}={value!r}; wanted a finite float >= 0. "
+            "A negative or infinite coefficient would reward large weights."
+        )
 
 
 def _require_l1l2(place: str, name: str, regularizer: object) -> None:
@@ -364,10 +374,31 @@ def _require_l1l2(place: str, name: str, regularizer: object) -> None:
 
 
 def _require_real(place: str, tensor: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise ValueError(
+            f"{place}: got {type(tensor).__name__}; wanted a tensor of floating-point "
+            "numbers."
+        )
+    if tensor.is_complex():
+        raise ValueError(
+            f"{place}: got a tensor of {tensor.dtype}; wanted floating-point numbers "
+            "that are real. In a loss penalize torch.view_as_real(weight); .float() "
+            "would drop the imaginary parts."
+        )
     if not tensor.is_floating_point():
         raise ValueError(
             f"{place}: got a tensor of {tensor.dtype}; wanted floating-point numbers, "
             "since a penalty needs a gradient. Convert it with .float()."
+        )
+
+
+def _require_eager(place: str, module: nn.Module) -> None:
+    require_module(place, module)
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ValueError(
+            f"{place}: got a ScriptModule, which can't hold coefficients and loses "
+            "those of the module that it was made from. Use that module: both share "
+            "their parameters."
         )
 
 
@@ -379,6 +410,8 @@ def _owner(module: nn.Module, name: str) -> nn.Module:
         tensor = getattr(owner, leaf)
     except AttributeError:
         owner, tensor = None, None
+    if owner is not None:
+        _require_eager("regularize", owner)
     if not isinstance(tensor, Tensor) or _is_constant(owner, leaf):
         known = ", ".join(n for n, _ in module.named_parameters()) or "none"
         what = "None" if owner is not None and tensor is None else "no parameter"
@@ -394,6 +427,8 @@ def _is_constant(owner: nn.Module, name: str) -> bool:
     """Tell buffers and plain attributes from parameters and what they compute."""
     attribute = owner.__dict__.get(name)  # the old weight_norm keeps its weight there
     is_plain = attribute is not None and not attribute.requires_grad
+    if hook_of(owner, name) is not None:  # spectral_norm's, before a pass
+        return False
     return is_plain or name in owner._buffers
 
 

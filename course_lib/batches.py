@@ -16,7 +16,7 @@ from course_lib.data import Split, epoch_indices
 Source = Split | TensorDataset | Iterable[Any]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Batch:
     """What a model and a loss are called with: model(*inputs), loss(outputs, targets).
 
@@ -70,15 +70,15 @@ class Batches:
     def _drawn(self) -> Iterable[Any]:
         if not is_tensors(self.data):
             return self.data
-        options = {"shuffle": self.shuffle, "drop_last": self.drop_last}
+        options = {
+            "shuffle": self.shuffle,
+            "generator": self.generator,
+            "drop_last": self.drop_last,
+        }
         if isinstance(self.data, Split):
-            return self.data.batches(
-                self.batch_size, generator=self.generator, **options
-            )
+            return self.data.batches(self.batch_size, **options)
         tensors = self.data.tensors
-        chosen = epoch_indices(
-            len(tensors[0]), self.batch_size, generator=self.generator, **options
-        )
+        chosen = epoch_indices(len(tensors[0]), self.batch_size, **options)
         return (
             [tensor[_beside(index, tensor)] for tensor in tensors] for index in chosen
         )
@@ -148,7 +148,10 @@ def _read(place: str, batch: Any, device: torch.device | None) -> Batch:
             "the labels. A collate_fn of the DataLoader can make them of other things; "
             "an autoencoder's labels are its inputs: TensorDataset(x, x)."
         )
-    *inputs, targets = batch
+    if len(batch) == 2 and isinstance(batch[0], Tensor):
+        inputs, targets = batch[:1], batch[1]
+    else:
+        *inputs, targets = batch
     if len(inputs) == 1 and isinstance(inputs[0], tuple | list):
         (inputs,) = inputs
     for part in inputs:

@@ -221,7 +221,7 @@ class _Trainer:
 
         try:
             self.optimizer.step(closure)
-        except TrainingError:  # after some of its moves
+        except Exception:  # after some of its moves
             with torch.no_grad():
                 torch._foreach_copy_(moved, before)
             raise
@@ -230,13 +230,16 @@ class _Trainer:
     def _backward(self, batch: Batch) -> dict[str, float]:
         """Leave finite gradients in .grad; return the parts of the loss."""
         parts = self.parts(batch)
-        losses = [part for name, part in parts.items() if name != "penalty"]
-        self.reach.note(self.place, losses)
-        values = {name: part.item() for name, part in parts.items()}
+        self.reach.note(self.place, parts)
+        values = {"loss": 0.0, "penalty": 0.0}  # in this order, whatever there is
+        values |= {name: part.item() for name, part in parts.items()}
         self._require_finite(values)
+        total, *others = parts.values()
+        for part in others:
+            total = total + part
         self.optimizer.zero_grad()
         try:
-            sum(parts.values()).backward()
+            total.backward()
         except ERRORS as error:
             explain(error, self.place, "backward", labels=batch.targets)
             raise
@@ -246,9 +249,11 @@ class _Trainer:
         return values
 
     def _require_finite_gradients(self) -> None:
-        moved = [p for p in every(self.optimizer) if p.grad is not None]
-        if not all_finite([p.grad for p in moved]):
-            wrong = [p for p in moved if not all_finite([p.grad])]
+        moved = every(self.optimizer)
+        if not all_finite([g for p in moved if (g := p.grad) is not None]):
+            wrong = [
+                p for p in moved if p.grad is not None and not all_finite([p.grad])
+            ]
             raise TrainingError(
                 f"{self.place}: the loss is finite, but the gradient of "
                 f"{', '.join(names_of(self.model, wrong))} is not. The weights are "
@@ -259,14 +264,15 @@ class _Trainer:
 
     def parts(self, batch: Batch) -> dict[str, Tensor]:
         """Return what is to be minimized, as scalars by name."""
-        inputs = batch.inputs if len(batch.inputs) > 1 else batch.inputs[0]
         with LossCollector() as collector:
             outputs = call_model(self.place, self.model, batch)
             loss = call_loss(self.place, self.loss, outputs, batch)
-            cost = loss.new_zeros(())
+            parts = {"loss": loss}
             if self.penalty:
-                cost = scalar(f"{self.place}: penalty", self.penalty(self.model), 1)
+                cost = self.penalty(self.model)
+                parts["penalty"] = scalar(self.place, cost, 1, name="penalty")
             if self.after_forward:
+                inputs = batch.inputs if len(batch.inputs) > 1 else batch.inputs[0]
                 self.after_forward(self.model, inputs, outputs)
         for name in collector.terms:
             if name in Epoch._fields:
@@ -274,7 +280,7 @@ class _Trainer:
                     f"fit: a term is called {name!r}, and so is a column of the "
                     "History. Give add_loss another name."
                 )
-        return {"loss": loss, "penalty": cost, **collector.terms}
+        return parts | collector.terms
 
     def _require_finite(self, values: dict[str, float]) -> None:
         if not all(map(math.isfinite, values.values())):

@@ -14,22 +14,23 @@ from course_lib.batches import Batch
 from course_lib.losses import reduce
 
 
-def scalar(place: str, loss: object, samples: int) -> Tensor:
+def scalar(place: str, loss: object, samples: int, *, name: str = "loss") -> Tensor:
     """Return a loss as a scalar: itself, or the mean of one number for each sample."""
     if not isinstance(loss, Tensor):
         raise ValueError(
-            f"{place}: the loss is of type {type(loss).__name__}; wanted a tensor. "
+            f"{place}: the {name} is of type {type(loss).__name__}; wanted a tensor. "
             ".item(), float() and NumPy cut it off from the parameters."
         )
     if not loss.is_floating_point():
         raise ValueError(
-            f"{place}: the loss is of {loss.dtype}; wanted real floating-point numbers."
+            f"{place}: the {name} is of {loss.dtype}; wanted real floating-point "
+            "numbers."
         )
     if loss.numel() == 1:
         return loss.reshape(()) if loss.dim() else loss
     if loss.shape != (samples,):
         raise ValueError(
-            f"{place}: the loss has shape {tuple(loss.shape)}; wanted a scalar, or "
+            f"{place}: the {name} has shape {tuple(loss.shape)}; wanted a scalar, or "
             f"({samples},), a number for each sample. For a loss for each sample pass "
             "lambda outputs, labels: reduce(cross_entropy(outputs, labels))."
         )
@@ -166,8 +167,11 @@ class Reach:
         self.called: set[nn.Module] = set()
         self.hooks: list[RemovableHandle] = []
 
-    def note(self, place: str, losses: list[Tensor]) -> None:
+    def note(self, place: str, parts: dict[str, Tensor]) -> None:
         """Look where this step's losses lead; refuse if they train nothing at all."""
+        if not self.missing and self.steps and parts["loss"].requires_grad:
+            return
+        losses = [part for name, part in parts.items() if name != "penalty"]
         if not any(loss.requires_grad for loss in losses):
             raise ValueError(
                 f"{place}: the loss has no gradient, so nothing would be trained. "
@@ -175,8 +179,6 @@ class Reach:
                 "parameters, or all of them are frozen."
             )
         self.steps += 1
-        if not self.missing and self.steps > 1:
-            return
         leaves = reached(losses)
         found = [key for key in self.missing if leaves is None or key in leaves]
         if self.steps == 1:

@@ -26,7 +26,9 @@ NAMES: tuple[str, ...] = ("digits", *archives.SOURCES)
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Split:
-    """Samples with their labels, all on one device.
+    """Images with their classes, all on one device.
+
+    `training.fit` takes other data as a TensorDataset or a DataLoader.
 
     Args:
         inputs: float32 of shape (n, channels, height, width), n >= 1.
@@ -334,7 +336,11 @@ def _check_tensor(
         return
     else:
         got = f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
-    raise ValueError(f"Split: {name} is {got}; wanted {wanted}. Convert it first.")
+    raise ValueError(
+        f"Split: {name} is {got}; wanted {wanted}. Convert it first; of other data "
+        "than images and classes give fit a TensorDataset(inputs, labels) or a "
+        "DataLoader."
+    )
 
 
 def _check_epoch(

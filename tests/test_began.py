@@ -233,3 +233,101 @@ def test_the_seeds_hyperparameters():
     wanted = {"gamma": 0.5, "lambda_k": 0.001, "batch_size": 16, "latent": 64}
     wanted |= {"learning_rate": 1e-4, "decay": 0.9, "lowest_rate": 1e-5, "size": 64}
     assert {name: getattr(FOLDER_64, name) for name in wanted} == wanted
+
+
+# In halves, and after errors that are not finite
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("inside", [False, True])
+def test_k_moves_as_in_float32_when_its_model_is_cast(dtype, inside, device):
+    ours, theirs = BEGANLoss(k=0.3).to(device), BEGANLoss(k=0.3).to(device)
+    (nn.Sequential(nn.Linear(1, 1), ours) if inside else ours).to(dtype)
+    assert torch.equal(ours.k, theirs.k)  # not 0.3 rounded to a half
+    real, generated = torch.tensor([1.0, 0.25], device=device).unbind()
+    for _ in range(100):
+        ours.update_(real.to(dtype), generated.to(dtype))
+        theirs.update_(real, generated)
+    assert (ours.k, ours.M) == (theirs.k, theirs.M)
+    assert ours.k.item() == pytest.approx(0.3 + 100 * 0.001 * 0.25, rel=1e-5)
+
+
+def test_a_cast_model_saves_and_loads():
+    old, new = BEGANLoss(k=0.3).bfloat16(), BEGANLoss().bfloat16()
+    new.load_state_dict(old.state_dict())
+    assert (new.k.item(), new.k.dtype) == (old.k.item(), torch.float32)
+    halves = {name: value.half() for name, value in old.state_dict().items()}
+    for assign in (False, True):
+        new.load_state_dict(halves, assign=assign)
+        assert new.k.dtype == torch.float32
+        assert new.k.item() == pytest.approx(0.3, rel=1e-3)
+    assert copy.deepcopy(old).k.item() == old.k.item()
+    assert old.double().k.dtype == torch.float64
+    assert BEGANLoss(k=0.3).to("meta").half().to_empty(device="cpu").k.dim() == 0
+
+
+def test_a_default_of_halves_leaves_k_precise():
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        loss = BEGANLoss(k=0.3)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert loss.k.item() == pytest.approx(0.3, rel=1e-7)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+@pytest.mark.parametrize("place", [0, 1])
+def test_an_error_that_is_not_finite_leaves_k_and_shows_in_m(wrong, place):
+    loss, errors = BEGANLoss(k=0.3), [torch.tensor(1.0), torch.tensor(0.25)]
+    before = loss.k.clone()
+    spoiled = list(errors)
+    spoiled[place] = torch.tensor(wrong)
+    loss.update_(*spoiled)
+    assert loss.k == before
+    assert not loss.M.isfinite()
+    loss.update_(*errors)
+    assert loss.k.item() == pytest.approx(0.3 + 0.001 * 0.25)
+    assert loss.M.item() == pytest.approx(1.25)
+
+
+def test_plain_numbers_are_errors_too():
+    loss = BEGANLoss(k=0.5)
+    assert loss(1.0, 0.5).item() == 0.75
+    loss.update_(1.0, 0.25)
+    assert loss.k.item() == pytest.approx(0.50025)
+    with pytest.raises(
+        ValueError, match=r"the real error has shape \(3,\); wanted a s"
+    ):
+        loss.update_(torch.ones(3), torch.ones(3))
+
+
+@pytest.mark.parametrize("options", [{"gamma": "0.5"}, {"k": None}, {"lambda_k": "1"}])
+def test_texts_are_no_numbers(options):
+    (name,) = options
+    with pytest.raises(
+        ValueError, match=f"BEGANLoss: got {name}={options[name]!r}; want"
+    ):
+        BEGANLoss(**options)
+
+
+def test_gradients_that_are_left_over_are_refused(game):
+    loss, generator, discriminator, images, latents = game
+    gradients_(loss, generator, discriminator, images, latents)
+    message = "has a gradient, which would be multiplied by -k"
+    with pytest.raises(ValueError, match=message):
+        gradients_(loss, generator, discriminator, images, latents)
+    discriminator.zero_grad(set_to_none=False)
+    gradients_(loss, generator, discriminator, images, latents)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"widths": 4}, "got widths=4; wanted a tuple of ints"),
+        ({"learning_rate": "x"}, "learning_rate='x'"),
+        ({"decay": None}, "decay=None"),
+    ],
+)
+def test_a_configuration_of_other_types_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        replace(TINY, **options)

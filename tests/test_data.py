@@ -65,6 +65,22 @@ def test_a_split_refuses_tensors_that_do_not_fit(inputs, labels, message):
         Split(inputs, labels)
 
 
+@pytest.mark.parametrize(
+    ("inputs", "labels"),
+    [
+        (torch.zeros(4, 3), Y),  # a table
+        (X, Y.float()),  # a regression
+        (X.numpy(), Y),
+        (X.long(), Y),  # tokens, or bytes that nobody divided
+    ],
+)
+def test_a_split_names_what_takes_other_data(inputs, labels):
+    with pytest.raises(
+        ValueError, match=r"of other data .* TensorDataset\(inputs, lab"
+    ):
+        Split(inputs, labels)
+
+
 def test_a_split_tells_its_size_and_moves():
     split = counting(5)
     assert len(split) == 5

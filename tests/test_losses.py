@@ -518,3 +518,157 @@ def test_terms_that_are_none_are_refused(arguments, message, opened):
             add_loss(*arguments)
     assert collector.terms == {}
     assert losses._open.get() is None
+
+
+# Labels as people have them
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 4), (6, 2, 3)])
+@pytest.mark.parametrize("ignored", [-100, 0])
+def test_ignored_labels_are_left_out_of_the_mean_as_in_torch(shape, ignored, device):
+    torch.manual_seed(0)
+    logits = torch.randn(6, 5, *shape[1:], device=device, requires_grad=True)
+    labels = torch.randint(5, shape, device=device)
+    labels[torch.rand(shape, device=device) < 0.4] = ignored
+    labels[0] = ignored  # a sample of nothing else
+    ours = cross_entropy(logits, labels, ignore_index=ignored)
+    theirs = functional.cross_entropy(logits, labels, ignore_index=ignored)
+    torch.testing.assert_close(reduce(ours), theirs)
+    assert ours[0].item() == 0
+    gradients = [torch.autograd.grad(v, logits)[0] for v in (reduce(ours), theirs)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_no_label_that_counts_costs_nothing():
+    logits = torch.randn(2, 3, requires_grad=True)
+    value = reduce(cross_entropy(logits, torch.full((2,), -100)))
+    value.backward()
+    assert (value.item(), logits.grad.abs().sum().item()) == (0, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
+def test_class_numbers_may_be_any_integers(dtype):
+    logits, labels = torch.randn(3, 4), torch.tensor([0, 3, 1])
+    ours = cross_entropy(logits, labels.to(dtype))
+    torch.testing.assert_close(ours, cross_entropy(logits, labels))
+
+
+def test_probabilities_take_the_dtype_of_the_logits():
+    shares = torch.rand(3, 4).softmax(dim=1)
+    logits = torch.randn(3, 4, requires_grad=True)
+    wanted = functional.cross_entropy(logits, shares)
+    value = reduce(cross_entropy(logits, shares.double()))
+    value.backward()
+    torch.testing.assert_close(value, wanted)
+
+
+@pytest.mark.parametrize("loss", [absolute_error, squared_error, binary_cross_entropy])
+@pytest.mark.parametrize(
+    "dtype", [torch.int64, torch.uint8, torch.bool, torch.float64, torch.float16]
+)
+def test_targets_of_another_dtype_are_those_numbers(loss, dtype):
+    outputs = torch.tensor([[0.5, -2.0], [1.5, 3.0]], requires_grad=True)
+    targets = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    ours, wanted = loss(outputs, targets.to(dtype)), loss(outputs, targets)
+    torch.testing.assert_close(ours, wanted, rtol=0, atol=0)
+    (gradient,) = torch.autograd.grad(ours.sum(), outputs)
+    (by_torch,) = torch.autograd.grad(wanted.sum(), outputs)
+    torch.testing.assert_close(gradient, by_torch)
+
+
+Z, LABELS = torch.zeros(2, 3), torch.tensor([0, 1])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: cross_entropy(Z, LABELS + 2),
+            r"labels from 2 to 3; wanted 0 to 2, as",
+        ),
+        (
+            lambda: cross_entropy(Z, LABELS - 1),
+            r"labels from -1 to 0; .*ignore_index=-1",
+        ),
+        (lambda: cross_entropy(Z, LABELS[:, None]), r"shape \(2, 1\).*squeeze\(-1\)"),
+        (lambda: cross_entropy(Z, LABELS.float()), r"float32 and shape \(2,\) for"),
+        (lambda: cross_entropy(Z, Z.long()), r"int64 and shape \(2, 3\).*by \.float"),
+        (lambda: cross_entropy(Z, LABELS.bool()), r"labels of torch\.bool"),
+        (lambda: cross_entropy(Z, LABELS[:1]), r"shape \(1,\) for logits of shape"),
+        (
+            lambda: cross_entropy(Z.long(), LABELS),
+            r"logits is of torch\.int64.*\.float",
+        ),
+        (lambda: cross_entropy(Z, [0, 1]), r"labels is of type list; .*as_tensor"),
+        (lambda: cross_entropy(Z.numpy(), LABELS), "logits is of type ndarray"),
+        (lambda: absolute_error(Z.long(), Z), r"outputs is of torch\.int64"),
+        (lambda: squared_error(Z, Z.tolist()), "targets is of type list"),
+        (
+            lambda: binary_cross_entropy(Z, torch.full((2, 3), -1)),
+            r"targets from -1 to -1; wanted them in \[0, 1\]\. Of -1 and 1 make",
+        ),
+        (lambda: binary_cross_entropy(Z, Z + 2), r"targets from 2 to 2"),
+        (lambda: reduce(Z[:0]), r"shape \(0, 3\); the mean of none is nan.*a mask"),
+        (lambda: reduce(Z > 0), r"losses is of torch\.bool"),
+        (lambda: reduce([1.0]), "losses is of type list"),
+        (lambda: reduce(Z, weights=[1.0, 2.0]), "weights is of type list"),
+        (lambda: reduce(Z, mask=[True, False]), "mask is of type list"),
+        (lambda: reduce(Z, weights=Z.to("meta")), "weights on meta for losses on cpu"),
+    ],
+)
+def test_labels_and_losses_that_cannot_be_right_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_shares_are_not_looked_at_where_they_have_no_value():
+    targets = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.5, 1.0]])
+    each = torch.func.vmap(lambda z, t: binary_cross_entropy(z[None], t[None]))
+    torch.testing.assert_close(each(Z, targets)[:, 0], binary_cross_entropy(Z, targets))
+    meta = binary_cross_entropy(Z.to("meta"), targets.to("meta"))
+    assert meta.shape == (2,)
+
+
+# reduce, in halves and under masks
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"mask": torch.ones(70_000, dtype=torch.bool)},
+        {"weights": torch.full((70_000,), 2.0)},
+        {"weights": torch.full((70_000,), 2.0), "mask": torch.arange(70_000) > 9},
+    ],
+)
+def test_halves_are_added_up_in_float32(dtype, options, device):
+    losses = (0.5 + torch.rand(70_000)).to(dtype)
+    options = {name: value.to(device) for name, value in options.items()}
+    value = reduce(losses.to(device), **options)
+    wanted = reduce(losses.double().to(device), **options)
+    assert value.dtype == dtype
+    torch.testing.assert_close(value, wanted.to(dtype))
+
+
+def test_large_halves_times_weights_stay_finite_on_the_way():
+    losses = torch.tensor([60_000.0, 0, 0, 0], dtype=torch.float16)
+    assert reduce(losses, weights=torch.full((4,), 4.0)).item() == 60_000
+
+
+def test_a_masked_weight_may_be_nan_too():
+    losses = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    weights = torch.tensor([1.0, math.nan, math.inf])
+    value = reduce(losses, weights=weights, mask=torch.tensor([True, False, False]))
+    value.backward()
+    assert (value.item(), losses.grad.tolist()) == (1, [1, 0, 0])
+
+
+def test_clean_inputs_under_a_mask_have_a_clean_gradient():
+    z = torch.tensor([[1.0, 2.0], [math.nan, math.inf]], requires_grad=True)
+    mask, labels = torch.tensor([True, False]), torch.tensor([0, 1])
+    reduce(cross_entropy(z.where(mask[:, None], 0), labels), mask=mask).backward()
+    alone = z.detach()[:1].requires_grad_()
+    functional.cross_entropy(alone, labels[:1]).backward()
+    torch.testing.assert_close(z.grad[:1], alone.grad)
+    assert z.grad[1].tolist() == [0, 0]

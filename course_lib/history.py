@@ -19,7 +19,7 @@ class TrainingError(RuntimeError):
         self.history = history
 
     def __reduce__(self) -> tuple:  # so that it crosses from process to process
-        return type(self), (*self.args, self.history)
+        return type(self), (*self.args, self.history), vars(self)
 
 
 class Epoch(NamedTuple):

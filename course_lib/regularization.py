@@ -358,7 +358,8 @@ def _require_coefficient(name: str, value: object) -> None:
             f"L1L2: got {name}={value!r}; wanted a finite float >= 0, a plain number. "
             "float(...) makes one of an array or a tensor that holds one."
         )
-    if not 0 <= value <= sys.float_info.max:
+    number = value if isinstance(value, int) else float(value)  # of float32, too
+    if not 0 <= number <= sys.float_info.max:
         raise ValueError(
             f"L1L2: got {name}={value!r}; wanted a finite float >= 0. "
             "A negative or infinite coefficient would reward large weights."

@@ -423,3 +423,70 @@ def test_a_folder_without_images_in_subfolders_is_refused(tmp_path, where):
         ValueError, match=r"found no images in the subfolders of .*0001"
     ):
         image_folder(tmp_path / where)
+
+
+# What people bring
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_pixels_of_another_float_are_trained_on_in_float32(dtype):
+    images = (pixels() * 8).round() / 8  # exact in each of them
+    wanted = train(TINY, images, every=3, device="cpu")
+    for other in (images.to(dtype), TensorDataset(images.to(dtype), torch.zeros(11))):
+        run = train(TINY, other, every=3, device="cpu")
+        assert run.history["real"] == wanted.history["real"]
+
+
+def test_a_data_set_needs_no_labels():
+    wanted = train(TINY, pixels(), every=3, device="cpu").history["real"]
+    run = train(TINY, TensorDataset(pixels()), every=3, device="cpu")
+    assert run.history["real"] == wanted
+
+
+class Bare(torch.utils.data.Dataset):
+    def __len__(self):
+        return 11
+
+    def __getitem__(self, index):
+        return pixels()[index]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 1.5}, r"got seed=1\.5; wanted an int\."),
+        ({"seed": None}, "got seed=None"),
+        ({"every": 0}, "got every=0; wanted an int >= 1"),
+        ({"workers": -1}, "got workers=-1; wanted an int >= 0"),
+        ({"config": None}, r"a configuration of type NoneType; .*DIGITS"),
+        ({"images": Bare()}, r"gave Tensor; wanted \(pixels, label\)"),
+        ({"checkpoint": "nowhere/run.pt"}, "the folder of the checkpoint nowhere/run"),
+    ],
+)
+def test_arguments_of_other_kinds_are_refused(changes, message):
+    options = {"config": TINY, "images": pixels(), "device": "cpu", **changes}
+    with pytest.raises(ValueError, match=message):
+        train(**options)
+
+
+class Spoil(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * math.nan
+
+
+def test_a_gradient_that_is_nan_stops_before_the_update():
+    run = start()
+    run.step(pixels(TINY.batch_size))
+    before = copy.deepcopy(state(run))
+    run.generator.register_forward_hook(lambda m, x, y: Spoil.apply(y))
+    with pytest.raises(TrainingError, match="step 2: a gradient is nan or infinite"):
+        run.step(pixels(TINY.batch_size))
+    for name, value in run.generator.state_dict().items():
+        assert torch.equal(value, before["generator"][name])
+    assert run.loss.k == before["loss"]["k"]
+    assert run.steps == 1

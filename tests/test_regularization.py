@@ -919,3 +919,135 @@ def test_parameters_are_not_a_model(function):
         function(nn.Linear(2, 1).parameters())
     with pytest.raises(ValueError, match=r"regularize: got list; wanted an nn\.Module"):
         regularize([], weight=L1L2())
+
+
+# Weights that change their kind, their maker or their place
+
+
+@pytest.mark.parametrize(
+    ("number", "wanted"),
+    [
+        (np.float32(0.25), 0.25),
+        (np.float64(0.1), 0.1),
+        (np.float16(0.5), 0.5),
+        (np.int64(2), 2.0),
+        (np.uint8(3), 3.0),
+    ],
+)
+def test_numpys_numbers_are_coefficients(number, wanted):
+    for ours in (L1L2(l1=number), L1L2(l2=number), L1L2(l1=0.5, l2=number)):
+        theirs = L1L2(*(wanted if c == number and c else c for c in (ours.l1, ours.l2)))
+        assert (ours, repr(ours), hash(ours)) == (theirs, repr(theirs), hash(theirs))
+        assert all(type(c) is float for c in (ours.l1, ours.l2))
+    assert repr(L1L2(l1=1)) == "L1L2(l1=1, l2=0.0, norm='squared')"
+
+
+@pytest.mark.parametrize(
+    "value", [np.array(0.1), torch.tensor(0.1), np.True_, "0.1", 1j, [0.1]]
+)
+def test_what_is_no_plain_number_is_refused_as_such(value):
+    with pytest.raises(ValueError, match=r"a plain number\. float\(\.\.\.\) makes one"):
+        L1L2(l2=value)
+
+
+@pytest.mark.parametrize(
+    "value", [np.float32(-1), np.float64("nan"), np.float32("inf")]
+)
+def test_numpys_numbers_have_the_same_range(value):
+    with pytest.raises(ValueError, match="wanted a finite float >= 0"):
+        L1L2(l1=value)
+
+
+def test_a_bias_that_was_taken_away_costs_nothing():
+    layer = regularize(nn.Linear(2, 2), weight=BOTH, bias=BOTH)
+    layer.bias = None
+    alone = BOTH(layer.weight)
+    assert_close(penalty(layer), alone)
+    assert list(penalties(layer)) == ["weight"]
+    add_penalty_gradients_(layer)
+    assert_close(layer.weight.grad, BOTH.gradient(layer.weight))
+
+
+@pytest.mark.parametrize("function", [penalty, penalties, add_penalty_gradients_])
+def test_a_weight_that_was_deleted_is_named(function):
+    model = nn.Sequential(regularize(nn.Linear(2, 2), weight=BOTH))
+    del model[0].weight
+    message = r"'0\.weight' is regularized, and deleted now\. .*\('weight', None\)"
+    with pytest.raises(ValueError, match=message):
+        function(model)
+    model[0].register_parameter("weight", None)
+    function(model)
+
+
+@pytest.mark.parametrize("function", [penalty, penalties, add_penalty_gradients_])
+def test_a_lazy_weight_without_a_shape_is_named(function):
+    model = nn.Sequential(regularize(nn.LazyLinear(3), weight=BOTH))
+    with pytest.raises(ValueError, match=r"'0\.weight' has no shape yet\. Call the mo"):
+        function(model)
+    model(torch.ones(1, 2))
+    function(model)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+def test_script_modules_are_refused():
+    layer = regularize(nn.Linear(2, 2), weight=BOTH)
+    made = torch.jit.script(layer), torch.jit.trace(layer, torch.ones(1, 2))
+    for script in made:
+        for call in (
+            penalty,
+            penalties,
+            add_penalty_gradients_,
+            lambda m: regularize(m, weight=BOTH),
+            lambda m: regularize(m, activity=BOTH),
+            lambda m: regularize(nn.Sequential(m), **{"0.weight": BOTH}),
+        ):
+            with pytest.raises(
+                ValueError, match=r"ScriptModule, which can't hold.*share"
+            ):
+                call(script)
+    assert_close(penalty(layer), BOTH(layer.weight))  # the way that the message names
+
+
+def used(layer):
+    """Return the weight that a pass really uses, from its outputs of unit vectors."""
+    return (layer(torch.eye(layer.in_features)) - layer.bias).T
+
+
+@pytest.mark.filterwarnings("ignore:.*spectral_norm.*:FutureWarning")
+@pytest.mark.parametrize(
+    "norm", [nn.utils.spectral_norm, parametrizations.spectral_norm]
+)
+@pytest.mark.parametrize("first", ["norm", "regularize"])
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_spectral_norm_is_looked_at_and_not_moved(norm, first, mode):
+    torch.manual_seed(0)
+    layer = nn.Linear(5, 4)
+    if first == "norm":
+        layer = regularize(norm(layer), weight=BOTH)
+    else:
+        layer = norm(regularize(layer, weight=BOTH))
+    layer.train(mode)
+    assert penalty(layer).isfinite()  # before any pass, too
+    for _ in range(3):
+        weight = used(layer)
+        state = copy.deepcopy(layer.state_dict())
+        assert_close(penalty(layer), BOTH(weight))
+        assert_close(penalties(layer)["weight"], BOTH(weight))
+        add_penalty_gradients_(layer)
+        for name, value in layer.state_dict().items():
+            assert torch.equal(value, state[name]), name
+    assert [m.training for m in layer.modules()] == [mode] * len(list(layer.modules()))
+
+
+def test_tensors_are_wanted():
+    with pytest.raises(ValueError, match="L1L2: got ndarray; wanted a tensor"):
+        BOTH(np.ones(3))
+
+
+def test_meta_and_empty_weights_have_a_penalty():
+    assert penalty(regularize(nn.Linear(2, 2, device="meta"), weight=BOTH)).is_meta
+    empty = nn.Module()
+    empty.weight = nn.Parameter(torch.zeros(0, 3))
+    assert penalty(regularize(empty, weight=BOTH)).item() == 0

@@ -46,7 +46,8 @@ def virtual_adversarial_loss(
 
     Raises:
         ValueError: an argument out of range, logits for fewer than two classes, or
-            given logits of another shape or from a model that draws random numbers.
+            given logits of another shape or from a model that draws random numbers; a
+            ScriptModule; inference mode.
 
     >>> model, inputs = nn.Linear(4, 3), torch.randn(8, 4)
     >>> vat = virtual_adversarial_loss(model, inputs, eps=0.5, xi=0.1)
@@ -155,6 +156,8 @@ def _call_on_copied_buffers(model: nn.Module, inputs: Tensor) -> Tensor:
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     if not buffers:
         return model(inputs)
+    if isinstance(model, nn.DataParallel):  # which functional_call refuses
+        return _call_on_copied_buffers(model.module, inputs)
     return torch.func.functional_call(model, buffers, (inputs,))
 
 
@@ -176,6 +179,22 @@ def _check_arguments(
     place: str, model: nn.Module, inputs: Tensor, xi: float, iterations: int
 ) -> None:
     require_module(place, model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(
+            f"{place}: got a ScriptModule, whose buffers can't be put aside. Pass the "
+            "module that it was made from: both share their parameters."
+        )
+    if not isinstance(inputs, Tensor):
+        raise ValueError(
+            f"{place}: got inputs of type {type(inputs).__name__}; wanted one tensor "
+            "(batch, ...). Of several inputs perturb one, and close over the others: a "
+            "module whose forward takes that one."
+        )
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            f"{place}: torch.inference_mode() is on, and the direction is a gradient. "
+            "Leave that block, or take torch.no_grad()."
+        )
     if inputs.dim() < 2 or not inputs.is_floating_point():
         raise ValueError(
             f"{place}: got inputs of {inputs.dtype} and shape {tuple(inputs.shape)}; "
@@ -188,7 +207,7 @@ def _check_arguments(
 
 
 def _check_length(place: str, name: str, value: float) -> None:
-    if not (value > 0 and math.isfinite(value)):
+    if isinstance(value, str) or not (value > 0 and math.isfinite(value)):
         raise ValueError(
             f"{place}: got {name}={value!r}; wanted a finite number > 0, a length in "
             "the inputs' units."
@@ -207,4 +226,9 @@ def _check_logits(logits: object, inputs: Tensor) -> None:
         raise ValueError(
             f"virtual adversarial training: there are {len(logits)} logits for "
             f"{len(inputs)} inputs; wanted one row each. Pass those of these inputs."
+        )
+    if logits.device != inputs.device:
+        raise ValueError(
+            f"virtual adversarial training: the logits are on {logits.device}, the "
+            f"inputs on {inputs.device}. Pass those of these inputs."
         )

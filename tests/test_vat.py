@@ -457,3 +457,44 @@ def test_wrong_arguments_are_refused(changes, message):
 def test_the_direction_checks_its_arguments_too():
     with pytest.raises(ValueError, match="adversarial_direction: got xi=0"):
         adversarial_direction(nn.Linear(6, 4), torch.zeros(5, 6), xi=0)
+
+
+# Wrapped models, and arguments of other kinds
+
+
+def test_a_data_parallel_model_is_its_inner_one():
+    inner = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+    model, inputs = nn.DataParallel(inner), torch.randn(8, 4)
+    before = copy.deepcopy(inner.state_dict())
+    values = []
+    for each in (model, inner):
+        torch.manual_seed(0)
+        values.append(virtual_adversarial_loss(each, inputs))
+    torch.testing.assert_close(*values)
+    for name, value in inner.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("function", [virtual_adversarial_loss, adversarial_direction])
+def test_models_and_inputs_of_other_kinds_are_refused(function):
+    model, inputs = nn.Linear(4, 3), torch.randn(8, 4)
+    calls = [
+        ((torch.jit.script(model), inputs), {}, "got a ScriptModule.*share their"),
+        ((model, (inputs, inputs)), {}, r"inputs of type tuple; wanted one tensor"),
+        ((model, inputs.numpy()), {}, "inputs of type ndarray"),
+        ((model, inputs), {"xi": "1"}, "got xi='1'; wanted a finite number > 0"),
+        (
+            (model, inputs),
+            {"logits": torch.randn(8, 3).to("meta")},
+            "logits are on meta",
+        ),
+    ]
+    for arguments, options, message in calls:
+        with pytest.raises(ValueError, match=message):
+            function(*arguments, **options)
+    with (
+        torch.inference_mode(),
+        pytest.raises(ValueError, match=r"inference_mode\(\) is on"),
+    ):
+        function(model, inputs)

@@ -4,6 +4,7 @@ Each leaf holds the rule of one tensor, what the rule remembers of it, and wheth
 frozen. All functions return new trees; those they are given stay as they are.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
@@ -13,7 +14,16 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from course_lib.rules import Chain, Rule, is_rule
-from course_lib.trees import Path, Tree, dotted, map_tree, require_tree
+from course_lib.trees import (
+    CONTAINERS,
+    Path,
+    Tree,
+    branches,
+    dotted,
+    is_marked_frozen,
+    map_tree,
+    require_tree,
+)
 
 
 @dataclass(frozen=True)
@@ -35,13 +45,17 @@ pytree.register_pytree_node(  # so that vmap maps over the tensors in it
 def setup(rule: Rule | Mapping[str, Any], params: Tree) -> Tree:
     """Return the state of a rule for every tensor of the tree, in the same shape.
 
+    What `parameters` found frozen in the model, by `requires_grad_(False)`, is frozen;
+    `thaw` frees it. A warning says so where that is all there is.
+
     Args:
         rule: one rule for all, or a dict {key: rule or dict} whose keys are those of
-            params: other rules for other subtrees.
+            params: other rules for other subtrees. A list or a tuple for a sequence.
         params: the tree. A tied tensor has one state.
 
     Raises:
-        ValueError: no rule, keys that do not fit, or two rules for a tied tensor.
+        ValueError: no rule, keys that do not fit, two rules for a tied tensor, or a
+            sparse tensor.
 
     >>> import torch
     >>> from course_lib.rules import Momentum
@@ -58,7 +72,9 @@ def setup(rule: Rule | Mapping[str, Any], params: Tree) -> Tree:
                 f"setup: {dotted(path)!r} is {type(tensor).__name__}; wanted a tensor."
             )
         if id(tensor) not in made:
-            made[id(tensor)] = path, Leaf(mine, mine.init(tensor.detach()))
+            _require_strided(path, tensor)
+            state, is_frozen = mine.init(tensor.detach()), is_marked_frozen(tensor)
+            made[id(tensor)] = path, Leaf(mine, state, is_frozen)
         first, known = made[id(tensor)]
         if known.rule != mine:
             raise ValueError(
@@ -69,33 +85,56 @@ def setup(rule: Rule | Mapping[str, Any], params: Tree) -> Tree:
         return known
 
     _refuse_extra(rule, params)
-    return map_tree(leaf, params)
+    state = map_tree(leaf, params)
+    if made and all(leaf.frozen for _, leaf in made.values()):
+        warnings.warn(
+            "setup: every parameter is frozen, for the model they are from has "
+            "requires_grad=False everywhere, so `update` moves nothing. If they are to "
+            "be trained, thaw(state) frees them.",
+            stacklevel=2,
+        )
+    return state
+
+
+def _require_strided(path: Path, tensor: Tensor) -> None:
+    if tensor.layout is not torch.strided:
+        raise ValueError(
+            f"setup: the parameter {dotted(path)!r} is sparse; wanted a dense one. "
+            "Call .to_dense() on it."
+        )
 
 
 def _refuse_extra(rules: Any, params: Any, path: Path = ()) -> None:
     """Complain of rules for what is not there, at any depth."""
-    if not (isinstance(rules, Mapping) and isinstance(params, dict)):
+    rules, params = _parts(rules), branches(params)
+    if rules is None or params is None:
         return
     if rules.keys() - params.keys():
         names = (dotted((*path, key)) for key in rules if key not in params)
         raise ValueError(
             f"setup: there are rules for {', '.join(names)}; the keys are "
-            f"{', '.join(params)}."
+            f"{', '.join(map(str, params))}."
         )
     for key, rule in rules.items():
         _refuse_extra(rule, params[key], (*path, key))
 
 
+def _parts(rule: Any) -> dict[Any, Any] | None:
+    """Return the rules for the parts of a tree, or None for a single one."""
+    return dict(rule) if isinstance(rule, Mapping) else branches(rule)
+
+
 def _rule_at(rule: Any, path: Path) -> Rule:
     for depth, key in enumerate(path):
-        if not isinstance(rule, Mapping):
+        parts = _parts(rule)
+        if parts is None:
             break
-        if key not in rule:
+        if key not in parts:
             raise ValueError(
                 f"setup: there is no rule for {dotted(path[: depth + 1])!r}; the rules "
-                f"are for {', '.join(rule)}. Name one for every subtree."
+                f"are for {', '.join(map(str, parts))}. Name one for every subtree."
             )
-        rule = rule[key]
+        rule = parts[key]
     if not is_rule(rule):
         raise ValueError(
             f"setup: the rule for {dotted(path)!r} is {rule!r}; wanted one of "
@@ -205,7 +244,7 @@ def each_leaf(place: str, state: Any, function: Callable[[Path, Leaf], Leaf]) ->
             done[id(leaf)] = function(path, leaf)
         return done[id(leaf)]
 
-    if not isinstance(state, dict):
+    if not isinstance(state, CONTAINERS):
         raise ValueError(
             f"{place}: got {type(state).__name__}; wanted a state, as setup(rule, "
             "params) gives it."

@@ -92,7 +92,7 @@ SHARED = torch.zeros(1)
             nn.Linear(1, 1),
             r"setup: got a Linear for params.*parameters\(model\)",
         ),
-        (Adam(), [torch.zeros(1)], "setup: got list for params"),
+        (Adam(), {torch.zeros(1)}, "setup: got set for params"),
         (Adam(), {"a": {"b": 1.0}}, "setup: 'a.b' is float; wanted a tensor"),
         (Adam(), {"a": None}, "setup: 'a' is NoneType; wanted a tensor"),
         (Adam, {"a": torch.zeros(1)}, "the rule for 'a' is <class .*wanted one of"),
@@ -279,7 +279,7 @@ def test_what_is_no_state_is_refused(function):
     name = function.__name__
     with pytest.raises(ValueError, match=f"{name}: 'y.z' is Tensor; wanted a state"):
         function({"y": {"z": torch.zeros(1)}})
-    for bad in (nn.Linear(1, 1), [setup(Adam(), {})], None):
+    for bad in (nn.Linear(1, 1), iter([setup(Adam(), {})]), None):
         got = type(bad).__name__
         with pytest.raises(ValueError, match=f"{name}: got {got}; wanted a state"):
             function(bad)

@@ -59,8 +59,8 @@ def test_what_is_no_tree_of_tensors_is_refused(function):
         ValueError, match=f"{name}: got a Linear .*parameters\\(model\\)"
     ):
         function(nn.Linear(1, 1))
-    with pytest.raises(ValueError, match=f"{name}: got list for params"):
-        function([torch.zeros(1)])
+    with pytest.raises(ValueError, match=f"{name}: got set for params"):
+        function({torch.zeros(1)})
     with pytest.raises(ValueError, match=f"{name}: 'a.b' is int; wanted a tensor"):
         function({"a": {"b": 3}})
     with pytest.raises(ValueError, match=f"{name}: 'a' is NoneType; wanted a tensor"):

@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from torch import Tensor
 from course_lib import rules
 from course_lib.rules import Chain, Count, Rule
 from course_lib.states import Leaf, each_leaf
-from course_lib.trees import Tree, walk
+from course_lib.trees import Path as Keys
+from course_lib.trees import Tree, branches, walk
 
 Arrays = dict[str, np.ndarray]
 _RULES = {name: kind for name, kind in vars(rules).items() if isinstance(kind, type)}
@@ -24,10 +26,13 @@ _RULES = {n: kind for n, kind in _RULES.items() if issubclass(kind, Rule)}
 def save(path: str | os.PathLike[str], state: Tree) -> None:
     """Write a state to one `.npz` file, in one step or not at all; nothing is pickled.
 
-    The file holds the arrays, and the rules with their hyperparameters as JSON.
+    The file holds the arrays, and the rules with their hyperparameters as JSON. Lists
+    and tuples come back as such, a named tuple as a dict of its fields; `update` takes
+    that for it.
 
     Raises:
-        ValueError: no state, or a rule that is not of course_lib.rules.
+        ValueError: no state, a rule that is not of course_lib.rules, or a key of a dict
+            that is neither a string nor an integer.
     """
     if isinstance(state, Leaf):
         raise ValueError(
@@ -36,11 +41,14 @@ def save(path: str | os.PathLike[str], state: Tree) -> None:
     distinct: dict[int, Leaf] = {}  # a tied leaf stands at several places, stored once
     places: dict[str, int] = {}
     for keys, leaf in walk(each_leaf("save", state, lambda keys, leaf: leaf)):
+        _require_keys(keys)
         distinct.setdefault(id(leaf), leaf)
         places[json.dumps(keys)] = list(distinct).index(id(leaf))
     arrays: Arrays = {}
     leaves = [_leaf_to_json(v, str(i), arrays) for i, v in enumerate(distinct.values())]
-    text = json.dumps({"format": 1, "places": places, "leaves": leaves})
+    kinds = {json.dumps(path): kind for path, kind in _containers(state)}
+    content = {"format": 1, "places": places, "containers": kinds, "leaves": leaves}
+    text = json.dumps(content)
     arrays["json"] = np.frombuffer(text.encode(), dtype=np.uint8)
     _write(Path(path), arrays)
 
@@ -56,13 +64,8 @@ def load(path: str | os.PathLike[str], *, device: Any = None) -> Tree:
             arrays = dict(file)  # np.load by itself leaves a broken file open
         content = json.loads(arrays.pop("json").tobytes())
         leaves = [_leaf_from_json(leaf, arrays, device) for leaf in content["leaves"]]
-        state: Tree = {}
-        for place, number in content["places"].items():
-            *folders, last = json.loads(place)
-            tree = state
-            for folder in folders:
-                tree = tree.setdefault(folder, {})
-            tree[last] = leaves[number]
+        places = {place: leaves[i] for place, i in content["places"].items()}
+        state = _tree(places, content.get("containers", {}))
     except FileNotFoundError:
         raise ValueError(f"load: there is no file {path}.") from None
     except Exception as error:
@@ -71,6 +74,53 @@ def load(path: str | os.PathLike[str], *, device: Any = None) -> Tree:
             f"({type(error).__name__}: {error})."
         ) from error
     return state
+
+
+def _require_keys(path: Keys) -> None:
+    for key in path:
+        if not isinstance(key, str | int):
+            raise ValueError(
+                f"save: {key!r} is a key of the state; wanted strings or integers, "
+                "which come back from a file. Name it in another way."
+            )
+
+
+def _containers(state: Tree, path: Keys = ()) -> Iterator[tuple[Keys, str]]:
+    """Yield (path, kind) of what the paths of the leaves don't tell."""
+    children = branches(state)
+    if children is None:
+        return
+    if isinstance(state, list | tuple) and not hasattr(state, "_fields"):
+        yield path, "list" if isinstance(state, list) else "tuple"
+    elif not children:
+        yield path, "dict"
+    for key, child in children.items():
+        yield from _containers(child, (*path, key))
+
+
+def _tree(places: dict[str, Leaf], kinds: dict[str, str]) -> Tree:
+    """Build a state from the leaves' paths and the containers', both as JSON."""
+    root: dict[Any, Any] = {}
+    for place, leaf in places.items():
+        *folders, last = json.loads(place)
+        _folder(root, folders)[last] = leaf
+    for place in sorted(kinds, key=lambda place: -len(json.loads(place))):
+        path = json.loads(place)
+        children = _folder(root, path)
+        if kinds[place] == "dict":
+            continue
+        values = [children[i] for i in range(len(children))]
+        sequence = tuple(values) if kinds[place] == "tuple" else values
+        if not path:
+            return sequence
+        _folder(root, path[:-1])[path[-1]] = sequence
+    return root
+
+
+def _folder(tree: dict[Any, Any], path: list[Any]) -> dict[Any, Any]:
+    for key in path:
+        tree = tree.setdefault(key, {})
+    return tree
 
 
 def _leaf_to_json(leaf: Leaf, key: str, arrays: Arrays) -> dict[str, Any]:

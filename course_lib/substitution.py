@@ -135,7 +135,8 @@ def lent(loans: list[Loan]) -> Iterator[None]:
 
     Forward passes and hooks write attributes, too.
     """
-    own = [(vars(module), dict(vars(module))) for module, _, _ in loans]
+    modules = [module for module, _, _ in loans]
+    own = _attributes(modules)
     is_eager = not torch.compiler.is_compiling()  # a compiler sees through all this
     if is_eager:
         outer = _here.modules
@@ -145,7 +146,7 @@ def lent(loans: list[Loan]) -> Iterator[None]:
                 for module, kind, _ in loans
                 if kind == "_parameters" and module not in outer
             ]
-        _here.modules = (*outer, *(module for module, _, _ in loans))
+        _here.modules = (*outer, *modules)
     try:
         for module, kind, tensors in loans:
             vars(module)[kind] = tensors
@@ -156,8 +157,16 @@ def lent(loans: list[Loan]) -> Iterator[None]:
             _here.modules = outer
 
 
-def _put_back(own: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
-    for attributes, before in own:
+Attributes = list[tuple[nn.Module, dict[str, Any]]]
+
+
+def _attributes(modules: Iterable[nn.Module]) -> Attributes:
+    return [(module, dict(vars(module))) for module in modules]
+
+
+def _put_back(own: Attributes) -> None:
+    for module, before in own:
+        attributes = vars(module)
         attributes.clear()
         attributes.update(before)
 
@@ -183,23 +192,24 @@ def _again(function: Callable[..., Any]) -> Callable[..., Any]:
 
     A recomputation may write to buffers; it gets copies, for the pass itself wrote.
     """
-    modules = dict.fromkeys(_here.modules)
-    now = [(module, dict(vars(module))) for module in modules]
+    modules = tuple(dict.fromkeys(_here.modules))
+    now = _attributes(modules)
 
     def recompute(*args: Any, **options: Any) -> Any:
         if all(vars(m)["_parameters"] is then["_parameters"] for m, then in now):
             return function(*args, **options)  # still lent
-        loans = [(m, "_parameters", then["_parameters"]) for m, then in now]
-        loans += copied((m, "_buffers", then["_buffers"]) for m, then in now)
-        own = [(vars(module), dict(vars(module))) for module in modules]
+        buffers = copied((m, "_buffers", then["_buffers"]) for m, then in now)
+        own, outer, _here.modules = _attributes(modules), _here.modules, modules
         try:
-            _put_back([(vars(module), then) for module, then in now])
-            with lent(loans):
-                return function(*args, **options)
+            _put_back(now)
+            for module, kind, tensors in buffers:
+                vars(module)[kind] = tensors
+            return function(*args, **options)
         finally:
             _put_back(own)
+            _here.modules = outer
 
-    return recompute if now else function
+    return recompute if modules else function
 
 
 def _bind_checkpoints() -> None:

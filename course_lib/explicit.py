@@ -133,7 +133,10 @@ def _with_new(
         return new.get(id(params)) or (state, params)
     own, leaves, tensors = branches(state), {}, {}
     for key, child in branches(params).items():
-        leaves[key], tensors[key] = _with_new(own[key], child, new)
+        if isinstance(child, Tensor):
+            leaves[key], tensors[key] = new.get(id(child)) or (own[key], child)
+        else:
+            leaves[key], tensors[key] = _with_new(own[key], child, new)
     return rebuilt(state, leaves), rebuilt(params, tensors)
 
 

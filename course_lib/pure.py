@@ -248,18 +248,26 @@ def _replaced(tree: Tree, others: dict[int, Tensor]) -> Tree:
     """Return the tree with others, by the id of the tensors that they stand for."""
     if isinstance(tree, Tensor):
         return others.get(id(tree), tree)
-    children = branches(tree)
-    return rebuilt(tree, {k: _replaced(child, others) for k, child in children.items()})
+    children = {
+        key: others.get(id(child), child)
+        if isinstance(child, Tensor)
+        else _replaced(child, others)
+        for key, child in branches(tree).items()
+    }
+    return rebuilt(tree, children)
 
 
 def _at_first_places(params: Tree, grads: dict[int, Tensor | None]) -> Tree:
     """Return the tree of gradients, and empty the table: a tie's stands there once."""
     if isinstance(params, Tensor):
         return grads.pop(id(params), None)
-    children = branches(params)
-    return rebuilt(
-        params, {k: _at_first_places(child, grads) for k, child in children.items()}
-    )
+    children = {
+        key: grads.pop(id(child), None)
+        if isinstance(child, Tensor)
+        else _at_first_places(child, grads)
+        for key, child in branches(params).items()
+    }
+    return rebuilt(params, children)
 
 
 def _is_any(found: dict[int, Tensor | None]) -> bool:

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from course_lib.substitution import (
-    Lending,
     Loan,
+    Own,
     copied,
-    lendings_noted,
     lent,
     loans_of,
+    owners_noted,
 )
 from course_lib.trees import (
     Path,
@@ -298,13 +298,13 @@ def _autograd_gradient(
     leaves = {i: _watch(tensor, depth) for i, tensor in distinct.items()}
     _nesting.depth = depth + 1
     try:
-        with torch.enable_grad(), lendings_noted() as lendings:
+        with torch.enable_grad(), owners_noted() as owners:
             value = loss(_replaced(params, leaves))
             _require_scalar(value)
         first = first_of(value)
         if not (leaves and first.requires_grad):
             return value if depth else _detach(value), {}
-        own = _trainable(lendings)  # should have no gradient, and then costs nothing
+        own = _trainable(owners)  # should have no gradient, and then costs nothing
         found = torch.autograd.grad(
             first, (*leaves.values(), *own), create_graph=depth > 0, allow_unused=True
         )
@@ -312,27 +312,27 @@ def _autograd_gradient(
         _nesting.depth = depth
     used = [x for x, g in zip(own, found[len(leaves) :], strict=True) if g is not None]
     if used:
-        _refuse_own(lendings, used)
+        _refuse_own(owners, used)
     return value if depth else _detach(value), dict(zip(leaves, found, strict=False))
 
 
-def _trainable(lendings: list[Lending]) -> list[Tensor]:
+def _trainable(owners: list[Own]) -> list[Tensor]:
     """Return the distinct parameters of modules' own that gradients could reach."""
     return list(
         {
             id(own): own
-            for _, tensors in lendings
+            for _, tensors in owners
             for own in tensors.values()
             if own is not None and own.requires_grad
         }.values()
     )
 
 
-def _refuse_own(lendings: list[Lending], used: list[Tensor]) -> NoReturn:
+def _refuse_own(owners: list[Own], used: list[Tensor]) -> NoReturn:
     ids = {id(tensor) for tensor in used}
     names = [
         (type(module).__name__, name)
-        for module, tensors in lendings
+        for module, tensors in owners
         for name, own in tensors.items()
         if id(own) in ids
     ]
@@ -368,14 +368,14 @@ def _functional_gradient(
         is_used = first_of(value).requires_grad  # at this level: of these parameters
         return first_of(value), value
 
-    with lendings_noted() as lendings:
+    with owners_noted() as owners:
         found, (_, value) = torch.func.grad_and_value(scalar_first, has_aux=True)(
             distinct
         )
-    ids = {id(own) for own in _trainable(lendings)}
+    ids = {id(own) for own in _trainable(owners)}
     used = [leaf for leaf in _leaves_behind(first_of(value)) if id(leaf) in ids]
     if used:
-        _refuse_own(lendings, used)
+        _refuse_own(owners, used)
     return value, found if is_used else {}
 
 

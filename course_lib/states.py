@@ -20,7 +20,7 @@ from course_lib.trees import (
     Tree,
     branches,
     dotted,
-    is_marked_frozen,
+    is_frozen_in_model,
     map_tree,
     require_tree,
 )
@@ -73,7 +73,7 @@ def setup(rule: Rule | Mapping[str, Any], params: Tree) -> Tree:
             )
         if id(tensor) not in made:
             _require_strided(path, tensor)
-            state, is_frozen = mine.init(tensor.detach()), is_marked_frozen(tensor)
+            state, is_frozen = mine.init(tensor.detach()), is_frozen_in_model(tensor)
             made[id(tensor)] = path, Leaf(mine, state, is_frozen)
         first, known = made[id(tensor)]
         if known.rule != mine:

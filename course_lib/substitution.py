@@ -1,7 +1,7 @@
 """Other tensors in a module for a while: lent to it, and taken back.
 
 While they are lent, this thread knows of it. So a function that is checkpointed then,
-and runs once more in backward, when the module has its own tensors back, gets the lent
+and runs once more in backward, when the module has its own tensors back, finds the lent
 ones again; and `course_lib.pure.gradient` can ask which modules were run.
 """
 
@@ -15,7 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils import checkpoint
 
-from course_lib.trees import Tree, dotted, require_dict, require_module, walk
+from course_lib.trees import (
+    Tree,
+    dotted,
+    is_transforming,
+    require_dict,
+    require_module,
+    walk,
+)
 
 Tensors = dict[str, Tensor | None]
 Loan = tuple[nn.Module, str, Tensors]  # a module; what stands in for which dict
@@ -116,14 +123,28 @@ def copied(loans: Iterable[Loan]) -> list[Loan]:
 
 # Lending
 
-Lending = tuple[nn.Module, Tensors]  # a module, and the parameters that are its own
+Attributes = list[tuple[nn.Module, dict[str, Any]]]
+Own = tuple[nn.Module, Tensors]  # a module and the parameters that are its own
+
+
+class _Lending:
+    """Which modules have other tensors, inside of which other lending."""
+
+    def __init__(self, modules: list[nn.Module], outer: "_Lending | None") -> None:
+        self.modules, self.outer = modules, outer
+        self.is_needed = False  # again, after its end
+        self.attributes: Attributes | None = None  # those at its end, where needed
+
+    def all(self) -> list["_Lending"]:
+        """Return the lendings around this one and itself, the outermost first."""
+        return [*(self.outer.all() if self.outer else []), self]
 
 
 class _Here(threading.local):
     """What is going on in this thread."""
 
-    modules: tuple[nn.Module, ...] = ()  # those that other tensors are lent to
-    lendings: list[Lending] | None = None  # since `lendings_noted` began
+    lending: _Lending | None = None
+    own: list[Own] | None = None  # what was replaced since `owners_noted` began
 
 
 _here = _Here()
@@ -137,27 +158,30 @@ def lent(loans: list[Loan]) -> Iterator[None]:
     """
     modules = [module for module, _, _ in loans]
     own = _attributes(modules)
-    is_eager = not torch.compiler.is_compiling()  # a compiler sees through all this
-    if is_eager:
-        outer = _here.modules
-        if _here.lendings is not None:
-            _here.lendings += [
-                (module, vars(module)["_parameters"])
-                for module, kind, _ in loans
-                if kind == "_parameters" and module not in outer
-            ]
-        _here.modules = (*outer, *modules)
+    lending = None if torch.compiler.is_compiling() else _begin(modules, loans)
     try:
         for module, kind, tensors in loans:
             vars(module)[kind] = tensors
         yield
     finally:
+        if lending is not None:
+            if lending.is_needed:
+                lending.attributes = _attributes(dict.fromkeys(modules))
+            _here.lending = lending.outer
         _put_back(own)
-        if is_eager:
-            _here.modules = outer
 
 
-Attributes = list[tuple[nn.Module, dict[str, Any]]]
+def _begin(modules: list[nn.Module], loans: list[Loan]) -> _Lending:
+    outer = _here.lending
+    if _here.own is not None:
+        around = [m for each in (outer.all() if outer else ()) for m in each.modules]
+        _here.own += [
+            (module, vars(module)["_parameters"])
+            for module, kind, _ in loans
+            if kind == "_parameters" and module not in around
+        ]
+    _here.lending = _Lending(modules, outer)
+    return _here.lending
 
 
 def _attributes(modules: Iterable[nn.Module]) -> Attributes:
@@ -172,14 +196,14 @@ def _put_back(own: Attributes) -> None:
 
 
 @contextmanager
-def lendings_noted() -> Iterator[list[Lending]]:
-    """Yield a list that gets an entry for each module that tensors are lent to."""
-    outer, found = _here.lendings, []
-    _here.lendings = found
+def owners_noted() -> Iterator[list[Own]]:
+    """Yield a list that gets each module that is lent to, with its own parameters."""
+    outer, found = _here.own, []
+    _here.own = found
     try:
         yield found
     finally:
-        _here.lendings = outer
+        _here.own = outer
         if outer is not None:
             outer += found
 
@@ -188,28 +212,39 @@ def lendings_noted() -> Iterator[list[Lending]]:
 
 
 def _again(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function such that, run later, it finds the modules as they are now.
+    """Return the function such that, run later, it finds what is lent now."""
+    lending = _here.lending
+    if lending is None:
+        return function
+    for each in lending.all():
+        each.is_needed = True
+
+    def recompute(*args: Any, **options: Any) -> Any:
+        with _lent_again(lending):
+            return function(*args, **options)
+
+    return recompute
+
+
+@contextmanager
+def _lent_again(lending: _Lending) -> Iterator[None]:
+    """Give the modules what they had at the end of their lendings, unless they have it.
 
     A recomputation may write to buffers; it gets copies, for the pass itself wrote.
     """
-    modules = tuple(dict.fromkeys(_here.modules))
-    now = _attributes(modules)
-
-    def recompute(*args: Any, **options: Any) -> Any:
-        if all(vars(m)["_parameters"] is then["_parameters"] for m, then in now):
-            return function(*args, **options)  # still lent
-        buffers = copied((m, "_buffers", then["_buffers"]) for m, then in now)
-        own, outer, _here.modules = _attributes(modules), _here.modules, modules
-        try:
-            _put_back(now)
-            for module, kind, tensors in buffers:
+    ended = [each.attributes for each in lending.all() if each.attributes is not None]
+    own = _attributes({module: None for each in ended for module, _ in each})
+    outer, _here.lending = _here.lending, lending
+    try:
+        for attributes in ended:
+            _put_back(attributes)
+            buffers = ((m, "_buffers", each["_buffers"]) for m, each in attributes)
+            for module, kind, tensors in copied(buffers):
                 vars(module)[kind] = tensors
-            return function(*args, **options)
-        finally:
-            _put_back(own)
-            _here.modules = outer
-
-    return recompute if modules else function
+        yield
+    finally:
+        _here.lending = outer
+        _put_back(own)
 
 
 def _bind_checkpoints() -> None:
@@ -220,23 +255,29 @@ def _bind_checkpoints() -> None:
     kind has none. See torch/utils/checkpoint.py, `checkpoint`.
     """
     generator = checkpoint._checkpoint_without_reentrant_generator
-    apply = checkpoint.CheckpointFunction.apply
+    reentrant = checkpoint.CheckpointFunction
 
     @wraps(generator)
     def with_lent(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        if _here.own is not None and is_transforming():
+            raise ValueError(
+                "with_gradient: the loss uses activation checkpointing, which torch "
+                "can't do inside of torch.func's transforms, vmap for one. Switch it "
+                "off there."
+            )
         return generator(_again(function), *args, **options)
 
-    def apply_with_lent(function: Callable[..., Any], *args: Any) -> Any:
-        if _here.lendings is not None and torch.is_grad_enabled():
+    def apply(kind: type, function: Any, *args: Any) -> Any:
+        if _here.own is not None and torch.is_grad_enabled():
             raise ValueError(
                 "with_gradient: the loss uses activation checkpointing with "
                 "use_reentrant=True, which gives gradients to .backward() only. "
                 "Write use_reentrant=False."
             )
-        return apply(_again(function), *args)
+        return super(reentrant, kind).apply(_again(function), *args)
 
     checkpoint._checkpoint_without_reentrant_generator = with_lent
-    checkpoint.CheckpointFunction.apply = staticmethod(apply_with_lent)
+    reentrant.apply = classmethod(apply)
 
 
 _bind_checkpoints()

@@ -160,17 +160,24 @@ def trainables(params: Tree) -> dict[str, Tensor]:
     return named
 
 
-# Freezing: a module's `requires_grad_(False)` is remembered on the copy of the tensor
+# Freezing: a module's `requires_grad_(False)` is remembered on the copies of its own
+
+
+_MARK = "is_frozen_in_model"
 
 
 def mark_frozen(tensor: Tensor) -> None:
     """Remember that a module has frozen the tensor, until it is copied."""
-    tensor.is_frozen_in_model = True
+    setattr(tensor, _MARK, True)
 
 
-def is_marked_frozen(tensor: Tensor) -> bool:
-    """Tell whether `mark_frozen` was called on this very tensor."""
-    return getattr(tensor, "is_frozen_in_model", False)
+def is_frozen_in_model(tensor: Tensor) -> bool:
+    """Tell whether it is a module's frozen parameter, or a copy that is marked as such.
+
+    A plain tensor that requires no gradient is nothing special.
+    """
+    is_parameter = isinstance(tensor, nn.Parameter)
+    return (is_parameter and not tensor.requires_grad) or hasattr(tensor, _MARK)
 
 
 # Flattening
@@ -218,7 +225,7 @@ def destructure(params: Tree) -> tuple[Tensor, Callable[[Tensor], Tree]]:
 
 def _is_in_vector(tensor: Tensor) -> bool:
     is_number = tensor.is_floating_point() or tensor.is_complex()
-    return is_number and not is_marked_frozen(tensor)
+    return is_number and not is_frozen_in_model(tensor)
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:

@@ -16,6 +16,7 @@ from torch.testing import assert_close
 from course_lib.explicit import (
     buffers,
     call,
+    destructure,
     gradient,
     load,
     parameters,
@@ -493,6 +494,18 @@ def test_what_requires_no_grad_is_not_moved_as_with_torch(rule):
             model(torch.ones(2, 2)).square().sum().backward()
             optimizer.step()
         assert_close(moved, parameters(model), rtol=0, atol=1e-6)
+
+
+def test_the_modules_own_parameters_are_frozen_where_it_froze_them():
+    model = half_frozen()
+    named = dict(model.named_parameters())  # as torch.func's users have them
+    listed = list(model.parameters())
+    for params in (named, listed, tuple(listed)):
+        found = [leaf.frozen for _, leaf in walk(setup(Descent(), params))]
+        assert found == [not p.requires_grad for p in model.parameters()]
+        assert destructure(params)[0].shape == (4,)
+    free = {"a": torch.ones(2), "b": torch.ones(2, requires_grad=True)}
+    assert not any(leaf.frozen for _, leaf in walk(setup(Descent(), free)))
 
 
 def test_thaw_frees_what_the_model_froze():

@@ -9,8 +9,13 @@ import weakref
 import pytest
 import torch
 from torch import nn
+from torch.func import vmap
 from torch.testing import assert_close
-from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+from torch.utils.checkpoint import (
+    CheckpointFunction,
+    checkpoint,
+    checkpoint_sequential,
+)
 
 from course_lib.explicit import (
     buffers,
@@ -281,6 +286,29 @@ def test_the_reentrant_kind_is_refused_where_it_gives_no_gradients():
 
     slope = gradient(distance, {"y": torch.zeros(4, 3)})["y"]
     assert_close(slope, -2 * plain(model, teacher)(x).detach())
+
+
+def test_inside_of_a_transform_it_is_refused():
+    model, x = OfLayer(layers()), inputs()
+    params = parameters(model)
+    slopes = vmap(lambda row: gradient(lambda p: call(model, p, row).sum(), params))
+    with pytest.raises(
+        ValueError, match=r"with_gradient: .*checkpointing, which torch"
+    ):
+        slopes(x[:, None])
+    rows = vmap(lambda row: call(model, params, row))(x[:, None])
+    assert_close(rows[:, 0], model(x))
+
+
+def test_a_checkpoint_of_ones_own_kind_runs_its_own_code():
+    class Loud(CheckpointFunction):
+        @staticmethod
+        def forward(ctx, function, preserve, *args):
+            return 10 * CheckpointFunction.forward(ctx, function, preserve, *args)
+
+    model, x = layers(), inputs().requires_grad_()
+    got = Loud.apply(model, True, x)
+    assert_close(got, 10 * model(x))
 
 
 def test_a_checkpoint_outside_of_call_is_torchs_own():

@@ -219,6 +219,27 @@ def test_a_call_within_a_call_is_checkpointed_with_its_own():
     assert_close(distinct(grads["net"]), grads_of(first))
 
 
+def test_both_lendings_are_found_again():
+    torch.manual_seed(0)
+    x, inner = inputs(), nn.Linear(3, 3)
+    other = double(parameters(inner))
+
+    class Outer(nn.Linear):
+        def forward(self, x):
+            with substitute(inner, other):
+                both = lambda x: inner(super(Outer, self).forward(x).tanh())  # noqa: E731
+                return checkpoint(both, x, use_reentrant=False)
+
+    outer = Outer(3, 3)
+    params = double(parameters(outer))
+    grads = gradient(lambda p: call(outer, p, x).square().sum(), params)
+    leaves = {key: w.clone().requires_grad_() for key, w in params.items()}
+    hidden = nn.functional.linear(x, **leaves).tanh()
+    loss = nn.functional.linear(hidden, **other).square().sum()
+    wanted = torch.autograd.grad(loss, list(leaves.values()))
+    assert_close(list(grads.values()), list(wanted))
+
+
 def test_second_derivatives_through_a_checkpoint():
     torch.manual_seed(0)
     model, x = OfLayer(layers()), inputs()

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from course_lib import rules
-from course_lib.rules import Chain, Count, Rule
+from course_lib.counts import Count, TracedCount
+from course_lib.rules import Chain, Rule
 from course_lib.states import Leaf, each_leaf
 from course_lib.trees import Tree, walk
 
@@ -141,7 +142,7 @@ def _to_json(state: Any, key: str, arrays: Arrays) -> Any:
         return [_to_json(s, f"{key}.{i}", arrays) for i, s in enumerate(state)]
     if state is None:
         return None
-    if isinstance(state, Count):
+    if isinstance(state, Count | TracedCount):
         return {"count": int(state)}
     raise ValueError(
         f"save: a state holds {type(state).__name__}; wanted tensors, "

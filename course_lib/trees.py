@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 Tree = dict[str, Any]  # nested dicts whose leaves are tensors
 Path = tuple[str, ...]
@@ -34,7 +35,7 @@ def map_tree(function: Callable[[Path, Any], Any], tree: Tree, path: Path = ()) 
 
 def dotted(path: Path) -> str:
     """Return the path as one name, for messages and files."""
-    return ".".join(path) or "(root)"
+    return ".".join(map(str, path)) or "(root)"
 
 
 def insert(tree: Tree, name: str, leaf: Any) -> None:
@@ -89,6 +90,11 @@ def is_transforming() -> bool:
     """Tell whether we are inside a torch.func transform, of whichever tensor."""
     is_compiling = torch.compiler.is_compiling()
     return not is_compiling and torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def is_forward() -> bool:
+    """Tell whether torch takes forward-mode derivatives: a tensor may be dual."""
+    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
 
 
 def trainables(params: Tree) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ that stands at several places of `params` is tied: one tensor, one state, one st
 import math
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +27,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from course_lib import rules
+from course_lib.graphs import is_any_recorded
+from course_lib.groups import Group, apply_groups
 from course_lib.pure import (
     buffers,
     call,
@@ -43,6 +46,7 @@ from course_lib.trees import (
     Tree,
     destructure,
     dotted,
+    is_forward,
     is_transforming,
     require_tree,
     trainables,
@@ -90,6 +94,13 @@ def update(
     places are summed. A gradient None, or a subtree that grads leaves out, and a frozen
     tensor take no step. dtype and device stay.
 
+    The step can be differentiated (meta-learning, learned step sizes): it is part of
+    the graph where gradients or state have one, where params were computed from what
+    requires a gradient, and inside `gradient` and torch.func.grad. A leaf that requires
+    a gradient, such as an nn.Parameter, is stepped without a graph otherwise, as
+    torch.optim does; pass x.view_as(x) to differentiate with respect to it, and
+    x.detach() to leave steps before out of the graph.
+
     Args:
         state: from `setup`, or the step before.
         params: the tree that is stepped.
@@ -130,7 +141,7 @@ def update_(state: Tree, params: Tree, grads: Tree, *, check: bool = True) -> No
     """Take the step of `update` in place, in the tensors of params and in state.
 
     Saves the memory and the time of the copies. Raises like `update`, before anything
-    is changed.
+    is changed; and where the step would be differentiated.
     """
     if torch.compiler.is_compiling():
         return torch.compiler.disable(update_)(state, params, grads, check=check)
@@ -144,9 +155,21 @@ def _stepped(
 ) -> list["Stepped"]:
     is_transformed = is_transforming()
     items = _items(place, *trees)
+    is_recorded = is_any_recorded(
+        [i.tensor for i in items],
+        [i.leaf.state for i in items],
+        [i.grad for i in items],
+    )
+    if is_recorded and in_place:
+        raise ValueError(
+            f"{place}: got a step that is differentiated, because gradients, state or "
+            "params have a graph; in place it would overwrite what the graph needs. "
+            "Call update, or detach them."
+        )
     look = _Look(place, check and not is_transformed)
-    with torch.no_grad():
-        return _step(items, look, in_place=in_place, may_fuse=not is_transformed)
+    with nullcontext() if is_recorded else torch.no_grad():
+        may_fuse = not (is_transformed or is_recorded)
+        return _step(items, look, in_place=in_place, may_fuse=may_fuse)
 
 
 def _replace_leaves(state: Tree, params: Tree, leaves: dict[int, Leaf]) -> None:
@@ -306,7 +329,11 @@ class _Look:
 
 def _require_finite(place: str, items: list[_Item]) -> None:
     """Look at all gradients at once; only where one is bad, look for which."""
-    norms = torch._foreach_norm([item.grad for item in items])
+    grads = [item.grad for item in items]
+    if is_forward():  # torch's foreach kernels don't take tangents
+        grads = [grad.detach() for grad in grads]
+    with torch.no_grad():
+        norms = torch._foreach_norm(grads)
     # A large norm may overflow: then look again.
     if not norms[0].is_cpu:  # wait for a GPU once, not for each number
         norms = torch.stack([norm.to(norms[0].device) for norm in norms]).tolist()
@@ -338,26 +365,41 @@ def _step(
         of_object[id(rule)][fused].append(item)
     if in_place:  # nothing may be written then
         look(items)
-    plans = []
-    for rule, (plain, fused) in of_rule.items():
-        if plain and not in_place:
-            look(plain)
-        plans += [_plan(rule, plain)] if plain else []
-        plans += [_plan_fused(rule, fused, look)] if fused else []
+    plain = [(rule, group) for rule, (group, _) in of_rule.items() if group]
+    if not in_place:
+        look([item for _, group in plain for item in group])
+    plans = [_plan(look.place, plain)] if plain else []
+    plans += [_plan_fused(r, f, look) for r, (_, f) in of_rule.items() if f]
     return [stepped for finish in plans for stepped in finish(in_place)]
 
 
-def _plan(rule: Rule, group: list[_Item]) -> Callable[[bool], list[Stepped]]:
+def _plan(
+    place: str, groups: list[tuple[Rule, list[_Item]]]
+) -> Callable[[bool], list[Stepped]]:
     """Compute the steps now; the function that is returned takes them."""
-    states = [item.leaf.state for item in group]
-    tensors, grads = [i.tensor for i in group], [i.grad for i in group]
-    apply_all = rules.apply_all_of(rule)
-    states, dxs = apply_all(states, tensors, grads)
+    steps = apply_groups(
+        place,
+        [
+            Group(
+                rule,
+                [i.leaf.state for i in items],
+                [i.tensor for i in items],
+                [i.grad for i in items],
+                dotted(items[0].path),
+            )
+            for rule, items in groups
+        ],
+    )
+    rows = [
+        (item, state, dx)
+        for (_, items), (states, dxs) in zip(groups, steps, strict=True)
+        for item, state, dx in zip(items, states, dxs, strict=True)
+    ]
 
     def finish(in_place: bool) -> list[Stepped]:
         return [
             (i.tensor, _with(i.leaf, state), _moved(i.tensor, dx, in_place))
-            for i, state, dx in zip(group, states, dxs, strict=True)
+            for i, state, dx in rows
         ]
 
     return finish

@@ -23,7 +23,7 @@ from torch import Tensor
 from course_lib import fused
 from course_lib.counts import Conditional, Count, chosen, next_of, number_of
 from course_lib.hyperparameters import betas, number, pair, plain, settle
-from course_lib.trees import is_forward, is_transformed
+from course_lib.trees import is_forward, is_tracked, is_transformed
 
 State = Any  # a tensor, a Count, or tuples of these; () where nothing is remembered
 Step = Tensor | Conditional | None  # None: no step this time
@@ -794,6 +794,11 @@ class MixedPrecision(Rule):
                 f"MixedPrecision: got rule={self.rule!r}; wanted a rule, for example "
                 "Adam()."
             )
+        if any(isinstance(each, MixedPrecision) for each in _unchained([self.rule])):
+            raise ValueError(
+                "MixedPrecision: got one inside of one; wanted one precise copy of "
+                "each array. Leave the inner one out."
+            )
         is_dtype = isinstance(self.dtype, torch.dtype)
         if not (is_dtype and (self.dtype.is_floating_point or self.dtype.is_complex)):
             raise ValueError(
@@ -821,24 +826,33 @@ class MixedPrecision(Rule):
     ) -> tuple[list[State], list[Step]]:
         """Step the copies, all in one call of the rule."""
         masters, inner = (list(part) for part in zip(*states, strict=True))
+        for master, x in zip(masters, xs, strict=True):
+            if torch.is_grad_enabled() and is_tracked(x) and not is_tracked(master):
+                raise ValueError(
+                    "MixedPrecision: the array is differentiated, but its copy in the "
+                    "state has no graph, and the step would lose the derivative. Call "
+                    "setup for these params inside of what is differentiated; a leaf "
+                    "that requires a gradient, as params.view_as(params)."
+                )
         inner, dxs = apply_all_of(self.rule)(
             inner, masters, [g.to(self.dtype) for g in gs]
         )
         moved = [
-            self._step(m, x, dx) for m, x, dx in zip(masters, xs, dxs, strict=True)
+            self.moved(m, x, dx) for m, x, dx in zip(masters, xs, dxs, strict=True)
         ]
         masters = [master for master, _ in moved]
         return list(zip(masters, inner, strict=True)), [dx for _, dx in moved]
 
-    def _step(self, master: Tensor, x: Tensor, dx: Step) -> tuple[Tensor, Step]:
-        """Return the new copy, and the step that leads from x to it."""
+    @staticmethod
+    def moved(copy: Tensor, x: Tensor, dx: Step) -> tuple[Tensor, Step]:
+        """Return the copy one step on, and the step that leads from x to it."""
         if dx is None:
-            return master, None
+            return copy, None
         if isinstance(dx, Conditional):
-            master, step = self._step(master, x, dx.settled())
-            return master, Conditional(step, dx.is_due)
-        master = (master - dx).to(self.dtype)
-        return master, x.to(self.dtype) - master
+            copy, step = MixedPrecision.moved(copy, x, dx.settled())
+            return copy, Conditional(step, dx.is_due)
+        copy = (copy - dx).to(copy.dtype)
+        return copy, x.to(copy.dtype) - copy
 
 
 # Small helpers

@@ -4,14 +4,17 @@ Each leaf holds the rule of one tensor, what the rule remembers of it, and wheth
 frozen. All functions return new trees; those they are given stay as they are.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from course_lib.graphs import is_recorded
+from course_lib.hyperparameters import plain
 from course_lib.rules import Chain, Rule, is_rule
 from course_lib.trees import Path, Tree, dotted, map_tree, require_tree
 
@@ -32,33 +35,42 @@ pytree.register_pytree_node(  # so that vmap maps over the tensors in it
 )
 
 
-def setup(rule: Rule | Mapping[str, Any], params: Tree) -> Tree:
+def setup(
+    rule: Rule | Mapping[str, Any] | Callable[[Path, Tensor], Rule], params: Tree
+) -> Tree:
     """Return the state of a rule for every tensor of the tree, in the same shape.
 
     Args:
-        rule: one rule for all, or a dict {key: rule or dict} whose keys are those of
-            params: other rules for other subtrees.
+        rule: one rule for all; or a dict {key: rule or dict} whose keys are those of
+            params: other rules for other subtrees; or a function (path, tensor) ->
+            rule, where the path is the tuple of keys. A dict may hold functions.
         params: the tree. A tied tensor has one state.
 
     Raises:
         ValueError: no rule, keys that do not fit, or two rules for a tied tensor.
 
     >>> import torch
-    >>> from course_lib.rules import Momentum
+    >>> from course_lib.rules import AdamW, Momentum
     >>> setup(Momentum(), {"x": torch.zeros(1)})["x"].state
     tensor([0.])
+    >>> def no_decay_for_biases(path, tensor):
+    ...     return AdamW(decay=0.0 if path[-1] == "bias" else 0.1)
+    >>> params = {"fc": {"weight": torch.zeros(1, 1), "bias": torch.zeros(1)}}
+    >>> setup(no_decay_for_biases, params)["fc"]["weight"].rule.decay
+    0.1
     """
     require_tree("setup", "params", params)
     made: dict[int, tuple[Path, Leaf]] = {}
 
     def leaf(path: Path, tensor: Tensor) -> Leaf:
-        mine = _rule_at(rule, path)
         if not isinstance(tensor, Tensor):
             raise ValueError(
                 f"setup: {dotted(path)!r} is {type(tensor).__name__}; wanted a tensor."
             )
+        mine = _rule_at(rule, path, tensor)
         if id(tensor) not in made:
-            made[id(tensor)] = path, Leaf(mine, mine.init(tensor.detach()))
+            x = tensor if is_recorded(tensor) else tensor.detach()
+            made[id(tensor)] = path, Leaf(mine, mine.init(x))
         first, known = made[id(tensor)]
         if known.rule != mine:
             raise ValueError(
@@ -80,28 +92,42 @@ def _refuse_extra(rules: Any, params: Any, path: Path = ()) -> None:
         names = (dotted((*path, key)) for key in rules if key not in params)
         raise ValueError(
             f"setup: there are rules for {', '.join(names)}; the keys are "
-            f"{', '.join(params)}."
+            f"{', '.join(map(str, params))}."
         )
     for key, rule in rules.items():
         _refuse_extra(rule, params[key], (*path, key))
 
 
-def _rule_at(rule: Any, path: Path) -> Rule:
+def _rule_at(rule: Any, path: Path, tensor: Tensor) -> Rule:
     for depth, key in enumerate(path):
         if not isinstance(rule, Mapping):
             break
         if key not in rule:
             raise ValueError(
                 f"setup: there is no rule for {dotted(path[: depth + 1])!r}; the rules "
-                f"are for {', '.join(rule)}. Name one for every subtree."
+                f"are for {', '.join(map(str, rule))}. Name one for every subtree."
             )
         rule = rule[key]
+    is_class_or_model = isinstance(rule, type | nn.Module)
+    if callable(rule) and not (is_class_or_model or is_rule(rule)):
+        rule = _called(rule, path, tensor)
     if not is_rule(rule):
         raise ValueError(
             f"setup: the rule for {dotted(path)!r} is {rule!r}; wanted one of "
             "course_lib.rules, for example Adam(1e-3)."
         )
     return rule
+
+
+def _called(function: Callable[..., Any], path: Path, tensor: Tensor) -> Any:
+    try:
+        inspect.signature(function).bind(path, tensor)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"setup: got {function!r} for the rule, which does not take (path, "
+            "tensor); wanted a function of both that returns a rule."
+        ) from None
+    return function(path, tensor)
 
 
 def freeze(state: Tree) -> Tree:
@@ -139,6 +165,7 @@ def adjust(state: Tree, eta: float | None = None, **hyperparameters: Any) -> Tre
     0.01
     """
     given = {**({} if eta is None else {"eta": eta}), **hyperparameters}
+    given = {name: plain(value) for name, value in given.items()}  # of numpy's
 
     def adjusted(path: Path, leaf: Leaf) -> Leaf:
         rule = leaf.rule

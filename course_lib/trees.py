@@ -86,6 +86,13 @@ def is_transformed(x: Tensor) -> bool:
     return not is_compiling and torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
+def is_tracked(x: Tensor) -> bool:
+    """Tell whether a gradient with respect to the tensor is asked for, at any level."""
+    while not x.requires_grad and is_transformed(x):  # vmap's own tensors never do
+        x = torch._C._functorch.get_unwrapped(x)
+    return x.requires_grad
+
+
 def is_transforming() -> bool:
     """Tell whether we are inside a torch.func transform, of whichever tensor."""
     is_compiling = torch.compiler.is_compiling()

@@ -169,7 +169,23 @@ def _stepped(
     look = _Look(place, check and not is_transformed)
     with nullcontext() if is_recorded else torch.no_grad():
         may_fuse = not (is_transformed or is_recorded)
-        return _step(items, look, in_place=in_place, may_fuse=may_fuse)
+        try:
+            return _step(items, look, in_place=in_place, may_fuse=may_fuse)
+        except (TypeError, ValueError, IndexError, AttributeError):
+            _require_forms(place, items)
+            raise
+
+
+def _require_forms(place: str, items: list["_Item"]) -> None:
+    """Refuse states that no rule of theirs made, once a step has failed."""
+    for item in items:
+        rule, own = item.leaf.rule, rules.form_of(item.leaf.state)
+        is_rule = rules.is_rule(rule)
+        if not is_rule or own != rules.form_of(rule.init(item.tensor.detach())):
+            raise ValueError(
+                f"{place}: the state of {dotted(item.path)!r} is not one of {rule!r}. "
+                "Call setup(rule, params) for these parameters."
+            )
 
 
 def _replace_leaves(state: Tree, params: Tree, leaves: dict[int, Leaf]) -> None:
@@ -362,6 +378,12 @@ def _step(
         if id(rule) not in of_object:
             of_object[id(rule)] = of_rule.setdefault(rule, ([], []))
         fused = may_fuse and rules.has_fused(rule) and rules.is_fusible(item.tensor)
+        if not (fused or item.tensor.is_floating_point() or item.tensor.is_complex()):
+            raise ValueError(
+                f"{look.place}: {dotted(item.path)!r} is {item.tensor.dtype}, in which "
+                "a step would be rounded away; wanted a floating-point or complex "
+                "parameter, or the gradient None."
+            )
         of_object[id(rule)][fused].append(item)
     if in_place:  # nothing may be written then
         look(items)

@@ -21,7 +21,14 @@ import torch
 from torch import Tensor
 
 from course_lib import fused
-from course_lib.counts import Conditional, Count, chosen, next_of, number_of
+from course_lib.counts import (
+    Conditional,
+    Count,
+    TracedCount,
+    chosen,
+    next_of,
+    number_of,
+)
 from course_lib.hyperparameters import betas, number, pair, plain, settle
 from course_lib.trees import is_forward, is_tracked, is_transformed
 
@@ -44,6 +51,7 @@ class Rule:
 
     def init(self, x: Tensor) -> State:
         """Return the state for an array before its first step."""
+        _require_tensor(self, x)
         return self._init(_wide(x))
 
     def apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
@@ -53,8 +61,16 @@ class Rule:
             state: from `init` or the step before.
             x: the array, of any shape; real, complex, or half precision.
             g: its gradient, of the same shape.
+
+        Raises:
+            ValueError: x and g don't fit, or the state is not of this rule.
         """
-        state, dx = self._apply(state, _wide(x), _wide(g))
+        _require_fit(self, x, g)
+        try:
+            state, dx = self._apply(state, _wide(x), _wide(g))
+        except _MISFITS:
+            _require_own(self, state, x)
+            raise
         dx = dx.settled() if isinstance(dx, Conditional) else dx
         return state, None if dx is None else dx.to(x.dtype)
 
@@ -75,7 +91,9 @@ class Rule:
         return ()
 
     def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} defines no _apply(state, x, g) -> (state, dx)."
+        )
 
 
 # Steps without and with memory
@@ -808,6 +826,7 @@ class MixedPrecision(Rule):
 
     def init(self, x: Tensor) -> State:
         """Return (the copy, the rule's state)."""
+        _require_tensor(self, x)
         if x.is_complex() != self.dtype.is_complex:
             raise ValueError(
                 f"MixedPrecision: got an array of {x.dtype}; its copy would be of "
@@ -818,8 +837,13 @@ class MixedPrecision(Rule):
 
     def apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
         """Step the copy; dx leads from x to the copy."""
-        states, (dx,) = self.apply_all([state], [x], [g])
-        return states[0], dx.settled() if isinstance(dx, Conditional) else dx
+        _require_fit(self, x, g)
+        try:
+            (state,), (dx,) = self.apply_all([state], [x], [g])
+        except _MISFITS:
+            _require_own(self, state, x)
+            raise
+        return state, dx.settled() if isinstance(dx, Conditional) else dx
 
     def apply_all(
         self, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
@@ -923,6 +947,52 @@ def root(v: Tensor) -> Tensor:
         return v.sqrt()
     is_zero = v == 0
     return torch.where(is_zero, 0.0, torch.where(is_zero, 1.0, v).sqrt())
+
+
+def form_of(state: State) -> Any:
+    """Return which kinds of things, in which tuples, a state is made of."""
+    if isinstance(state, tuple):
+        return tuple(map(form_of, state))
+    if isinstance(state, Tensor):
+        return Tensor
+    return Count if isinstance(state, TracedCount) else type(state)
+
+
+_MISFITS = TypeError, ValueError, IndexError, AttributeError  # of a state taken apart
+
+
+def _require_own(rule: Any, state: State, x: Tensor) -> None:
+    """Refuse a state that the rule did not make, once a step with it has failed."""
+    if form_of(state) != form_of(rule.init(x)):
+        raise ValueError(
+            f"{type(rule).__name__}.apply: the state is not one of {rule}. Wanted that "
+            "of its `init` or of the step before."
+        )
+
+
+def _require_tensor(rule: Any, x: Any) -> None:
+    if not isinstance(x, Tensor):
+        raise ValueError(
+            f"{type(rule).__name__}.init: got {type(x).__name__}; wanted a tensor. For "
+            "a tree of them, call setup(rule, params)."
+        )
+
+
+def _require_fit(rule: Any, x: Any, g: Any) -> None:
+    if isinstance(x, Tensor) and isinstance(g, Tensor) and x.shape == g.shape:
+        if x.is_complex() or not g.is_complex():
+            return
+    kinds = [
+        f"{t.dtype} of shape {tuple(t.shape)}"
+        if isinstance(t, Tensor)
+        else type(t).__name__
+        for t in (x, g)
+    ]
+    raise ValueError(
+        f"{type(rule).__name__}.apply: got {kinds[0]} for the array and {kinds[1]} for "
+        "its gradient; wanted two tensors of one shape, both real or the array "
+        "complex. For trees, call update(state, params, grads)."
+    )
 
 
 def _decay(average: Tensor, new: Tensor, rate: float) -> Tensor:

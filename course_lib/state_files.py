@@ -14,7 +14,7 @@ from torch import Tensor
 
 from course_lib import rules
 from course_lib.counts import Count, TracedCount
-from course_lib.rules import Chain, Rule
+from course_lib.rules import Chain, Rule, form_of
 from course_lib.states import Leaf, each_leaf
 from course_lib.trees import Tree, walk
 
@@ -71,12 +71,12 @@ def load(path: str | os.PathLike[str], *, device: Any = None) -> Tree:
         state = _read(place)
     except FileNotFoundError:
         raise ValueError(f"load: there is no file {path}.") from None
-    except (IsADirectoryError, PermissionError) as error:
-        raise ValueError(
-            f"load: {path} can't be read ({error.strerror}); wanted a file that save "
-            "wrote."
-        ) from error
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise ValueError(
+                f"load: {path} can't be read ({error.strerror}); wanted a file that "
+                "save wrote."
+            ) from error
         raise ValueError(
             f"load: {path} is not a state that course_lib.explicit.save wrote "
             f"({type(error).__name__}: {error})."
@@ -90,7 +90,12 @@ def _path(place: str, path: Any) -> Path:
             f"{place}: got {type(path).__name__} for the path; wanted a str or a Path, "
             "for example 'state.npz'."
         )
-    return Path(os.fsdecode(path))
+    name = os.fsdecode(path)
+    if "\0" in name:
+        raise ValueError(
+            f"{place}: got {name!r}; wanted a path without null characters."
+        )
+    return Path(name)
 
 
 def _read(path: Path) -> Tree:
@@ -150,15 +155,11 @@ def _is_of(rule: Rule, state: Any) -> bool:
     """Tell whether a state has the form that the rule gives it for some array."""
     for dtype in (torch.float32, torch.complex64):
         try:
-            if _form(state) == _form(rule.init(torch.zeros(1, dtype=dtype))):
+            if form_of(state) == form_of(rule.init(torch.zeros(1, dtype=dtype))):
                 return True
         except ValueError:  # a MixedPrecision of the other kind
             continue
     return False
-
-
-def _form(state: Any) -> Any:
-    return tuple(map(_form, state)) if isinstance(state, tuple) else type(state)
 
 
 def _rule_to_json(rule: Any) -> dict[str, Any]:

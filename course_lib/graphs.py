@@ -16,6 +16,7 @@ from torch._C._functorch import (
 )
 from torch.utils import _pytree as pytree
 
+from course_lib.counts import Count
 from course_lib.pure import is_in_gradient
 from course_lib.trees import is_forward, is_tracked, is_transformed, is_transforming
 
@@ -44,9 +45,13 @@ def is_any_recorded(xs: Tensors, states: Sequence[Any], gs: Tensors) -> bool:
     if is_transforming():  # vmap's own tensors don't tell
         tensors = pytree.tree_leaves([states, gs])
         return any(map(is_tracked, tensors)) or any(map(_is_attached, xs))
-    if not _any_requires_grad([*xs, *gs, *states]):  # as a rule
-        return False
-    return any(map(_is_attached, xs)) or _any_requires_grad([*gs, *states])
+    for x in xs:  # plain loops, for there may be thousands
+        if x.requires_grad and not x.is_leaf:
+            return True
+    for g in gs:
+        if g.requires_grad:
+            return True
+    return _any_requires_grad(states)
 
 
 def is_in_derivative() -> bool:
@@ -64,10 +69,16 @@ def _is_attached(x: Tensor) -> bool:
     return x.requires_grad and not x.is_leaf
 
 
-def _any_requires_grad(parts: Sequence[Any]) -> bool:
-    """Tell whether any tensor requires a gradient, of these and in tuples of them."""
-    if torch._C._any_requires_grad(*parts):  # looks one tuple deep, 10 times as fast
-        return True
-    tuples = (part for part in parts if type(part) is tuple)
-    deep = [each for part in tuples for each in part if type(each) is tuple]
-    return bool(deep) and _any_requires_grad(deep)
+def _any_requires_grad(states: Sequence[Any]) -> bool:
+    for state in states:
+        for part in state if type(state) is tuple else (state,):
+            kind = type(part)
+            if kind is Tensor:  # as a rule; to ask isinstance of a Count is slow
+                if part.requires_grad:
+                    return True
+            elif kind is tuple:
+                if _any_requires_grad(part):
+                    return True
+            elif kind is not Count and isinstance(part, Tensor) and part.requires_grad:
+                return True
+    return False

@@ -979,9 +979,9 @@ def _require_tensor(rule: Any, x: Any) -> None:
 
 
 def _require_fit(rule: Any, x: Any, g: Any) -> None:
-    if isinstance(x, Tensor) and isinstance(g, Tensor) and x.shape == g.shape:
-        if x.is_complex() or not g.is_complex():
-            return
+    are_tensors = isinstance(x, Tensor) and isinstance(g, Tensor)
+    if are_tensors and x.shape == g.shape and x.is_complex() >= g.is_complex():
+        return
     kinds = [
         f"{t.dtype} of shape {tuple(t.shape)}"
         if isinstance(t, Tensor)

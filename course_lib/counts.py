@@ -23,7 +23,7 @@ class TracedCount:
         self.value = value
 
     def __int__(self) -> int:
-        return int(self.value.item())
+        return int(self.value)
 
     __index__ = __int__
 
@@ -46,18 +46,16 @@ pytree.register_pytree_node(TracedCount, lambda t: ([], t), lambda _, t: t)
 
 def next_of(t: Any) -> Any:
     """Return the count after t: traced inside of torch.compile, else a plain one."""
-    if torch.compiler.is_compiling():
-        return TracedCount(number_of(t) + 1)
-    return Count(t + 1)
+    if not torch.compiler.is_dynamo_compiling():
+        return Count(t + 1)
+    if isinstance(t, TracedCount):
+        return TracedCount(t.value + 1)
+    return TracedCount(torch.tensor(t + 1.0, dtype=torch.float64, device="cpu"))
 
 
 def number_of(t: Any) -> Any:
-    """Return what formulas count with: an int, or a float64 while compiling."""
-    if not torch.compiler.is_compiling():
-        return int(t)
-    if isinstance(t, TracedCount):
-        return t.value
-    return torch.tensor(float(int(t)), dtype=torch.float64, device="cpu")
+    """Return what formulas count with: an int, or a float64 of compiled code."""
+    return t.value if type(t) is TracedCount else int(t)
 
 
 class Conditional:
@@ -77,7 +75,11 @@ def chosen(is_due: Tensor, new: Any, old: Any) -> Any:
         pairs = zip(new, old, strict=True)
         return tuple([chosen(is_due, one, other) for one, other in pairs])
     if isinstance(new, Count | TracedCount):
-        return TracedCount(torch.where(is_due, number_of(new), number_of(old)))
+        return TracedCount(torch.where(is_due, *_float64(new, old)))
     if isinstance(new, Tensor):
         return torch.where(is_due.to(new.device), new, old)
     return new
+
+
+def _float64(*counts: Any) -> list[Tensor]:
+    return [torch.as_tensor(number_of(t), dtype=torch.float64) for t in counts]

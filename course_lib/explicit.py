@@ -412,16 +412,12 @@ def _plan(
             for rule, items in groups
         ],
     )
-    rows = [
-        (item, state, dx)
-        for (_, items), (states, dxs) in zip(groups, steps, strict=True)
-        for item, state, dx in zip(items, states, dxs, strict=True)
-    ]
 
     def finish(in_place: bool) -> list[Stepped]:
         return [
             (i.tensor, _with(i.leaf, state), _moved(i.tensor, dx, in_place))
-            for i, state, dx in rows
+            for (_, items), (states, dxs) in zip(groups, steps, strict=True)
+            for i, state, dx in zip(items, states, dxs, strict=True)
         ]
 
     return finish

@@ -20,7 +20,7 @@ from course_lib.counts import Count
 from course_lib.pure import is_in_gradient
 from course_lib.trees import is_forward, is_tracked, is_transformed, is_transforming
 
-Tensors = Sequence[Tensor]
+Tensors = list[Tensor]
 _DERIVATIVES = TransformType.Grad, TransformType.Jvp
 
 
@@ -45,13 +45,9 @@ def is_any_recorded(xs: Tensors, states: Sequence[Any], gs: Tensors) -> bool:
     if is_transforming():  # vmap's own tensors don't tell
         tensors = pytree.tree_leaves([states, gs])
         return any(map(is_tracked, tensors)) or any(map(_is_attached, xs))
-    for x in xs:  # plain loops, for there may be thousands
-        if x.requires_grad and not x.is_leaf:
-            return True
-    for g in gs:
-        if g.requires_grad:
-            return True
-    return _any_requires_grad(states)
+    if torch._C._any_requires_grad(gs) or _any_requires_grad(states):
+        return True
+    return torch._C._any_requires_grad(xs) and any(map(_is_attached, xs))
 
 
 def is_in_derivative() -> bool:
@@ -70,15 +66,13 @@ def _is_attached(x: Tensor) -> bool:
 
 
 def _any_requires_grad(states: Sequence[Any]) -> bool:
-    for state in states:
-        for part in state if type(state) is tuple else (state,):
-            kind = type(part)
-            if kind is Tensor:  # as a rule; to ask isinstance of a Count is slow
-                if part.requires_grad:
-                    return True
-            elif kind is tuple:
-                if _any_requires_grad(part):
-                    return True
-            elif kind is not Count and isinstance(part, Tensor) and part.requires_grad:
-                return True
-    return False
+    """Look at all states at once, part by part, for there may be thousands."""
+    kinds = set(map(type, states))
+    if kinds <= {Tensor}:
+        return torch._C._any_requires_grad(list(states))
+    if kinds == {Count}:
+        return False
+    if kinds == {tuple} and len(set(map(len, states))) == 1:
+        return any(map(_any_requires_grad, zip(*states, strict=True)))
+    parts = pytree.tree_leaves(states)
+    return any(part.requires_grad for part in parts if isinstance(part, Tensor))

@@ -30,7 +30,7 @@ from course_lib.counts import (
     number_of,
 )
 from course_lib.hyperparameters import betas, number, pair, plain, settle
-from course_lib.trees import is_forward, is_tracked, is_transformed
+from course_lib.trees import is_tracked, is_transformed, is_watching
 
 State = Any  # a tensor, a Count, or tuples of these; () where nothing is remembered
 Step = Tensor | Conditional | None  # None: no step this time
@@ -81,11 +81,18 @@ class Rule:
 
         A step may be wider than its array: x - dx is rounded once, at the end.
         """
+        is_own = getattr(type(self), "apply", None) is Rule.apply
+        step = self._step if is_own else self.apply
         steps = [
-            self.apply(state, _wide(x), _wide(g))
+            step(state, _wide(x), _wide(g))
             for state, x, g in zip(states, xs, gs, strict=True)
         ]
         return [state for state, _ in steps], [dx for _, dx in steps]
+
+    def _step(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        """Apply the rule to arrays that fit and are wide, with no look at them."""
+        state, dx = self._apply(state, x, g)
+        return state, None if dx is None else dx.to(x.dtype)
 
     def _init(self, x: Tensor) -> State:
         return ()
@@ -778,13 +785,8 @@ class AccumulateGradients(Rule):
             return (total, count), None
         return (torch.zeros_like(total), Count(0)), total / number
 
-    def apply_all(
-        self, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
-    ) -> tuple[list[State], list[Step]]:
-        """Add each gradient to its sum."""
-        rows = zip(states, xs, gs, strict=True)
-        steps = [self._apply(state, _wide(x), _wide(g)) for state, x, g in rows]
-        return [state for state, _ in steps], [dx for _, dx in steps]
+    def _step(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        return self._apply(state, x, g)  # a step that may be conditional
 
 
 @dataclass(frozen=True)
@@ -898,6 +900,8 @@ def apply_conditional(
     rule: Any, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Step]
 ) -> tuple[list[State], list[Step]]:
     """Apply the rule; where a gradient is conditional, so are state and step."""
+    if not torch.compiler.is_dynamo_compiling():
+        return apply_all_of(rule)(states, xs, gs)
     plain = [g.dx if isinstance(g, Conditional) else g for g in gs]
     new, dxs = apply_all_of(rule)(states, xs, plain)
     for i, g in enumerate(gs):
@@ -920,17 +924,22 @@ def _unchained(rules: Sequence[Any]) -> list[Any]:
 
 def _norm(gs: Sequence[Tensor], p: float) -> Tensor:
     """Return the p-norm of all arrays together."""
-    norms = [_norm_of(g, p) for g in gs]
+    norm_of = _norm_of
+    if is_watching() or any(g.requires_grad for g in gs):
+        norm_of = _watched_norm_of
+    norms = [norm_of(g, p) for g in gs]
     home = norms[0].device
-    return _norm_of(torch.stack([each.to(home) for each in norms]), p)
+    return norm_of(torch.stack([each.to(home) for each in norms]), p)
 
 
 def _norm_of(g: Tensor, p: float) -> Tensor:
-    p = p if g.numel() else 2  # of an empty array torch knows no largest element
-    if not is_watched(g):
-        return torch.linalg.vector_norm(g, p)
+    # Of an empty array torch knows no largest element; its 2-norm is 0.
+    return torch.linalg.vector_norm(g, p if g.numel() else 2)
+
+
+def _watched_norm_of(g: Tensor, p: float) -> Tensor:
     is_zero = (g == 0).all()  # where torch's second derivative is nan
-    norm = torch.linalg.vector_norm(torch.where(is_zero, 1.0, g), p)
+    norm = _norm_of(torch.where(is_zero, 1.0, g), p)
     return torch.where(is_zero, 0.0, norm)
 
 
@@ -943,7 +952,7 @@ def root(v: Tensor) -> Tensor:
 
     v is the square of a gradient, and sqrt(v) its size: |g| has 0 for a subgradient.
     """
-    if not is_watched(v):
+    if not (v.requires_grad or is_watching()):
         return v.sqrt()
     is_zero = v == 0
     return torch.where(is_zero, 0.0, torch.where(is_zero, 1.0, v).sqrt())
@@ -980,7 +989,11 @@ def _require_tensor(rule: Any, x: Any) -> None:
 
 def _require_fit(rule: Any, x: Any, g: Any) -> None:
     are_tensors = isinstance(x, Tensor) and isinstance(g, Tensor)
-    if are_tensors and x.shape == g.shape and x.is_complex() >= g.is_complex():
+    if (
+        are_tensors
+        and x.shape == g.shape
+        and (x.dtype is g.dtype or x.is_complex() or not g.is_complex())
+    ):
         return
     kinds = [
         f"{t.dtype} of shape {tuple(t.shape)}"
@@ -1025,11 +1038,6 @@ def _wide(x: Tensor) -> Tensor:
 def is_traced(x: Tensor) -> bool:
     """Tell whether a transform or a compiler is looking, so that x has no value yet."""
     return torch.compiler.is_compiling() or is_transformed(x)
-
-
-def is_watched(x: Tensor) -> bool:
-    """Tell whether a derivative of x may be asked for."""
-    return x.requires_grad or is_traced(x) or is_forward()
 
 
 def has_fused(rule: Any) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+_top_transform = torch._C._functorch.peek_interpreter_stack
 Tree = dict[str, Any]  # nested dicts whose leaves are tensors
 Path = tuple[str, ...]
 
@@ -102,6 +103,13 @@ def is_transforming() -> bool:
 def is_forward() -> bool:
     """Tell whether torch takes forward-mode derivatives: a tensor may be dual."""
     return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+
+
+def is_watching() -> bool:
+    """Tell whether a compiler, a transform or forward mode looks at what we compute."""
+    if torch.compiler.is_dynamo_compiling():  # quicker to ask than is_compiling
+        return True
+    return _top_transform() is not None or forward_ad._current_level >= 0
 
 
 def trainables(params: Tree) -> dict[str, Tensor]:

@@ -172,6 +172,11 @@ def store(model: nn.Module, params: Tree, buffers: Tree | None = None) -> None:
 _nesting = threading.local()  # .depth: calls of `gradient` under way in this thread
 
 
+def is_in_gradient() -> bool:
+    """Tell whether a call of `gradient` is under way in this thread."""
+    return getattr(_nesting, "depth", 0) > 0
+
+
 def gradient(
     loss: Callable[[Tree], Any], params: Tree, *, allow_unused: bool = False
 ) -> Tree:

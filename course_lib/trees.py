@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
+_top_transform = torch._C._functorch.peek_interpreter_stack
 Tree = Any  # nested dicts, lists, tuples and named tuples of tensors; or one tensor
 Path = tuple[Any, ...]  # keys of dicts, names of fields, and places in sequences
 
@@ -128,10 +130,29 @@ def is_transformed(x: Tensor) -> bool:
     return not is_compiling and torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
+def is_tracked(x: Tensor) -> bool:
+    """Tell whether a gradient with respect to the tensor is asked for, at any level."""
+    while not x.requires_grad and is_transformed(x):  # vmap's own tensors never do
+        x = torch._C._functorch.get_unwrapped(x)
+    return x.requires_grad
+
+
 def is_transforming() -> bool:
     """Tell whether we are inside a torch.func transform, of whichever tensor."""
     is_compiling = torch.compiler.is_compiling()
     return not is_compiling and torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def is_forward() -> bool:
+    """Tell whether torch takes forward-mode derivatives: a tensor may be dual."""
+    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+
+
+def is_watching() -> bool:
+    """Tell whether a compiler, a transform or forward mode looks at what we compute."""
+    if torch.compiler.is_dynamo_compiling():  # quicker to ask than is_compiling
+        return True
+    return _top_transform() is not None or forward_ad._current_level >= 0
 
 
 def trainables(params: Tree) -> dict[str, Tensor]:

@@ -7,17 +7,30 @@ never written behind the caller's back, and the value comes before the gradient.
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from course_lib.substitution import (
+    Loan,
+    Own,
+    copied,
+    lent,
+    loans_of,
+    owners_noted,
+)
 from course_lib.trees import (
+    Path,
     Tree,
+    branches,
     dotted,
     insert,
+    is_transformed,
     is_transforming,
+    mark_frozen,
+    rebuilt,
     require_module,
     require_tensors,
     require_tree,
@@ -26,9 +39,16 @@ from course_lib.trees import (
 
 
 def parameters(model: nn.Module) -> Tree:
-    """Return a copy of the model's parameters as a tree; tied ones are one tensor."""
+    """Return a copy of the model's parameters as a tree; tied ones are one tensor.
+
+    The copies of those that the model froze, with `requires_grad_(False)`, remember it:
+    `setup` gives them a frozen state, which `thaw` frees. `destructure` leaves them
+    out of the vector. Gradients are taken all the same, for it is the state that says
+    which tensors take a step. What is computed from such a copy, `.to(device)` too,
+    doesn't remember: move the model first, or `freeze` the state.
+    """
     require_module("parameters", model)
-    return _copy(model.named_parameters(remove_duplicate=False))
+    return _copy(model.named_parameters(remove_duplicate=False), is_model=True)
 
 
 def buffers(model: nn.Module) -> Tree:
@@ -37,12 +57,14 @@ def buffers(model: nn.Module) -> Tree:
     return _copy(model.named_buffers(remove_duplicate=False))
 
 
-def _copy(named: Iterable[tuple[str, Tensor]]) -> Tree:
+def _copy(named: Iterable[tuple[str, Tensor]], *, is_model: bool = False) -> Tree:
     tree: Tree = {}
     copies: dict[int, Tensor] = {}
     for name, tensor in named:
         if id(tensor) not in copies:
             copies[id(tensor)] = tensor.detach().clone()
+            if is_model and not tensor.requires_grad:
+                mark_frozen(copies[id(tensor)])
         insert(tree, name, copies[id(tensor)])
     return tree
 
@@ -50,6 +72,7 @@ def _copy(named: Iterable[tuple[str, Tensor]]) -> Tree:
 def call(
     model: nn.Module,
     params: Tree,
+    /,
     *inputs: Any,
     buffers: Tree | None = None,
     **options: Any,
@@ -63,18 +86,22 @@ def call(
         **options: and by name.
         buffers: every buffer. Then (output, new buffers) is returned, and the tree
             itself is left as it is. Without it the module's own buffers are read, and
-            what the forward pass would write to them is dropped.
+            what the forward pass would write to them is dropped. Where the module's
+            forward has an argument of that name, pass it by position, or use
+            `substitute`.
+
+    Activation checkpointing (torch.utils.checkpoint) finds these parameters again in
+    backward; within `gradient` only with use_reentrant=False.
 
     Raises:
         ValueError: keys that are missing or too many, or wrong shapes; with names.
     """
-    loans = _loans(model, params, "_parameters")
+    loans = loans_of(model, params, "_parameters")
     if buffers is not None:
-        loans += _copied(_loans(model, buffers, "_buffers"))
+        loans += copied(loans_of(model, buffers, "_buffers"))
     else:
-        modules = [module for module, _, _ in loans]
-        loans += _copied((m, "_buffers", m._buffers) for m in modules if m._buffers)
-    with _lent(loans):
+        loans += _copied_buffers(loans)
+    with lent(loans):
         output = model(*inputs, **options)
         if buffers is None:
             return output
@@ -84,116 +111,33 @@ def call(
         return output, new
 
 
-Tensors = dict[str, Tensor | None]
-Loan = tuple[nn.Module, str, Tensors]  # a module, and what stands in for which dict
-
-
-def _loans(model: nn.Module, tree: Tree, kind: str, caller: str = "call") -> list[Loan]:
-    """Pair each module with its tensors in the tree; complain of names and shapes.
-
-    A module under two names stands there once, with the tensors of its first name.
-    """
-    what = kind.strip("_")
-    require_module(caller, model)
-    require_tree(caller, what, tree)
-    loans: dict[int, Loan] = {}
-    if _pair(model, tree, kind, loans):
-        return list(loans.values())
-    loans, given = {}, {dotted(path): tensor for path, tensor in walk(tree)}
-    for path, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, _Scripted):
-            raise ValueError(
-                f"{caller}: {path or 'the model'!r} is a compiled ScriptModule, which "
-                "can't be run with other tensors than its own. Take the module that it "
-                "was made from."
-            )
-        mine: Tensors = {}
-        for key, own in getattr(module, kind).items():
-            name = f"{path}.{key}" if path else key
-            mine[key] = own
-            if own is None:
-                continue
-            if name not in given:
-                raise ValueError(
-                    f"{caller}: {what} have no {name!r}. {_advice(model, what)}"
-                )
-            tensor = mine[key] = given.pop(name)
-            if not isinstance(tensor, Tensor) or tensor.shape != own.shape:
-                got = type(tensor).__name__
-                if isinstance(tensor, Tensor):
-                    got = f"a tensor of shape {tuple(tensor.shape)}"
-                raise ValueError(
-                    f"{caller}: {name!r} is {got}; the module wants a tensor of shape "
-                    f"{tuple(own.shape)}. {_advice(model, what)}"
-                )
-        loans.setdefault(id(module), (module, kind, mine))
-    if given:
-        names = ", ".join(map(repr, given))
-        raise ValueError(
-            f"{caller}: {what} have {names} too many. {_advice(model, what)}"
-        )
-    return list(loans.values())
-
-
-def _pair(module: nn.Module, tree: Tree, kind: str, loans: dict[int, Loan]) -> bool:
-    """Fill the loans in one quick walk; False where something does not fit."""
-    attributes, used = vars(module), 0
-    if isinstance(module, _Scripted):
-        return False
-    mine = dict(attributes[kind])
-    for key, own in mine.items():
-        if own is not None:
-            tensor = tree.get(key)
-            if not isinstance(tensor, Tensor) or tensor.shape != own.shape:
-                return False
-            mine[key] = tensor
-            used += 1
-    loans.setdefault(id(module), (module, kind, mine))
-    for name, child in attributes["_modules"].items():
-        if child is not None:
-            subtree = tree.get(name, _EMPTY)
-            used += subtree is not _EMPTY
-            if not isinstance(subtree, dict) or not _pair(child, subtree, kind, loans):
-                return False
-    return used == len(tree)
-
-
-_EMPTY: Tree = {}
-_Scripted = torch.jit.ScriptModule
-
-
-def _advice(model: nn.Module, what: str) -> str:
-    return f"Wanted the tree of {what}(model) for this {type(model).__name__}."
-
-
-def _copied(loans: Iterable[Loan]) -> list[Loan]:
-    """Give each distinct tensor a copy that a forward pass may write to."""
-    copies: dict[int, Tensor | None] = {id(None): None}
-    made = []
-    for module, kind, tensors in loans:
-        for tensor in tensors.values():
-            if id(tensor) not in copies:
-                copies[id(tensor)] = tensor.clone()
-        mine = {key: copies[id(tensor)] for key, tensor in tensors.items()}
-        made.append((module, kind, mine))
-    return made
-
-
 @contextmanager
-def _lent(loans: list[Loan]) -> Iterator[None]:
-    """Put the tensors into the modules; then give all attributes back, come what may.
+def substitute(model: nn.Module, params: Tree) -> Iterator[nn.Module]:
+    """Let the module have these parameters inside the block, as `call` does for a pass.
 
-    Forward passes and hooks write attributes, too.
+    For what takes the module itself, such as a penalty. Yields the model. Afterwards
+    the module is as it was; what was written to its buffers is dropped.
+
+    Raises:
+        ValueError: keys that are missing or too many, or wrong shapes; with names.
+
+    >>> from course_lib.regularization import L1L2, penalty, regularize
+    >>> model = regularize(nn.Linear(2, 1, bias=False), weight=L1L2(l2=1.0))
+    >>> def loss(p):
+    ...     with substitute(model, p):
+    ...         return model(torch.zeros(1, 2)).sum() + penalty(model)
+    >>> gradient(loss, {"weight": torch.tensor([[3.0, 4.0]])})
+    {'weight': tensor([[6., 8.]])}
     """
-    own = [(vars(module), dict(vars(module))) for module, _, _ in loans]
-    try:
-        for module, kind, tensors in loans:
-            vars(module)[kind] = tensors
-        yield
-    finally:
-        for attributes, before in own:
-            attributes.clear()
-            attributes.update(before)
+    loans = loans_of(model, params, "_parameters", "substitute")
+    loans += _copied_buffers(loans)
+    with lent(loans):
+        yield model
+
+
+def _copied_buffers(loans: list[Loan]) -> list[Loan]:
+    modules = [module for module, _, _ in loans]
+    return copied((m, "_buffers", m._buffers) for m in modules if m._buffers)
 
 
 @torch.no_grad()
@@ -204,8 +148,9 @@ def store(model: nn.Module, params: Tree, buffers: Tree | None = None) -> None:
         ValueError: names or shapes do not fit, or a number has no place in the
             module's dtype.
     """
-    loans = _loans(model, params, "_parameters", "store")
-    loans += _loans(model, buffers, "_buffers", "store") if buffers is not None else []
+    loans = loans_of(model, params, "_parameters", "store")
+    if buffers is not None:
+        loans += loans_of(model, buffers, "_buffers", "store")
     pairs = [
         (key, getattr(module, kind)[key], tensor)
         for module, kind, tensors in loans
@@ -227,31 +172,53 @@ def store(model: nn.Module, params: Tree, buffers: Tree | None = None) -> None:
 _nesting = threading.local()  # .depth: calls of `gradient` under way in this thread
 
 
-def gradient(loss: Callable[[Tree], Any], params: Tree) -> Tree:
+def is_in_gradient() -> bool:
+    """Tell whether a call of `gradient` is under way in this thread."""
+    return getattr(_nesting, "depth", 0) > 0
+
+
+def gradient(
+    loss: Callable[[Tree], Any], params: Tree, *, allow_unused: bool = False
+) -> Tree:
     """Return the tree of d loss(params) / d params; see `with_gradient`."""
-    return with_gradient(loss, params)[1]
+    return with_gradient(loss, params, allow_unused=allow_unused)[1]
 
 
-def with_gradient(loss: Callable[[Tree], Any], params: Tree) -> tuple[Any, Tree]:
+def with_gradient(
+    loss: Callable[[Tree], Any], params: Tree, *, allow_unused: bool = False
+) -> tuple[Any, Tree]:
     """Return (loss(params), its gradient), the value first.
 
     Args:
         loss: takes the tree, returns a scalar tensor, or a tuple that begins with one;
             then the whole tuple is the value.
-        params: the tree. What the loss does not use, and what is not of a
+        params: the tree: dicts, lists, tuples and named tuples of tensors in each
+            other, or one tensor. What the loss does not use, and what is not of a
             floating-point or complex type, has the gradient None. A tied tensor is
             one in the loss as well: its whole gradient stands at its first place.
+        allow_unused: let a loss use none of them, as the constant 0 of an empty batch.
+            Without it that is an error, for it is nearly always a mistake: the module
+            was called itself, or the parameters were detached on the way.
+
+    A module that `call` runs inside the loss must not be used beside it with its own
+    parameters, as in `call(model, p, x).sum() + penalty(model)`: what they contribute
+    would train nothing. `substitute` gives them to such functions; torch.no_grad, or
+    `.requires_grad_(False)` on the module, says that they are meant as constants.
+    Other modules, such as the judge of a generator, may be called as they are.
 
     Works inside itself, and inside torch.func.vmap.
 
     Raises:
-        ValueError: params are no tree of tensors, or the loss is no scalar.
+        ValueError: params are no tree of tensors, the loss is no scalar, it depends on
+            none of them, or on the own parameters of a module that `call` ran.
 
     >>> with_gradient(lambda p: (p["x"] ** 2).sum(), {"x": torch.tensor([3.0])})
     (tensor(9.), {'x': tensor([6.])})
     """
     if torch.compiler.is_compiling():  # which can't trace this: it breaks the graph
-        return torch.compiler.disable(with_gradient)(loss, params)
+        return torch.compiler.disable(with_gradient)(
+            loss, params, allow_unused=allow_unused
+        )
     if torch.is_inference_mode_enabled():
         raise ValueError(
             "with_gradient: torch.inference_mode records nothing to take gradients "
@@ -265,35 +232,68 @@ def with_gradient(loss: Callable[[Tree], Any], params: Tree) -> tuple[Any, Tree]
     of_numbers = {i: t for i, t in distinct.items() if _is_watched(t)}
     take = _functional_gradient if is_transforming() else _autograd_gradient
     value, found = take(loss, params, of_numbers)
+    if of_numbers and not allow_unused and not _is_any(found):
+        _refuse_unused(params, of_numbers)
     return value, _at_first_places(params, found)
 
 
-def _collect(tree: Tree, distinct: dict[int, Tensor]) -> None:
-    for child in tree.values():
-        if isinstance(child, dict):
-            _collect(child, distinct)
-        else:
+def _collect(tree: Tree, distinct: dict[int, Any]) -> None:
+    children = branches(tree)
+    if children is None:
+        distinct[id(tree)] = tree
+        return
+    for child in children.values():
+        if isinstance(child, Tensor):
             distinct[id(child)] = child
+        else:
+            _collect(child, distinct)
 
 
 def _replaced(tree: Tree, others: dict[int, Tensor]) -> Tree:
     """Return the tree with others, by the id of the tensors that they stand for."""
-    return {
-        key: _replaced(child, others)
-        if isinstance(child, dict)
-        else others.get(id(child), child)
-        for key, child in tree.items()
+    if isinstance(tree, Tensor):
+        return others.get(id(tree), tree)
+    children = {
+        key: others.get(id(child), child)
+        if isinstance(child, Tensor)
+        else _replaced(child, others)
+        for key, child in branches(tree).items()
     }
+    return rebuilt(tree, children)
 
 
 def _at_first_places(params: Tree, grads: dict[int, Tensor | None]) -> Tree:
     """Return the tree of gradients, and empty the table: a tie's stands there once."""
-    return {
-        key: _at_first_places(child, grads)
-        if isinstance(child, dict)
-        else grads.pop(id(child), None)
-        for key, child in params.items()
+    if isinstance(params, Tensor):
+        return grads.pop(id(params), None)
+    children = {
+        key: grads.pop(id(child), None)
+        if isinstance(child, Tensor)
+        else _at_first_places(child, grads)
+        for key, child in branches(params).items()
     }
+    return rebuilt(params, children)
+
+
+def _is_any(found: dict[int, Tensor | None]) -> bool:
+    return any(grad is not None for grad in found.values())
+
+
+def _refuse_unused(params: Tree, watched: dict[int, Tensor]) -> NoReturn:
+    paths = (path for path, tensor in walk(params) if id(tensor) in watched)
+    raise ValueError(
+        f"with_gradient: the loss uses none of the parameters: {_names(paths)} have no "
+        "gradient. In place of model(x) write call(model, params, x), with the params "
+        "that the loss is given; what takes the module itself, such as penalty(model), "
+        "goes inside `with substitute(model, params):`. Nothing may detach them on the "
+        "way. Where the loss may be a constant, pass allow_unused=True."
+    )
+
+
+def _names(paths: Iterable[Path]) -> str:
+    names = [repr(dotted(path)) for path in paths]
+    rest = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + rest
 
 
 def _autograd_gradient(
@@ -303,18 +303,51 @@ def _autograd_gradient(
     leaves = {i: _watch(tensor, depth) for i, tensor in distinct.items()}
     _nesting.depth = depth + 1
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), owners_noted() as owners:
             value = loss(_replaced(params, leaves))
             _require_scalar(value)
         first = first_of(value)
         if not (leaves and first.requires_grad):
             return value if depth else _detach(value), {}
+        own = _trainable(owners)  # should have no gradient, and then costs nothing
         found = torch.autograd.grad(
-            first, tuple(leaves.values()), create_graph=depth > 0, allow_unused=True
+            first, (*leaves.values(), *own), create_graph=depth > 0, allow_unused=True
         )
     finally:
         _nesting.depth = depth
-    return value if depth else _detach(value), dict(zip(leaves, found, strict=True))
+    used = [x for x, g in zip(own, found[len(leaves) :], strict=True) if g is not None]
+    if used:
+        _refuse_own(owners, used)
+    return value if depth else _detach(value), dict(zip(leaves, found, strict=False))
+
+
+def _trainable(owners: list[Own]) -> list[Tensor]:
+    """Return the distinct parameters of modules' own that gradients could reach."""
+    return list(
+        {
+            id(own): own
+            for _, tensors in owners
+            for own in tensors.values()
+            if own is not None and own.requires_grad
+        }.values()
+    )
+
+
+def _refuse_own(owners: list[Own], used: list[Tensor]) -> NoReturn:
+    ids = {id(tensor) for tensor in used}
+    names = [
+        (type(module).__name__, name)
+        for module, tensors in owners
+        for name, own in tensors.items()
+        if id(own) in ids
+    ]
+    raise ValueError(
+        "with_gradient: the loss runs a module by `call`, and beside it uses its own "
+        f"parameters, which are not in params: {_names(dict.fromkeys(names))}. That "
+        "part would train nothing. Put what takes the module itself, such as "
+        "model(x) or penalty(model), inside `with substitute(model, params):`. Is it "
+        "meant as a constant? Then compute it under torch.no_grad()."
+    )
 
 
 def _watch(tensor: Tensor, depth: int) -> Tensor:
@@ -331,13 +364,39 @@ def _is_watched(tensor: Tensor) -> bool:
 def _functional_gradient(
     loss: Callable[[Tree], Any], params: Tree, distinct: dict[int, Tensor]
 ) -> tuple[Any, dict[int, Tensor]]:
+    is_used = False
+
     def scalar_first(watched: dict[int, Tensor]) -> tuple[Tensor, Any]:
+        nonlocal is_used
         value = loss(_replaced(params, watched))
         _require_scalar(value)
+        is_used = first_of(value).requires_grad  # at this level: of these parameters
         return first_of(value), value
 
-    found, (_, value) = torch.func.grad_and_value(scalar_first, has_aux=True)(distinct)
-    return value, found
+    with owners_noted() as owners:
+        found, (_, value) = torch.func.grad_and_value(scalar_first, has_aux=True)(
+            distinct
+        )
+    ids = {id(own) for own in _trainable(owners)}
+    used = [leaf for leaf in _leaves_behind(first_of(value)) if id(leaf) in ids]
+    if used:
+        _refuse_own(owners, used)
+    return value, found if is_used else {}
+
+
+def _leaves_behind(value: Tensor) -> Iterator[Tensor]:
+    """Yield what requires a gradient behind the value, below all transforms."""
+    while is_transformed(value):
+        value = torch._C._functorch.get_unwrapped(value)
+    nodes = [value.grad_fn]
+    seen = {None}
+    while nodes:
+        node = nodes.pop()
+        if node not in seen:
+            seen.add(node)
+            if hasattr(node, "variable"):  # where torch would add to .grad
+                yield node.variable
+            nodes += [parent for parent, _ in node.next_functions]
 
 
 def first_of(value: Any) -> Tensor:

@@ -14,43 +14,26 @@ conjugate, so complex arrays work.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from course_lib import fused
-from course_lib.trees import is_transformed
+from course_lib.counts import (
+    Conditional,
+    Count,
+    TracedCount,
+    chosen,
+    next_of,
+    number_of,
+)
+from course_lib.hyperparameters import betas, number, pair, plain, settle
+from course_lib.trees import is_tracked, is_transformed, is_watching
 
 State = Any  # a tensor, a Count, or tuples of these; () where nothing is remembered
-Step = Tensor | None  # None: no step this time
-
-
-class Count(int):
-    """A number of steps inside a state: an int, and no leaf of a tree to vmap over."""
-
-
-pytree.register_pytree_node(Count, lambda t: ([], int(t)), lambda _, t: Count(t))
-
-
-def number(
-    default: float, low: float = 0.0, high: float = math.inf, *, below: bool = False
-) -> Any:
-    """Return a dataclass field for a number in [low, high]; `below` excludes high."""
-    return field(default=default, metadata={"low": low, "high": high, "below": below})
-
-
-def pair(first: float, second: float, high: float = math.inf) -> Any:
-    """Return a dataclass field for two numbers, each in [0, high)."""
-    metadata = {"low": 0.0, "high": high, "below": True, "pair": True}
-    return field(default=(first, second), metadata=metadata)
-
-
-def betas(first: float, second: float) -> Any:
-    """Return a dataclass field for two decay rates, each in [0, 1)."""
-    return pair(first, second, 1.0)
+Step = Tensor | Conditional | None  # None: no step this time
 
 
 @dataclass(frozen=True)
@@ -64,18 +47,11 @@ class Rule:
     """
 
     def __post_init__(self) -> None:
-        for spec in fields(self):
-            value = getattr(self, spec.name)
-            if "low" in spec.metadata:
-                _check_range(type(self).__name__, spec, value)
-            elif isinstance(spec.default, bool) and not isinstance(value, bool):
-                raise ValueError(
-                    f"{type(self).__name__}: got {spec.name}={value!r}; wanted True "
-                    "or False."
-                )
+        settle(self)
 
     def init(self, x: Tensor) -> State:
         """Return the state for an array before its first step."""
+        _require_tensor(self, x)
         return self._init(_wide(x))
 
     def apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
@@ -85,8 +61,17 @@ class Rule:
             state: from `init` or the step before.
             x: the array, of any shape; real, complex, or half precision.
             g: its gradient, of the same shape.
+
+        Raises:
+            ValueError: x and g don't fit, or the state is not of this rule.
         """
-        state, dx = self._apply(state, _wide(x), _wide(g))
+        _require_fit(self, x, g)
+        try:
+            state, dx = self._apply(state, _wide(x), _wide(g))
+        except _MISFITS:
+            _require_own(self, state, x)
+            raise
+        dx = dx.settled() if isinstance(dx, Conditional) else dx
         return state, None if dx is None else dx.to(x.dtype)
 
     def apply_all(
@@ -96,17 +81,26 @@ class Rule:
 
         A step may be wider than its array: x - dx is rounded once, at the end.
         """
+        is_own = getattr(type(self), "apply", None) is Rule.apply
+        step = self._step if is_own else self.apply
         steps = [
-            self.apply(state, _wide(x), _wide(g))
+            step(state, _wide(x), _wide(g))
             for state, x, g in zip(states, xs, gs, strict=True)
         ]
         return [state for state, _ in steps], [dx for _, dx in steps]
+
+    def _step(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        """Apply the rule to arrays that fit and are wide, with no look at them."""
+        state, dx = self._apply(state, x, g)
+        return state, None if dx is None else dx.to(x.dtype)
 
     def _init(self, x: Tensor) -> State:
         return ()
 
     def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} defines no _apply(state, x, g) -> (state, dx)."
+        )
 
 
 # Steps without and with memory
@@ -224,7 +218,7 @@ class RMSProp(Rule):
         if self.centered:
             mean = _decay(mean, g, self.rho)
             spread = (q - _abs2(mean)).clamp(min=0)
-        return (q, mean), self.eta * g / (spread.sqrt() + self.eps)
+        return (q, mean), self.eta * g / (root(spread) + self.eps)
 
 
 @dataclass(frozen=True)
@@ -289,7 +283,7 @@ class AdaGrad(Rule):
 
     def _apply(self, a: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
         a = a + _abs2(g)
-        return a, self.eta * g / (a.sqrt() + self.eps)
+        return a, self.eta * g / (root(a) + self.eps)
 
 
 @dataclass(frozen=True)
@@ -310,7 +304,7 @@ class AdaDelta(Rule):
     def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
         a, d = state
         a = _decay(a, _abs2(g), self.rho)
-        dx = g * (d + self.eps).sqrt() / (a + self.eps).sqrt()
+        dx = g * root(d + self.eps) / root(a + self.eps)
         return (a, _decay(d, _abs2(dx), self.rho)), dx
 
 
@@ -343,14 +337,14 @@ class Adam(Rule):
     def _moments(self, state: State, g: Tensor) -> tuple[State, Tensor, Tensor]:
         """Return the new state, and both moments without their bias towards 0."""
         m, v, t = state
-        t = Count(t + 1)
+        t = next_of(t)
         m, v = _decay(m, g, self.beta[0]), _decay(v, _abs2(g), self.beta[1])
         first, second = self.beta
         return (m, v, t), m / _lack(first, t), v / _lack(second, t)
 
     def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
         state, m, v = self._moments(state, g)
-        return state, self.eta * m / (v.sqrt() + self.eps)
+        return state, self.eta * m / (root(v) + self.eps)
 
     def fused_(
         self,
@@ -434,7 +428,7 @@ class AdaMax(Adam):
 
     def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
         m, u, t = state
-        t = Count(t + 1)
+        t = next_of(t)
         m, u = _decay(m, g, self.beta[0]), torch.maximum(self.beta[1] * u, g.abs())
         return (m, u, t), self.eta / _lack(self.beta[0], t) * m / (u + self.eps)
 
@@ -463,7 +457,7 @@ class AMSGrad(Rule):
         m, v, w = state
         m, v = _decay(m, g, self.beta[0]), _decay(v, _abs2(g), self.beta[1])
         w = torch.maximum(w, v)
-        return (m, v, w), self.eta * m / (w.sqrt() + self.eps)
+        return (m, v, w), self.eta * m / (root(w) + self.eps)
 
 
 @dataclass(frozen=True)
@@ -479,8 +473,8 @@ class NAdam(Adam):
     def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
         (m, v, t), _, v_hat = self._moments(state, g)
         first, second = self.beta
-        ahead = first * m / _lack(first, t + 1) + (1 - first) * g / _lack(first, t)
-        return (m, v, t), self.eta * ahead / ((second * v_hat).sqrt() + self.eps)
+        ahead = first * m / _lack(first, next_of(t)) + (1 - first) * g / _lack(first, t)
+        return (m, v, t), self.eta * ahead / (root(second * v_hat) + self.eps)
 
 
 @dataclass(frozen=True)
@@ -497,12 +491,16 @@ class RAdam(Adam):
 
     def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
         state, m, v = self._moments(state, g)
-        last, second, t = 2 / (1 - self.beta[1]) - 1, self.beta[1], state[2]
-        rho = last - 2 * t * second ** int(t) / _lack(second, t)
+        last, second, t = 2 / (1 - self.beta[1]) - 1, self.beta[1], number_of(state[2])
+        rho = last - 2 * t * second**t / _lack(second, t)
+        above, below = (rho - 4) * (rho - 2) * last, (last - 4) * (last - 2) * rho
+        if isinstance(rho, Tensor):  # compiled, and not known: both ways at once
+            trust = (above / below).clamp(min=0).sqrt()
+            divided = self.eta * trust * m / (root(v) + self.eps)
+            return state, torch.where(rho.to(m.device) <= 4, self.eta * m, divided)
         if rho <= 4:
             return state, self.eta * m
-        above, below = (rho - 4) * (rho - 2) * last, (last - 4) * (last - 2) * rho
-        return state, self.eta * math.sqrt(above / below) * m / (v.sqrt() + self.eps)
+        return state, self.eta * math.sqrt(above / below) * m / (root(v) + self.eps)
 
 
 @dataclass(frozen=True)
@@ -544,11 +542,11 @@ class AdaBelief(Adam):
 
     def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
         m, s, t = state
-        t = Count(t + 1)
+        t = next_of(t)
         m = _decay(m, g, self.beta[0])
         s = _decay(s, _abs2(g - m), self.beta[1]) + self.eps
         m_hat, s_hat = m / _lack(self.beta[0], t), s / _lack(self.beta[1], t)
-        return (m, s, t), self.eta * m_hat / (s_hat.sqrt() + self.eps)
+        return (m, s, t), self.eta * m_hat / (root(s_hat) + self.eps)
 
 
 @dataclass(frozen=True)
@@ -635,40 +633,53 @@ class ClipNorm(Rule):
     p: float = number(2.0, 1)
 
     def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
-        return state, g * self._factor([g])
+        return state, self._clipped([g])[0]
 
-    def _factor(self, gs: Sequence[Tensor]) -> Tensor:
-        # Of an empty array torch knows no largest element; its 2-norm is 0.
-        norms = [torch.linalg.vector_norm(g, self.p if g.numel() else 2) for g in gs]
-        home = norms[0].device
-        norm = torch.linalg.vector_norm(
-            torch.stack([each.to(home) for each in norms]), self.p
-        )
-        if not is_traced(norm) and not norm.isfinite():
+    def _clipped(self, gs: Sequence[Tensor]) -> list[Tensor]:
+        norm = _norm(gs, self.p)
+        if not is_traced(norm):
+            if norm.isfinite():
+                return _times(gs, self._factor(norm))
+            return self._clipped_overflow(gs, norm)
+        # Not known yet whether it overflows: both ways, and one is chosen.
+        is_finite, plain = norm.isfinite(), _times(gs, self._factor(norm))
+        pairs = zip(plain, self._clipped_overflow(gs, norm), strict=True)
+        return [torch.where(is_finite.to(a.device), a, b) for a, b in pairs]
+
+    def _factor(self, norm: Tensor) -> Tensor:
+        is_long = norm > self.omega  # a divisor 0 would spoil derivatives
+        return torch.where(is_long, self.omega / torch.where(is_long, norm, 1.0), 1.0)
+
+    def _clipped_overflow(self, gs: Sequence[Tensor], norm: Tensor) -> list[Tensor]:
+        """Clip large gradients, whose norm is beyond the dtype, as multiples of one."""
+        scale = _norm(gs, math.inf).detach()
+        if not is_traced(scale) and not scale.isfinite():
             raise ValueError(
                 f"{type(self).__name__}: the gradient's norm is {norm.item()}; wanted "
                 "a finite one. Look for nan or inf in the loss."
             )
-        return (self.omega / norm.clamp(min=torch.finfo(norm.dtype).tiny)).clamp(
-            max=1.0
-        )
+        scale = torch.where(scale > 0, scale, 1.0)
+        units = [g / scale.to(g.device) for g in gs]
+        norm = _norm(units, self.p)
+        norm = torch.where(norm > 0, norm, 1.0)
+        return _times(units, torch.minimum(scale, self.omega / norm))
 
 
 @dataclass(frozen=True)
 class ClipGlobalNorm(ClipNorm):
     """Shrink all arrays by one factor if their common p-norm exceeds omega.
 
-    Like torch.nn.utils.clip_grad_norm_. "All" are the arrays that have this same rule
-    and are not frozen; applied to one array alone it is ClipNorm.
+    Like torch.nn.utils.clip_grad_norm_. "All" are the arrays of a tree that have this
+    rule, frozen ones and those without a gradient left out. They may have other rules
+    behind it; what stands before it must be the same for all. Applied to one array
+    alone it is ClipNorm.
     """
 
     def apply_all(
         self, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
     ) -> tuple[list[State], list[Step]]:
         """Return each gradient times one factor."""
-        gs = [_wide(g) for g in gs]
-        factor = self._factor(gs)
-        return list(states), [(g * factor.to(g.device)).to(g.dtype) for g in gs]
+        return list(states), self._clipped([_wide(g) for g in gs])
 
 
 # Rules made of rules
@@ -696,6 +707,13 @@ class Chain(Rule):
                     f"Chain: got {rule!r}; wanted rules, for example "
                     "Chain(ClipGrad(1.0), Adam())."
                 )
+        for rule in _unchained(rules)[:-1]:
+            if isinstance(rule, MixedPrecision):
+                raise ValueError(
+                    "Chain: a rule stands after MixedPrecision; its step would part "
+                    "the array from its precise copy. Wanted MixedPrecision last, or "
+                    "around the whole chain: MixedPrecision(Chain(...))."
+                )
         object.__setattr__(self, "rules", rules)
 
     def __repr__(self) -> str:
@@ -717,7 +735,8 @@ class Chain(Rule):
             moving = [i for i, dx in enumerate(dxs) if dx is not None]
             if not moving:
                 break
-            new, steps = apply_all_of(rule)(
+            new, steps = apply_conditional(
+                rule,
                 [table[i][place] for i in moving],
                 [xs[i] for i in moving],
                 [dxs[i] for i in moving],
@@ -745,19 +764,29 @@ class AccumulateGradients(Rule):
     n: int = 4
 
     def __post_init__(self) -> None:
-        if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:
+        n = plain(self.n)
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise ValueError(
                 f"AccumulateGradients: got n={self.n!r}; wanted an int >= 1."
             )
+        object.__setattr__(self, "n", n)
 
     def _init(self, x: Tensor) -> State:
         return torch.zeros_like(x), Count(0)
 
     def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
-        total, count = state[0] + g, Count(state[1] + 1)
-        if count < self.n:
+        total, count = state[0] + g, next_of(state[1])
+        number = number_of(count)
+        if isinstance(number, Tensor):  # compiled, and not known
+            is_due, start = number >= self.n, (torch.zeros_like(total), Count(0))
+            state = chosen(is_due, start, (total, count))
+            return state, Conditional(total / number, is_due)
+        if number < self.n:
             return (total, count), None
-        return (torch.zeros_like(total), Count(0)), total / int(count)
+        return (torch.zeros_like(total), Count(0)), total / number
+
+    def _step(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        return self._apply(state, x, g)  # a step that may be conditional
 
 
 @dataclass(frozen=True)
@@ -785,6 +814,11 @@ class MixedPrecision(Rule):
                 f"MixedPrecision: got rule={self.rule!r}; wanted a rule, for example "
                 "Adam()."
             )
+        if any(isinstance(each, MixedPrecision) for each in _unchained([self.rule])):
+            raise ValueError(
+                "MixedPrecision: got one inside of one; wanted one precise copy of "
+                "each array. Leave the inner one out."
+            )
         is_dtype = isinstance(self.dtype, torch.dtype)
         if not (is_dtype and (self.dtype.is_floating_point or self.dtype.is_complex)):
             raise ValueError(
@@ -794,30 +828,57 @@ class MixedPrecision(Rule):
 
     def init(self, x: Tensor) -> State:
         """Return (the copy, the rule's state)."""
+        _require_tensor(self, x)
+        if x.is_complex() != self.dtype.is_complex:
+            raise ValueError(
+                f"MixedPrecision: got an array of {x.dtype}; its copy would be of "
+                f"{self.dtype}. Wanted both real or both complex: pass another dtype."
+            )
         master = x.to(self.dtype, copy=True)
         return master, self.rule.init(master)
 
     def apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
         """Step the copy; dx leads from x to the copy."""
-        states, dxs = self.apply_all([state], [x], [g])
-        return states[0], dxs[0]
+        _require_fit(self, x, g)
+        try:
+            (state,), (dx,) = self.apply_all([state], [x], [g])
+        except _MISFITS:
+            _require_own(self, state, x)
+            raise
+        return state, dx.settled() if isinstance(dx, Conditional) else dx
 
     def apply_all(
         self, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
     ) -> tuple[list[State], list[Step]]:
         """Step the copies, all in one call of the rule."""
         masters, inner = (list(part) for part in zip(*states, strict=True))
+        for master, x in zip(masters, xs, strict=True):
+            if torch.is_grad_enabled() and is_tracked(x) and not is_tracked(master):
+                raise ValueError(
+                    "MixedPrecision: the array is differentiated, but its copy in the "
+                    "state has no graph, and the step would lose the derivative. Call "
+                    "setup for these params inside of what is differentiated; a leaf "
+                    "that requires a gradient, as params.view_as(params)."
+                )
         inner, dxs = apply_all_of(self.rule)(
             inner, masters, [g.to(self.dtype) for g in gs]
         )
-        masters = [
-            m if dx is None else m - dx for m, dx in zip(masters, dxs, strict=True)
+        moved = [
+            self.moved(m, x, dx) for m, x, dx in zip(masters, xs, dxs, strict=True)
         ]
-        steps = [
-            None if dx is None else x.to(self.dtype) - m
-            for x, m, dx in zip(xs, masters, dxs, strict=True)
-        ]
-        return list(zip(masters, inner, strict=True)), steps
+        masters = [master for master, _ in moved]
+        return list(zip(masters, inner, strict=True)), [dx for _, dx in moved]
+
+    @staticmethod
+    def moved(copy: Tensor, x: Tensor, dx: Step) -> tuple[Tensor, Step]:
+        """Return the copy one step on, and the step that leads from x to it."""
+        if dx is None:
+            return copy, None
+        if isinstance(dx, Conditional):
+            copy, step = MixedPrecision.moved(copy, x, dx.settled())
+            return copy, Conditional(step, dx.is_due)
+        copy = (copy - dx).to(copy.dtype)
+        return copy, x.to(copy.dtype) - copy
 
 
 # Small helpers
@@ -835,14 +896,126 @@ def apply_all_of(rule: Any) -> Any:
     return own or (lambda states, xs, gs: Rule.apply_all(rule, states, xs, gs))
 
 
+def apply_conditional(
+    rule: Any, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Step]
+) -> tuple[list[State], list[Step]]:
+    """Apply the rule; where a gradient is conditional, so are state and step."""
+    if not torch.compiler.is_dynamo_compiling():
+        return apply_all_of(rule)(states, xs, gs)
+    plain = [g.dx if isinstance(g, Conditional) else g for g in gs]
+    new, dxs = apply_all_of(rule)(states, xs, plain)
+    for i, g in enumerate(gs):
+        if isinstance(g, Conditional):
+            new[i] = chosen(g.is_due, new[i], states[i])
+            is_due, dx = g.is_due, dxs[i]
+            if isinstance(dx, Conditional):
+                is_due, dx = is_due & dx.is_due, dx.dx
+            dxs[i] = None if dx is None else Conditional(dx, is_due)
+    return new, dxs
+
+
+def _unchained(rules: Sequence[Any]) -> list[Any]:
+    """Return the rules, with those of a Chain among them in its place."""
+    found: list[Any] = []
+    for rule in rules:
+        found += _unchained(rule.rules) if isinstance(rule, Chain) else [rule]
+    return found
+
+
+def _norm(gs: Sequence[Tensor], p: float) -> Tensor:
+    """Return the p-norm of all arrays together."""
+    norm_of = _norm_of
+    if is_watching() or any(g.requires_grad for g in gs):
+        norm_of = _watched_norm_of
+    norms = [norm_of(g, p) for g in gs]
+    home = norms[0].device
+    return norm_of(torch.stack([each.to(home) for each in norms]), p)
+
+
+def _norm_of(g: Tensor, p: float) -> Tensor:
+    # Of an empty array torch knows no largest element; its 2-norm is 0.
+    return torch.linalg.vector_norm(g, p if g.numel() else 2)
+
+
+def _watched_norm_of(g: Tensor, p: float) -> Tensor:
+    is_zero = (g == 0).all()  # where torch's second derivative is nan
+    norm = _norm_of(torch.where(is_zero, 1.0, g), p)
+    return torch.where(is_zero, 0.0, norm)
+
+
+def _times(gs: Sequence[Tensor], factor: Tensor) -> list[Tensor]:
+    return [(g * factor.to(g.device)).to(g.dtype) for g in gs]
+
+
+def root(v: Tensor) -> Tensor:
+    """Return sqrt(v), with the derivative 0 at 0, where that of sqrt is infinite.
+
+    v is the square of a gradient, and sqrt(v) its size: |g| has 0 for a subgradient.
+    """
+    if not (v.requires_grad or is_watching()):
+        return v.sqrt()
+    is_zero = v == 0
+    return torch.where(is_zero, 0.0, torch.where(is_zero, 1.0, v).sqrt())
+
+
+def form_of(state: State) -> Any:
+    """Return which kinds of things, in which tuples, a state is made of."""
+    if isinstance(state, tuple):
+        return tuple(map(form_of, state))
+    if isinstance(state, Tensor):
+        return Tensor
+    return Count if isinstance(state, TracedCount) else type(state)
+
+
+_MISFITS = TypeError, ValueError, IndexError, AttributeError  # of a state taken apart
+
+
+def _require_own(rule: Any, state: State, x: Tensor) -> None:
+    """Refuse a state that the rule did not make, once a step with it has failed."""
+    if form_of(state) != form_of(rule.init(x)):
+        raise ValueError(
+            f"{type(rule).__name__}.apply: the state is not one of {rule}. Wanted that "
+            "of its `init` or of the step before."
+        )
+
+
+def _require_tensor(rule: Any, x: Any) -> None:
+    if not isinstance(x, Tensor):
+        raise ValueError(
+            f"{type(rule).__name__}.init: got {type(x).__name__}; wanted a tensor. For "
+            "a tree of them, call setup(rule, params)."
+        )
+
+
+def _require_fit(rule: Any, x: Any, g: Any) -> None:
+    are_tensors = isinstance(x, Tensor) and isinstance(g, Tensor)
+    if (
+        are_tensors
+        and x.shape == g.shape
+        and (x.dtype is g.dtype or x.is_complex() or not g.is_complex())
+    ):
+        return
+    kinds = [
+        f"{t.dtype} of shape {tuple(t.shape)}"
+        if isinstance(t, Tensor)
+        else type(t).__name__
+        for t in (x, g)
+    ]
+    raise ValueError(
+        f"{type(rule).__name__}.apply: got {kinds[0]} for the array and {kinds[1]} for "
+        "its gradient; wanted two tensors of one shape, both real or the array "
+        "complex. For trees, call update(state, params, grads)."
+    )
+
+
 def _decay(average: Tensor, new: Tensor, rate: float) -> Tensor:
     """Return rate * average + (1 - rate) * new."""
     return torch.lerp(average, new.to(average.dtype), 1 - rate)
 
 
-def _lack(rate: float, t: int) -> float:
+def _lack(rate: float, t: Any) -> Any:
     """Return 1 - rate**t, what an average that started at 0 lacks after t steps."""
-    return 1 - rate ** int(t)  # int: the compiler can't raise to a Count
+    return 1 - rate ** number_of(t)
 
 
 def _dense(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -876,23 +1049,3 @@ def is_fusible(x: Tensor) -> bool:
     """Tell whether torch's fused kernels take this array."""
     is_plain = x.dtype in (torch.float32, torch.float64) and x.is_contiguous()
     return is_plain and (x.is_cpu or x.is_cuda)
-
-
-def _check_range(rule: str, spec: Any, value: Any) -> None:
-    low, high, below = (spec.metadata[key] for key in ("low", "high", "below"))
-    is_pair = spec.metadata.get("pair", False)
-    values = value if is_pair else (value,)
-    is_right = isinstance(values, tuple) and len(values) == (2 if is_pair else 1)
-    for each in values if is_right else ():
-        is_number = isinstance(each, int | float) and not isinstance(each, bool)
-        is_right &= (
-            is_number and low <= each and (each < high if below else each <= high)
-        )
-        is_right = bool(is_right and (each == math.inf) <= (spec.name == "p"))
-    if not is_right:
-        closing = ")" if below or high == math.inf else "]"
-        what = "a tuple of two numbers" if is_pair else "a number"
-        raise ValueError(
-            f"{rule}: got {spec.name}={value!r}; wanted {what} in [{low:g}, "
-            f"{high:g}{closing}."
-        )

@@ -1,8 +1,10 @@
 """Save and load the state of rules without pickle: arrays and JSON in one file."""
 
 import json
+import math
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,13 @@ import torch
 from torch import Tensor
 
 from course_lib import rules
-from course_lib.rules import Chain, Count, Rule
+from course_lib.counts import Count, TracedCount
+from course_lib.rules import Chain, Rule, form_of
 from course_lib.states import Leaf, each_leaf
-from course_lib.trees import Tree, walk
+from course_lib.trees import Path as Keys
+from course_lib.trees import Tree, branches, walk
 
+FORMAT = 1  # of the files; one of another number is refused
 Arrays = dict[str, np.ndarray]
 _RULES = {name: kind for name, kind in vars(rules).items() if isinstance(kind, type)}
 _RULES = {n: kind for n, kind in _RULES.items() if issubclass(kind, Rule)}
@@ -24,11 +29,16 @@ _RULES = {n: kind for n, kind in _RULES.items() if issubclass(kind, Rule)}
 def save(path: str | os.PathLike[str], state: Tree) -> None:
     """Write a state to one `.npz` file, in one step or not at all; nothing is pickled.
 
-    The file holds the arrays, and the rules with their hyperparameters as JSON.
+    The file holds the arrays, and the rules with their hyperparameters as JSON. Lists
+    and tuples come back as such, a named tuple as a dict of its fields; `update` takes
+    that for it.
 
     Raises:
-        ValueError: no state, or a rule that is not of course_lib.rules.
+        ValueError: no state, a rule that is not of course_lib.rules, or a key of a dict
+            that is neither a string nor an integer.
+        OSError: the file can't be written; what was there before is unchanged.
     """
+    place = _path("save", path)
     if isinstance(state, Leaf):
         raise ValueError(
             "save: got a Leaf; wanted a state in nested dicts, for example {'x': leaf}."
@@ -36,41 +46,145 @@ def save(path: str | os.PathLike[str], state: Tree) -> None:
     distinct: dict[int, Leaf] = {}  # a tied leaf stands at several places, stored once
     places: dict[str, int] = {}
     for keys, leaf in walk(each_leaf("save", state, lambda keys, leaf: leaf)):
+        _require_keys(keys)
         distinct.setdefault(id(leaf), leaf)
         places[json.dumps(keys)] = list(distinct).index(id(leaf))
     arrays: Arrays = {}
     leaves = [_leaf_to_json(v, str(i), arrays) for i, v in enumerate(distinct.values())]
-    text = json.dumps({"format": 1, "places": places, "leaves": leaves})
+    kinds = {json.dumps(path): kind for path, kind in _containers(state)}
+    content = {"format": FORMAT, "places": places, "containers": kinds}
+    text = json.dumps({**content, "leaves": leaves})
     arrays["json"] = np.frombuffer(text.encode(), dtype=np.uint8)
-    _write(Path(path), arrays)
+    try:
+        _write(place, arrays)
+    except OSError as error:
+        again = type(error)(
+            f"save: {path} was not written ({error.strerror or error}); what was there "
+            "before is unchanged. Wanted a file in a folder that exists, that may be "
+            "written to and has room."
+        )
+        again.errno = error.errno
+        raise again from error
 
 
 def load(path: str | os.PathLike[str], *, device: Any = None) -> Tree:
     """Read a state that `save` wrote, onto a device.
 
     Raises:
-        ValueError: not such a file, with what is wrong; nothing in it is run.
+        ValueError: not such a file, or one that can't be read, or no such device; with
+            what is wrong. Nothing in the file is run.
     """
+    place = _path("load", path)
     try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = dict(file)  # np.load by itself leaves a broken file open
-        content = json.loads(arrays.pop("json").tobytes())
-        leaves = [_leaf_from_json(leaf, arrays, device) for leaf in content["leaves"]]
-        state: Tree = {}
-        for place, number in content["places"].items():
-            *folders, last = json.loads(place)
-            tree = state
-            for folder in folders:
-                tree = tree.setdefault(folder, {})
-            tree[last] = leaves[number]
+        state = _read(place)
     except FileNotFoundError:
         raise ValueError(f"load: there is no file {path}.") from None
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise ValueError(
+                f"load: {path} can't be read ({error.strerror}); wanted a file that "
+                "save wrote."
+            ) from error
         raise ValueError(
             f"load: {path} is not a state that course_lib.explicit.save wrote "
             f"({type(error).__name__}: {error})."
         ) from error
-    return state
+    return state if device is None else _moved(state, device)
+
+
+def _path(place: str, path: Any) -> Path:
+    if not isinstance(path, str | bytes | os.PathLike):
+        raise ValueError(
+            f"{place}: got {type(path).__name__} for the path; wanted a str or a Path, "
+            "for example 'state.npz'."
+        )
+    name = os.fsdecode(path)
+    if "\0" in name:
+        raise ValueError(
+            f"{place}: got {name!r}; wanted a path without null characters."
+        )
+    return Path(name)
+
+
+def _read(path: Path) -> Tree:
+    with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+        arrays = dict(file)  # np.load by itself leaves a broken file open
+    content = json.loads(arrays.pop("json").tobytes())
+    if content["format"] != FORMAT:
+        raise ValueError(
+            f"its format is {content['format']!r}, this course_lib reads {FORMAT}; "
+            "install the version that wrote it"
+        )
+    leaves = [_leaf_from_json(leaf, arrays) for leaf in content["leaves"]]
+    places = {place: leaves[i] for place, i in content["places"].items()}
+    return _tree(places, content.get("containers", {}))
+
+
+def _require_keys(path: Keys) -> None:
+    for key in path:
+        if not isinstance(key, str | int):
+            raise ValueError(
+                f"save: {key!r} is a key of the state; wanted strings or integers, "
+                "which come back from a file. Name it in another way."
+            )
+
+
+def _containers(state: Tree, path: Keys = ()) -> Iterator[tuple[Keys, str]]:
+    """Yield (path, kind) of what the paths of the leaves don't tell."""
+    children = branches(state)
+    if children is None:
+        return
+    if isinstance(state, list | tuple) and not hasattr(state, "_fields"):
+        yield path, "list" if isinstance(state, list) else "tuple"
+    elif not children:
+        yield path, "dict"
+    for key, child in children.items():
+        yield from _containers(child, (*path, key))
+
+
+def _tree(places: dict[str, Leaf], kinds: dict[str, str]) -> Tree:
+    """Build a state from the leaves' paths and the containers', both as JSON."""
+    root: dict[Any, Any] = {}
+    for place, leaf in places.items():
+        *folders, last = json.loads(place)
+        _folder(root, folders)[last] = leaf
+    for place in sorted(kinds, key=lambda place: -len(json.loads(place))):
+        path = json.loads(place)
+        children = _folder(root, path)
+        if kinds[place] == "dict":
+            continue
+        values = [children[i] for i in range(len(children))]
+        sequence = tuple(values) if kinds[place] == "tuple" else values
+        if not path:
+            return sequence
+        _folder(root, path[:-1])[path[-1]] = sequence
+    return root
+
+
+def _folder(tree: dict[Any, Any], path: list[Any]) -> dict[Any, Any]:
+    for key in path:
+        tree = tree.setdefault(key, {})
+    return tree
+
+
+def _moved(state: Tree, device: Any) -> Tree:
+    def moved(part: Any) -> Any:
+        if isinstance(part, tuple):
+            return tuple(map(moved, part))
+        return part.to(device) if isinstance(part, Tensor) else part
+
+    def leaf(keys: Any, leaf: Leaf) -> Leaf:
+        return Leaf(leaf.rule, moved(leaf.state), leaf.frozen)
+
+    try:
+        torch.empty(0, device=device)
+        return each_leaf("load", state, leaf)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        first = str(error).partition("\n")[0]
+        raise ValueError(
+            f"load: got device={device!r}, where torch can't put arrays here "
+            f"({first}). Wanted a device of this machine, for example 'cpu'."
+        ) from error
 
 
 def _leaf_to_json(leaf: Leaf, key: str, arrays: Arrays) -> dict[str, Any]:
@@ -78,10 +192,23 @@ def _leaf_to_json(leaf: Leaf, key: str, arrays: Arrays) -> dict[str, Any]:
     return {"rule": rule, "state": state, "frozen": leaf.frozen}
 
 
-def _leaf_from_json(content: dict[str, Any], arrays: Arrays, device: Any) -> Leaf:
+def _leaf_from_json(content: dict[str, Any], arrays: Arrays) -> Leaf:
     rule = _rule_from_json(content["rule"])
-    state = _from_json(content["state"], arrays, device)
+    state = _from_json(content["state"], arrays)
+    if not _is_of(rule, state):
+        raise ValueError(f"it has a state that {rule} does not make")
     return Leaf(rule, state, bool(content["frozen"]))
+
+
+def _is_of(rule: Rule, state: Any) -> bool:
+    """Tell whether a state has the form that the rule gives it for some array."""
+    for dtype in (torch.float32, torch.complex64):
+        try:
+            if form_of(state) == form_of(rule.init(torch.zeros(1, dtype=dtype))):
+                return True
+        except ValueError:  # a MixedPrecision of the other kind
+            continue
+    return False
 
 
 def _rule_to_json(rule: Any) -> dict[str, Any]:
@@ -109,7 +236,10 @@ def _value(value: Any) -> Any:
 
 def _rule_from_json(content: dict[str, Any]) -> Rule:
     content = dict(content)
-    kind = _RULES[content.pop("class")]
+    name = content.pop("class")
+    if name not in _RULES:
+        raise ValueError(f"it names a rule {name!r}, which this course_lib has not")
+    kind = _RULES[name]
     if kind is Chain:
         return Chain(*map(_rule_from_json, content["rules"]))
     return kind(**{name: _argument(value) for name, value in content.items()})
@@ -141,7 +271,7 @@ def _to_json(state: Any, key: str, arrays: Arrays) -> Any:
         return [_to_json(s, f"{key}.{i}", arrays) for i, s in enumerate(state)]
     if state is None:
         return None
-    if isinstance(state, Count):
+    if isinstance(state, Count | TracedCount):
         return {"count": int(state)}
     raise ValueError(
         f"save: a state holds {type(state).__name__}; wanted tensors, "
@@ -149,17 +279,27 @@ def _to_json(state: Any, key: str, arrays: Arrays) -> Any:
     )
 
 
-def _from_json(content: Any, arrays: Arrays, device: Any) -> Any:
+def _from_json(content: Any, arrays: Arrays) -> Any:
     if isinstance(content, list):
-        return tuple(_from_json(part, arrays, device) for part in content)
+        return tuple(_from_json(part, arrays) for part in content)
     if content is None:
         return None
     if "count" in content:
-        return Count(content["count"])
-    tensor = torch.empty(content["shape"], dtype=_dtype(content["dtype"]))
-    raw = torch.from_numpy(arrays[content["array"]])
-    tensor.reshape(-1).view(torch.uint8).copy_(raw)
-    return tensor.to(device)
+        count = content["count"]
+        if type(count) is not int or count < 0:
+            raise ValueError(f"it counts {count!r} steps")
+        return Count(count)
+    dtype, raw = _dtype(content["dtype"]), arrays[content["array"]]
+    size = math.prod(content["shape"]) * dtype.itemsize
+    if (
+        raw.dtype != np.uint8
+        or raw.size != size
+        or min(content["shape"], default=0) < 0
+    ):
+        raise ValueError(f"an array has {raw.size} bytes of {raw.dtype}, wanted {size}")
+    tensor = torch.empty(content["shape"], dtype=dtype)
+    tensor.reshape(-1).view(torch.uint8).copy_(torch.from_numpy(raw))
+    return tensor
 
 
 def _write(path: Path, arrays: Arrays) -> None:

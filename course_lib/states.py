@@ -4,16 +4,29 @@ Each leaf holds the rule of one tensor, what the rule remembers of it, and wheth
 frozen. All functions return new trees; those they are given stay as they are.
 """
 
+import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from course_lib.graphs import is_recorded
+from course_lib.hyperparameters import plain
 from course_lib.rules import Chain, Rule, is_rule
-from course_lib.trees import Path, Tree, dotted, map_tree, require_tree
+from course_lib.trees import (
+    CONTAINERS,
+    Path,
+    Tree,
+    branches,
+    dotted,
+    is_frozen_in_model,
+    map_tree,
+    require_tree,
+)
 
 
 @dataclass(frozen=True)
@@ -32,33 +45,48 @@ pytree.register_pytree_node(  # so that vmap maps over the tensors in it
 )
 
 
-def setup(rule: Rule | Mapping[str, Any], params: Tree) -> Tree:
+def setup(
+    rule: Rule | Mapping[str, Any] | Callable[[Path, Tensor], Rule], params: Tree
+) -> Tree:
     """Return the state of a rule for every tensor of the tree, in the same shape.
 
+    What `parameters` found frozen in the model, by `requires_grad_(False)`, is frozen;
+    `thaw` frees it. A warning says so where that is all there is.
+
     Args:
-        rule: one rule for all, or a dict {key: rule or dict} whose keys are those of
-            params: other rules for other subtrees.
+        rule: one rule for all; or a dict {key: rule or dict} whose keys are those of
+            params: other rules for other subtrees, a list or a tuple for a sequence; or
+            a function (path, tensor) -> rule, where the path is the tuple of keys. A
+            dict may hold functions.
         params: the tree. A tied tensor has one state.
 
     Raises:
-        ValueError: no rule, keys that do not fit, or two rules for a tied tensor.
+        ValueError: no rule, keys that do not fit, two rules for a tied tensor, or a
+            sparse tensor.
 
     >>> import torch
-    >>> from course_lib.rules import Momentum
+    >>> from course_lib.rules import AdamW, Momentum
     >>> setup(Momentum(), {"x": torch.zeros(1)})["x"].state
     tensor([0.])
+    >>> def no_decay_for_biases(path, tensor):
+    ...     return AdamW(decay=0.0 if path[-1] == "bias" else 0.1)
+    >>> params = {"fc": {"weight": torch.zeros(1, 1), "bias": torch.zeros(1)}}
+    >>> setup(no_decay_for_biases, params)["fc"]["weight"].rule.decay
+    0.1
     """
     require_tree("setup", "params", params)
     made: dict[int, tuple[Path, Leaf]] = {}
 
     def leaf(path: Path, tensor: Tensor) -> Leaf:
-        mine = _rule_at(rule, path)
         if not isinstance(tensor, Tensor):
             raise ValueError(
                 f"setup: {dotted(path)!r} is {type(tensor).__name__}; wanted a tensor."
             )
+        mine = _rule_at(rule, path, tensor)
         if id(tensor) not in made:
-            made[id(tensor)] = path, Leaf(mine, mine.init(tensor.detach()))
+            _require_strided(path, tensor)
+            state = mine.init(tensor if is_recorded(tensor) else tensor.detach())
+            made[id(tensor)] = path, Leaf(mine, state, is_frozen_in_model(tensor))
         first, known = made[id(tensor)]
         if known.rule != mine:
             raise ValueError(
@@ -69,39 +97,76 @@ def setup(rule: Rule | Mapping[str, Any], params: Tree) -> Tree:
         return known
 
     _refuse_extra(rule, params)
-    return map_tree(leaf, params)
+    state = map_tree(leaf, params)
+    if made and all(leaf.frozen for _, leaf in made.values()):
+        warnings.warn(
+            "setup: every parameter is frozen, for the model they are from has "
+            "requires_grad=False everywhere, so `update` moves nothing. If they are to "
+            "be trained, thaw(state) frees them.",
+            stacklevel=2,
+        )
+    return state
+
+
+def _require_strided(path: Path, tensor: Tensor) -> None:
+    if tensor.layout is not torch.strided:
+        raise ValueError(
+            f"setup: the parameter {dotted(path)!r} is sparse; wanted a dense one. "
+            "Call .to_dense() on it."
+        )
 
 
 def _refuse_extra(rules: Any, params: Any, path: Path = ()) -> None:
     """Complain of rules for what is not there, at any depth."""
-    if not (isinstance(rules, Mapping) and isinstance(params, dict)):
+    rules, params = _parts(rules), branches(params)
+    if rules is None or params is None:
         return
     if rules.keys() - params.keys():
         names = (dotted((*path, key)) for key in rules if key not in params)
         raise ValueError(
             f"setup: there are rules for {', '.join(names)}; the keys are "
-            f"{', '.join(params)}."
+            f"{', '.join(map(str, params))}."
         )
     for key, rule in rules.items():
         _refuse_extra(rule, params[key], (*path, key))
 
 
-def _rule_at(rule: Any, path: Path) -> Rule:
+def _parts(rule: Any) -> dict[Any, Any] | None:
+    """Return the rules for the parts of a tree, or None for a single one."""
+    return dict(rule) if isinstance(rule, Mapping) else branches(rule)
+
+
+def _rule_at(rule: Any, path: Path, tensor: Tensor) -> Rule:
     for depth, key in enumerate(path):
-        if not isinstance(rule, Mapping):
+        parts = _parts(rule)
+        if parts is None:
             break
-        if key not in rule:
+        if key not in parts:
             raise ValueError(
                 f"setup: there is no rule for {dotted(path[: depth + 1])!r}; the rules "
-                f"are for {', '.join(rule)}. Name one for every subtree."
+                f"are for {', '.join(map(str, parts))}. Name one for every subtree."
             )
-        rule = rule[key]
+        rule = parts[key]
+    is_class_or_model = isinstance(rule, type | nn.Module)
+    if callable(rule) and not (is_class_or_model or is_rule(rule)):
+        rule = _called(rule, path, tensor)
     if not is_rule(rule):
         raise ValueError(
             f"setup: the rule for {dotted(path)!r} is {rule!r}; wanted one of "
             "course_lib.rules, for example Adam(1e-3)."
         )
     return rule
+
+
+def _called(function: Callable[..., Any], path: Path, tensor: Tensor) -> Any:
+    try:
+        inspect.signature(function).bind(path, tensor)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"setup: got {function!r} for the rule, which does not take (path, "
+            "tensor); wanted a function of both that returns a rule."
+        ) from None
+    return function(path, tensor)
 
 
 def freeze(state: Tree) -> Tree:
@@ -139,6 +204,7 @@ def adjust(state: Tree, eta: float | None = None, **hyperparameters: Any) -> Tre
     0.01
     """
     given = {**({} if eta is None else {"eta": eta}), **hyperparameters}
+    given = {name: plain(value) for name, value in given.items()}  # of numpy's
 
     def adjusted(path: Path, leaf: Leaf) -> Leaf:
         rule = leaf.rule
@@ -205,7 +271,7 @@ def each_leaf(place: str, state: Any, function: Callable[[Path, Leaf], Leaf]) ->
             done[id(leaf)] = function(path, leaf)
         return done[id(leaf)]
 
-    if not isinstance(state, dict):
+    if not isinstance(state, CONTAINERS):
         raise ValueError(
             f"{place}: got {type(state).__name__}; wanted a state, as setup(rule, "
             "params) gives it."

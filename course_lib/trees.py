@@ -1,6 +1,7 @@
-"""Trees of tensors: nested dicts that mirror a model, walked, mapped and flattened.
+"""Trees of tensors, walked, mapped and flattened: dicts, lists, tuples, in each other.
 
-A tensor that stands at several places of a tree is tied: it counts once.
+Those of a model are nested dicts that mirror it. One tensor alone is a tree, too. A
+tensor that stands at several places of a tree is tied: it counts once.
 """
 
 import math
@@ -9,15 +10,42 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
-Tree = dict[str, Any]  # nested dicts whose leaves are tensors
-Path = tuple[str, ...]
+_top_transform = torch._C._functorch.peek_interpreter_stack
+Tree = Any  # nested dicts, lists, tuples and named tuples of tensors; or one tensor
+Path = tuple[Any, ...]  # keys of dicts, names of fields, and places in sequences
+
+CONTAINERS = (dict, list, tuple)
+
+
+def branches(node: Any) -> dict[Any, Any] | None:
+    """Return the children of a container by key, name or place; None for a leaf."""
+    if isinstance(node, dict):
+        return node
+    if isinstance(node, tuple) and hasattr(node, "_fields"):  # a named tuple
+        return dict(zip(node._fields, node, strict=True))
+    return dict(enumerate(node)) if isinstance(node, list | tuple) else None
+
+
+def rebuilt(node: Any, children: dict[Any, Any]) -> Any:
+    """Return a container like this one, with other children at the same keys."""
+    if isinstance(node, dict):
+        return children
+    values = [children[key] for key in branches(node)]
+    if isinstance(node, list):
+        return values
+    return type(node)(*values) if hasattr(node, "_fields") else tuple(values)
 
 
 def walk(tree: Tree, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Yield (path, leaf) in the order of the dicts."""
-    for key, child in tree.items():
-        if isinstance(child, dict):
+    """Yield (path, leaf) in the order of the containers."""
+    children = branches(tree)
+    if children is None:
+        yield path, tree
+        return
+    for key, child in children.items():
+        if isinstance(child, CONTAINERS):
             yield from walk(child, (*path, key))
         else:
             yield (*path, key), child
@@ -25,17 +53,21 @@ def walk(tree: Tree, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 def map_tree(function: Callable[[Path, Any], Any], tree: Tree, path: Path = ()) -> Tree:
     """Return a tree of the same shape with function(path, leaf) for each leaf."""
-    return {
+    children = branches(tree)
+    if children is None:
+        return function(path, tree)
+    mapped = {
         key: map_tree(function, child, (*path, key))
-        if isinstance(child, dict)
+        if isinstance(child, CONTAINERS)
         else function((*path, key), child)
-        for key, child in tree.items()
+        for key, child in children.items()
     }
+    return rebuilt(tree, mapped)
 
 
 def dotted(path: Path) -> str:
-    """Return the path as one name, for messages and files."""
-    return ".".join(path) or "(root)"
+    """Return the path as one name, for messages."""
+    return ".".join(map(str, path)) or "(root)"
 
 
 def insert(tree: Tree, name: str, leaf: Any) -> None:
@@ -47,16 +79,29 @@ def insert(tree: Tree, name: str, leaf: Any) -> None:
 
 
 def require_tree(place: str, what: str, tree: object) -> None:
-    """Raise ValueError unless `tree` is a dict; a model gets advice of its own."""
+    """Raise ValueError unless `tree` is a container or one tensor.
+
+    A model gets advice of its own.
+    """
     if isinstance(tree, nn.Module):
         raise ValueError(
             f"{place}: got a {type(tree).__name__} for {what}; wanted nested dicts of "
             "tensors. parameters(model) gives them."
         )
+    if not isinstance(tree, (*CONTAINERS, Tensor)):
+        raise ValueError(
+            f"{place}: got {type(tree).__name__} for {what}; wanted tensors in nested "
+            "dicts, lists or tuples, for example as parameters(model) gives them."
+        )
+
+
+def require_dict(place: str, what: str, tree: object) -> None:
+    """Raise ValueError unless `tree` is a dict, as a module's tree is."""
+    require_tree(place, what, tree)
     if not isinstance(tree, dict):
         raise ValueError(
             f"{place}: got {type(tree).__name__} for {what}; wanted nested dicts, as "
-            "parameters(model) gives them."
+            f"{what.rpartition(' ')[-1]}(model) gives them."
         )
 
 
@@ -70,7 +115,7 @@ def require_module(place: str, model: object) -> None:
 
 
 def require_tensors(place: str, what: str, tree: object) -> None:
-    """Raise ValueError unless `tree` is a dict of nested dicts of tensors."""
+    """Raise ValueError unless all leaves of `tree` are tensors."""
     require_tree(place, what, tree)
     for path, leaf in walk(tree):
         if not isinstance(leaf, Tensor):
@@ -104,40 +149,92 @@ def is_transformed(x: Tensor) -> bool:
     return not is_compiling and torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
+def is_tracked(x: Tensor) -> bool:
+    """Tell whether a gradient with respect to the tensor is asked for, at any level."""
+    while not x.requires_grad and is_transformed(x):  # vmap's own tensors never do
+        x = torch._C._functorch.get_unwrapped(x)
+    return x.requires_grad
+
+
 def is_transforming() -> bool:
     """Tell whether we are inside a torch.func transform, of whichever tensor."""
     is_compiling = torch.compiler.is_compiling()
     return not is_compiling and torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def is_forward() -> bool:
+    """Tell whether torch takes forward-mode derivatives: a tensor may be dual."""
+    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+
+
+def is_watching() -> bool:
+    """Tell whether a compiler, a transform or forward mode looks at what we compute."""
+    if torch.compiler.is_dynamo_compiling():  # quicker to ask than is_compiling
+        return True
+    return _top_transform() is not None or forward_ad._current_level >= 0
+
+
 def trainables(params: Tree) -> dict[str, Tensor]:
     """Return {path: tensor} of the distinct tensors; a tie stands at its first path.
+
+    Raises:
+        ValueError: params are no tree of tensors, or two paths have one dotted name.
 
     >>> w = torch.zeros(2)
     >>> list(trainables({"encoder": {"weight": w}, "decoder": {"weight": w}}))
     ['encoder.weight']
     """
     require_tensors("trainables", "params", params)
-    return untied(params)[0]
-
-
-def untied(params: Tree) -> tuple[dict[str, Tensor], Callable[..., Tree]]:
-    """Return (distinct tensors by name, function that puts others in their places)."""
-    names: dict[int, str] = {}
-    distinct: dict[str, Tensor] = {}
+    first: dict[int, Path] = {}
+    named: dict[str, Tensor] = {}
     for path, tensor in walk(params):
-        if id(tensor) not in names:
-            names[id(tensor)] = dotted(path)
-            distinct[dotted(path)] = tensor
-    first = map_tree(lambda path, tensor: names[id(tensor)], params)
-    return distinct, lambda tensors: map_tree(lambda _, name: tensors[name], first)
+        if first.setdefault(id(tensor), path) is not path:
+            continue
+        name = dotted(path)
+        if name in named:
+            raise ValueError(
+                f"trainables: two tensors have the name {name!r}. Use keys of one type "
+                "and without dots in them."
+            )
+        named[name] = tensor
+    return named
+
+
+# Freezing: a module's `requires_grad_(False)` is remembered on the copies of its own
+
+
+_MARK = "is_frozen_in_model"
+
+
+def mark_frozen(tensor: Tensor) -> None:
+    """Remember that a module has frozen the tensor, until it is copied."""
+    setattr(tensor, _MARK, True)
+
+
+def is_frozen_in_model(tensor: Tensor) -> bool:
+    """Tell whether it is a module's frozen parameter, or a copy that is marked as such.
+
+    A plain tensor that requires no gradient is nothing special.
+    """
+    is_parameter = isinstance(tensor, nn.Parameter)
+    return (is_parameter and not tensor.requires_grad) or hasattr(tensor, _MARK)
+
+
+# Flattening
 
 
 def destructure(params: Tree) -> tuple[Tensor, Callable[[Tensor], Tree]]:
     """Return (flat vector of the distinct tensors, function that rebuilds the tree).
 
     Both can be differentiated. A tied tensor is in the vector once. Tensors of several
-    dtypes share a vector of the widest, and have their own again in the tree.
+    dtypes share a vector of the widest, and have their own again in the tree. What is
+    not to be trained is not in the vector, and is the same tensor in the tree: integers
+    and booleans, and what `parameters` found frozen in the model.
+
+    Raises:
+        ValueError: params are no tree of tensors, or lie on several devices; rebuild
+            gets something else than a vector of this length, or complex numbers for
+            real ones.
 
     >>> flat, rebuild = destructure({"a": torch.ones(2), "b": {"c": torch.zeros(1)}})
     >>> flat
@@ -146,24 +243,54 @@ def destructure(params: Tree) -> tuple[Tensor, Callable[[Tensor], Tree]]:
     tensor([2., 2.])
     """
     require_tensors("destructure", "params", params)
-    distinct, tree_of = untied(params)
-    kinds = [(tensor.shape, tensor.dtype) for tensor in distinct.values()]
-    sizes = [shape.numel() for shape, _ in kinds]
-    total = sum(sizes)
+    distinct = {id(tensor): tensor for _, tensor in walk(params)}
+    moving = {i: tensor for i, tensor in distinct.items() if _is_in_vector(tensor)}
+    resting = {i: tensor for i, tensor in distinct.items() if i not in moving}
+    tree = map_tree(lambda _, tensor: id(tensor), params)
+    kinds = {i: (tensor.shape, tensor.dtype) for i, tensor in moving.items()}
+    flat = _flat(list(moving.values()))
+    may_be_complex = flat.is_complex()
 
     def rebuild(flat: Tensor) -> Tree:
-        if flat.shape != (total,):
-            raise ValueError(
-                f"rebuild: got shape {tuple(flat.shape)}; wanted ({total},), the "
-                "length of the vector that destructure gave."
-            )
-        tensors = {}
-        for name, part, (shape, dtype) in zip(
-            distinct, flat.split(sizes), kinds, strict=True
-        ):
+        _require_vector(flat, kinds, may_be_complex)
+        tensors = dict(resting)
+        parts = flat.split([shape.numel() for shape, _ in kinds.values()])
+        for (i, (shape, dtype)), part in zip(kinds.items(), parts, strict=True):
             part = part if dtype.is_complex or not part.is_complex() else part.real
-            tensors[name] = part.reshape(shape).to(dtype)
-        return tree_of(tensors)
+            tensors[i] = part.reshape(shape).to(dtype)
+        return map_tree(lambda _, i: tensors[i], tree)
 
-    parts = [tensor.reshape(-1) for tensor in distinct.values()]
-    return torch.cat(parts or [torch.zeros(0)]), rebuild
+    return flat, rebuild
+
+
+def _is_in_vector(tensor: Tensor) -> bool:
+    is_number = tensor.is_floating_point() or tensor.is_complex()
+    return is_number and not is_frozen_in_model(tensor)
+
+
+def _flat(tensors: list[Tensor]) -> Tensor:
+    devices = sorted({str(tensor.device) for tensor in tensors})
+    if len(devices) > 1:
+        raise ValueError(
+            f"destructure: the tensors lie on {' and '.join(devices)}; wanted one "
+            "device. Move them with .to(device)."
+        )
+    return torch.cat([t.reshape(-1) for t in tensors] or [torch.zeros(0)])
+
+
+def _require_vector(flat: object, kinds: dict, may_be_complex: bool) -> None:
+    total = sum(shape.numel() for shape, _ in kinds.values())
+    if not isinstance(flat, Tensor):
+        raise ValueError(
+            f"rebuild: got {type(flat).__name__}; wanted a tensor of shape ({total},)."
+        )
+    if flat.shape != (total,):
+        raise ValueError(
+            f"rebuild: got shape {tuple(flat.shape)}; wanted ({total},), the "
+            "length of the vector that destructure gave."
+        )
+    if flat.is_complex() and not may_be_complex:
+        raise ValueError(
+            f"rebuild: got {flat.dtype}; wanted real numbers, for all parameters are "
+            "real. Take .real of them."
+        )

@@ -148,6 +148,195 @@ def test_gradients_of_a_tie_are_summed(rule, step):
     assert_close(params["a"], alone["a"])
 
 
+def backward_of_a_tie(sparse=False):
+    torch.manual_seed(0)
+    inside, outside = nn.Embedding(4, 3, sparse=sparse), nn.Linear(3, 4, bias=False)
+    outside.weight = inside.weight
+    model = nn.Sequential(inside, outside)
+    x = torch.tensor([1])
+    (inside(x) if sparse else model(x)).square().sum().backward()
+    return model, inside.weight.grad
+
+
+@steps
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda g: ({"weight": g}, {"weight": g}),
+        lambda g: ({"weight": g}, {"weight": g.detach()}),
+        lambda g: ({"weight": g[:]}, {"weight": g.view_as(g)}),
+        lambda g: ({"weight": g}, {"weight": None}),
+        lambda g: ({}, {"weight": g}),
+        lambda g: ({"weight": g / 4}, {"weight": 3 * g / 4}),
+    ],
+)
+def test_a_whole_gradient_at_both_places_of_a_tie_counts_once(given, step):
+    model, whole = backward_of_a_tie()
+    params = parameters(model)
+    first, second = given(whole)
+    before = params["0"]["weight"].clone()
+    grads = {"0": first, "1": second}
+    _, moved = step(setup(Descent(1.0), params), params, grads)
+    assert_close(before - moved["0"]["weight"], whole)
+
+
+def test_a_gradient_at_some_of_three_places():
+    shared, one, two = numbers(1.0), numbers(3.0), numbers(5.0)
+    params = dict.fromkeys("abc", shared)
+    state = setup(Descent(1.0), params)
+    equal = numbers(3.0)  # equal, and yet another one
+    for places, total in (
+        ((one, one, two), 8),
+        ((one, two, one), 8),
+        ((two, one, one), 8),
+        ((one, one, one), 3),
+        ((None, one, one), 3),
+        ((one, equal, two), 11),
+    ):
+        grads = dict(zip("abc", places, strict=True))
+        assert update(state, params, grads)[1]["a"].item() == 1 - total
+    assert one.item() == 3
+
+
+def test_parts_of_one_array_are_gradients_of_their_own():
+    both, shared = numbers(3.0, 5), numbers(1.0)
+    params = {"a": shared, "b": shared}
+    grads = {"a": both[:1], "b": both[1:]}
+    assert update(setup(Descent(1.0), params), params, grads)[1]["a"].item() == -7
+
+
+def test_a_tie_under_vmap_sums_what_each_place_has():
+    def step(g, h):
+        shared = numbers(1.0)
+        params = {"a": shared, "b": shared}
+        return update(setup(Descent(1.0), params), params, {"a": g, "b": h})[1]["a"]
+
+    got = vmap(step)(numbers(1.0, 2)[:, None], numbers(10.0, 20)[:, None])
+    assert got.tolist() == [[-10], [-21]]
+    assert vmap(lambda g: step(g, g))(numbers(1.0, 2)[:, None]).tolist() == [[0], [-1]]
+
+
+# Sparse gradients
+
+
+def sparse(rows, values):
+    """Return a gradient of shape (3, 1)."""
+    values = torch.tensor(values, dtype=torch.float32)[:, None]
+    return torch.sparse_coo_tensor([rows], values, (3, 1), check_invariants=True)
+
+
+def embedding(rows=(1, 3, 1)):
+    torch.manual_seed(0)
+    model = nn.Embedding(5, 3, sparse=True)
+    return model, torch.tensor(rows)
+
+
+@steps
+@pytest.mark.parametrize("check", [True, False])
+def test_descent_takes_a_sparse_gradient_as_torch_does(check, step):
+    model, rows = embedding()
+    params = parameters(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    state = setup(Descent(0.1), params)
+    for _ in range(3):
+        grads = gradient(lambda p: call(model, p, rows).square().sum(), params)
+        assert grads["weight"].is_sparse
+        if step is update:
+            state, params = update(state, params, grads, check=check)
+        else:
+            update_(state, params, grads, check=check)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(rows).square().sum().backward()
+        optimizer.step()
+    assert_close(params, parameters(model))
+    assert not params["weight"].is_sparse
+
+
+@pytest.mark.parametrize("step", [update, update_])
+@pytest.mark.parametrize(
+    "rule",
+    [Adam(), Momentum(), Chain(ClipNorm(1.0), Descent()), ClipGlobalNorm(1.0)],
+    ids=repr,
+)
+@pytest.mark.parametrize("check", [True, False])
+def test_other_rules_refuse_a_sparse_gradient(check, rule, step):
+    model, rows = embedding()
+    params = parameters(model)
+    before, state = params["weight"].clone(), setup(rule, params)
+    grads = gradient(lambda p: call(model, p, rows).sum(), params)
+    match = (
+        rf"^{step.__name__}: the gradient of 'weight' is sparse; call \.to_dense\(\)"
+    )
+    with pytest.raises(ValueError, match=match):
+        step(state, params, grads, check=check)
+    assert torch.equal(params["weight"], before)
+    counts = torch.eye(5)[rows].sum(0)[:, None].expand(5, 3)
+    dense = {"weight": grads["weight"].to_dense()}
+    wanted = update(state, params, {"weight": counts.clone()})
+    assert_close(update(state, params, dense)[1], wanted[1])
+    assert update(freeze(state), params, grads)[1]["weight"] is params["weight"]
+    with pytest.raises(ValueError, match="update: the gradient of 'weight' is sparse"):
+        train(lambda p, x: call(model, p, x).sum(), params, [rows], state)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+def test_other_layouts_are_refused_too():
+    params = {"w": torch.ones(2, 2)}
+    with pytest.raises(ValueError, match="gradient of 'w' is sparse"):
+        update(setup(Descent(), params), params, {"w": torch.eye(2).to_sparse_csr()})
+    with pytest.raises(
+        ValueError, match=r"setup: the parameter 'w' is sparse; .*dense"
+    ):
+        setup(Descent(), {"w": torch.eye(2).to_sparse()})
+
+
+def test_a_sparse_gradient_that_is_not_finite_is_refused():
+    params = {"w": torch.ones(3, 1), "b": torch.ones(1)}
+    state, nan = setup(Descent(), params), torch.tensor([math.nan])
+    for values in ((1, math.nan, 1), (1, math.inf, -math.inf), (1, 3e38, 3e38)):
+        grads = {"w": sparse((0, 2, 2), values), "b": params["b"]}
+        with pytest.raises(ValueError, match="update: the gradient of 'w' is not fin"):
+            update(state, params, grads)
+    with pytest.raises(ValueError, match="update: the gradient of 'b' is not fin"):
+        update(state, params, {"w": sparse((0, 2, 2), (1.0, 1.0, 1.0)), "b": nan})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_sparse_gradients_of_other_dtypes(dtype):
+    params = {"w": torch.ones(3, 1, dtype=dtype)}
+    grads = {"w": sparse((1, 1), (2.0, 3.0)).to(dtype)}
+    moved = update(setup(Descent(0.5), params), params, grads)[1]["w"]
+    assert moved.dtype == dtype
+    assert moved[:, 0].tolist() == [1, -1.5, 1]
+
+
+@pytest.mark.parametrize("order", [False, True])
+def test_sparse_and_dense_gradients_of_a_tie_are_summed(order):
+    shared, dense = torch.ones(3, 1), torch.full((3, 1), 2.0)
+    rows = sparse((1, 1), (3.0, 4.0))
+    params = {"a": shared, "b": shared}
+    both = (dense, rows) if order else (rows, dense)
+    wanted = torch.tensor([[-1.0], [-8.0], [-1.0]])
+    for pair, result in (
+        (both, wanted),
+        ((rows, rows), torch.tensor([[1.0], [-6.0], [1.0]])),
+        ((rows, rows.clone()), torch.tensor([[1.0], [-13.0], [1.0]])),
+    ):
+        grads = dict(zip("ab", pair, strict=True))
+        moved = update(setup(Descent(1.0), params), params, grads)[1]
+        assert_close(moved["a"], result)
+
+
+def test_the_sparse_grad_of_a_tie_counts_once():
+    model, whole = backward_of_a_tie(sparse=True)
+    params = parameters(model)
+    assert whole.is_sparse
+    grads = {"0": {"weight": whole}, "1": {"weight": model[1].weight.grad}}
+    _, moved = update(setup(Descent(1.0), params), params, grads)
+    assert_close(params["0"]["weight"] - moved["0"]["weight"], whole.to_dense())
+
+
 def test_a_tie_with_one_gradient():
     shared = numbers(1.0)
     params = {"a": shared, "b": {"w": shared}}

@@ -16,16 +16,21 @@ from torch.testing import assert_close
 from course_lib.explicit import (
     buffers,
     call,
+    destructure,
     gradient,
+    load,
     parameters,
+    save,
     setup,
     store,
+    thaw,
+    train,
     trainables,
     update,
     with_gradient,
 )
 from course_lib.regularization import L1L2, penalty, regularize
-from course_lib.rules import Adam
+from course_lib.rules import Adam, Chain, Descent, WeightDecay
 from course_lib.trees import dotted, map_tree, walk
 
 
@@ -441,12 +446,363 @@ def test_what_is_unused_or_whole_has_no_gradient():
     assert grads["x"].tolist() == [3]
     assert grads["unused"] is grads["n"] is grads["flag"] is None
     assert grads["deep"] == {"none": None}
-    assert gradient(lambda p: torch.tensor(1.0), params)["x"] is None
+    none = gradient(lambda p: torch.tensor(1.0), params, allow_unused=True)
+    assert none["x"] is none["n"] is None
     inside = vmap(lambda s: gradient(lambda p: (s * p["x"] * p["n"]).sum(), params))
     with pytest.raises(ValueError, match="must only return Tensors"):
         inside(numbers(1.0, 2))  # torch: None can't leave vmap
     got = vmap(lambda s: gradient(lambda p: (s * p["x"] * p["n"]).sum(), params)["x"])
     assert got(numbers(1.0, 2)).tolist() == [[3], [6]]
+
+
+# What the model has frozen
+
+
+def half_frozen():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.Tanh()))
+    model[0].requires_grad_(False)
+    model[1][0].bias.requires_grad_(False)
+    return model
+
+
+FROZEN = {("0", "weight"), ("0", "bias"), ("1", "0", "bias")}
+
+
+def steps(rule, params, model, n=3):
+    state, x = setup(rule, params), torch.ones(2, 2)
+    for _ in range(n):
+        grads = gradient(lambda p: call(model, p, x).square().sum(), params)
+        state, params = update(state, params, grads)
+    return state, params
+
+
+@pytest.mark.parametrize(
+    "rule", [Descent(0.5), Adam(0.5), Chain(WeightDecay(0.5), Adam(0.5))], ids=repr
+)
+def test_what_requires_no_grad_is_not_moved_as_with_torch(rule):
+    model = half_frozen()
+    params = parameters(model)
+    state, moved = steps(rule, params, model)
+    assert {path for path, leaf in walk(state) if leaf.frozen} == FROZEN
+    for path, x in walk(moved):
+        assert torch.equal(x, dict(walk(params))[path]) == (path in FROZEN)
+    if rule == Adam(0.5):
+        optimizer = torch.optim.Adam(model.parameters(), 0.5)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.ones(2, 2)).square().sum().backward()
+            optimizer.step()
+        assert_close(moved, parameters(model), rtol=0, atol=1e-6)
+
+
+def test_the_modules_own_parameters_are_frozen_where_it_froze_them():
+    model = half_frozen()
+    named = dict(model.named_parameters())  # as torch.func's users have them
+    listed = list(model.parameters())
+    for params in (named, listed, tuple(listed)):
+        found = [leaf.frozen for _, leaf in walk(setup(Descent(), params))]
+        assert found == [not p.requires_grad for p in model.parameters()]
+        assert destructure(params)[0].shape == (4,)
+    free = {"a": torch.ones(2), "b": torch.ones(2, requires_grad=True)}
+    assert not any(leaf.frozen for _, leaf in walk(setup(Descent(), free)))
+
+
+def test_thaw_frees_what_the_model_froze():
+    model = half_frozen()
+    params = parameters(model)
+    twin = copy.deepcopy(model).requires_grad_(True)
+    state, x = setup(Descent(0.5), params), torch.ones(2, 2)
+    state = {"0": thaw(state["0"]), "1": state["1"]}
+    grads = gradient(lambda p: call(model, p, x).square().sum(), params)
+    _, moved = update(state, params, grads)
+    twin(x).square().sum().backward()
+    wanted = params["0"]["weight"] - 0.5 * twin[0].weight.grad
+    assert_close(moved["0"]["weight"], wanted)
+    assert moved["1"]["0"]["bias"] is params["1"]["0"]["bias"]
+    store(model, moved)
+    assert_close(model[0].weight.detach(), wanted)
+    assert not model[0].weight.requires_grad
+
+
+def test_frozen_and_tied():
+    model = tied()
+    model[0].weight.requires_grad_(False)
+    params = parameters(model)
+    state = setup(Adam(), params)
+    assert state["0"]["weight"] is state["2"]["weight"]
+    assert state["0"]["weight"].frozen
+    assert not state["0"]["bias"].frozen
+
+
+def test_frozen_in_files_copies_and_other_dtypes(tmp_path):
+    model = half_frozen()
+    state, params = steps(Adam(0.5), parameters(model), model)
+    save(tmp_path / "state.npz", state)
+    read = load(tmp_path / "state.npz")
+    assert {path for path, leaf in walk(read) if leaf.frozen} == FROZEN
+    torch.save(params, tmp_path / "params.pt")
+    for again in (
+        torch.load(tmp_path / "params.pt"),
+        copy.deepcopy(params),
+        pickle.loads(pickle.dumps(params)),
+        parameters(model.to(torch.float64)),
+        parameters(copy.deepcopy(model)),
+        map_tree(lambda _, x: x.cpu(), params),
+    ):
+        found = {path for path, leaf in walk(setup(Adam(), again)) if leaf.frozen}
+        assert found == FROZEN
+
+
+def test_a_model_that_is_frozen_as_a_whole_is_warned_of():
+    model = nn.Linear(2, 1).requires_grad_(False)
+    params = parameters(model)
+    with pytest.warns(UserWarning, match=r"setup: every parameter is frozen.*thaw\("):
+        state = setup(Adam(), params)
+    grads = gradient(lambda p: call(model, p, torch.ones(1, 2)).sum(), params)
+    assert update(state, params, grads)[1]["weight"] is params["weight"]
+    assert update(thaw(state), params, grads)[1]["weight"] is not params["weight"]
+
+
+def test_parametrized_and_whole_numbers():
+    model = parametrizations.weight_norm(nn.Linear(3, 3))
+    model.parametrizations.weight.original0.requires_grad_(False)
+    model.ids = nn.Parameter(torch.arange(3), requires_grad=False)
+    params = parameters(model)
+    x = torch.ones(2, 3)
+    grads = gradient(lambda p: call(model, p, x).square().sum(), params)
+    _, moved = update(setup(Descent(0.1), params), params, grads)
+    old, new = (t["parametrizations"]["weight"] for t in (params, moved))
+    assert new["original0"] is old["original0"]
+    assert not torch.equal(new["original1"], old["original1"])
+    assert moved["ids"].tolist() == [0, 1, 2]
+
+
+# A loss that trains nothing, or not all that it seems to train
+
+
+def small():
+    torch.manual_seed(0)
+    return regularize(nn.Linear(3, 1), weight=L1L2(l2=1.0))
+
+
+def item(model, p, x):
+    return torch.tensor(call(model, p, x).sum().item(), requires_grad=True)
+
+
+def without_grad(model, p, x):
+    with torch.no_grad():
+        return call(model, p, x).sum()
+
+
+NOTHING = {
+    "the module itself": lambda model, p, x: model(x).sum(),
+    "a penalty": lambda model, p, x: penalty(model),
+    "a constant": lambda model, p, x: torch.tensor(1.0),
+    "detached": lambda model, p, x: call(model, p, x).detach().sum(),
+    "detached before": lambda model, p, x: call(
+        model, map_tree(lambda _, w: w.detach(), p), x
+    ).sum(),
+    "an item": item,
+    "argmax": lambda model, p, x: call(model, p, x).argmax().float(),
+    "no_grad": without_grad,
+    "other parameters": lambda model, p, x: call(model, parameters(model), x).sum(),
+    "a copy": lambda model, p, x: copy.deepcopy(model)(x).sum(),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # torch's own, in jvp
+@pytest.mark.parametrize("transform", ["plain", "vmap", "grad", "gradient", "jvp"])
+@pytest.mark.parametrize("name", NOTHING)
+def test_a_loss_that_uses_no_parameter_is_refused(name, transform):
+    if transform in ("vmap", "grad", "jvp") and name in ("an item", "a copy"):
+        pytest.skip("torch refuses .item() there, and new leaves count as used")
+    model, x = small(), torch.ones(2, 3)
+    params = parameters(model)
+
+    def loss(p, factor):
+        return NOTHING[name](model, p, factor * x) * 1.0
+
+    def slope(factor):
+        return gradient(lambda p: loss(p, factor), params)["weight"].sum()
+
+    run = {
+        "plain": lambda: slope(torch.tensor(2.0)),
+        "vmap": lambda: vmap(slope)(torch.ones(2)),
+        "grad": lambda: torch.func.grad(slope)(torch.tensor(2.0)),
+        "gradient": lambda: gradient(lambda p: slope(p["x"]), {"x": torch.ones(())}),
+        "jvp": lambda: torch.func.jvp(slope, (torch.ones(()),), (torch.ones(()),)),
+    }[transform]
+    match = (
+        "with_gradient: the loss uses none of the parameters: 'weight', 'bias' have no "
+        r"gradient. In place of model\(x\) write call\(model, params, x\)"
+    )
+    with pytest.raises(ValueError, match=match):
+        run()
+
+
+def test_train_refuses_it_too_unless_it_may():
+    model, x = small(), torch.ones(2, 3)
+    params = parameters(model)
+    state = setup(Adam(), params)
+    with pytest.raises(ValueError, match="the loss uses none of the parameters"):
+        train(lambda p, x: model(x).sum(), params, [x], state)
+
+    def some(p, x):
+        return call(model, p, x).sum() if x.any() else torch.tensor(0.0)
+
+    batches = [x, 0 * x, x]
+    with pytest.raises(ValueError, match="pass allow_unused=True"):
+        train(some, params, batches, state)
+    _, moved, losses = train(some, params, batches, state, allow_unused=True)
+    _, twice, _ = train(some, params, [x, x], state)
+    assert losses[1] == 0
+    assert_close(moved, twice)
+
+
+def test_a_constant_is_allowed_where_it_is_said():
+    params = {"x": numbers(1.0)}
+    for loss in (lambda p: torch.tensor(1.0), lambda p: numbers(1.0).sum()):
+        assert gradient(loss, params, allow_unused=True) == {"x": None}
+    linear = {"x": numbers(2.0)}  # a slope that no parameter is in
+    second = lambda p, **how: gradient(  # noqa: E731
+        lambda q: gradient(lambda r: 3 * r["x"].sum(), q)["x"].sum(), p, **how
+    )
+    with pytest.raises(ValueError, match="the loss uses none"):
+        second(linear)
+    assert second(linear, allow_unused=True) == {"x": None}
+
+
+def test_many_names_are_cut_short():
+    params = {f"w{i}": numbers(1.0) for i in range(20)}
+    with pytest.raises(ValueError, match="'w7' and 12 more have no gradient"):
+        gradient(lambda p: torch.tensor(1.0), params)
+    named = {"x": numbers(1.0), "n": torch.tensor(3)}
+    with pytest.raises(ValueError, match="parameters: 'x' have"):
+        gradient(lambda p: torch.tensor(1.0), named)
+
+
+def test_heads_that_are_not_used_have_no_gradient():
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(3, 1), nn.Linear(3, 1)
+
+        def forward(self, x):
+            return self.one(x)
+
+    model = Heads()
+    grads = gradient(
+        lambda p: call(model, p, torch.ones(1, 3)).sum(), parameters(model)
+    )
+    assert grads["two"] == {"weight": None, "bias": None}
+    assert grads["one"]["weight"].tolist() == [[1, 1, 1]]
+
+
+BESIDE = {
+    "penalty": lambda model, p, x: penalty(model),
+    "the module": lambda model, p, x: model(x).sum(),
+    "a parameter": lambda model, p, x: model.weight[0, 0],
+    "a product": lambda model, p, x: (call(model, p, x) * model(x)).sum(),
+    "nothing times": lambda model, p, x: 0 * model.bias.sum(),
+}
+
+
+@pytest.mark.parametrize("transform", ["plain", "vmap", "grad", "gradient"])
+@pytest.mark.parametrize("name", BESIDE)
+def test_a_modules_own_parameters_beside_call_are_refused(name, transform):
+    model, x = small(), torch.ones(2, 3)
+    params = parameters(model)
+
+    def slope(factor):
+        def loss(p):
+            return call(model, p, factor * x).sum() + BESIDE[name](model, p, factor * x)
+
+        return gradient(loss, params)["weight"].sum()
+
+    run = {
+        "plain": lambda: slope(torch.tensor(2.0)),
+        "vmap": lambda: vmap(slope)(torch.ones(2)),
+        "grad": lambda: torch.func.grad(slope)(torch.tensor(2.0)),
+        "gradient": lambda: gradient(lambda p: slope(p["x"]), {"x": torch.ones(())}),
+    }[transform]
+    with pytest.raises(
+        ValueError,
+        match=r"with_gradient: the loss runs a module by `call`, and beside it uses "
+        r"its own parameters.*Linear\.(weight|bias).*with substitute\(model, params\)",
+    ):
+        run()
+
+
+def test_also_in_a_part_and_in_an_inner_gradient():
+    inner = small()
+    model, x = nn.Sequential(inner, nn.Tanh()), torch.ones(2, 3)
+    params = parameters(model)
+    for loss in (
+        lambda p: call(model, p, x).sum() + penalty(inner),
+        lambda p: call(inner, p["0"], x).sum() + model(x).sum(),
+        lambda p: (
+            gradient(lambda q: call(model, q, x).sum(), p)["0"]["bias"].sum()
+            + model(x).sum()
+            + p["0"]["bias"].sum()
+        ),
+    ):
+        with pytest.raises(ValueError, match="beside it uses its own parameters"):
+            gradient(loss, params)
+
+
+def test_what_is_meant_as_a_constant_is_one():
+    model, x = small(), torch.ones(2, 3)
+    params = map_tree(lambda _, w: w + 1, parameters(model))
+
+    def to_teacher(p):
+        with torch.no_grad():
+            target = model(x)
+        return (call(model, p, x) - target).square().sum()
+
+    wanted = gradient(to_teacher, params)
+    detached = gradient(
+        lambda p: (call(model, p, x) - model(x).detach()).square().sum(), params
+    )
+    model.requires_grad_(False)
+    still = gradient(lambda p: (call(model, p, x) - model(x)).square().sum(), params)
+    assert_close(wanted, detached)
+    assert_close(wanted, still)
+    assert wanted["bias"].abs() > 0.1
+
+
+def test_another_network_may_judge_with_its_own_parameters():
+    torch.manual_seed(0)
+    maker, judge, z = nn.Linear(2, 3), nn.Linear(3, 1), torch.ones(4, 2)
+    params = parameters(maker)
+    grads = gradient(lambda p: judge(call(maker, p, z)).sum(), params)
+    wanted = torch.autograd.grad(judge(maker(z)).sum(), maker.weight)[0]
+    assert_close(grads["weight"], wanted)
+    assert judge.weight.grad is None
+    shares = vmap(
+        lambda one: gradient(lambda p: judge(call(maker, p, one)).sum(), params)["bias"]
+    )(z)
+    assert_close(shares.sum(0), grads["bias"])
+    both = parameters(judge)
+    grads = gradient(lambda p: call(judge, both, call(maker, p, z)).sum(), params)
+    assert_close(grads["weight"], wanted)
+
+
+def test_parameters_that_are_the_modules_own_are_copied():
+    model, x = small(), torch.ones(2, 3)
+    own = dict(model.named_parameters())
+    grads = gradient(lambda p: call(model, p, x).sum(), own)
+    assert grads["bias"].tolist() == [2]
+    with pytest.raises(ValueError, match="beside it uses its own parameters"):
+        gradient(lambda p: call(model, p, x).sum() + penalty(model), own)
+
+
+def test_a_skeleton_without_numbers_is_called():
+    model, x = small(), torch.ones(2, 3)
+    empty = copy.deepcopy(model).to("meta")
+    params = parameters(model)
+    got = gradient(lambda p: call(empty, p, x).square().sum(), params)
+    assert_close(got, gradient(lambda p: call(model, p, x).square().sum(), params))
 
 
 def test_no_parameters_no_gradients():
@@ -477,7 +833,7 @@ def test_a_tie_stays_a_tie_in_the_loss():
     ("params", "loss", "match"),
     [
         (nn.Linear(1, 1), None, r"got a Linear for params.*parameters\(model\)"),
-        ([numbers(1.0)], None, "got list for params"),
+        ({numbers(1.0)}, None, "got set for params"),
         ({"a": {"b": 3.0}}, None, "'a.b' is float; wanted a tensor"),
         ({"a": nn.Linear(1, 1)}, None, "'a' is Linear; wanted a tensor"),
         ({"x": numbers(1.0, 2)}, lambda p: p["x"], r"returned \(2,\); wanted a real"),

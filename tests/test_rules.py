@@ -5,8 +5,12 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import re
 from dataclasses import fields
+from decimal import Decimal
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -40,6 +44,7 @@ from course_lib.rules import (
     Rule,
     SignDecay,
     WeightDecay,
+    root,
 )
 from course_lib.trees import map_tree, walk
 
@@ -387,6 +392,34 @@ def test_a_norm_that_is_not_finite_raises(kind, bad):
         kind().apply((), g, g)
 
 
+@pytest.mark.parametrize("kind", [ClipNorm, ClipGlobalNorm])
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0, math.inf])
+@pytest.mark.parametrize("dtype", REALS, ids=str)
+def test_a_norm_beyond_the_dtype_still_clips(kind, p, dtype):
+    large = torch.finfo(dtype).max * 0.9
+    g = torch.tensor([large, -large, 0.0, large / 2], dtype=dtype)
+    unit = g / large
+    wanted = unit / torch.linalg.vector_norm(unit, p)
+    rule = kind(1.0, p)
+    assert_close(rule.apply((), g, g)[1], wanted)
+    assert_close(torch.func.vmap(lambda g: rule.apply((), g, g)[1])(g[None])[0], wanted)
+    huge = kind(1.7e308, 2.0).apply((), g, g)[1]
+    assert_close(huge, g if dtype == torch.float32 else wanted_of(g, 1.7e308))
+
+
+def wanted_of(g, omega):
+    """Shrink g to the 2-norm omega, in units of omega."""
+    unit = g / omega
+    return unit / torch.linalg.vector_norm(unit) * omega
+
+
+def test_a_norm_beyond_float32_steps_in_a_tree():
+    params, large = {"x": torch.zeros(4)}, {"x": torch.full((4,), 3e38)}
+    for kind in (ClipNorm, ClipGlobalNorm):
+        state = setup(Chain(kind(1.0), Descent(1.0)), params)
+        assert_close(update(state, params, large)[1]["x"], torch.full((4,), -0.5))
+
+
 @pytest.mark.parametrize("p", [1.0, 2.0, math.inf])
 def test_empty_and_zero_arrays_have_the_norm_zero(p):
     for g in (torch.zeros(0), torch.zeros(3)):
@@ -676,6 +709,88 @@ def test_fused_and_plain_steps_are_the_same_for_any_layout(device):
                     assert_close(state["x"].state[:2], wanted[:2])
 
 
+# Derivatives of a step, where a root is taken of 0
+
+
+@every_rule
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # in torch
+def test_no_derivative_is_nan_where_gradients_are_zero(rule):
+    x = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+
+    def moved(g):
+        state, at = rule.init(x), x
+        for _ in range(3):
+            state, dx = rule.apply(state, at, g)
+            at = at if dx is None else at - dx
+        return at.sum()
+
+    for g in (torch.tensor([0.0, 1.0, -3.0]).double(), torch.zeros(3).double()):
+        watched = g.clone().requires_grad_()
+        slopes = torch.autograd.grad(moved(watched), watched)[0]
+        assert slopes.isfinite().all()
+        assert_close(torch.func.grad(moved)(g), slopes)
+        assert_close(torch.func.vmap(torch.func.grad(moved))(g[None])[0], slopes)
+        assert torch.func.hessian(moved)(g).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("rule", "wanted"),
+    [  # in a first step the averages are the gradient: dx = eta * g / (|g| + eps)
+        (Adam(0.1, eps=0.5), 0.1 / 0.5),
+        (AdamW(0.1, eps=0.5, decay=0.3), 0.1 / 0.5),
+        (AdaMax(0.1, eps=0.5), 0.1 / 0.5),
+        (RMSProp(0.1, eps=0.5), 0.1 / 0.5),
+        (RMSProp(0.1, eps=0.5, centered=True), 0.1 / 0.5),
+        (NAdam(0.1, eps=0.5), 0.1 * (0.9 * 0.1 / 0.19 + 1) / 0.5),
+        (RAdam(0.1, eps=0.5), 0.1),
+        (OAdam(0.1, eps=0.5), 0.2 / 0.5),
+        (AdaDelta(0.9, eps=0.5), 1.0),
+        (AdaGrad(0.1, eps=0.25), 0.1 / 0.75),
+        (Chain(ClipNorm(1.0), Adam(0.1, eps=0.5)), 0.1 / 0.5),
+        (Chain(ClipGlobalNorm(0.0), Descent(0.1)), 0.1),
+    ],
+    ids=repr,
+)
+def test_the_derivative_at_zero_is_the_formula_s(rule, wanted):
+    zero = torch.zeros((), dtype=torch.float64)
+    slope = torch.func.grad(lambda g: rule.apply(rule.init(g), zero + 2, g)[1])(zero)
+    assert_close(slope.item(), wanted)
+
+
+@pytest.mark.parametrize("dtype", REALS, ids=str)
+def test_a_root_that_is_watched_is_sqrt_to_the_bit(dtype):
+    info = torch.finfo(dtype)
+    edges = [
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        math.inf,
+        math.nan,
+        info.tiny,
+        info.tiny / 8,
+        info.max,
+    ]
+    v = torch.cat([torch.tensor(edges, dtype=dtype), torch.rand(999, dtype=dtype)])
+    for got in (root(v.clone().requires_grad_()), torch.func.vmap(root)(v)):
+        assert torch.equal(got.detach().nan_to_num(7), v.sqrt().nan_to_num(7))
+
+
+@every_rule
+@pytest.mark.parametrize("dtype", REALS, ids=str)
+def test_a_step_is_the_same_to_the_bit_with_a_graph_and_without(rule, dtype):
+    x = torch.tensor([1.0, -2.0, 0.0, 1e-20], dtype=dtype)
+    results = []
+    for watch in (False, True):
+        state, at = rule.init(x), x
+        for _ in range(5):
+            g = (2 * at).detach().requires_grad_(watch)
+            state, dx = rule.apply(state, at, g)
+            at = at if dx is None else (at - dx).to(dtype)
+        results.append(at.detach())
+    assert torch.equal(*results)
+
+
 def test_a_rule_compiles_as_it_is():
     @torch.compile(backend="eager")
     def step(rule, memory, x, g):
@@ -782,6 +897,175 @@ def test_bad_hyperparameters_are_refused(make, match):
 def test_good_edges_are_taken():
     ClipNorm(0, math.inf), Descent(0), Momentum(1, 0), Adam(beta=(0, 0)), Chain()
     assert isinstance(Adam().init(torch.ones(1))[2], Count)
+
+
+@pytest.mark.parametrize(
+    "cast", [np.float16, np.float32, np.float64, np.longdouble, np.array, Fraction]
+)
+def test_numbers_of_numpy_are_held_as_python_s(cast):
+    rule = Adam(cast(0.25), (cast(0.5), 0.75), eps=cast(1.0))
+    assert rule == Adam(0.25, (0.5, 0.75), eps=1.0)
+    for value in (rule.eta, *rule.beta, rule.eps):
+        assert type(value) is float
+    assert repr(rule) == repr(Adam(0.25, (0.5, 0.75), eps=1.0))
+    assert hash(rule) == hash(Adam(0.25, (0.5, 0.75), eps=1.0))
+
+
+def test_a_float32_is_its_own_value():
+    assert Adam(np.float32(1e-3)).eta == float(np.float32(1e-3))
+
+
+@pytest.mark.parametrize("cast", [np.int64, np.int8, np.uint16, np.array])
+def test_whole_numbers_and_flags_of_numpy(cast):
+    rule = AccumulateGradients(cast(3))
+    assert type(rule.n) is int
+    assert rule == AccumulateGradients(3)
+    assert type(Descent(cast(1)).eta) is int
+    assert RMSProp(centered=np.bool_(True)) == RMSProp(centered=True)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.float32("nan"),
+        np.float64(-1),
+        np.bool_(True),
+        np.array([0.1]),
+        Decimal("0.1"),
+    ],
+    ids=repr,
+)
+def test_what_is_no_number_in_the_range_is_refused_as_it_was_given(bad):
+    with pytest.raises(ValueError, match=rf"Adam: got eta={re.escape(repr(bad))}; wan"):
+        Adam(bad)
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: Adam(torch.tensor(0.1)), r"tensor\(0.1.*; pass|no tensors: pass"),
+        (lambda: Adam(beta=[0.9, 0.99]), r"wanted a tuple .*Pass \(0.9, 0.99\)"),
+        (lambda: AccumulateGradients(np.float64(2)), "wanted an int >= 1"),
+        (lambda: RMSProp(centered=np.int64(1)), "wanted True or False"),
+    ],
+)
+def test_advice_for_what_is_almost_a_number(make, match):
+    with pytest.raises(ValueError, match=match):
+        make()
+
+
+# The copy of MixedPrecision
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Chain(MixedPrecision(), ClipGrad()),
+        lambda: Chain(Chain(MixedPrecision()), ClipGrad()),
+        lambda: Chain(Chain(ClipGrad(), MixedPrecision()), Chain(Chain(), Descent())),
+        lambda: Chain(MixedPrecision(), MixedPrecision()),
+        lambda: Chain(MixedPrecision(), AccumulateGradients(2)),
+    ],
+)
+def test_nothing_may_stand_behind_mixed_precision(make):
+    with pytest.raises(
+        ValueError, match=r"Chain: a rule stands after MixedPrecision.*"
+    ):
+        make()
+
+
+def test_one_copy_is_enough():
+    for inner in (MixedPrecision(), Chain(ClipGrad(), Chain(MixedPrecision()))):
+        with pytest.raises(ValueError, match="MixedPrecision: got one inside of one"):
+            MixedPrecision(inner)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Chain(MixedPrecision(Adam(1e-2)), Chain()),
+        Chain(ClipGrad(1e-3), Chain(WeightDecay(0.1), MixedPrecision(Adam(1e-2)))),
+        Chain(AccumulateGradients(2), MixedPrecision(Adam(1e-2))),
+        MixedPrecision(Chain(AccumulateGradients(2), Adam(1e-2), ClipGrad(1e-3))),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("step", [update, in_place])
+def test_the_array_is_its_rounded_copy(rule, step):
+    params = {"x": torch.ones(3).half()}
+    state = setup(rule, params)
+    for i in range(6):
+        state, params = step(state, params, {"x": (i + torch.ones(3)).half()})
+        found = [x for x in flat(state["x"]) if x.dtype == torch.float32]
+        copies = [x for x in found if torch.equal(x.half(), params["x"])]
+        assert copies
+    assert params["x"].max() < 1
+
+
+@pytest.mark.parametrize(
+    ("dtype", "copy"),
+    [(torch.complex64, torch.float32), (torch.float32, torch.complex64)],
+)
+def test_a_copy_of_the_other_kind_is_refused(dtype, copy):
+    params = {"x": torch.ones(2, dtype=dtype)}
+    with pytest.raises(
+        ValueError, match=f"MixedPrecision: got an array of {dtype}; its"
+    ):
+        setup(MixedPrecision(Descent(), copy), params)
+
+
+def test_a_copy_keeps_its_dtype():
+    params = {"x": torch.ones(2).half()}
+    state = setup(MixedPrecision(Descent(), torch.float16), params)
+    state, params = update(state, params, params)
+    assert state["x"].state[0].dtype == torch.float16
+
+
+# What does not fit
+
+
+ONES = torch.ones(2)
+
+
+@pytest.mark.parametrize(
+    "rule", [Descent(), Adam(), Chain(ClipNorm()), MixedPrecision()], ids=repr
+)
+@pytest.mark.parametrize(
+    ("x", "g", "match"),
+    [
+        (ONES, None, "got torch.float32 of shape (2,) for the array and NoneType for"),
+        (ONES, 1.0, "and float for its gradient; wanted two tensors of one shape"),
+        (ONES, torch.ones(1), "and torch.float32 of shape (1,) for its gradient"),
+        (ONES, 1j * ONES, "and torch.complex64 of shape (2,) for its gradient"),
+        (np.ones(2), ONES, "got ndarray for the array"),
+        ({"x": ONES}, {"x": ONES}, "For trees, call update(state, params, grads)"),
+    ],
+)
+def test_arrays_that_do_not_fit(rule, x, g, match):
+    with pytest.raises(ValueError, match=f"{type(rule).__name__}.apply: .*") as caught:
+        rule.apply(rule.init(ONES), x, g)
+    assert match in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "rule", [r for r in RULES if r.init(ONES) not in ((), ((), ()))], ids=repr
+)
+@pytest.mark.parametrize("state", [None, "x", (None,) * 3, (None,) * 4], ids=repr)
+def test_a_state_of_another_rule_is_named(rule, state):
+    with pytest.raises(ValueError, match=r"\.apply: the state is not one of .* `init`"):
+        rule.apply(state, ONES, ONES)
+
+
+def test_init_wants_a_tensor():
+    for rule in (Adam(), MixedPrecision(), Chain()):
+        for bad in (3, None, "x", {"x": ONES}):
+            with pytest.raises(ValueError, match=r"\.init: got .*; wanted a tensor"):
+                rule.init(bad)
+
+
+def test_a_rule_without_a_step():
+    with pytest.raises(NotImplementedError, match=r"Rule defines no _apply\(state, x"):
+        Rule().apply((), ONES, ONES)
 
 
 # A rule of the reader's own

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import pickle
+import re
+import tempfile
 
 import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
-from course_lib.explicit import Leaf, freeze, load, save, setup, update
+from course_lib.explicit import Leaf, adjust, freeze, load, save, setup, update
 from course_lib.rules import (
     AccumulateGradients,
     Adam,
@@ -143,6 +147,182 @@ def test_a_write_that_breaks_leaves_nothing(path, monkeypatch):
 def test_a_missing_file(path):
     with pytest.raises(ValueError, match=r"load: there is no file .*state\.npz"):
         load(path)
+
+
+def test_a_folder_is_no_file(path):
+    state = setup(Adam(), {"x": torch.ones(1)})
+    path.mkdir()
+    with pytest.raises(
+        ValueError, match=r"load: .*state\.npz can't be read \(Is a dir"
+    ):
+        load(path)
+    with pytest.raises(
+        IsADirectoryError, match=r"save: .*npz was not written \(Is a d"
+    ):
+        save(path, state)
+    assert list(path.parent.iterdir()) == [path]
+    with pytest.raises(
+        FileNotFoundError, match=r"\(No such file .* folder that exists"
+    ):
+        save(path.parent / "nowhere" / "state.npz", state)
+    path.rmdir()
+    save(path, state)
+    with pytest.raises(
+        ValueError, match=r"load: .*npz.below can't be read \(Not a dir"
+    ):
+        load(path / "below")
+    with pytest.raises(NotADirectoryError, match=r"save: .* was not written"):
+        save(path / "below", state)
+
+
+@pytest.mark.parametrize(
+    ("error", "match"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), "Permission denied"),
+        (OSError(errno.EROFS, "Read-only file system"), "Read-only file system"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+    ],
+)
+def test_a_disk_that_is_read_only_or_full(path, monkeypatch, error, match):
+    def refuse(*args, **kwargs):
+        raise error
+
+    path.write_bytes(b"before")
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    wanted = rf"save: .*npz was not written \({match}\); what was there before is unch"
+    with pytest.raises(type(error), match=wanted) as caught:
+        save(path, setup(Adam(), {"x": torch.ones(1)}))
+    assert caught.value.errno == error.errno
+    monkeypatch.setattr(np, "load", refuse)
+    with pytest.raises(ValueError, match=rf"load: .*npz can't be read \({match}\)"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        pytest.param(
+            "cuda",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="it has one"),
+        ),
+        "cuda:99",
+        "gpu",
+        "",
+        3.5,
+        ["cpu"],
+    ],
+)
+def test_a_device_that_is_not_here(path, device):
+    save(path, setup(Adam(), {"x": torch.ones(1)}))
+    wanted = rf"load: got device={re.escape(repr(device))}, where .*example 'cpu'"
+    with pytest.raises(ValueError, match=wanted):
+        load(path, device=device)
+    save(path, setup(Descent(), {"x": torch.ones(1)}))  # without any array, too
+    with pytest.raises(ValueError, match=wanted):
+        load(path, device=device)
+
+
+def test_paths_of_every_kind(path):
+    state = setup(Adam(), {"x": torch.ones(1)})
+    for each in (path, str(path), os.fsencode(path)):
+        save(each, state)
+        assert load(each)["x"].rule == Adam()
+        path.unlink()
+    for bad in (None, 3, state):
+        name = type(bad).__name__
+        with pytest.raises(
+            ValueError, match=f"save: got {name} for the path; wanted a"
+        ):
+            save(bad, state)
+        with pytest.raises(
+            ValueError, match=f"load: got {name} for the path; wanted a"
+        ):
+            load(bad)
+    for function in (load, lambda path: save(path, state)):
+        with pytest.raises(ValueError, match="wanted a path without null characters"):
+            function("a\0b")
+
+
+def test_a_file_of_another_version(path):
+    content = leaf_of({"class": "Descent"})
+    write(path, {**content, "format": 2})
+    with pytest.raises(ValueError, match="its format is 2, this course_lib reads 1"):
+        load(path)
+    write(path, leaf_of({"class": "Muon", "eta": 0.1}))
+    with pytest.raises(ValueError, match="names a rule 'Muon', which this course_lib"):
+        load(path)
+
+
+def test_a_file_from_before_still_loads(path):
+    """As course_lib 1.0 wrote it: Adam after three steps, and a Chain that waits."""
+    half = np.array([0.5, 0.25], dtype=np.float32).view(np.uint8)
+    array = {"dtype": "float32", "shape": [2]}
+    adam = {"class": "Adam", "eta": 0.01, "beta": [0.9, 0.999], "eps": 1e-08}
+    moments = [{"array": "0.0", **array}, {"array": "0.1", **array}, {"count": 3}]
+    waiting = {"class": "AccumulateGradients", "n": 4}
+    rules = {"class": "Chain", "rules": [waiting, {"class": "Descent", "eta": 1}]}
+    content = {
+        "format": 1,
+        "places": {'["a", "x"]': 0, '["b"]': 1},
+        "leaves": [
+            {"rule": adam, "state": moments, "frozen": True},
+            {
+                "rule": rules,
+                "state": [[{"array": "1.0.0", **array}, {"count": 2}], []],
+                "frozen": False,
+            },
+        ],
+    }
+    write(path, content, **{"0.0": half, "0.1": half, "1.0.0": half})
+    state = load(path)
+    assert state["a"]["x"].rule == Adam(0.01)
+    assert state["a"]["x"].state[2] == 3
+    assert state["a"]["x"].frozen
+    assert state["b"].rule == Chain(AccumulateGradients(4), Descent(1))
+    assert state["b"].state[0][0].tolist() == [0.5, 0.25]
+    params = {"a": {"x": torch.ones(2)}, "b": torch.ones(2)}
+    update(state, params, params)
+    assert adjust(state["a"], 0.5)["x"].rule == Adam(0.5)
+
+
+def moments(**changes):
+    """A state of Adam in a file, with changes in its parts."""
+    array = {"array": "0", "dtype": "float32", "shape": [2], **changes.pop("m", {})}
+    parts = [array, {"array": "0", "dtype": "float32", "shape": [2]}, {"count": 3}]
+    parts[2].update(changes)
+    content = {"rule": {"class": "Adam"}, "state": parts, "frozen": False}
+    return {"format": 1, "places": {'["x"]': 0}, "leaves": [content]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        moments(count=-1),
+        moments(count="3"),
+        moments(count=2.5),
+        moments(count=True),
+        moments(m={"shape": []}),
+        moments(m={"shape": [-1, -2]}),
+        moments(m={"shape": [10**15]}),
+        moments(m={"dtype": "float64"}),
+        leaf_of_adam := {
+            "format": 1,
+            "places": {'["x"]': 0},
+            "leaves": [{"rule": {"class": "Adam"}, "state": [], "frozen": False}],
+        },
+        {k: v for k, v in leaf_of_adam.items() if k != "format"},
+        {**leaf_of_adam, "places": {'["x"]': 7}},
+    ],
+)
+def test_numbers_that_do_not_fit_are_refused(path, content):
+    write(path, content, **{"0": np.zeros(8, np.uint8)})
+    with pytest.raises(ValueError, match=r"load: .*state\.npz is not a state that"):
+        load(path)
+
+
+def test_the_whole_of_such_a_file_is_taken(path):
+    write(path, moments(), **{"0": np.zeros(8, np.uint8)})
+    assert load(path)["x"].state[2] == 3
 
 
 class Trap:

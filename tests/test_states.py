@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError, replace
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -76,6 +78,66 @@ def test_a_rule_for_each_subtree():
     assert [type(leaf.rule) for leaf in kinds] == [Adam, Descent, Momentum]
 
 
+def by_name(path, tensor):
+    if path[-1] == "x":
+        return Adam(0.5)
+    return Momentum(0.1) if tensor.dim() == 1 else Descent()
+
+
+class Labels:
+    def __call__(self, path, tensor):
+        return by_name(path, tensor)
+
+
+@pytest.mark.parametrize("function", [by_name, Labels(), partial(by_name)], ids=repr)
+def test_a_function_names_the_rule_of_each_tensor(function):
+    params = {**two_parts(), 0: torch.ones(1, 1)}
+    state = setup(function, params)
+    leaves = state["x"], state["y"]["z"], state[0]
+    assert [leaf.rule for leaf in leaves] == [Adam(0.5), Momentum(0.1), Descent()]
+    inner = setup({"x": Descent(), "y": function, 0: function}, params)
+    assert inner["x"].rule == Descent()
+    assert inner["y"]["z"].rule == Momentum(0.1)
+    moved = update(state, params, {**slopes(), 0: None})[1]
+    assert_close(moved["y"]["z"], params["y"]["z"] - 0.1 * slopes()["y"]["z"])
+
+
+def test_a_function_sees_each_path_and_tensor():
+    params, seen = {"encoder": two_parts(), "b": numbers(1.0)}, []
+
+    def rule(path, tensor):
+        seen.append((path, tensor))
+        return Descent()
+
+    setup(rule, params)
+    assert [path for path, _ in seen] == [
+        ("encoder", "x"),
+        ("encoder", "y", "z"),
+        ("b",),
+    ]
+    assert seen[2][1] is params["b"]
+
+
+def test_weight_decay_without_the_biases_is_torchs():
+    model = nn.Linear(3, 2).double()
+    params, x = parameters(model), torch.ones(4, 3).double()
+    state = setup(lambda path, _: AdamW(0.1, decay=0.1 * ("bias" not in path)), params)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [model.weight], "weight_decay": 0.1},
+            {"params": [model.bias], "weight_decay": 0.0},
+        ],
+        lr=0.1,
+    )
+    for _ in range(5):
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        grads = {name: p.grad for name, p in model.named_parameters()}
+        state, params = update(state, params, grads)
+        optimizer.step()
+    assert_close(params, parameters(model), rtol=0, atol=1e-12)
+
+
 def test_setup_does_not_hold_on_to_the_graph():
     leaf = setup(MixedPrecision(), {"x": torch.ones(2, requires_grad=True)})["x"]
     assert not leaf.state[0].requires_grad
@@ -92,7 +154,7 @@ SHARED = torch.zeros(1)
             nn.Linear(1, 1),
             r"setup: got a Linear for params.*parameters\(model\)",
         ),
-        (Adam(), [torch.zeros(1)], "setup: got list for params"),
+        (Adam(), {torch.zeros(1)}, "setup: got set for params"),
         (Adam(), {"a": {"b": 1.0}}, "setup: 'a.b' is float; wanted a tensor"),
         (Adam(), {"a": None}, "setup: 'a' is NoneType; wanted a tensor"),
         (Adam, {"a": torch.zeros(1)}, "the rule for 'a' is <class .*wanted one of"),
@@ -110,6 +172,26 @@ SHARED = torch.zeros(1)
             "there are rules for a.typo; the keys are b",
         ),
         ({"a": {"b": Adam()}}, {"a": torch.zeros(1)}, "the rule for 'a' is {"),
+        (lambda path: Adam(), {"a": torch.zeros(1)}, r"does not take \(path, tensor\)"),
+        (
+            lambda path, x: None,
+            {"a": torch.zeros(1)},
+            "the rule for 'a' is None; wanted",
+        ),
+        (lambda path, x: Adam, {"a": torch.zeros(1)}, "the rule for 'a' is <class"),
+        (lambda path, x: "decay", {"a": torch.zeros(1)}, "the rule for 'a' is 'decay'"),
+        (
+            lambda path, x: Adam(0.1 * len(path)),
+            {"a": SHARED, "b": {"c": SHARED}},
+            "'a' and 'b.c' are one tied tensor, but have the rules",
+        ),
+        (nn.Linear(1, 1), {"a": torch.zeros(1)}, r"the rule for 'a' is Linear\("),
+        ({2: Adam()}, {0: torch.zeros(1)}, "there are rules for 2; the keys are 0"),
+        (
+            {0: Adam()},
+            {0: torch.zeros(1), 1: torch.zeros(1)},
+            "there is no rule for '1'; the rules are for 0",
+        ),
         (
             {"a": Adam(), "b": Descent()},
             {"a": SHARED, "b": SHARED},
@@ -208,6 +290,22 @@ def test_adjust_reaches_into_rules_of_rules():
     assert adjust(waiting, n=3)["x"].rule.rules[0].n == 3
 
 
+@pytest.mark.parametrize("cast", [np.float32, np.float64, np.array])
+def test_adjust_takes_numpy_s_numbers(cast):
+    state = setup(Chain(ClipGrad(1.0), Momentum()), two_parts())
+    state["y"] = adjust(state["y"], cast(0.25), delta=cast(2.0))
+    rule = state["y"]["z"].rule
+    assert rule == Chain(ClipGrad(2.0), Momentum(0.25))
+    assert type(rule.rules[1].eta) is float
+    assert state["x"].rule == Chain(ClipGrad(1.0), Momentum())
+    state = setup(Chain(AccumulateGradients(2), Adam()), two_parts())
+    assert adjust(state, n=np.int64(3))["x"].rule.rules[0].n == 3
+    with pytest.raises(ValueError, match=r"RMSProp.* wants one of another form"):
+        adjust(setup(RMSProp(), two_parts()), centered=np.bool_(True))
+    with pytest.raises(ValueError, match=r"Chain: a rule stands after|has no 'rules'"):
+        adjust(setup(Chain(), two_parts()), rules=(MixedPrecision(), Adam()))
+
+
 def test_adjust_keeps_ties_and_frost():
     shared = numbers(1.0)
     state = adjust(freeze(setup(Adam(), {"a": shared, "b": shared})), 0.5)
@@ -279,7 +377,7 @@ def test_what_is_no_state_is_refused(function):
     name = function.__name__
     with pytest.raises(ValueError, match=f"{name}: 'y.z' is Tensor; wanted a state"):
         function({"y": {"z": torch.zeros(1)}})
-    for bad in (nn.Linear(1, 1), [setup(Adam(), {})], None):
+    for bad in (nn.Linear(1, 1), iter([setup(Adam(), {})]), None):
         got = type(bad).__name__
         with pytest.raises(ValueError, match=f"{name}: got {got}; wanted a state"):
             function(bad)

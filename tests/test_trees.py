@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from course_lib.explicit import gradient
+from course_lib.explicit import gradient, parameters
 from course_lib.trees import destructure, map_tree, trainables, walk
 
 
@@ -59,8 +59,8 @@ def test_what_is_no_tree_of_tensors_is_refused(function):
         ValueError, match=f"{name}: got a Linear .*parameters\\(model\\)"
     ):
         function(nn.Linear(1, 1))
-    with pytest.raises(ValueError, match=f"{name}: got list for params"):
-        function([torch.zeros(1)])
+    with pytest.raises(ValueError, match=f"{name}: got set for params"):
+        function({torch.zeros(1)})
     with pytest.raises(ValueError, match=f"{name}: 'a.b' is int; wanted a tensor"):
         function({"a": {"b": 3}})
     with pytest.raises(ValueError, match=f"{name}: 'a' is NoneType; wanted a tensor"):
@@ -98,6 +98,114 @@ def test_each_dtype_comes_back():
     for key, x in rebuild(flat).items():
         assert x.dtype == tree[key].dtype
         assert torch.equal(x, tree[key])
+
+
+def test_whole_numbers_stay_out_of_the_vector_and_come_back_exactly():
+    tree = {
+        "w": numbers(1.0, 1),
+        "ids": torch.tensor([123456789, 2**53 + 1]),
+        "mask": torch.tensor([True, False]),
+        "byte": torch.tensor([255], dtype=torch.uint8),
+        "deep": [{"n": torch.tensor(-7, dtype=torch.int32)}],
+    }
+    flat, rebuild = destructure(tree)
+    assert flat.tolist() == [1, 1]
+    again = dict(walk(rebuild(3 * flat)))
+    assert again["w",].tolist() == [3, 3]
+    for path, x in walk(tree):
+        assert again[path].dtype == x.dtype
+        assert path == ("w",) or torch.equal(again[path], x)
+    leaf = flat.requires_grad_()
+    (rebuild(leaf)["w"] * rebuild(leaf)["ids"]).sum().backward()
+    assert leaf.grad.tolist() == [123456789.0, float(2**53)]
+    only, back = destructure({"n": tree["ids"]})
+    assert only.shape == (0,)
+    assert torch.equal(back(only)["n"], tree["ids"])
+
+
+def test_keys_with_dots_and_keys_of_any_type():
+    x, y, z = numbers(1.0), numbers(2.0, 3), numbers(4.0)
+    tree = {"a.b": x, "a": {"b": y}, 1: z, "1": {(2, "t"): x}, None: {"": y}}
+    flat, rebuild = destructure(tree)
+    assert flat.tolist() == [1, 2, 3, 4]
+    again = rebuild(10 * flat)
+    assert again["a.b"].tolist() == [10]
+    assert again["a"]["b"].tolist() == [20, 30]
+    assert again[1].tolist() == [40]
+    assert again["1"][2, "t"] is again["a.b"]
+    assert again[None][""] is again["a"]["b"]
+
+
+def test_names_that_collide_are_refused():
+    for tree in (
+        {"a.b": numbers(1.0), "a": {"b": numbers(2.0)}},
+        {1: numbers(1.0), "1": numbers(2.0)},
+    ):
+        with pytest.raises(ValueError, match=r"trainables: two tensors have the name"):
+            trainables(tree)
+    shared = numbers(1.0)
+    assert list(trainables({"a.b": shared, "a": {"b": shared}})) == ["a.b"]
+    assert list(trainables({0: numbers(1.0), "x": [numbers(2.0)]})) == ["0", "x.0"]
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "wide"),
+    [
+        ((torch.float16, torch.float32), torch.float32),
+        ((torch.float16, torch.bfloat16), torch.float32),
+        ((torch.bfloat16, torch.float64), torch.float64),
+        ((torch.complex64, torch.float64), torch.complex128),
+        ((torch.float32, torch.complex64, torch.float16), torch.complex64),
+    ],
+)
+def test_mixed_dtypes_come_back_bit_for_bit(dtypes, wide):
+    torch.manual_seed(0)
+    tree = [
+        torch.randn(7, dtype=torch.complex128).to(d)
+        if d.is_complex
+        else torch.randn(7).to(d)
+        for d in dtypes
+    ]
+    flat, rebuild = destructure(tree)
+    assert flat.dtype == wide
+    for x, again in zip(tree, rebuild(flat), strict=True):
+        assert again.dtype == x.dtype
+        assert torch.equal(again, x)
+
+
+def test_what_a_model_froze_stays_out_of_the_vector():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    model[0].requires_grad_(False)
+    params = parameters(model)
+    flat, rebuild = destructure(params)
+    assert flat.shape == (3,)
+    again = rebuild(flat + 1)
+    assert again["0"]["weight"] is params["0"]["weight"]
+    assert_close(again["1"]["bias"], params["1"]["bias"] + 1)
+
+
+@pytest.mark.parametrize(
+    ("vector", "match"),
+    [
+        ([1.0] * 6, r"rebuild: got list; wanted a tensor of shape \(6,\)"),
+        (
+            torch.zeros(6, dtype=torch.complex64),
+            "rebuild: got torch.complex64; wanted re",
+        ),
+        (torch.zeros(2, 3), r"got shape \(2, 3\)"),
+    ],
+)
+def test_what_is_no_vector_is_refused(vector, match):
+    with pytest.raises(ValueError, match=match):
+        destructure(tied())[1](vector)
+
+
+def test_tensors_on_two_devices_are_refused():
+    tree = {"a": torch.ones(1), "b": torch.ones(1, device="meta")}
+    with pytest.raises(
+        ValueError, match="destructure: the tensors lie on cpu and meta"
+    ):
+        destructure(tree)
 
 
 def test_the_vector_is_a_copy(device):

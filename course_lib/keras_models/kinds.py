@@ -56,6 +56,8 @@ KINDS: dict[str, Make] = {
     "SimpleRNN": recurrent.SimpleRNN,
     "LSTM": recurrent.LSTM,
     "GRU": recurrent.GRU,
+    "CuDNNLSTM": recurrent.CuDNNLSTM,
+    "CuDNNGRU": recurrent.CuDNNGRU,
     "Concatenate": merging.Concatenate,
     "Dot": merging.Dot,
 }

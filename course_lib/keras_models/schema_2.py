@@ -15,6 +15,8 @@ _ALIASES = {
     "GRUV2": "GRU",
     "DenseV2": "Dense",
 }
+# Their get_config of tag 2.2.4 and of tf.keras leaves data_format out.
+UNWRITTEN = ("SpatialDropout2D", "SpatialDropout3D")
 
 
 def translate(name: str, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

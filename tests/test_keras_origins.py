@@ -1,0 +1,150 @@
+"""Who wrote the weights: backends, and what files leave out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_keras_models import CASES, compare, known
+from torch.testing import assert_close
+
+from course_lib.keras_models import KerasFormatError, load_keras
+
+BACKEND = CASES / "backend"
+
+
+def computed(model, path: Path) -> None:
+    """Compare with what the original Keras computed."""
+    arrays = np.load(path)
+    got = model(torch.from_numpy(arrays["x0"])).detach()
+    assert_close(got, torch.from_numpy(arrays["y0"]), rtol=1e-5, atol=1e-5)
+
+
+def json_of(case: str, **changes) -> dict:
+    return {**json.loads((CASES / case / "model.json").read_text()), **changes}
+
+
+def arrays_of(case: str) -> list[np.ndarray]:
+    arrays = np.load(CASES / case / "weights.npz")
+    return [arrays[name] for name in arrays.files]
+
+
+# Backends
+
+
+@pytest.mark.parametrize("written", ["theano", "tensorflow", None])
+@pytest.mark.parametrize("weights", ["theano", "tensorflow"])
+def test_kernels_are_those_of_the_weights_own_backend(written, weights):
+    data = json.loads((BACKEND / "model.json").read_text())
+    data.pop("backend")
+    if written is not None:
+        data["backend"] = written
+    model = load_keras(data, weights=BACKEND / f"{weights}.h5")
+    computed(model, BACKEND / f"{weights}.io.npz")
+
+
+@pytest.mark.parametrize("other", ["theano", "tensorflow"])
+def test_the_callers_word_overrules_the_file(other):
+    data = json.loads((BACKEND / "model.json").read_text())
+    weights = BACKEND / f"{other}.h5"
+    model = load_keras(data, weights=weights, theano_kernels=other != "theano")
+    x = torch.from_numpy(np.load(BACKEND / f"{other}.io.npz")["x0"])
+    turned = load_keras(data, weights=weights)
+    with torch.no_grad():
+        turned.child("c").weight.copy_(turned.child("c").weight.flip(2, 3))
+    assert_close(model(x), turned(x))
+
+
+def test_a_list_of_arrays_is_of_the_jsons_backend():
+    case = "2.2.4-th_conv2d_first"
+    compare(load_keras(json_of(case), weights=arrays_of(case)), case)
+    compare(
+        load_keras(
+            json_of(case, backend="tensorflow"),
+            weights=arrays_of(case),
+            theano_kernels=True,
+        ),
+        case,
+    )
+
+
+def test_without_weights_the_jsons_backend_pads():
+    windows = [
+        [layer.window.amounts((8, 8)) for layer in model.children()]
+        for model in (
+            load_keras(json_of("2.2.4-th_pool2d_first")),
+            load_keras(json_of("2.2.4-th_pool2d_first", backend="tensorflow")),
+        )
+    ]
+    assert windows[0][0] == [(1, 0), (1, 0)]
+    assert windows[1][0] == [(0, 1), (0, 1)]
+
+
+def test_the_padding_of_keras_1_on_theano_is_asked_for():
+    case = "1.2.2-th_pool2d_tf"
+    model = load_keras(json_of(case), weights=arrays_of(case))
+    inputs, wanted, _ = known(case)
+    assert not torch.allclose(model(*inputs)[0], wanted[0], atol=1e-3)
+
+
+def test_words_for_a_wrong_choice():
+    with pytest.raises(KerasFormatError, match="theano_kernels='yes'"):
+        load_keras(json_of("2.2.4-th_conv13"), theano_kernels="yes")
+    with pytest.raises(KerasFormatError, match="data_format='th'"):
+        load_keras(json_of("2.2.4-th_conv13"), data_format="th")
+
+
+# The dim_ordering that Keras 1 did not write
+
+
+SILENT = "1.2.2-padcrop"
+
+
+def test_an_ordering_that_no_layer_tells_is_asked_for():
+    with pytest.raises(KerasFormatError, match="data_format=") as raised:
+        load_keras(CASES / SILENT / "model.h5")
+    for name in ("zeropadding2d_1", "cropping2d_1", "upsampling2d_1"):
+        assert f"layer '{name}'" in str(raised.value)
+
+
+def crop(*orderings: str) -> dict:
+    """Return a Cropping2D of Keras 1 behind pools of these orderings."""
+    pool = {"pool_size": [1, 1], "strides": [1, 1], "border_mode": "valid"}
+    layers = [
+        {"class_name": "MaxPooling2D", "config": {**pool, "dim_ordering": ordering}}
+        for ordering in orderings
+    ]
+    cropping = {"class_name": "Cropping2D", "config": {"cropping": [[1, 0], [0, 0]]}}
+    layers.append(cropping)
+    for number, layer in enumerate(layers):
+        layer["config"]["name"] = f"layer_{number}"
+    layers[0]["config"]["batch_input_shape"] = [None, 3, 4, 5]
+    return {"class_name": "Sequential", "keras_version": "1.2.2", "config": layers}
+
+
+def test_the_other_layers_tell_where_they_agree():
+    x = torch.zeros(1, 3, 4, 5)
+    assert load_keras(crop("th", "th"))(x).shape == (1, 3, 3, 5)
+    assert load_keras(crop("tf"))(x).shape == (1, 2, 4, 5)
+    assert load_keras(crop("tf"), data_format="channels_first")(x).shape[2] == 3
+    with pytest.raises(KerasFormatError, match="don't tell"):
+        load_keras(crop("tf", "th"))
+    assert load_keras(crop("tf", "th"), data_format="channels_last")(x).shape[1] == 2
+
+
+def test_spatial_dropout_drops_along_the_other_layers_channels():
+    data = json_of("2.2.4-th_pool2d_first")
+    layers = data["config"]["layers"]
+    pool = layers[1]
+    layers[1] = {
+        "name": pool["name"],
+        "class_name": "SpatialDropout2D",
+        "config": {"name": pool["name"], "rate": 0.5},
+        "inbound_nodes": pool["inbound_nodes"],
+    }
+    model = load_keras(data).train()
+    y = model(torch.ones(4, 2, 8, 7))[0]
+    assert set(y.mean((2, 3)).flatten().tolist()) <= {0.0, 2.0}

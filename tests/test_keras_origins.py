@@ -148,3 +148,70 @@ def test_spatial_dropout_drops_along_the_other_layers_channels():
     model = load_keras(data).train()
     y = model(torch.ones(4, 2, 8, 7))[0]
     assert set(y.mean((2, 3)).flatten().tolist()) <= {0.0, 2.0}
+
+
+# cuDNN's layouts
+
+
+def one_layer(kind: str, **settings) -> dict:
+    config = {"name": "rnn", "units": 3, "batch_input_shape": [None, 5, 4], **settings}
+    return {
+        "class_name": "Sequential",
+        "keras_version": "2.2.4",
+        "config": [{"class_name": kind, "config": config}],
+    }
+
+
+def test_a_gru_of_other_equations_takes_no_weights_of_cudnn():
+    weights = CASES / "2.2.4_GRU_of_cudnn_cudnn" / "weights.h5"
+    data = json_of("2.2.4_GRU_of_cudnn_plain")
+    for layer in data["config"]["layers"]:
+        if layer["name"] == "rnn":
+            layer["config"]["reset_after"] = False
+    with pytest.raises(KerasFormatError, match=r"bias.*\(18,\).*wants \(9,\)"):
+        load_keras(data, weights=weights)
+
+
+def test_a_bias_of_neither_length_is_refused():
+    arrays = [np.zeros((4, 12)), np.zeros((3, 12)), np.zeros(36)]
+    with pytest.raises(KerasFormatError, match=r"wants \(12,\) or \(24,\)"):
+        load_keras(one_layer("LSTM"), weights=arrays)
+
+
+def test_cudnns_forget_gate_begins_at_one():
+    model = load_keras(one_layer("CuDNNLSTM", unit_forget_bias=True))
+    wanted = torch.zeros(2, 12)
+    wanted[1, 3:6] = 1
+    assert_close(model.rnn.bias.detach(), wanted)
+
+
+def test_the_axes_of_a_constraint_on_cudnn_are_unknown():
+    constraint = {"class_name": "MaxNorm", "config": {"max_value": 1.0, "axis": 0}}
+    data = one_layer("CuDNNGRU", kernel_constraint=constraint)
+    with pytest.raises(KerasFormatError, match="kernel_constraint"):
+        load_keras(data)
+
+
+# Layers as activations
+
+
+def dense_with(activation) -> dict:
+    data = one_layer("Dense", activation=activation)
+    data["config"][0]["config"]["batch_input_shape"] = [None, 4]
+    return data
+
+
+@pytest.mark.parametrize(
+    ("activation", "words"),
+    [
+        ({"class_name": "Mine", "config": {}}, "activation='Mine' is unknown"),
+        ({"class_name": "PReLU", "config": {}}, "activation='PReLU' is unknown"),
+        (
+            {"class_name": "LeakyReLU", "config": {"alpha": 0.1, "extra": 2}},
+            r"\(LeakyReLU, activation of Dense\): extra=2",
+        ),
+    ],
+)
+def test_an_activation_is_blamed_itself(activation, words):
+    with pytest.raises(KerasFormatError, match=words):
+        load_keras(dense_with(activation))

@@ -37,7 +37,6 @@ KINDS: dict[str, Make] = {
     "InputLayer": core.identity,
     "Dense": core.Dense,
     "Embedding": core.Embedding,
-    "Activation": activation.activation,
     "PReLU": activation.PReLU,
     "Dropout": core.Dropout,
     "GaussianNoise": core.GaussianNoise,

@@ -42,4 +42,18 @@ def translate(name: str, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]
             return f"tfop.{op}", new
     if name == "LeakyReLU" and "alpha" in new:
         new["negative_slope"] = new.pop("alpha")
+    for key in ("activation", "recurrent_activation"):
+        if key in new:
+            new[key] = _activation(new[key])
     return _ALIASES.get(name, name), new
+
+
+def _activation(value: Any) -> Any:
+    """Return an activation; where it is a layer with its config, translated as one."""
+    if not isinstance(value, Mapping):
+        return value
+    name, config = value.get("class_name"), value.get("config")
+    if not isinstance(name, str) or not isinstance(config, Mapping):
+        return value
+    name, config = translate(name, config)
+    return {"class_name": name, "config": config}

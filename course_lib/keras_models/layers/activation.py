@@ -18,9 +18,8 @@ from course_lib.keras_models.layers.base import (
 from course_lib.keras_models.settings import Settings
 
 
-def activation(settings: Settings) -> Layer:
-    """Activation: a function by name."""
-    return Pointwise(settings, settings.activation(default=""))
+def _named(settings: Settings) -> Activation:
+    return settings.activation(default="")
 
 
 def _relu(settings: Settings) -> Activation:
@@ -63,11 +62,12 @@ ACTIVATION_LAYERS: dict[str, Callable[[Settings], Activation]] = {
     "ELU": _elu,
     "ThresholdedReLU": _thresholded_relu,
     "Softmax": _softmax,
+    "Activation": _named,
 }
 
 
 def activation_layer(settings: Settings) -> Layer:
-    """ReLU, LeakyReLU, ELU, ThresholdedReLU, Softmax."""
+    """Activation, ReLU, LeakyReLU, ELU, ThresholdedReLU, Softmax."""
     return Pointwise(settings, ACTIVATION_LAYERS[settings.spec.kind](settings))
 
 

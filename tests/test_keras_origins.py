@@ -12,6 +12,7 @@ from test_keras_models import CASES, compare, known
 from torch.testing import assert_close
 
 from course_lib.keras_models import KerasFormatError, load_keras
+from course_lib.regularization import penalty
 
 BACKEND = CASES / "backend"
 
@@ -215,3 +216,86 @@ def dense_with(activation) -> dict:
 def test_an_activation_is_blamed_itself(activation, words):
     with pytest.raises(KerasFormatError, match=words):
         load_keras(dense_with(activation))
+
+
+# Layers of Keras 1, and locally connected ones
+
+
+STEPS = sorted(path.parent.name for path in CASES.glob("*/after.npz"))
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_a_step_of_gradient_descent_is_keras_own(case):
+    """after.npz has the weights less 0.1 times the gradients that Keras computed.
+
+    They are of the outputs' mean squares and the penalties, of which 1.1 has none here.
+    """
+    model = load_keras(
+        CASES / case / "model.json", weights=CASES / case / "weights.npz"
+    )
+    inputs, _, _ = known(case)
+    cost = sum(y.square().mean() for y in model(*inputs)) + penalty(model)
+    cost.backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter -= 0.1 * parameter.grad
+    after = load_keras(CASES / case / "model.json", weights=CASES / case / "after.npz")
+    assert len(list(model.parameters())) > 5
+    for name, parameter in after.named_parameters():
+        got = model.get_parameter(name)
+        assert_close(got, parameter, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def old(kind: str, shape: list, **settings) -> dict:
+    config = {"name": "layer", "batch_input_shape": [None, *shape], **settings}
+    return {
+        "class_name": "Sequential",
+        "keras_version": "1.2.2",
+        "config": [{"class_name": kind, "config": config}],
+    }
+
+
+def test_shared_axes_of_an_s_shaped_relu():
+    data = old("SReLU", [4, 5, 2], shared_axes=[1, 2])
+    numbers = [[0.1, -0.2], [0.5, -0.5], [-1.0, 0.3], [2.0, 0.0]]
+    arrays = [np.array(row, dtype=np.float32).reshape(1, 1, 2) for row in numbers]
+    x = torch.linspace(-3, 3, 40).reshape(1, 4, 5, 2)
+    y = load_keras(data, weights=arrays)(x).detach()
+    for channel, (low, left, width, right) in enumerate(zip(*numbers, strict=True)):
+        high = low + abs(width)
+        z = x[..., channel]
+        wanted = torch.where(z <= low, low + left * (z - low), z)
+        wanted = torch.where(z >= high, high + right * (z - high), wanted)
+        assert_close(y[..., channel], wanted)
+
+
+def test_the_gate_of_a_highway_begins_where_it_is_set():
+    model = load_keras(old("Highway", [3], transform_bias=-2))
+    assert model.layer.bias_carry.tolist() == [-2.0, -2.0, -2.0]
+    assert load_keras(old("Highway", [3])).layer.bias_carry.tolist() == [1.0] * 3
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (old("Highway", [3, 4]), "3 axes; wanted"),
+        (old("MaxoutDense", [3, 4], output_dim=2), "3 axes; wanted"),
+        (
+            old("LocallyConnected1D", [3, 4], nb_filter=2, filter_length=5),
+            "larger than the input",
+        ),
+        (
+            old(
+                "LocallyConnected1D",
+                [9, 4],
+                nb_filter=2,
+                filter_length=3,
+                border_mode="same",
+            ),
+            "implementation=1",
+        ),
+    ],
+)
+def test_words_for_rare_layers_that_do_not_fit(data, words):
+    with pytest.raises(KerasFormatError, match=words):
+        load_keras(data)

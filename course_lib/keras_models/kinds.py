@@ -10,6 +10,8 @@ from course_lib.keras_models.layers import (
     activation,
     convolution,
     core,
+    keras_1,
+    local,
     merging,
     normalization,
     pooling,
@@ -38,6 +40,10 @@ KINDS: dict[str, Make] = {
     "Dense": core.Dense,
     "Embedding": core.Embedding,
     "PReLU": activation.PReLU,
+    "SReLU": activation.SReLU,
+    "ParametricSoftplus": activation.ParametricSoftplus,
+    "MaxoutDense": keras_1.MaxoutDense,
+    "Highway": keras_1.Highway,
     "Dropout": core.Dropout,
     "GaussianNoise": core.GaussianNoise,
     "GaussianDropout": core.GaussianDropout,
@@ -78,6 +84,7 @@ for _n in (1, 2, 3):
     if _n < 3:
         KINDS[f"DepthwiseConv{_n}D"] = convolution.DepthwiseConv
         KINDS[f"SeparableConv{_n}D"] = convolution.SeparableConv
+        KINDS[f"LocallyConnected{_n}D"] = local.LocallyConnected
 
 
 class Maker:

@@ -49,6 +49,7 @@ _MERGES = {"sum": "Add", "mul": "Multiply", "ave": "Average", "max": "Maximum"}
 _RECURRENT = ("SimpleRNN", "LSTM", "GRU")
 
 
+KERAS_1_ONLY = ("MaxoutDense", "Highway")
 # Their get_config of tags 1.0.0 to 1.2.2 leaves dim_ordering out.
 UNWRITTEN = {
     f"{kind}{dims}D"
@@ -94,7 +95,7 @@ def translate(name: str, config: Mapping[str, Any]) -> tuple[str, Config]:
         new.pop("kernel_initializer", None)
     elif kind == "Reshape":
         _rename(new, "dims", "target_shape")
-    if kind.startswith("Conv") or kind == "Dense":
+    if kind.startswith(("Conv", "Locally")) or kind in KERAS_1_ONLY:
         new.pop("input_dim", None)
         new.pop("input_length", None)
     return kind, new

@@ -27,6 +27,8 @@ def translate(name: str, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]
     """
     if name == "Merge":
         return schema_1.merge(config)
+    if name in schema_1.KERAS_1_ONLY:  # keras/legacy/layers.py, tag 2.2.4
+        return schema_1.translate(name, config)
     new = dict(config)
     if name in ("TFOpLambda", "SlicingOpLambda"):
         function = new.pop("function", None)

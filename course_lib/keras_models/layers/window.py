@@ -142,8 +142,10 @@ class Window:
 
 
 def use_theano(modules: Iterable[nn.Module]) -> None:
-    """Let every window of these modules pad as Keras did on Theano."""
+    """Let these modules compute, and their windows pad, as Keras did on Theano."""
     for module in modules:
+        if hasattr(module, "on_theano"):
+            module.on_theano = True
         for value in vars(module).values():
             if isinstance(value, Window):
                 value.use_theano()

@@ -9,6 +9,9 @@ from course_lib.keras_models.layers.base import Layer, Shape, apply, weight_opti
 from course_lib.keras_models.settings import Settings
 
 
+_LONGEST = 2**20  # places along an axis, far more than have kernels of their own
+
+
 class LocallyConnected(Layer):
     """LocallyConnected1D and LocallyConnected2D, in Keras's own order of axes.
 
@@ -70,11 +73,17 @@ class LocallyConnected(Layer):
                 *self._ordered(self.sizes, self.channels),
                 *self._ordered(self.places, self.filters),
             )
-        seen = math.prod(
-            sum(len(self._seen(axis, place)) for place in range(self.places[axis]))
-            for axis in range(self.dims)
-        )
+        seen = math.prod(map(self._pairs, range(self.dims)))
         return (seen * self.channels * self.filters,)
+
+    def _pairs(self, axis: int) -> int:
+        """Count the places of the output along an axis with what each of them sees."""
+        count = self.places[axis]
+        if not self.same:
+            return count * self.kernel_size[axis]
+        if count > _LONGEST:
+            raise ValueError(f"it has {count} places; wanted at most {_LONGEST}")
+        return sum(len(self._seen(axis, place)) for place in range(count))
 
     def _ordered(self, places: tuple[int, ...], channels: int) -> Shape:
         return (*places, channels) if self.channels_last else (channels, *places)

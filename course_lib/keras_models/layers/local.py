@@ -8,7 +8,6 @@ from torch import Tensor
 from course_lib.keras_models.layers.base import Layer, Shape, apply, weight_options
 from course_lib.keras_models.settings import Settings
 
-
 _LONGEST = 2**20  # places along an axis, far more than have kernels of their own
 
 

@@ -32,7 +32,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("model", metavar="FILE", help=".json, .keras or .h5")
     command.add_argument("--weights", metavar="FILE", help=".h5, .keras or .npz")
     command.add_argument("--keras-version", metavar="VERSION", help="for example 1.0.0")
-    command.add_argument("--theano-kernels", action="store_true", help="turn kernels")
+    command.add_argument(
+        "--theano-kernels",
+        action=argparse.BooleanOptionalAction,
+        help="the weights are (not) Theano's",
+    )
+    formats = ("channels_last", "channels_first")
+    command.add_argument(
+        "--data-format", choices=formats, help="where a file is silent"
+    )
     command.add_argument("--summary", action="store_true", help="print a table")
     command.add_argument("--check", metavar="NPZ", help="compare with Keras's outputs")
     command.add_argument("--save", metavar="PT", help="write the state_dict")

@@ -337,30 +337,6 @@ def test_kernels_of_theano_are_turned(tmp_path):
     assert not torch.allclose(plain(*inputs), wanted[0], atol=1e-3)
 
 
-def test_keras_2_says_itself_that_its_kernels_are_theanos():
-    case = "2.0.3_cnn1_th"
-    data = json.loads((CASES / case / "model.json").read_text())
-    model = load(case)
-    arrays = (
-        [a for _, a in sorted(np.load(CASES / case / "flat.npz").items())]
-        if (CASES / case / "flat.npz").exists()
-        else None
-    )
-    if arrays is None:
-        arrays = list(keras_arrays(model))
-    turned = [a[::-1, ::-1] if a.ndim == 4 else a for a in arrays]
-    data["backend"] = "theano"
-    compare(load_keras(data, weights=turned), case)
-
-
-def keras_arrays(model):
-    """Return the arrays as Keras 2 would list them, layer by layer."""
-    for module in model.children():
-        for variable in module.variables.values():
-            tensor = getattr(module, variable.attribute)
-            yield variable.view(tensor).detach().numpy()
-
-
 def test_constraints_are_applied_on_request():
     config = dense(
         2,

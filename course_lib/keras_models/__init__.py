@@ -27,6 +27,8 @@ from course_lib.keras_models.files import (
 from course_lib.keras_models.graph import KerasModel
 from course_lib.keras_models.hdf5 import Hdf5, open_hdf5
 from course_lib.keras_models.kinds import Maker
+from course_lib.keras_models.layers.window import use_theano
+from course_lib.keras_models.origin import Origin
 from course_lib.keras_models.schema import read_spec
 from course_lib.keras_models.spec import KerasFormatError, Problems
 from course_lib.keras_models.weights import initialize_rest, load_weights
@@ -43,7 +45,8 @@ def load_keras(
     weights: Weights | None = None,
     keras_version: str | None = None,
     replacements: Mapping[str, Callable[..., Any]] | None = None,
-    theano_kernels: bool = False,
+    theano_kernels: bool | None = None,
+    data_format: Literal["channels_last", "channels_first"] | None = None,
     axis_order: Literal["keras", "torch"] = "keras",
 ) -> KerasModel:
     """Load a Keras model, of 0.3 to 3.x, as a module that computes the same.
@@ -72,8 +75,14 @@ def load_keras(
             where the file does not say and its form does not show it.
         replacements: layer name = a module or function in its place. It is called
             with one tensor for each input, in Keras's order of axes.
-        theano_kernels: the convolution kernels were trained on Theano, which turns
-            them by 180 degrees; no file of Keras 1 records it.
+        theano_kernels: the weights were trained on Theano (True) or elsewhere (False).
+            Theano turns the kernels of convolutions by 180 degrees, and pads for "same"
+            otherwise than TensorFlow; both belong together. A file of weights of Keras
+            2 says so itself, and None goes by it, or where it does not say by the
+            JSON's backend. No file of Keras 1 records it: None means TensorFlow there.
+        data_format: where the channels lie in layers that don't say so. Keras 1 did not
+            write it for ZeroPadding2D, Cropping2D and UpSampling2D; needed only where
+            no other layer tells, and then asked for by an error.
         axis_order: `"keras"`, the file's own order at inputs and outputs; or
             `"torch"`, channels first: images and volumes (batch, channels, ...), and
             sequences that go through convolutions (batch, channels, steps).
@@ -101,10 +110,11 @@ def load_keras(
     ['dense_1.weight', 'dense_1.bias']
     """
     _check_arguments(source, axis_order, replacements)
+    _check_choices(theano_kernels, data_format)
     data, place, found = _open(source)
     problems = Problems(place)
     with reading(place):
-        spec = read_spec(data, problems, keras_version)
+        spec = read_spec(data, problems, keras_version, data_format)
         maker = Maker(spec.version, problems, replacements or {}, KerasModel)
         model = KerasModel(spec, maker, axis_order)
         maker.check_replacements()
@@ -114,9 +124,13 @@ def load_keras(
             model.build()
         _freeze(model, spec)
         weights = found if weights is None else weights
+        asked = theano_kernels is not None
+        theano = bool(theano_kernels) if asked else spec.backend == "theano"
+        origin = Origin(spec.version, theano, asked)
         if weights is not None:
-            theano = spec.backend == "theano" and spec.version >= (2, 0)
-            load_weights(model, weights, flipped=theano_kernels or theano)
+            origin = load_weights(model, weights, origin)
+        if origin.theano:
+            use_theano(model.modules())
         initialize_rest(model)
         model.attach_regularizers()
     return model
@@ -138,6 +152,19 @@ def _check_arguments(source: Any, axis_order: Any, replacements: Any) -> None:
                 f"load_keras: got replacements[{name!r}]={function!r:.60}; wanted a "
                 "module or a function."
             )
+
+
+def _check_choices(theano_kernels: Any, data_format: Any) -> None:
+    if not isinstance(theano_kernels, bool | None):
+        raise KerasFormatError(
+            f"load_keras: got theano_kernels={theano_kernels!r:.60}; wanted True, "
+            "False or None."
+        )
+    if data_format not in (None, "channels_last", "channels_first"):
+        raise KerasFormatError(
+            f"load_keras: got data_format={data_format!r:.60}; wanted 'channels_last' "
+            "or 'channels_first'."
+        )
 
 
 def _open(source: Source) -> tuple[Any, str, Any]:

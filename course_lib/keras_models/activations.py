@@ -87,6 +87,21 @@ def relu(
     return above if max_value is None else above.clamp(max=max_value)
 
 
+def along(function: Activation, axis: int) -> Activation:
+    """Return a function of Keras's axes for a tensor with its last one at `axis`.
+
+    >>> softmax = partial(F.softmax, dim=1)
+    >>> along(softmax, 1)(torch.zeros(1, 5, 2, 4)).sum(2).mean()
+    tensor(1.)
+    """
+    moves = axis != -1 and isinstance(function, partial) and "dim" in function.keywords
+    return partial(_moved, function, axis) if moves else function
+
+
+def _moved(function: Activation, axis: int, x: Tensor) -> Tensor:
+    return function(x.movedim(axis, -1)).movedim(-1, axis)
+
+
 _POINTWISE: dict[str, Activation] = {
     "linear": linear,
     "relu": torch.relu,

@@ -19,6 +19,7 @@ def run(arguments: argparse.Namespace) -> int:
             weights=arguments.weights,
             keras_version=arguments.keras_version,
             theano_kernels=arguments.theano_kernels,
+            data_format=arguments.data_format,
         )
         if arguments.summary or not (arguments.check or arguments.save):
             print(summary(model))

@@ -10,6 +10,8 @@ from course_lib.keras_models.layers import (
     activation,
     convolution,
     core,
+    keras_1,
+    local,
     merging,
     normalization,
     pooling,
@@ -37,8 +39,11 @@ KINDS: dict[str, Make] = {
     "InputLayer": core.identity,
     "Dense": core.Dense,
     "Embedding": core.Embedding,
-    "Activation": activation.activation,
     "PReLU": activation.PReLU,
+    "SReLU": activation.SReLU,
+    "ParametricSoftplus": activation.ParametricSoftplus,
+    "MaxoutDense": keras_1.MaxoutDense,
+    "Highway": keras_1.Highway,
     "Dropout": core.Dropout,
     "GaussianNoise": core.GaussianNoise,
     "GaussianDropout": core.GaussianDropout,
@@ -56,6 +61,8 @@ KINDS: dict[str, Make] = {
     "SimpleRNN": recurrent.SimpleRNN,
     "LSTM": recurrent.LSTM,
     "GRU": recurrent.GRU,
+    "CuDNNLSTM": recurrent.CuDNNLSTM,
+    "CuDNNGRU": recurrent.CuDNNGRU,
     "Concatenate": merging.Concatenate,
     "Dot": merging.Dot,
 }
@@ -77,6 +84,7 @@ for _n in (1, 2, 3):
     if _n < 3:
         KINDS[f"DepthwiseConv{_n}D"] = convolution.DepthwiseConv
         KINDS[f"SeparableConv{_n}D"] = convolution.SeparableConv
+        KINDS[f"LocallyConnected{_n}D"] = local.LocallyConnected
 
 
 class Maker:

@@ -22,7 +22,10 @@ _WRAPPERS = ("TimeDistributed", "Bidirectional")
 
 
 def read_spec(
-    data: Any, problems: Problems, keras_version: str | None = None
+    data: Any,
+    problems: Problems,
+    keras_version: str | None = None,
+    data_format: str | None = None,
 ) -> ModelSpec:
     """Translate the JSON of any era.
 
@@ -30,6 +33,8 @@ def read_spec(
         data: what the JSON holds, `{"class_name": ..., "config": ...}` or 0.3's form.
         problems: where unsupported parts are noted.
         keras_version: decides where the file does not say.
+        data_format: the same for layers whose file does not say, which is the caller's
+            answer to a problem noted here.
 
     Raises:
         KerasFormatError: no such JSON; a reference to nothing; a cycle.
@@ -38,7 +43,8 @@ def read_spec(
     version = find_version(data, keras_version)
     if "class_name" not in data:
         data = schema_0.to_keras_1(data)
-    reader = _Reader(version, problems, data.get("backend"), _ordering(data, version))
+    ordering = data_format or _ordering(data)
+    reader = _Reader(version, problems, data.get("backend"), ordering)
     return reader.model(data, None, True, 0)
 
 
@@ -69,16 +75,17 @@ def find_version(data: Mapping[str, Any], keras_version: str | None) -> Version:
     return Version(1, 0, 8 if "gamma_regularizer" in keys else 0, False)
 
 
-def _ordering(data: Mapping[str, Any], version: Version) -> str:
-    """Return the dim_ordering of layers of Keras 1 that were written without theirs.
+def _ordering(data: Mapping[str, Any]) -> str | None:
+    """Return the data_format of layers that were written without theirs.
 
-    ZeroPadding2D and others did not write it; it was that of the user's settings, so
-    most likely that of the other layers.
+    ZeroPadding2D and others of Keras 1 did not write it; it was that of the user's
+    settings, so that of the other layers. None where these don't agree or don't say.
     """
-    found = {str(part.get("dim_ordering")) for part in _walk(data)} & {"th", "tf"}
-    if len(found) == 1:
-        return found.pop()
-    return "th" if version < (1, 1) else "tf"
+    keys = ("dim_ordering", "data_format")
+    written = [part.get(key) for part in _walk(data) for key in keys]
+    named = {value for value in written if isinstance(value, str)}
+    found = {schema_1.FORMATS.get(value, value) for value in named}
+    return found.pop() if len(found) == 1 else None
 
 
 def _walk(data: Any) -> Any:
@@ -97,7 +104,11 @@ class _Reader:
     """Reads one file: all that its parts share."""
 
     def __init__(
-        self, version: Version, problems: Problems, backend: Any, ordering: str
+        self,
+        version: Version,
+        problems: Problems,
+        backend: Any,
+        ordering: str | None,
     ) -> None:
         self.version = version
         self.ordering = ordering
@@ -155,9 +166,12 @@ class _Reader:
         if operation:
             kind = f"ops.{source}"
         elif self.version < (2, 0):
-            kind, config = schema_1.translate(source, config, self.ordering)
+            kind, config = schema_1.translate(source, config)
+            self.order(name, kind, source, config)
         elif self.version < (3, 0):
             kind, config = schema_2.translate(source, config)
+            if kind in schema_2.UNWRITTEN and self.ordering:
+                config.setdefault("data_format", self.ordering)
         else:
             kind = source
         inner = None
@@ -171,6 +185,18 @@ class _Reader:
             if twin is not None:
                 config["twin"] = self.layer(twin, trainable, depth + 1)
         return LayerSpec(name, kind, config, source, None, inner, trainable)
+
+    def order(self, name: str, kind: str, source: str, config: dict[str, Any]) -> None:
+        """Add the data_format that Keras 1 did not write; ask where nothing tells."""
+        if kind not in schema_1.UNWRITTEN or config.get("data_format") is not None:
+            return
+        if self.ordering is None:
+            self.problems.add(
+                f"layer {name!r} ({source}): Keras 1 wrote no dim_ordering for it, "
+                "and the other layers don't tell. Pass data_format='channels_last' or "
+                "data_format='channels_first' to load_keras, Keras 1's tf or th."
+            )
+        config["data_format"] = self.ordering or "channels_last"
 
     def _is_operation(self, data: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
         """Tell a node of keras.ops from a layer of the same class name."""

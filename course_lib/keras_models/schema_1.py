@@ -44,20 +44,22 @@ _KEYS |= {
     for old, new in (("W", "kernel"), ("U", "recurrent"), ("b", "bias"))
     for kind in ("regularizer", "constraint")
 }
-_FORMATS = {"th": "channels_first", "tf": "channels_last"}
+FORMATS = {"th": "channels_first", "tf": "channels_last"}
 _MERGES = {"sum": "Add", "mul": "Multiply", "ave": "Average", "max": "Maximum"}
 _RECURRENT = ("SimpleRNN", "LSTM", "GRU")
 
 
-def translate(
-    name: str, config: Mapping[str, Any], ordering: str = "tf"
-) -> tuple[str, Config]:
-    """Return Keras 3's class name and settings for a layer of Keras 1.
+KERAS_1_ONLY = ("MaxoutDense", "Highway")
+# Their get_config of tags 1.0.0 to 1.2.2 leaves dim_ordering out.
+UNWRITTEN = {
+    f"{kind}{dims}D"
+    for kind in ("ZeroPadding", "Cropping", "UpSampling", "SpatialDropout")
+    for dims in (2, 3)
+}
 
-    Args:
-        name: the class in the file.
-        config: its settings.
-        ordering: `"th"` or `"tf"`, for layers that did not write theirs.
+
+def translate(name: str, config: Mapping[str, Any]) -> tuple[str, Config]:
+    """Return Keras 3's class name and settings for a layer of Keras 1.
 
     >>> translate("Dropout", {"p": 0.5})
     ('Dropout', {'rate': 0.5})
@@ -72,10 +74,8 @@ def translate(
         new.pop("input_dim", None)
         new.pop("input_length", None)
     new = {_KEYS.get(key, key): value for key, value in new.items()}
-    if kind[-2:] in ("2D", "3D"):
-        new.setdefault("data_format", ordering)
     if isinstance(new.get("data_format"), str):
-        new["data_format"] = _FORMATS.get(new["data_format"], new["data_format"])
+        new["data_format"] = FORMATS.get(new["data_format"], new["data_format"])
     _join(new, "kernel_size", ("nb_row", "nb_col"))
     _join(new, "kernel_size", ("kernel_dim1", "kernel_dim2", "kernel_dim3"))
     if kind == "LSTM":
@@ -95,7 +95,7 @@ def translate(
         new.pop("kernel_initializer", None)
     elif kind == "Reshape":
         _rename(new, "dims", "target_shape")
-    if kind.startswith("Conv") or kind == "Dense":
+    if kind.startswith(("Conv", "Locally")) or kind in KERAS_1_ONLY:
         new.pop("input_dim", None)
         new.pop("input_length", None)
     return kind, new

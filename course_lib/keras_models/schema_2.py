@@ -15,6 +15,8 @@ _ALIASES = {
     "GRUV2": "GRU",
     "DenseV2": "Dense",
 }
+# Their get_config of tag 2.2.4 and of tf.keras leaves data_format out.
+UNWRITTEN = ("SpatialDropout2D", "SpatialDropout3D")
 
 
 def translate(name: str, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -25,6 +27,8 @@ def translate(name: str, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]
     """
     if name == "Merge":
         return schema_1.merge(config)
+    if name in schema_1.KERAS_1_ONLY:  # keras/legacy/layers.py, tag 2.2.4
+        return schema_1.translate(name, config)
     new = dict(config)
     if name in ("TFOpLambda", "SlicingOpLambda"):
         function = new.pop("function", None)
@@ -40,4 +44,18 @@ def translate(name: str, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]
             return f"tfop.{op}", new
     if name == "LeakyReLU" and "alpha" in new:
         new["negative_slope"] = new.pop("alpha")
+    for key in ("activation", "recurrent_activation"):
+        if key in new:
+            new[key] = _activation(new[key])
     return _ALIASES.get(name, name), new
+
+
+def _activation(value: Any) -> Any:
+    """Return an activation; where it is a layer with its config, translated as one."""
+    if not isinstance(value, Mapping):
+        return value
+    name, config = value.get("class_name"), value.get("config")
+    if not isinstance(name, str) or not isinstance(config, Mapping):
+        return value
+    name, config = translate(name, config)
+    return {"class_name": name, "config": config}

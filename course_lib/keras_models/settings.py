@@ -194,9 +194,9 @@ class Settings:
                 (options, {}) if named else (value.get("class_name"), options)
             )
             if not named:
-                layer = self._layer_activation(value, options)
+                layer = self._layer_activation(key, value, options)
                 if layer is not None:
-                    return layer
+                    return activations.along(layer, axis)
         if isinstance(value, str) and not options:
             found = activations.named_activation(value, self.version, axis)
             if found is not None:
@@ -207,14 +207,15 @@ class Settings:
         )
         return activations.linear
 
-    def _layer_activation(self, name: Any, options: Any) -> Activation | None:
+    def _layer_activation(self, key: str, name: Any, options: Any) -> Any:
         """Return an activation that is given as one of the activation layers."""
         from course_lib.keras_models.layers.activation import ACTIVATION_LAYERS
 
         known = isinstance(name, str) and name in ACTIVATION_LAYERS
         if not known or not isinstance(options, Mapping):
             return None
-        spec = LayerSpec(self.name, name, options, self.spec.source)
+        source = f"{name}, {key} of {self.spec.source}"
+        spec = LayerSpec(self.name, name, options, source)
         settings = Settings(spec, self.version, self.problems)
         function = ACTIVATION_LAYERS[name](settings)
         settings.finish()

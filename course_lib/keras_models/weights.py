@@ -20,7 +20,8 @@ from course_lib.keras_models.files import (
 from course_lib.keras_models.graph import KerasModel
 from course_lib.keras_models.hdf5 import Group, Hdf5, open_hdf5
 from course_lib.keras_models.layers.base import Layer
-from course_lib.keras_models.slots import Slot, slots_of
+from course_lib.keras_models.origin import Origin
+from course_lib.keras_models.slots import Slot, common_layouts, slots_of
 from course_lib.keras_models.spec import KerasFormatError
 
 LARGEST_UNTRAINED = 150_000_000  # parameters without a file; VGG16 has 138 million
@@ -35,22 +36,26 @@ class LayerArrays:
     arrays: Arrays
 
 
-def load_weights(model: KerasModel, source: Any, *, flipped: bool = False) -> None:
+def load_weights(model: KerasModel, source: Any, origin: Origin) -> Origin:
     """Fill a model that was built on the meta device from a file or list of arrays.
 
     Args:
         model: as `KerasModel.build` leaves it.
         source: a path, or a list of arrays in the order of Keras's `get_weights()`.
-        flipped: the file's kernels are Theano's, to be turned by 180 degrees.
+        origin: who wrote the arrays, where the file does not say.
+
+    Returns:
+        Who wrote them.
 
     Raises:
         KerasFormatError: arrays that don't fit, by layer, got and wanted.
     """
-    filler = _Filler(model, flipped)
+    filler = _Filler(model, origin)
     if isinstance(source, list | tuple):
         filler.from_list(_arrays(source))
     else:
         _from_path(filler, Path(source))
+    return filler.origin
 
 
 def _from_path(filler: "_Filler", path: Path) -> None:
@@ -82,10 +87,10 @@ def _arrays(source: Iterable[Any]) -> Arrays:
 class _Filler:
     """Finds the slot of each array."""
 
-    def __init__(self, model: KerasModel, flipped: bool) -> None:
+    def __init__(self, model: KerasModel, origin: Origin) -> None:
         self.model = model
-        self.flipped = flipped
-        self.slots = list(slots_of(model, (), flipped=flipped))
+        self.origin = origin
+        self.slots = list(slots_of(model, (), origin))
 
     # The forms of files
 
@@ -94,6 +99,8 @@ class _Filler:
         root = file.get(file.root, "model_weights") or file.root
         names = file.strings(root, "layer_names")
         if names:
+            self.origin = self.origin.of_file(file, root)
+            self.slots = list(slots_of(self.model, (), self.origin))
             groups = [self._group(file, root, name) for name in names]
             self._from_groups(file, groups)
         elif "nb_layers" in root["attributes"] or "graph" in root["members"]:
@@ -138,10 +145,12 @@ class _Filler:
             names = list(owners)  # renamed layers are taken in order, as in Keras
         for group, name in zip(groups, names, strict=True):
             slots = list(self._slots(owners[name], name))
+            if len(slots) != len(group.arrays):  # see slots_of
+                slots = list(slots_of(owners[name], (name,), self.origin, joined=True))
             self._fill_layer(slots, group.arrays, file.place)
 
     def _slots(self, child: Any, name: str) -> Iterable[Slot]:
-        return slots_of(child, (name,), flipped=self.flipped)
+        return slots_of(child, (name,), self.origin)
 
     def _fill_layer(self, slots: list[Slot], arrays: Arrays, place: str) -> None:
         """Fill a layer or a nested model, whose arrays may be named by inner layer."""
@@ -171,7 +180,7 @@ class _Filler:
     def _from_hdf5_3(self, file: Hdf5, root: Group) -> None:
         """Read Keras 3's file, whose paths follow the objects' attributes."""
         pairs: list[tuple[list[Slot], Arrays]] = []
-        _walk_3(file, root, self.model, (), pairs, self.flipped)
+        _walk_3(file, root, self.model, (), pairs)
         arrays = [array for _, found in pairs for _, array in found]
         file.check_sizes(arrays)
         for slots, found in pairs:
@@ -218,13 +227,14 @@ class _Filler:
     ) -> None:
         """Fill the first order of slots into which all arrays fit."""
         for slots in orders:
-            pairs = list(zip(slots, arrays, strict=False))
-            fits = all(array.shape in slot.shapes for slot, (_, array) in pairs)
-            if fits and len(slots) == len(arrays):
-                for slot, (_, array) in pairs:
-                    materialize(slot.module, slot.attribute)
-                    slot.fill(torch.from_numpy(np.ascontiguousarray(array.read())))
-                return
+            layouts = common_layouts(slots, [array.shape for _, array in arrays])
+            if layouts is None:
+                continue
+            for slot, (_, array), layout in zip(slots, arrays, layouts, strict=True):
+                materialize(slot.module, slot.attribute)
+                numbers = torch.from_numpy(np.ascontiguousarray(array.read()))
+                slot.fill(numbers, layout)
+            return
         raise KerasFormatError(_misfit(orders[0], arrays, place))
 
 
@@ -316,7 +326,6 @@ def _walk_3(
     module: Any,
     path: tuple[str, ...],
     pairs: list,
-    flipped: bool,
 ) -> None:
     """Pair the slots of a module with the arrays of its group, and so on inside."""
     if isinstance(module, KerasModel):
@@ -324,16 +333,12 @@ def _walk_3(
         names = _group_names(file, inside, module)
         for name, child in module._modules.items():
             deeper = file.get(inside, names[name])
-            _walk_3(file, deeper, child, (*path, name), pairs, flipped)
+            _walk_3(file, deeper, child, (*path, name), pairs)
         return
     for attribute, inner in _inner_3(module):
         deeper = file.get(group, attribute)
-        _walk_3(file, deeper, inner, path, pairs, flipped)
-    slots = [
-        slot
-        for slot in slots_of(module, path, flipped=flipped)
-        if not module.sublayers()
-    ]
+        _walk_3(file, deeper, inner, path, pairs)
+    slots = [slot for slot in slots_of(module, path) if not module.sublayers()]
     if not slots:
         return
     stored = _vars(file, group)

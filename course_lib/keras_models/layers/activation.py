@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from course_lib.keras_models import activations
@@ -18,9 +18,8 @@ from course_lib.keras_models.layers.base import (
 from course_lib.keras_models.settings import Settings
 
 
-def activation(settings: Settings) -> Layer:
-    """Activation: a function by name."""
-    return Pointwise(settings, settings.activation(default=""))
+def _named(settings: Settings) -> Activation:
+    return settings.activation(default="")
 
 
 def _relu(settings: Settings) -> Activation:
@@ -63,45 +62,126 @@ ACTIVATION_LAYERS: dict[str, Callable[[Settings], Activation]] = {
     "ELU": _elu,
     "ThresholdedReLU": _thresholded_relu,
     "Softmax": _softmax,
+    "Activation": _named,
 }
 
 
 def activation_layer(settings: Settings) -> Layer:
-    """ReLU, LeakyReLU, ELU, ThresholdedReLU, Softmax."""
+    """Activation, ReLU, LeakyReLU, ELU, ThresholdedReLU, Softmax."""
     return Pointwise(settings, ACTIVATION_LAYERS[settings.spec.kind](settings))
 
 
-class PReLU(Layer):
-    """X above zero, a learned slope times x below; one slope for each place.
+class Shaped(Layer):
+    """An activation with learned numbers for each place of its input.
 
-    The slopes keep Keras's axis order; shared axes have length 1.
+    They keep Keras's axis order; shared axes have length 1.
     """
 
     passes_mask = True
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self.options = weight_options(settings, "alpha", "zeros")
         shared = settings.take("shared_axes", None)
-        shared = [] if shared is None else shared
-        settings.left["shared_axes"] = shared
+        settings.left["shared_axes"] = [] if shared is None else shared
         self.shared = settings.list_of_integers("shared_axes")
 
-    def build(self, shape: Shape) -> None:
-        """Make the slopes."""
+    def sizes(self, shape: Shape) -> Shape:
+        """Return the shape of the learned numbers."""
         sizes = list(shape[1:])
         for axis in self.shared:
             sizes[axis - 1] = 1
-        self.add("alpha", "weight", tuple(sizes), **self.options)
+        return tuple(sizes)
 
     def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
         """Take either order."""
         self.wants_first = first
         return first
 
+    def placed(self, numbers: Tensor) -> Tensor:
+        """Return learned numbers in the order of the input."""
+        return numbers.movedim(-1, 0) if self.wants_first else numbers
+
+
+class PReLU(Shaped):
+    """X above zero, a learned slope times x below; one slope for each place."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.options = weight_options(settings, "alpha", "zeros")
+
+    def build(self, shape: Shape) -> None:
+        """Make the slopes."""
+        self.add("alpha", "weight", self.sizes(shape), **self.options)
+
     def forward(self, x: Tensor) -> Tensor:
         """Return max(x, 0) + slope * min(x, 0)."""
         if x.is_meta:
             return x
-        slope = self.weight.movedim(-1, 0) if self.wants_first else self.weight
-        return torch.relu(x) - slope * torch.relu(-x)
+        return torch.relu(x) - self.placed(self.weight) * torch.relu(-x)
+
+
+class ParametricSoftplus(Shaped):
+    """alpha * log(1 + exp(beta x)), of Keras 1."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        defaults = {"alpha": 0.2, "beta": 5.0}
+        self.starts = {
+            name: settings.number(f"{name}_init", default)
+            for name, default in defaults.items()
+        }
+
+    def build(self, shape: Shape) -> None:
+        """Make alpha and beta."""
+        for name, value in self.starts.items():
+            start = partial(nn.init.constant_, val=value)
+            self.add(f"{name}s", name, self.sizes(shape), initializer=start)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return softplus(beta x) * alpha."""
+        if x.is_meta:
+            return x
+        return F.softplus(self.placed(self.beta) * x) * self.placed(self.alpha)
+
+
+class SReLU(Shaped):
+    """S-shaped: slope a_left below t_left, 1, and a_right above t_left + |t_right|.
+
+    On Theano, what a negative a_left gives is cut to t_left + |t_right|.
+
+    Source: Jin et al. 2015, arXiv:1512.07030; SReLU of
+    keras/layers/advanced_activations.py and relu of the backends, tag 1.2.2.
+    """
+
+    on_theano = False
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        defaults = {
+            "t_left": "zeros",
+            "a_left": "glorot_uniform",
+            "t_right": "glorot_uniform",
+            "a_right": "ones",
+        }
+        self.starts = {
+            name: settings.initializer(f"{name}_init", default)
+            for name, default in defaults.items()
+        }
+
+    def build(self, shape: Shape) -> None:
+        """Make the slopes and thresholds."""
+        for name, start in self.starts.items():
+            self.add(name, name, self.sizes(shape), initializer=start)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the three pieces' sum."""
+        if x.is_meta:
+            return x
+        low, left = self.placed(self.t_left), self.placed(self.a_left)
+        width = self.placed(self.t_right).abs()
+        below = left * torch.relu(low - x)
+        middle = torch.minimum(torch.relu(x - low), width)
+        if self.on_theano:
+            middle, below = torch.minimum(middle - below, width), 0
+        above = self.placed(self.a_right) * torch.relu(x - low - width)
+        return low + middle - below + above

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from course_lib.keras_models.layers.base import Layer, Shape, apply, weight_options
+from course_lib.keras_models.layers.window import Window, pad, same_padding
 from course_lib.keras_models.settings import Settings
 
 _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -32,67 +33,6 @@ class DepthwiseView:
         kernel = weight.shape[2:]
         apart = weight.view(-1, self.multiplier, *kernel)
         return apart.permute(*range(2, apart.dim()), 0, 1)
-
-
-def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
-    """Return (before, after) so that the output has ceil(size / stride) places.
-
-    What is odd goes after, at the bottom and right, as in TensorFlow.
-
-    >>> same_padding(8, 3, 2, 1)
-    (0, 1)
-    """
-    reach = (kernel - 1) * dilation + 1
-    total = max((-(-size // stride) - 1) * stride + reach - size, 0)
-    return total // 2, total - total // 2
-
-
-def pad(x: Tensor, amounts: list[tuple[int, int]], value: float = 0.0) -> Tensor:
-    """Pad the last axes by (before, after) each."""
-    flat = [amount for pair in reversed(amounts) for amount in pair]
-    return F.pad(x, flat, value=value) if any(flat) else x
-
-
-class Window:
-    """Kernel, strides, dilation and padding, and what "same" means for an input."""
-
-    def __init__(self, settings: Settings, dims: int, *, pool: bool = False) -> None:
-        modes = ["valid", "same"]
-        if pool:
-            self.kernel = settings.integers("pool_size", dims, 2)
-            if settings.left.get("strides") is None:
-                settings.left["strides"] = list(self.kernel)
-            self.strides = settings.integers("strides", dims)
-            self.dilation = (1,) * dims
-        else:
-            self.kernel = settings.integers("kernel_size", dims)
-            self.strides = settings.integers("strides", dims, 1)
-            self.dilation = settings.integers("dilation_rate", dims, 1)
-            modes += ["causal"] if dims == 1 else []
-        self.mode = settings.choice("padding", modes, "valid")
-        # Some paddings are the same for every input, and then the layer does them.
-        self.symmetric: tuple[int, ...] | None = None
-        if self.mode == "valid":
-            self.symmetric = (0,) * dims
-        elif self.mode == "same" and all(stride == 1 for stride in self.strides):
-            reach = [
-                (k - 1) * d for k, d in zip(self.kernel, self.dilation, strict=True)
-            ]
-            if all(total % 2 == 0 for total in reach):
-                self.symmetric = tuple(total // 2 for total in reach)
-
-    def amounts(self, sizes: torch.Size) -> list[tuple[int, int]]:
-        """Return (before, after) for each axis of an input of these sizes."""
-        if self.mode == "valid":
-            return [(0, 0)] * len(sizes)
-        if self.mode == "causal":
-            return [((self.kernel[0] - 1) * self.dilation[0], 0)]
-        parts = zip(sizes, self.kernel, self.strides, self.dilation, strict=True)
-        return [same_padding(*part) for part in parts]
-
-    def pad(self, x: Tensor, value: float = 0.0) -> Tensor:
-        """Pad (batch, channels, ...)."""
-        return pad(x, self.amounts(x.shape[2:]), value)
 
 
 class Convolution(Layer):
@@ -145,6 +85,8 @@ class Conv(Convolution):
         self.filters = settings.integer("filters")
         self.groups = settings.integer("groups", 1)
         self.kernel = weight_options(settings, "kernel")
+        # conv3d of keras/backend/theano_backend.py, tag 1.1.0, pads as TensorFlow
+        self.window.theano_differs = self.dims < 3 or settings.version >= (1, 2)
         settings.only("lora_rank", None)
 
     def build(self, shape: Shape) -> None:
@@ -196,6 +138,9 @@ class SeparableConv(Convolution):
         super().__init__(settings)
         self.filters = settings.integer("filters")
         self.multiplier = settings.integer("depth_multiplier", 1)
+        # separable_conv2d of keras/backend/theano_backend.py, tag 2.2.4, asks the
+        # pointwise kernel, which is never even, whether to cut.
+        self.window.cuts = False
         self.depthwise_options = weight_options(settings, "depthwise")
         self.pointwise_options = weight_options(settings, "pointwise")
         # A field of Conv, which Keras writes and does not use here.
@@ -291,6 +236,9 @@ class ConvTranspose(Convolution):
             wanted = size * stride + max(reach - stride, 0)
         if window.mode != "same":
             return 0, wanted
-        return same_padding(wanted, window.kernel[i], stride, window.dilation[i])[
-            0
-        ], wanted
+        if window.on_theano:  # conv2d_transpose of theano_backend.py, tag 2.2.4
+            if window.kernel[i] % 2 == 0:  # cut as if it were no gradient
+                wanted = -(-size // stride)
+            return window.margins[i], wanted
+        before, _ = same_padding(wanted, window.kernel[i], stride, window.dilation[i])
+        return before, wanted

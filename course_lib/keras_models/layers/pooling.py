@@ -1,11 +1,13 @@
 """Pooling, global pooling, zero padding, cropping and upsampling."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from course_lib.keras_models.layers.base import Layer
-from course_lib.keras_models.layers.convolution import Window, pad
+from course_lib.keras_models.layers.window import Window, pad
 from course_lib.keras_models.settings import Settings
 
 _MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -28,31 +30,52 @@ class Spatial(Layer):
 
 
 class Pooling(Spatial):
-    """MaxPooling and AveragePooling in 1D to 3D; padding never counts."""
+    """MaxPooling and AveragePooling in 1D to 3D.
+
+    Padding never counts in a mean, but for Keras 2.0.4 to 2.1.4 on Theano, where it
+    counts as zeros in one and two dimensions.
+    """
 
     def __init__(self, settings: Settings) -> None:
         kind = settings.spec.kind
         super().__init__(settings, int(kind[-2]))
         self.window = Window(settings, self.dims, pool=True)
         self.takes_max = kind.startswith("Max")
+        # average_inc_pad in pool2d of keras/backend/theano_backend.py, tag 2.0.9
+        once = (2, 0, 4) <= settings.version[:3] < (2, 1, 5)
+        self.theano_counts_padding = once and self.dims < 3
+        # pool3d there, to tag 2.1.5, forgets its padding before it would cut
+        once = settings.version[:2] >= (2, 0) and settings.version[:3] < (2, 1, 6)
+        self.window.cuts = self.dims < 3 or not once
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, ...) -> fewer places."""
         window, padding = self.window, self.window.symmetric
-        function = (_MAX if self.takes_max else _MEAN)[self.dims]
-        half = padding is None or all(
-            2 * p <= k for p, k in zip(padding, window.kernel, strict=True)
-        )
-        if padding is not None and half:
-            if self.takes_max or not any(padding):
-                return function(x, window.kernel, window.strides, padding)
-            return function(x, window.kernel, window.strides, padding, False, False)
+        if padding is not None and self._is_torchs(padding):
+            return self._pool(x, padding)
         if self.takes_max:
-            x = window.pad(x, float("-inf"))
-            return function(x, window.kernel, window.strides)
-        counted = window.pad(x.new_ones(1, 1, *x.shape[2:]))
-        sums = function(window.pad(x), window.kernel, window.strides)
-        return sums / function(counted, window.kernel, window.strides)
+            return self._pool(window.pad(x, float("-inf")))
+        means = self._pool(window.pad(x))
+        if self._counts_padding:
+            return means
+        return means / self._pool(window.pad(x.new_ones(1, 1, *x.shape[2:])))
+
+    @property
+    def _counts_padding(self) -> bool:
+        return self.theano_counts_padding and self.window.on_theano
+
+    def _is_torchs(self, padding: tuple[int, ...]) -> bool:
+        """Tell whether torch pads so far."""
+        pairs = zip(padding, self.window.kernel, strict=True)
+        return all(2 * places <= kernel for places, kernel in pairs)
+
+    def _pool(self, x: Tensor, padding: Any = 0) -> Tensor:
+        window = self.window
+        if self.takes_max:
+            return _MAX[self.dims](x, window.kernel, window.strides, padding)
+        counts = self._counts_padding
+        mean = _MEAN[self.dims]
+        return mean(x, window.kernel, window.strides, padding, False, counts)
 
 
 class GlobalPooling(Spatial):

@@ -218,7 +218,10 @@ class LSTM(Recurrent):
 
 
 class ForgetOnes:
-    """Fill a bias of four gates, with ones for the forget gate."""
+    """Fill a bias of four gates, with ones for the forget gate.
+
+    Of cuDNN's two biases, the second has them.
+    """
 
     def __init__(self, rest: Callable[[Tensor], object]) -> None:
         self.rest = rest
@@ -226,9 +229,30 @@ class ForgetOnes:
     def __call__(self, bias: Tensor) -> Tensor:
         """Fill in place."""
         self.rest(bias)
-        units = len(bias) // 4
-        bias[units : 2 * units] = 1.0
+        units = bias.shape[-1] // 4
+        bias[..., units : 2 * units].view(-1, units)[-1] = 1.0
         return bias
+
+
+class CuDNNLSTM(LSTM):
+    """An LSTM that Keras 2 runs by cuDNN, with biases for x's and for h's product."""
+
+    def __init__(self, settings: Settings) -> None:
+        _refuse_constraints(settings)
+        super().__init__(settings)
+
+    def bias_shape(self, rows: int) -> Shape:
+        """Return (2, rows): x's bias, then h's."""
+        return (2, rows)
+
+    def _biases(self) -> tuple[Tensor | None, Tensor | None]:
+        return self.bias.sum(0), None
+
+
+def _refuse_constraints(settings: Settings) -> None:
+    """Refuse constraints, whose axes would be those of cuDNN's layout."""
+    for name in ("kernel", "recurrent", "bias"):
+        settings.only(f"{name}_constraint", None)
 
 
 class GRU(Recurrent):
@@ -283,3 +307,12 @@ class GRU(Recurrent):
         h = state[0].unsqueeze(0)
         outputs, h = torch.gru(x, h, weights, True, 1, 0.0, self.training, False, True)
         return outputs, (h[0],)
+
+
+class CuDNNGRU(GRU):
+    """A GRU that Keras 2 runs by cuDNN: its reset gate comes after the product."""
+
+    def __init__(self, settings: Settings) -> None:
+        _refuse_constraints(settings)
+        settings.left["reset_after"] = True
+        super().__init__(settings)

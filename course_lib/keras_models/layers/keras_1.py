@@ -1,0 +1,109 @@
+"""Dense layers that only Keras 1 had: MaxoutDense and Highway."""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from course_lib.keras_models.layers.base import (
+    Layer,
+    Shape,
+    apply,
+    as_it_is,
+    transposed,
+    weight_options,
+)
+from course_lib.keras_models.settings import Settings
+
+
+def _check(shape: Shape) -> None:
+    if len(shape) != 2:
+        raise ValueError(f"the input has {len(shape)} axes; wanted (batch, features)")
+
+
+class MaxoutDense(Layer):
+    """max over k of (x W_k + b_k); the weights are (k, in, out), as in Keras.
+
+    Source: Goodfellow et al. 2013, arXiv:1302.4389.
+    """
+
+    wants_first = False
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.units = settings.integer("units")
+        self.features = settings.integer("nb_feature", 4)
+        self.kernel = weight_options(settings, "kernel")
+        self.use_bias = settings.flag("use_bias", True)
+        self.bias_options = weight_options(settings, "bias", "zeros")
+
+    def build(self, shape: Shape) -> None:
+        """Make weight (features, in, out) and bias (features, out)."""
+        _check(shape)
+        size = (self.features, shape[1], self.units)
+        self.add("kernel", "weight", size, **self.kernel)
+        self.bias = None
+        if self.use_bias:
+            del self.bias
+            size = (self.features, self.units)
+            self.add("bias", "bias", size, **self.bias_options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in) -> (batch, out)."""
+        if x.is_meta:
+            return x.new_empty(len(x), self.units)
+        y = torch.einsum("bi,kio->bko", x, self.weight)
+        return (y if self.bias is None else y + self.bias).amax(1)
+
+
+class Highway(Layer):
+    """t act(x W + b) + (1 - t) x, with the gate t = sigmoid(x W_carry + b_carry).
+
+    Source: Srivastava et al. 2015, arXiv:1505.00387.
+    """
+
+    wants_first = False
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.kernel = weight_options(settings, "kernel")
+        self.use_bias = settings.flag("use_bias", True)
+        self.bias_options = weight_options(settings, "bias", "zeros")
+        self.activation = settings.activation()
+        # keras/layers/core.py: "transform_bias" to tag 1.2.0, ones in tag 1.2.2
+        self.start = settings.number("transform_bias", 1.0)
+
+    def build(self, shape: Shape) -> None:
+        """Make the kernels (in, in) and biases of the layer and of its gate."""
+        _check(shape)
+        width = shape[1]
+        gate = {"initializer": self.kernel["initializer"]}
+        start = {"initializer": partial(nn.init.constant_, val=self.start)}
+        arrays = {
+            "kernel": ("weight", (width, width), transposed, self.kernel),
+            "kernel_carry": ("weight_carry", (width, width), transposed, gate),
+        }
+        if self.use_bias:
+            arrays["bias"] = ("bias", (width,), as_it_is, self.bias_options)
+            arrays["bias_carry"] = ("bias_carry", (width,), as_it_is, start)
+        else:
+            self.bias = self.bias_carry = None
+        for name in self._listed(arrays):
+            attribute, size, view, options = arrays[name]
+            self.add(name, attribute, size, view, **options)
+
+    def _listed(self, names: dict) -> list[str]:
+        """Return the names in the order in which Keras lists the arrays."""
+        # trainable_weights of Highway in keras/layers/core.py, tag 1.1.2
+        if self.keras_version < (1, 2):
+            return sorted(names, key=lambda name: name.endswith("carry"))
+        return list(names)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in) -> (batch, in)."""
+        if x.is_meta:
+            return x
+        gate = torch.sigmoid(F.linear(x, self.weight_carry, self.bias_carry))
+        y = apply(self.activation, F.linear(x, self.weight, self.bias))
+        return gate * y + (1 - gate) * x

@@ -3,28 +3,21 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from course_lib.keras_models.files import (
-    Stored,
-    kind_of,
-    npz_arrays,
-    open_zip,
-    stored,
-)
+from course_lib.keras_models.files import Arrays, NamedArrays, Stored, stored
 from course_lib.keras_models.graph import KerasModel
-from course_lib.keras_models.hdf5 import Group, Hdf5, open_hdf5
+from course_lib.keras_models.hdf5 import Group, Hdf5
 from course_lib.keras_models.layers.base import Layer
 from course_lib.keras_models.slots import Slot, slots_of
 from course_lib.keras_models.spec import KerasFormatError
+from course_lib.keras_models.weights_3 import pairs_of
 
 LARGEST_UNTRAINED = 150_000_000  # parameters without a file; VGG16 has 138 million
-Arrays = list[tuple[str, Stored]]
 
 
 @dataclass(frozen=True)
@@ -35,12 +28,15 @@ class LayerArrays:
     arrays: Arrays
 
 
-def load_weights(model: KerasModel, source: Any, *, flipped: bool = False) -> None:
+Weights = Hdf5 | NamedArrays | Sequence[Any]
+
+
+def load_weights(model: KerasModel, source: Weights, *, flipped: bool = False) -> None:
     """Fill a model that was built on the meta device from a file or list of arrays.
 
     Args:
         model: as `KerasModel.build` leaves it.
-        source: a path, or a list of arrays in the order of Keras's `get_weights()`.
+        source: an open file, or a list of arrays in the order of `get_weights()`.
         flipped: the file's kernels are Theano's, to be turned by 180 degrees.
 
     Raises:
@@ -49,24 +45,12 @@ def load_weights(model: KerasModel, source: Any, *, flipped: bool = False) -> No
     filler = _Filler(model, flipped)
     if isinstance(source, list | tuple):
         filler.from_list(_arrays(source))
+    elif isinstance(source, Hdf5):
+        filler.from_hdf5(source)
+    elif source.ordered:
+        filler.from_npz(source.arrays, source.place)
     else:
-        _from_path(filler, Path(source))
-
-
-def _from_path(filler: "_Filler", path: Path) -> None:
-    if kind_of(path) != "zip":
-        with open_hdf5(path, str(path)) as file:
-            filler.from_hdf5(file)
-        return
-    with open_zip(path) as archive:
-        if "model.weights.h5" not in archive:
-            filler.from_npz(npz_arrays(archive), str(path))
-            return
-        with (
-            archive.unpacked("model.weights.h5") as stream,
-            open_hdf5(stream, str(path)) as file,
-        ):
-            filler.from_hdf5(file)
+        filler.from_named(source.arrays, source.place)
 
 
 def _arrays(source: Iterable[Any]) -> Arrays:
@@ -170,8 +154,7 @@ class _Filler:
 
     def _from_hdf5_3(self, file: Hdf5, root: Group) -> None:
         """Read Keras 3's file, whose paths follow the objects' attributes."""
-        pairs: list[tuple[list[Slot], Arrays]] = []
-        _walk_3(file, root, self.model, (), pairs, self.flipped)
+        pairs = list(pairs_of(file, root, self.model, flipped=self.flipped))
         arrays = [array for _, found in pairs for _, array in found]
         file.check_sizes(arrays)
         for slots, found in pairs:
@@ -187,11 +170,17 @@ class _Filler:
             arrays = _without_repeats(
                 [("|".join(p[1:]), a) for p, (_, a) in zip(parts, arrays, strict=True)]
             )
-            named = _named_by_leaf(self.slots, arrays)
-            if named is not None:
-                self._match([named], arrays, place)
-                return
-        self.from_list(arrays, place)
+            self.from_named(arrays, place)
+        else:
+            self.from_list(arrays, place)
+
+    def from_named(self, arrays: Arrays, place: str) -> None:
+        """Read arrays whose names begin with their layer's; else in layer order."""
+        named = _named_by_leaf(self.slots, arrays)
+        if named is None:
+            self.from_list(arrays, place)
+        else:
+            self._match([named], arrays, place)
 
     def from_list(self, arrays: Arrays, place: str = "the list of weights") -> None:
         """Fill in layer order, or with what isn't trained last, whichever fits.
@@ -305,107 +294,6 @@ def _list(names: Iterable[str]) -> str:
     names = list(names)
     text = ", ".join(map(repr, names[:12]))
     return text + (", ..." if len(names) > 12 else "") if names else "none"
-
-
-# Keras 3
-
-
-def _walk_3(
-    file: Hdf5,
-    group: Group | None,
-    module: Any,
-    path: tuple[str, ...],
-    pairs: list,
-    flipped: bool,
-) -> None:
-    """Pair the slots of a module with the arrays of its group, and so on inside."""
-    if isinstance(module, KerasModel):
-        inside = _layers_group(file, group)
-        names = _group_names(file, inside, module)
-        for name, child in module._modules.items():
-            deeper = file.get(inside, names[name])
-            _walk_3(file, deeper, child, (*path, name), pairs, flipped)
-        return
-    for attribute, inner in _inner_3(module):
-        deeper = file.get(group, attribute)
-        _walk_3(file, deeper, inner, path, pairs, flipped)
-    slots = [
-        slot
-        for slot in slots_of(module, path, flipped=flipped)
-        if not module.sublayers()
-    ]
-    if not slots:
-        return
-    stored = _vars(file, group)
-    if stored is None:
-        raise KerasFormatError(
-            f"load_keras: {file.place} has no arrays for layer {'/'.join(path)!r}."
-        )
-    pairs.append((slots, stored))
-
-
-def _layers_group(file: Hdf5, group: Group | None) -> Group | None:
-    for name in ("layers", "_layer_checkpoint_dependencies"):
-        inside = file.get(group, name)
-        if inside is not None:
-            return inside
-    return None
-
-
-def _inner_3(module: Layer) -> list[tuple[str, Any]]:
-    """Return the wrapped layers under the attributes that name them in the file."""
-    inner = module.sublayers()
-    names = ("forward_layer", "backward_layer") if len(inner) == 2 else ("layer",)
-    return list(zip(names, inner, strict=False))
-
-
-def _vars(file: Hdf5, group: Group | None) -> Arrays | None:
-    """Return the numbered arrays of a layer, or of its cell."""
-    for place in ("vars", "cell/vars"):
-        inside = file.get(group, place)
-        names = [n for n in (inside or {}).get("members", {}) if n.isdigit()]
-        if not names:
-            continue
-        names.sort(key=int)
-        return [(f"{place}/{n}", file.array(inside, n)) for n in names]
-    return None
-
-
-def _group_names(file: Hdf5, inside: Group | None, model: KerasModel) -> dict[str, str]:
-    """Return the group of each layer: by its own name, or by counting its class.
-
-    A file counts the classes in the order of the model's layers: dense, dense_1. Newer
-    ones also write each layer's name.
-    """
-    counted: dict[str, int] = {}
-    names = {}
-    for name, child in model._modules.items():
-        base = _snake(child.keras_class)
-        number = counted.get(base, 0)
-        counted[base] = number + 1
-        names[name] = f"{base}_{number}" if number else base
-    if inside is None:
-        return names
-    written = {}
-    for group_name in inside.get("members", {}):
-        variables = file.get(inside, f"{group_name}/vars")
-        own = variables and file.text(variables, "name")
-        if own:
-            written[own] = group_name
-    if set(written) >= {n for n, c in model._modules.items() if _has_slots(c)}:
-        return {**names, **written}
-    return names
-
-
-def _has_slots(module: Any) -> bool:
-    return any(True for _ in slots_of(module, ()))
-
-
-def _snake(name: str) -> str:
-    """Turn a class name into Keras's snake case: Conv2DTranspose, conv2d_transpose."""
-    name = re.sub(r"\W+", "", name)
-    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
-    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 # Memory

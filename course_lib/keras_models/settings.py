@@ -179,7 +179,7 @@ class Settings:
             return parse_initializer(value, self.version)
         except (TypeError, ValueError, OverflowError) as error:
             where = f"layer {self.name!r} ({self.spec.source}): {key}"
-            return Unknown(f"{where}: {error}. Pass weights=.")
+            return Unknown(f"{where}: {error}; without weights= it is needed.")
 
     def _parsed(self, key: str, parse: Callable[[Any], Any]) -> Any:
         value = self.left.pop(key, None)

@@ -12,7 +12,9 @@ from torch import nn
 from course_lib.keras_models.files import Arrays, NamedArrays, Stored, stored
 from course_lib.keras_models.graph import KerasModel
 from course_lib.keras_models.hdf5 import Group, Hdf5
+from course_lib.keras_models.initializers import Unknown
 from course_lib.keras_models.layers.base import Layer
+from course_lib.keras_models.naming import check_renamed
 from course_lib.keras_models.slots import Slot, slots_of
 from course_lib.keras_models.spec import KerasFormatError
 from course_lib.keras_models.weights_3 import pairs_of
@@ -119,7 +121,8 @@ class _Filler:
                     f"{_list(names)}; the model's layers with weights are "
                     f"{_list(owners)}."
                 )
-            names = list(owners)  # renamed layers are taken in order, as in Keras
+            check_renamed(dict(zip(owners, names, strict=True)), file.place)
+            names = list(owners)  # in order, as in Keras
         for group, name in zip(groups, names, strict=True):
             slots = list(self._slots(owners[name], name))
             self._fill_layer(slots, group.arrays, file.place)
@@ -330,6 +333,11 @@ def initialize_rest(model: KerasModel) -> None:
             f"load_keras: the model has {count:,} parameters, and no weights are given "
             f"for them. Without, at most {LARGEST_UNTRAINED:,} are made; pass weights=."
         )
+    unknown = [
+        v.initializer.problem for _, v in rest if isinstance(v.initializer, Unknown)
+    ]
+    if unknown:
+        raise KerasFormatError(f"load_keras: {' '.join(dict.fromkeys(unknown))}")
     for layer, variable in rest:
         materialize(layer, variable.attribute)
         with torch.no_grad():

@@ -13,6 +13,7 @@ from course_lib.keras_models.foreign import listed
 from course_lib.keras_models.graph import KerasModel
 from course_lib.keras_models.hdf5 import Group, Hdf5
 from course_lib.keras_models.layers.base import Layer
+from course_lib.keras_models.naming import check_renamed
 from course_lib.keras_models.slots import Slot, slots_of
 from course_lib.keras_models.spec import KerasFormatError
 
@@ -105,8 +106,13 @@ class _Walk:
             own = variables and self.file.text(variables, "name")
             if own:
                 written[own] = group_name
-        known = {n for n, c in model._modules.items() if _has_slots(c)}
-        return {**counted, **written} if known <= set(written) else counted
+        known = [name for name, child in model._modules.items() if _has_slots(child)]
+        if set(known) <= set(written):
+            return {**counted, **written}
+        names = {group_name: own for own, group_name in written.items()}
+        pairs = {n: names[counted[n]] for n in known if counted[n] in names}
+        check_renamed(pairs, self.file.place)
+        return counted
 
     def check_rest(
         self,

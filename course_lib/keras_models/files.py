@@ -52,7 +52,9 @@ def parse_json(text: str | bytes, place: str) -> Any:
             f"{LARGEST_JSON:,}."
         )
     with reading(place):
-        return json.loads(text.lstrip("\ufeff") if isinstance(text, str) else text)
+        if not isinstance(text, str):
+            text = text.decode(json.detect_encoding(text), "surrogatepass")
+        return json.loads(text.lstrip("\ufeff"))
 
 
 @dataclass(frozen=True)

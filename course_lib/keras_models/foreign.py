@@ -91,7 +91,7 @@ def _by_bytes(start: bytes) -> str | None:
     if start[257:262] == b"ustar":
         return f"a tar archive. {_UNPACK}"
     if re.match(rb"\x80[\x02-\x05]|\(dp?\d|ccopy_reg|cnumpy|ccollections", start):
-        if start[2:15] == b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19":  # torch.save until 1.5
+        if start[2:14] == b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19":  # torch.save until 1.5
             return _TORCH
         kind = "a joblib pickle" if b"joblib" in start else "a pickle"
         return f"{kind} of Python objects. {_NOT_RUN}"

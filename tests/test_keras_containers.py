@@ -481,6 +481,15 @@ def test_arrays_go_by_their_names(tmp_path):
         assert_close(state[name], torch.full((3,), float(value)))
 
 
+def test_names_that_tell_no_layer(tmp_path):
+    renamed = [(f"x{i}", array, {}) for i, (_, array, _) in enumerate(PLAIN)]
+    computes(shards(tmp_path, *renamed))  # there is one order alone
+    data = stack(*(("BatchNormalization", n, {"axis": -1}) for n in ("bn_1", "bn_2")))
+    arrays = [(f"x{i}", np.full(3, i, np.float32), {}) for i in range(8)]
+    path = shards(tmp_path, *arrays, modelTopology=data)
+    refused("such as 'x0', are not those of layers, and they fit in several", path)
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 def test_numbers_packed_into_bytes(tmp_path, dtype):
     whole_numbers = np.array([[0, 1], [2, 3], [200, 255]], dtype)
@@ -585,9 +594,10 @@ def test_shards_that_are_missing_or_cut_off(tmp_path):
         ({"dtype": []}, "wanted one of float32"),
         ({"name": 3}, "has the name 3; wanted text"),
         ({"quantization": {"dtype": "uint8"}}, 'wanted numbers "scale" and "min"'),
+        ({"quantization": {"dtype": "uint8", "scale": np.inf, "min": 0}}, "wanted num"),
         ({"quantization": {"dtype": "int9", "scale": 1, "min": 0}}, "dtype='int9'"),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_a_bad_manifest(tmp_path, entries, match):
     refused(match, shards(tmp_path, ("dense_1/kernel", KERNEL, entries), PLAIN[1]))

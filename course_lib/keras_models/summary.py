@@ -184,13 +184,15 @@ def compare(model: KerasModel, path: str | Path) -> Comparison:
         agrees = agrees and error <= _tolerance(target.dtype) * size + _ROUNDING
         errors.append(error)
         sizes.append(size)
-    relative = None
-    if "reg_loss" in arrays:
-        known = float(arrays["reg_loss"])
-        near = abs(cost - known) / max(abs(known), 1e-12)
-        relative = 0.0 if cost == known else near
-        agrees = agrees and relative <= _PENALTY
+    relative = (
+        _relative(cost, float(arrays["reg_loss"])) if "reg_loss" in arrays else None
+    )
+    agrees = agrees and (relative is None or relative <= _PENALTY)
     return Comparison(max(errors), max(sizes), relative, agrees)
+
+
+def _relative(cost: float, known: float) -> float:
+    return 0.0 if cost == known else abs(cost - known) / max(abs(known), 1e-12)
 
 
 def _difference(output: torch.Tensor, target: torch.Tensor) -> tuple[float, float]:

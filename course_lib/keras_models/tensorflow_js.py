@@ -194,7 +194,7 @@ def _scale(packed: Any, place: str) -> tuple[np.float64 | None, float]:
     if not isinstance(packed, Mapping) or packed.get("dtype") == "float16":
         return None, 0.0
     pair = [packed.get(key) for key in ("scale", "min")]
-    if any(isinstance(n, bool) or not isinstance(n, int | float) for n in pair):
+    if not all(type(n) in (int, float) and abs(n) < 1e30 for n in pair):
         raise KerasFormatError(
             f"load_keras: {place} has quantization={packed!r:.120}; wanted numbers "
             '"scale" and "min".'

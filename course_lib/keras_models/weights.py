@@ -173,27 +173,37 @@ class _Filler:
             arrays = _without_repeats(
                 [("|".join(p[1:]), a) for p, (_, a) in zip(parts, arrays, strict=True)]
             )
-            self.from_named(arrays, place)
-        else:
-            self.from_list(arrays, place)
+            named = _named_by_leaf(self.slots, arrays)
+            if named is not None:
+                self._match([named], arrays, place)
+                return
+        self.from_list(arrays, place)
 
     def from_named(self, arrays: Arrays, place: str) -> None:
-        """Read arrays whose names begin with their layer's; else in layer order."""
+        """Read arrays that names tell the layer of, or that fit in one order alone."""
         named = _named_by_leaf(self.slots, arrays)
-        if named is None:
-            self.from_list(arrays, place)
-        else:
-            self._match([named], arrays, place)
+        orders = [named] if named else self._orders()
+        fitting = [slots for slots in orders if _fits(slots, arrays)]
+        if any(slots != fitting[0] for slots in fitting[1:]):
+            raise KerasFormatError(
+                f"load_keras: {place} has arrays whose names, such as "
+                f"{arrays[0][0]!r:.80}, are not those of layers, and they fit in "
+                "several orders. Pass the arrays as a list in Keras's order."
+            )
+        self._match(orders, arrays, place)
 
     def from_list(self, arrays: Arrays, place: str = "the list of weights") -> None:
         """Fill in layer order, or with what isn't trained last, whichever fits.
 
         Keras 1 and 2 list a nested model's trained arrays before its others.
         """
+        self._match(self._orders(), arrays, place)
+
+    def _orders(self) -> list[list[Slot]]:
         orders = [self.slots, self._by_child(), _frozen_last(self.slots)]
         if self.model.version < (2, 4) and not self.model.version.tf:
             orders[:2] = orders[1::-1]
-        self._match(orders, arrays, place)
+        return orders
 
     def _by_child(self) -> list[Slot]:
         children = self.model._modules.items()
@@ -210,14 +220,18 @@ class _Filler:
     ) -> None:
         """Fill the first order of slots into which all arrays fit."""
         for slots in orders:
-            pairs = list(zip(slots, arrays, strict=False))
-            fits = all(array.shape in slot.shapes for slot, (_, array) in pairs)
-            if fits and len(slots) == len(arrays):
-                for slot, (_, array) in pairs:
+            if _fits(slots, arrays):
+                for slot, (_, array) in zip(slots, arrays, strict=True):
                     materialize(slot.module, slot.attribute)
                     slot.fill(torch.from_numpy(np.ascontiguousarray(array.read())))
                 return
         raise KerasFormatError(_misfit(orders[0], arrays, place))
+
+
+def _fits(slots: Sequence[Slot], arrays: Arrays) -> bool:
+    pairs = zip(slots, arrays, strict=False)
+    same = len(slots) == len(arrays)
+    return same and all(array.shape in slot.shapes for slot, (_, array) in pairs)
 
 
 def _misfit(slots: Sequence[Slot], arrays: Arrays, place: str) -> str:

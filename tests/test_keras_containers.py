@@ -213,6 +213,26 @@ def test_what_is_no_keras_file_is_named(tmp_path, name, data, match):
     refused(match, weights=path)
 
 
+class Live:
+    """A model of Keras itself."""
+
+    def to_json(self):
+        return TEXT
+
+    def get_weights(self):
+        return [KERNEL, BIAS]
+
+
+def test_other_arguments():
+    refused(r"got Live for source; .*pass to_json\(\), and weights=get_w", Live())
+    computes(Live().to_json(), weights=Live().get_weights())
+    refused("got dict for weights; wanted a path or a list", weights={"a": KERNEL})
+    refused("got ndarray for weights", weights=KERNEL)
+    refused("the text is YAML", "class_name: Sequential\nconfig: []\n")
+    refused("the text is a web page", "<html>\n</html>")
+    refused("neither the JSON of a model nor a path", "Layer (type)\n=====\n")
+
+
 def test_json_may_have_any_name(tmp_path):
     path = tmp_path / "model.yaml"
     path.write_text(TEXT)
@@ -308,7 +328,7 @@ def test_an_hdf5_file_without_weights(tmp_path):
     computes(path, weights=[KERNEL, BIAS])
     with h5py.File(path, "r+") as file:
         file.create_group("model_weights").attrs["layer_names"] = []
-    refused("has no arrays for layer 'dense_1'; the groups there are none", path)
+    refused("neither 'layers' nor layer_names; it has the groups none", path)
     with h5py.File(path, "r+") as file:
         file.create_group("model_weights/dense_1").attrs["weight_names"] = []
         file["model_weights"].attrs["layer_names"] = ["dense_1"]
@@ -327,7 +347,9 @@ SQUARE = np.eye(3, dtype=np.float32)
             [("layers/dense", SQUARE), ("layers/dense_1", SQUARE)],
             "too few arrays: got 1; wanted 2, up to 'a/bias'",
         ),
-        ([], "no arrays for layer 'a'; the groups there are none"),
+        ([], "neither 'layers' nor layer_names; it has the groups none"),
+        ([("images", SQUARE)], "nor layer_names; it has the groups 'images'"),
+        ([("layers", SQUARE)], "no arrays for layer 'a'; the groups there are 'vars'"),
         (
             [(f"layers/dense{n}", SQUARE, SQUARE[0]) for n in ("", "_1", "_2")],
             "arrays for layers that the model does not have: 'dense_2'",
@@ -337,7 +359,7 @@ SQUARE = np.eye(3, dtype=np.float32)
             "does not have: 'conv2d'; its layers with weights are 'a', 'b'",
         ),
     ],
-    ids=range(5),
+    ids=range(7),
 )
 def test_weights_of_fewer_or_more_layers(tmp_path, layers, match):
     path = tmp_path / "m.weights.h5"

@@ -93,7 +93,7 @@ def load_keras(
     >>> list(model.state_dict())
     ['dense_1.weight', 'dense_1.bias']
     """
-    _check_arguments(source, axis_order, replacements)
+    _check_arguments(source, weights, axis_order, replacements)
     with ExitStack() as stack:
         opened = open_source(source, stack)
         with reading(opened.place):
@@ -127,11 +127,21 @@ def _built(
     return model
 
 
-def _check_arguments(source: Any, axis_order: Any, replacements: Any) -> None:
+def _check_arguments(
+    source: Any, weights: Any, axis_order: Any, replacements: Any
+) -> None:
     if not isinstance(source, str | bytes | os.PathLike | Mapping):
+        hint = ""
+        if hasattr(source, "to_json") and hasattr(source, "get_weights"):
+            hint = " Of a Keras model, pass to_json(), and weights=get_weights()."
         raise KerasFormatError(
             f"load_keras: got {type(source).__name__} for source; wanted a path, a "
-            "JSON string or a dict."
+            f"JSON string or a dict.{hint}"
+        )
+    if not isinstance(weights, str | os.PathLike | list | tuple | None):
+        raise KerasFormatError(
+            f"load_keras: got {type(weights).__name__} for weights; wanted a path or "
+            "a list of arrays."
         )
     if axis_order not in ("keras", "torch"):
         raise KerasFormatError(

@@ -114,6 +114,14 @@ def _by_name(path: Path, start: bytes) -> str | None:
     return _SUFFIXES.get(path.suffix.lower())
 
 
+def refuse_text(text: str) -> None:
+    """Raise an error about text that is neither JSON nor, for its lines, a path."""
+    refuse_foreign(Path("the text"), text.encode("utf-8", "replace"))
+    raise KerasFormatError(
+        f"load_keras: the text {text!r:.60} is neither the JSON of a model nor a path."
+    )
+
+
 def refuse_missing(path: Path) -> None:
     """Raise an error where a path is only the beginning of a checkpoint's names."""
     if path.with_name(f"{path.name}.index").exists():

@@ -22,6 +22,7 @@ from course_lib.keras_models.foreign import (
     listed,
     refuse_folder,
     refuse_foreign_json,
+    refuse_text,
     refuse_zip,
 )
 from course_lib.keras_models.hdf5 import Hdf5, open_hdf5
@@ -82,6 +83,8 @@ def open_source(source: Any, stack: ExitStack) -> Opened:
     if path is None:
         place = "the JSON string"
         return _from_json(parse_json(source, place), place, None)
+    if isinstance(source, str) and "\n" in source:
+        refuse_text(source)
     kind, place = kind_of(path), str(path)
     if kind == "folder":
         return _from_folder(path, stack)

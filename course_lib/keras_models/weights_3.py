@@ -34,6 +34,11 @@ def pairs_of(
         KerasFormatError: a layer without arrays, or arrays without a layer.
     """
     _split_names(file, root)
+    if not {"layers", _TWICE} & {*root["members"]} and _has_slots(model):
+        raise KerasFormatError(
+            f"load_keras: {file.place} holds no weights that Keras saved: neither "
+            f"'layers' nor layer_names; it has the groups {listed(root['members'])}."
+        )
     yield from _Walk(file, flipped).model(root, model, ())
 
 

@@ -392,6 +392,103 @@ def test_a_packing_that_may_ask_for_gigabytes(tmp_path):
     refused("packed by method 14; wanted stored or deflated", path)
 
 
+# Every other form
+
+
+def tensorflow_js(folder):
+    """Write a model of TensorFlow.js with two shards and packed numbers."""
+    (folder / "s1").write_bytes(KERNEL.astype("u1").tobytes())
+    (folder / "s2").write_bytes(BIAS.astype("f4").tobytes())
+    packed = {"dtype": "uint8", "scale": 0.5, "min": -1.0}
+    weights = [
+        {"name": "dense_1/kernel", "shape": [3, 2], "dtype": "float32"},
+        {"name": "dense_1/bias", "shape": [2], "dtype": "float32"},
+    ]
+    weights[0]["quantization"] = packed
+    manifest = [{"paths": ["s1", "s2"], "weights": weights}]
+    return {"modelTopology": copy.deepcopy(DENSE), "weightsManifest": manifest}
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_mutated_models_of_tensorflow_js(tmp_path, seed):
+    rng = random.Random(seed)
+    data = tensorflow_js(tmp_path)
+    for _ in range(rng.choice([0, 1, 1, 2, 4])):
+        mutate(data, rng)
+    text = json.dumps(data)
+    if seed % 4 == 0:
+        i = rng.randrange(len(text))
+        text = text[:i] + rng.choice('0-9"[]{}:,.eE\\') + text[i + 1 :]
+    if seed % 5 == 0:
+        with open(tmp_path / "s1", "r+b") as file:
+            file.truncate(rng.randrange(6))
+    path = tmp_path / "model.json"
+    path.write_text(text)
+    survives(path)
+    survives(DENSE, weights=path)
+
+
+def test_a_manifest_that_asks_for_gigabytes(tmp_path):
+    data = tensorflow_js(tmp_path)
+    weights = data["weightsManifest"][0]["weights"]
+    weights[0]["shape"] = [2**31, 2**31]
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(data))
+    refused("The download may not be complete", path)
+    paths = data["weightsManifest"][0]["paths"]
+    paths *= 60_000
+    path.write_text(json.dumps(data))
+    refused("wanted a list", path)
+
+
+STARTS = [b"", b"PK\x03\x04", b"PK\x05\x06", b"\x89HDF\r\n\x1a\n", b"\x08\x01\x12"]
+STARTS += [
+    b"\x80\x04",
+    b"{",
+    b'"{',
+    b"[",
+    b"\xff\xfe",
+    b"\xef\xbb\xbf",
+    b"class_name: ",
+]
+STARTS += [b"<html", b"\x93NUMPY\x01\0", b'"{\\"class_name\\"']
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(st.sampled_from(STARTS), st.binary(max_size=60), st.booleans())
+def test_any_bytes(tmp_path_factory, start, rest, as_text):
+    path = tmp_path_factory.getbasetemp() / "any.h5"
+    path.write_bytes(start + rest)
+    if start.startswith(b"\x89HDF"):
+        return  # a process for each; flipped bytes are tried above
+    survives(path)
+    survives(DENSE, weights=path)
+    survives(start + rest)
+    if as_text:
+        survives("{" + (start + rest).decode("latin-1"), weights=[KERNEL, BIAS])
+
+
+NAMES = ["layers", "dense", "_layer_checkpoint_dependencies", "vars", "0", "1", ""]
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_odd_groups_of_windows(tmp_path, seed):
+    """Names joined by backslashes, in any order, over arrays and over the root."""
+    rng = random.Random(seed)
+    path = tmp_path / "w.h5"
+    with h5py.File(path, "w") as file:
+        for _ in range(8):
+            name = "\\".join(rng.choices(NAMES, k=rng.choice([1, 2, 3, 4])))
+            if name and name not in file:
+                if rng.random() < 0.5:
+                    file[name] = rng.choice([KERNEL, BIAS])
+                elif rng.random() < 0.5:
+                    file[name] = file["/"]
+                else:
+                    file.create_group(f"{name}/vars")["0"] = KERNEL
+    survives(DENSE, weights=path)
+
+
 # NPZ
 
 

@@ -1,41 +1,32 @@
 """Keras models in PyTorch: `load_keras` reads the files of every era.
 
-The way of a file: `files` opens it, `schema` translates its era to the neutral spec of
-`spec`, `kinds` and `layers` make modules, `graph` builds them along their calls, and
+The way of a file: `sources` opens it, `schema` translates its era to the neutral spec
+of `spec`, `kinds` and `layers` make modules, `graph` builds them along their calls, and
 `weights` fills them.
 """
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
-from course_lib.keras_models.files import (
-    LARGEST_JSON,
-    Zip,
-    as_path,
-    kind_of,
-    open_zip,
-    parse_json,
-    reading,
-)
+from course_lib.keras_models.files import reading
 from course_lib.keras_models.graph import KerasModel
-from course_lib.keras_models.hdf5 import Hdf5, open_hdf5
 from course_lib.keras_models.kinds import Maker
 from course_lib.keras_models.layers.window import use_theano
 from course_lib.keras_models.origin import Origin
 from course_lib.keras_models.schema import read_spec
-from course_lib.keras_models.spec import KerasFormatError, Problems
+from course_lib.keras_models.sources import open_source, open_weights
+from course_lib.keras_models.spec import KerasFormatError, ModelSpec, Problems
 from course_lib.keras_models.weights import initialize_rest, load_weights
 
 __all__ = ["KerasFormatError", "load_keras"]
 
-Source = str | os.PathLike[str] | Mapping[str, Any]
+Source = str | bytes | os.PathLike[str] | Mapping[str, Any]
 Weights = str | os.PathLike[str] | Sequence[np.ndarray | torch.Tensor]
 
 
@@ -67,10 +58,12 @@ def load_keras(
     `shared_axes`: if its slopes don't fit, add them to the JSON.
 
     Args:
-        source: a path to `.json`, `.keras` or a whole-model `.h5`; JSON; or a dict.
-        weights: a path to `.h5`, `.weights.h5`, `.keras` or `.npz`, or a list of
-            arrays as Keras's `get_weights()` returns them. Without it, those of the
-            source file, or else the file's initializers with torch's generator.
+        source: a path to `.json`, `.keras` or a whole-model `.h5`, or to the
+            `model.json` of a TensorFlow.js layers model; JSON; or a dict.
+        weights: a path to `.h5`, `.weights.h5`, `.keras`, `.npz` or a `model.json`
+            with its shards, or a list of arrays as Keras's `get_weights()` returns
+            them. Without it, those of the source file; for JSON alone, the model's
+            initializers with torch's generator.
         keras_version: which meaning the file has, for example `"1.0.0"`; needed only
             where the file does not say and its form does not show it.
         replacements: layer name = a module or function in its place. It is called
@@ -109,38 +102,60 @@ def load_keras(
     >>> list(model.state_dict())
     ['dense_1.weight', 'dense_1.bias']
     """
-    _check_arguments(source, axis_order, replacements)
+    _check_arguments(source, weights, axis_order, replacements)
     _check_choices(theano_kernels, data_format)
-    data, place, found = _open(source)
-    problems = Problems(place)
-    with reading(place):
-        spec = read_spec(data, problems, keras_version, data_format)
-        maker = Maker(spec.version, problems, replacements or {}, KerasModel)
-        model = KerasModel(spec, maker, axis_order)
-        maker.check_replacements()
-        problems.check()
-        model.eval()
-        with torch.no_grad():
-            model.build()
-        _freeze(model, spec)
-        weights = found if weights is None else weights
-        asked = theano_kernels is not None
-        theano = bool(theano_kernels) if asked else spec.backend == "theano"
-        origin = Origin(spec.version, theano, asked)
-        if weights is not None:
-            origin = load_weights(model, weights, origin)
-        if origin.theano:
-            use_theano(model.modules())
-        initialize_rest(model)
-        model.attach_regularizers()
+    with ExitStack() as stack:
+        opened = open_source(source, stack)
+        with reading(opened.place):
+            problems = Problems(opened.place)
+            spec = read_spec(opened.data, problems, keras_version, data_format)
+            model = _built(spec, problems, replacements or {}, axis_order)
+            if weights is None:
+                weights = opened.weights()
+            elif isinstance(weights, str | os.PathLike):
+                weights = open_weights(weights, stack)
+            asked = theano_kernels is not None
+            theano = bool(theano_kernels) if asked else spec.backend == "theano"
+            origin = Origin(spec.version, theano, asked)
+            if weights is not None:
+                origin = load_weights(model, weights, origin)
+            if origin.theano:
+                use_theano(model.modules())
+            initialize_rest(model)
+            model.attach_regularizers()
     return model
 
 
-def _check_arguments(source: Any, axis_order: Any, replacements: Any) -> None:
-    if not isinstance(source, str | os.PathLike | Mapping):
+def _built(
+    spec: ModelSpec, problems: Problems, replacements: Mapping, axis_order: str
+) -> KerasModel:
+    """Return the model with all its variables on the meta device."""
+    maker = Maker(spec.version, problems, replacements, KerasModel)
+    model = KerasModel(spec, maker, axis_order)
+    maker.check_replacements()
+    problems.check()
+    model.eval()
+    with torch.no_grad():
+        model.build()
+    _freeze(model, spec)
+    return model
+
+
+def _check_arguments(
+    source: Any, weights: Any, axis_order: Any, replacements: Any
+) -> None:
+    if not isinstance(source, str | bytes | os.PathLike | Mapping):
+        hint = ""
+        if hasattr(source, "to_json") and hasattr(source, "get_weights"):
+            hint = " Of a Keras model, pass to_json(), and weights=get_weights()."
         raise KerasFormatError(
             f"load_keras: got {type(source).__name__} for source; wanted a path, a "
-            "JSON string or a dict."
+            f"JSON string or a dict.{hint}"
+        )
+    if not isinstance(weights, str | os.PathLike | list | tuple | None):
+        raise KerasFormatError(
+            f"load_keras: got {type(weights).__name__} for weights; wanted a path or "
+            "a list of arrays."
         )
     if axis_order not in ("keras", "torch"):
         raise KerasFormatError(
@@ -165,64 +180,6 @@ def _check_choices(theano_kernels: Any, data_format: Any) -> None:
             f"load_keras: got data_format={data_format!r:.60}; wanted 'channels_last' "
             "or 'channels_first'."
         )
-
-
-def _open(source: Source) -> tuple[Any, str, Any]:
-    """Return (the model's JSON, a name for messages, the weights beside it)."""
-    if isinstance(source, Mapping):
-        with reading("the dict"):  # a cycle in it ends here, and tuples become lists
-            return json.loads(json.dumps(source)), "the dict", None
-    path = as_path(source)
-    if path is None:
-        return parse_json(source, "the JSON string"), "the JSON string", None
-    kind = kind_of(path)
-    if kind == "zip":
-        with open_zip(path) as archive:
-            data, has_weights = _from_zip(archive)
-    elif kind == "hdf5":
-        with open_hdf5(path, str(path)) as file:
-            data, has_weights = _from_hdf5(file)
-    else:
-        data, has_weights = _from_text(path), False
-    return data, str(path), path if has_weights else None
-
-
-def _from_text(path: Path) -> Any:
-    with reading(str(path)):
-        if path.stat().st_size > LARGEST_JSON:
-            raise KerasFormatError(f"load_keras: {path} is too large for JSON.")
-        return parse_json(path.read_bytes(), str(path))
-
-
-def _from_zip(archive: Zip) -> tuple[Any, bool]:
-    """Return the JSON of a `.keras` file and whether it holds weights."""
-    if "config.json" not in archive:
-        raise KerasFormatError(
-            f"load_keras: {archive.path} is a zip without config.json."
-        )
-    data = archive.json("config.json")
-    if "metadata.json" in archive and isinstance(data, dict):
-        about = archive.json("metadata.json")
-        if isinstance(about, dict):
-            data.setdefault("keras_version", about.get("keras_version"))
-    return data, "model.weights.h5" in archive
-
-
-def _from_hdf5(file: Hdf5) -> tuple[Any, bool]:
-    """Return the JSON of a whole-model `.h5` file and whether it holds weights."""
-    config = file.text(file.root, "model_config")
-    if config is None:
-        raise KerasFormatError(
-            f"load_keras: {file.place} holds weights, but no model_config. Give the "
-            "model's JSON as source, and this file as weights."
-        )
-    data = parse_json(config, f"{file.place}: model_config")
-    if isinstance(data, dict):
-        for key in ("keras_version", "backend"):
-            found = file.text(file.root, key)
-            if found is not None:
-                data.setdefault(key, found)
-    return data, file.get(file.root, "model_weights") is not None
 
 
 def _freeze(model: nn.Module, spec: Any) -> None:

@@ -6,9 +6,8 @@ import sys
 import torch
 
 from course_lib.keras_models import KerasFormatError, load_keras
-from course_lib.keras_models.summary import check, summary
-
-TOLERANCE = 1e-5  # of outputs, absolute; of the penalty, a tenth, relative
+from course_lib.keras_models.graph import KerasModel
+from course_lib.keras_models.summary import compare, summary
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -33,11 +32,14 @@ def run(arguments: argparse.Namespace) -> int:
     return status
 
 
-def _check(model: torch.nn.Module, path: str) -> int:
-    error, cost = check(model, path)
-    print(f"largest difference of an output: {error:.2e}")
-    if cost is not None:
-        print(f"relative difference of the penalty: {cost:.2e}")
-    good = error <= TOLERANCE and (cost is None or cost <= TOLERANCE / 10)
+def _check(model: KerasModel, path: str) -> int:
+    found = compare(model, path)
+    print(
+        f"largest difference of an output: {found.error:.2e}, where the outputs reach "
+        f"{found.size:.2e}"
+    )
+    if found.cost is not None:
+        print(f"relative difference of the penalty: {found.cost:.2e}")
+    good = found.agrees
     print("It computes what Keras computed." if good else "It differs from Keras.")
     return 0 if good else 1

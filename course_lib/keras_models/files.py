@@ -7,6 +7,7 @@ and no member of a zip is written to a path.
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 import zipfile
@@ -18,6 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from course_lib.keras_models.foreign import HEAD, refuse_foreign, refuse_missing
 from course_lib.keras_models.spec import KerasFormatError
 
 LARGEST_JSON = 2**27  # bytes; NASNetLarge has 2**20
@@ -50,7 +52,9 @@ def parse_json(text: str | bytes, place: str) -> Any:
             f"{LARGEST_JSON:,}."
         )
     with reading(place):
-        return json.loads(text)
+        if not isinstance(text, str):
+            text = text.decode(json.detect_encoding(text), "surrogatepass")
+        return json.loads(text.lstrip("\ufeff"))
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,24 @@ class Stored:
         """Return the numbers, in the machine's own byte order."""
         with reading(self.place):
             return self.load().astype(self.dtype.newbyteorder("="), copy=False)
+
+
+Arrays = list[tuple[str, Stored]]
+
+
+@dataclass(frozen=True)
+class NamedArrays:
+    """Arrays with names, of a file that has no groups.
+
+    Args:
+        arrays: each with its name.
+        place: the file's name, for messages.
+        ordered: they are in the order of Keras's `get_weights()`.
+    """
+
+    arrays: Arrays
+    place: str
+    ordered: bool = False
 
 
 def stored(array: np.ndarray, place: str) -> Stored:
@@ -169,7 +191,10 @@ class Zip:
                 )
             shape, _, dtype = head(stream)
         if dtype.hasobject or min(shape, default=0) < 0:
-            raise KerasFormatError(f"load_keras: {place} holds {dtype}{shape}.")
+            raise KerasFormatError(
+                f"load_keras: {place} holds {dtype}{shape}; wanted numbers, for Python "
+                "objects are never unpickled."
+            )
         if math.prod(shape) * dtype.itemsize > size:
             raise KerasFormatError(
                 f"load_keras: {place} has the shape {shape}, but only {size:,} bytes."
@@ -196,7 +221,7 @@ def open_zip(path: Path) -> Iterator[Zip]:
             yield opened
 
 
-def npz_arrays(archive: Zip) -> list[tuple[str, Stored]]:
+def npz_arrays(archive: Zip) -> Arrays:
     """Return the arrays of an `.npz` file in the file's order."""
     arrays = [
         (name.removesuffix(".npy"), archive.array(name)) for name in archive.names
@@ -209,15 +234,31 @@ def as_path(source: Any) -> Path | None:
     """Return the path that `source` is, None where it is JSON itself."""
     if isinstance(source, os.PathLike):
         return Path(source)
-    if isinstance(source, str) and not source.lstrip("\ufeff \t\r\n").startswith("{"):
+    if isinstance(source, str) and not _JSON_START.match(source):
         return Path(source)
     return None
 
 
+# An object, a list of objects, or either as text in JSON.
+_JSON_START = re.compile(r'\ufeff?\s*["\\]*\s*(\{|\[\s*[\]{\[])')
+
+
 def kind_of(path: Path) -> str:
-    """Return "zip", "hdf5" or "json", by a file's first bytes."""
-    with reading(str(path)), open(path, "rb") as stream:
-        start = stream.read(8)
+    """Return "folder", "zip", "hdf5" or "json", by a file's first bytes.
+
+    Raises:
+        KerasFormatError: a file that no Keras reads; what it is instead.
+    """
+    with reading(str(path)):
+        if path.is_dir():
+            return "folder"
+        if not path.exists():
+            refuse_missing(path)
+        with open(path, "rb") as stream:
+            start = stream.read(HEAD)
     if start.startswith(b"PK"):
         return "zip"
-    return "hdf5" if start.startswith(b"\x89HDF") else "json"
+    if start.startswith(b"\x89HDF"):
+        return "hdf5"
+    refuse_foreign(path, start)
+    return "json"

@@ -61,6 +61,13 @@ class Hdf5:
             group = None if found is None else self.objects[found]
         return group
 
+    def add_group(self, group: Group, name: str) -> Group:
+        """Add an empty group, here and not in the file; return it."""
+        members = group.setdefault("members", {})
+        members[name] = len(self.objects)
+        self.objects.append({"attributes": {}, "members": {}})
+        return self.objects[-1]
+
     def array(self, group: Group, name: str) -> Stored:
         """Return an array that lies in the file itself."""
         data = self.get(group, name)

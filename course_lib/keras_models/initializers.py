@@ -5,14 +5,16 @@ that Keras computed. The numbers are drawn from torch's generator.
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from course_lib.keras_models.spec import Version
+from course_lib.keras_models.spec import KerasFormatError, Version
 
 Initializer = Callable[[Tensor], Any]
 _TRUNCATED = 0.87962566103423978  # standard deviation of a normal cut at 2
@@ -62,6 +64,17 @@ def identity(x: Tensor, *, gain: float) -> Tensor:
     return x.copy_(gain * torch.eye(*x.shape, dtype=x.dtype))
 
 
+@dataclass(frozen=True)
+class Unknown:
+    """An initializer that can't be carried out, which only untrained layers need."""
+
+    problem: str
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Raise the error."""
+        raise KerasFormatError(f"load_keras: {self.problem}")
+
+
 _SCALED = {
     f"{family}_{distribution}": (scale, mode, distribution)
     for family, scale, mode in (
@@ -87,8 +100,8 @@ def parse_initializer(value: Any, version: Version) -> Initializer:
     if isinstance(value, Mapping):
         config, value = value.get("config", {}), value.get("class_name")
     if not isinstance(value, str) or not isinstance(config, Mapping):
-        raise ValueError(f"{value!r} is no initializer")
-    name = _snake(value.removesuffix("V2"))
+        raise ValueError(f"{value!r:.60} is no initializer")
+    name = _plain_name(value)
     if name in _SCALED:
         scale, mode, distribution = _SCALED[name]
         if distribution == "normal":
@@ -98,8 +111,20 @@ def parse_initializer(value: Any, version: Version) -> Initializer:
         )
     known = _parse_named(name, config, version)
     if known is None:
-        raise ValueError(f"{value!r} is unknown here")
+        raise ValueError(f"{value!r:.60} is unknown here")
     return known
+
+
+def _plain_name(name: str) -> str:
+    """Return one name for all that the versions of Keras and TensorFlow write.
+
+    >>> _plain_name("OrthogonalInitializer"), _plain_name("keras.initializers>HeNormal")
+    ('orthogonal', 'he_normal')
+    >>> _plain_name("glorot_normalV2"), _plain_name("random_uniform_initializer")
+    ('glorot_normal', 'random_uniform')
+    """
+    name = re.split(r"[>.|]", name)[-1].removesuffix("V1").removesuffix("V2")
+    return _snake(name).removesuffix("_initializer")
 
 
 def _parse_named(
@@ -129,7 +154,7 @@ def _parse_named(
     if name == "orthogonal":
         old = 1.1 if version < (2, 0) else 1.0
         return partial(orthogonal, gain=number("gain", number("scale", old)))
-    if name in ("identity", "identity_initializer"):
+    if name == "identity":
         return partial(identity, gain=number("gain", 1.0))
     if name == "variance_scaling":
         return _parse_scaling(config, version, number("scale", 1.0))

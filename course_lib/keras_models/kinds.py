@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from course_lib.keras_models.lambda_code import describe
 from course_lib.keras_models.layers import (
     activation,
     convolution,
@@ -143,7 +144,8 @@ class Maker:
     def _refuse(self, settings: Settings) -> None:
         if settings.spec.kind == "Lambda":
             settings.problem(
-                f"it carries Python code, which is never run. {settings.way_out}"
+                f"it carries Python code, which is never run.{describe(settings.left)} "
+                f"{settings.way_out}"
             )
         elif settings.spec.kind in ("InstanceMethod", "InstanceProperty"):
             name = settings.left.get("attr_name")

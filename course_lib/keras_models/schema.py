@@ -100,6 +100,24 @@ def _walk(data: Any) -> Any:
             waiting.extend(part)
 
 
+def is_quantized(dtype: Any) -> bool:
+    """Tell a policy of model.quantize() from one of plain numbers.
+
+    Source: `QuantizedDTypePolicy` in keras/src/dtype_policies/dtype_policy.py at
+    v3.15.1.
+    """
+    if isinstance(dtype, Mapping):
+        config = dtype.get("config")
+        return isinstance(config, Mapping) and {"mode", "source_name"} <= {*config}
+    return isinstance(dtype, str) and "_from_" in dtype
+
+
+QUANTIZED = (
+    "the model is quantized (int8, int4 or float8, by model.quantize), which rounds "
+    "its weights. Save it before it is quantized"
+)
+
+
 class _Reader:
     """Reads one file: all that its parts share."""
 
@@ -216,6 +234,9 @@ class _Reader:
     def check_dtype(self, name: str | None, config: Mapping[str, Any]) -> None:
         """Note a policy of numbers that would not be kept."""
         dtype = config.get("dtype")
+        if is_quantized(dtype):
+            self.problems.add(QUANTIZED)
+            return
         if isinstance(dtype, Mapping):
             inner = dtype.get("config")
             dtype = inner.get("name") if isinstance(inner, Mapping) else None

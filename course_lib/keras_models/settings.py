@@ -6,7 +6,11 @@ from typing import Any
 from course_lib.keras_models import activations
 from course_lib.keras_models.activations import Activation
 from course_lib.keras_models.constraints import Constraint, parse_constraint
-from course_lib.keras_models.initializers import Initializer, parse_initializer
+from course_lib.keras_models.initializers import (
+    Initializer,
+    Unknown,
+    parse_initializer,
+)
 from course_lib.keras_models.regularizers import parse_regularizer
 from course_lib.keras_models.spec import LayerSpec, Problems, Version
 from course_lib.regularization import L1L2
@@ -166,9 +170,16 @@ class Settings:
         return self._parsed(key, parse_constraint)
 
     def initializer(self, key: str, default: str) -> Initializer:
-        """Return the function that fills a tensor."""
-        self.left[key] = self.left.get(key) or default
-        return self._parsed(key, lambda value: parse_initializer(value, self.version))
+        """Return the function that fills a tensor; an unknown one raises when called.
+
+        Only a model without weights needs it.
+        """
+        value = self.left.pop(key, None) or default
+        try:
+            return parse_initializer(value, self.version)
+        except (TypeError, ValueError, OverflowError) as error:
+            where = f"layer {self.name!r} ({self.spec.source}): {key}"
+            return Unknown(f"{where}: {error}; without weights= it is needed.")
 
     def _parsed(self, key: str, parse: Callable[[Any], Any]) -> Any:
         value = self.left.pop(key, None)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from matplotlib.axes import Axes
@@ -13,6 +13,7 @@ from course_lib.keras_models.layers.base import Layer
 from course_lib.keras_models.spec import KerasFormatError
 from course_lib.regularization import L1L2, Activity, penalty
 
+_OUTPUT, _PENALTY, _ROUNDING = 1e-5, 1e-6, 1e-7
 _TITLES = ("layer", "type", "shape", "parameters", "regularizer", "calls")
 
 
@@ -116,6 +117,22 @@ def _places(model: KerasModel) -> dict[tuple[str, int], tuple[float, float]]:
     }
 
 
+class Comparison(NamedTuple):
+    """How far a model is from what Keras computed.
+
+    Args:
+        error: the largest absolute difference of an output.
+        size: the largest number in the outputs of Keras.
+        cost: the relative difference of the penalty, None where the file holds none.
+        agrees: whether all outputs and the penalty are equal but for rounding.
+    """
+
+    error: float
+    size: float
+    cost: float | None
+    agrees: bool
+
+
 def check(model: KerasModel, path: str | Path) -> tuple[float, float | None]:
     """Compare a model with what Keras computed.
 
@@ -131,6 +148,18 @@ def check(model: KerasModel, path: str | Path) -> tuple[float, float | None]:
     Raises:
         KerasFormatError: the file lacks inputs or outputs, or has others.
     """
+    found = compare(model, path)
+    return found.error, found.cost
+
+
+def compare(model: KerasModel, path: str | Path) -> Comparison:
+    """Compare as `check` does, and judge by the rounding of the outputs' size.
+
+    An output agrees where |got - wanted| <= tolerance max |wanted| + 1e-7. The
+    tolerance is 1e-5, or ten roundings of a coarser dtype of the file; for the penalty
+    it is 1e-6. The term 1e-7 is the rounding of float32 at 1: a small output may be the
+    difference of such numbers.
+    """
     with open_zip(Path(path)) as archive:
         arrays = {name: array.read() for name, array in npz_arrays(archive)}
     inputs, wanted = _numbered(arrays, "x"), _numbered(arrays, "y")
@@ -144,19 +173,46 @@ def check(model: KerasModel, path: str | Path) -> tuple[float, float | None]:
         outputs = model(*inputs)
         cost = float(penalty(model))
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    error = 0.0
+    errors, sizes, agrees = [0.0], [0.0], True
     for i, (output, target) in enumerate(zip(outputs, wanted, strict=True)):
         if output.shape != target.shape:
             raise KerasFormatError(
                 f"check: output {i} has shape {tuple(output.shape)}; {path} has "
                 f"{tuple(target.shape)}."
             )
-        difference = (output.double() - target.to(output.device).double()).abs()
-        error = max(error, float(difference.max()))
-    if "reg_loss" not in arrays:
-        return error, None
-    known = float(arrays["reg_loss"])
-    return error, abs(cost - known) / max(abs(known), 1e-12) if cost != known else 0.0
+        error, size = _difference(output, target)
+        agrees = agrees and error <= _tolerance(target.dtype) * size + _ROUNDING
+        errors.append(error)
+        sizes.append(size)
+    relative = (
+        _relative(cost, float(arrays["reg_loss"])) if "reg_loss" in arrays else None
+    )
+    agrees = agrees and (relative is None or relative <= _PENALTY)
+    return Comparison(max(errors), max(sizes), relative, agrees)
+
+
+def _relative(cost: float, known: float) -> float:
+    return 0.0 if cost == known else abs(cost - known) / max(abs(known), 1e-12)
+
+
+def _difference(output: torch.Tensor, target: torch.Tensor) -> tuple[float, float]:
+    """Return the largest difference, infinite for a nan on one side, and the size."""
+    target = target.to(output.device).double()
+    output = output.double()
+    same = (output == target) | (output.isnan() & target.isnan())
+    error = (output - target).abs().nan_to_num(torch.inf, torch.inf)
+    error = torch.where(same, 0.0, error)
+    size = target[target.isfinite()].abs()
+    return _largest(error), _largest(size)
+
+
+def _largest(x: torch.Tensor) -> float:
+    return float(x.max()) if x.numel() else 0.0
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    rounding = torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
+    return max(_OUTPUT, 10 * rounding)
 
 
 def _numbered(arrays: dict[str, Any], letter: str) -> list[torch.Tensor]:

@@ -3,29 +3,24 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from course_lib.keras_models.files import (
-    Stored,
-    kind_of,
-    npz_arrays,
-    open_zip,
-    stored,
-)
+from course_lib.keras_models.files import Arrays, NamedArrays, Stored, stored
 from course_lib.keras_models.graph import KerasModel
-from course_lib.keras_models.hdf5 import Group, Hdf5, open_hdf5
+from course_lib.keras_models.hdf5 import Group, Hdf5
+from course_lib.keras_models.initializers import Unknown
 from course_lib.keras_models.layers.base import Layer
+from course_lib.keras_models.naming import check_renamed
 from course_lib.keras_models.origin import Origin
 from course_lib.keras_models.slots import Slot, common_layouts, slots_of
 from course_lib.keras_models.spec import KerasFormatError
+from course_lib.keras_models.weights_3 import pairs_of
 
 LARGEST_UNTRAINED = 150_000_000  # parameters without a file; VGG16 has 138 million
-Arrays = list[tuple[str, Stored]]
 
 
 @dataclass(frozen=True)
@@ -36,12 +31,15 @@ class LayerArrays:
     arrays: Arrays
 
 
-def load_weights(model: KerasModel, source: Any, origin: Origin) -> Origin:
+Weights = Hdf5 | NamedArrays | Sequence[Any]
+
+
+def load_weights(model: KerasModel, source: Weights, origin: Origin) -> Origin:
     """Fill a model that was built on the meta device from a file or list of arrays.
 
     Args:
         model: as `KerasModel.build` leaves it.
-        source: a path, or a list of arrays in the order of Keras's `get_weights()`.
+        source: an open file, or a list of arrays in the order of `get_weights()`.
         origin: who wrote the arrays, where the file does not say.
 
     Returns:
@@ -53,25 +51,13 @@ def load_weights(model: KerasModel, source: Any, origin: Origin) -> Origin:
     filler = _Filler(model, origin)
     if isinstance(source, list | tuple):
         filler.from_list(_arrays(source))
+    elif isinstance(source, Hdf5):
+        filler.from_hdf5(source)
+    elif source.ordered:
+        filler.from_npz(source.arrays, source.place)
     else:
-        _from_path(filler, Path(source))
+        filler.from_named(source.arrays, source.place)
     return filler.origin
-
-
-def _from_path(filler: "_Filler", path: Path) -> None:
-    if kind_of(path) != "zip":
-        with open_hdf5(path, str(path)) as file:
-            filler.from_hdf5(file)
-        return
-    with open_zip(path) as archive:
-        if "model.weights.h5" not in archive:
-            filler.from_npz(npz_arrays(archive), str(path))
-            return
-        with (
-            archive.unpacked("model.weights.h5") as stream,
-            open_hdf5(stream, str(path)) as file,
-        ):
-            filler.from_hdf5(file)
 
 
 def _arrays(source: Iterable[Any]) -> Arrays:
@@ -142,7 +128,8 @@ class _Filler:
                     f"{_list(names)}; the model's layers with weights are "
                     f"{_list(owners)}."
                 )
-            names = list(owners)  # renamed layers are taken in order, as in Keras
+            check_renamed(dict(zip(owners, names, strict=True)), file.place)
+            names = list(owners)  # in order, as in Keras
         for group, name in zip(groups, names, strict=True):
             slots = list(self._slots(owners[name], name))
             if len(slots) != len(group.arrays):  # see slots_of
@@ -179,8 +166,7 @@ class _Filler:
 
     def _from_hdf5_3(self, file: Hdf5, root: Group) -> None:
         """Read Keras 3's file, whose paths follow the objects' attributes."""
-        pairs: list[tuple[list[Slot], Arrays]] = []
-        _walk_3(file, root, self.model, (), pairs)
+        pairs = list(pairs_of(file, root, self.model))
         arrays = [array for _, found in pairs for _, array in found]
         file.check_sizes(arrays)
         for slots, found in pairs:
@@ -202,15 +188,31 @@ class _Filler:
                 return
         self.from_list(arrays, place)
 
+    def from_named(self, arrays: Arrays, place: str) -> None:
+        """Read arrays that names tell the layer of, or that fit in one order alone."""
+        named = _named_by_leaf(self.slots, arrays)
+        orders = [named] if named else self._orders()
+        fitting = [slots for slots in orders if _fits(slots, arrays)]
+        if any(slots != fitting[0] for slots in fitting[1:]):
+            raise KerasFormatError(
+                f"load_keras: {place} has arrays whose names, such as "
+                f"{arrays[0][0]!r:.80}, are not those of layers, and they fit in "
+                "several orders. Pass the arrays as a list in Keras's order."
+            )
+        self._match(orders, arrays, place)
+
     def from_list(self, arrays: Arrays, place: str = "the list of weights") -> None:
         """Fill in layer order, or with what isn't trained last, whichever fits.
 
         Keras 1 and 2 list a nested model's trained arrays before its others.
         """
+        self._match(self._orders(), arrays, place)
+
+    def _orders(self) -> list[list[Slot]]:
         orders = [self.slots, self._by_child(), _frozen_last(self.slots)]
         if self.model.version < (2, 4) and not self.model.version.tf:
             orders[:2] = orders[1::-1]
-        self._match(orders, arrays, place)
+        return orders
 
     def _by_child(self) -> list[Slot]:
         children = self.model._modules.items()
@@ -232,10 +234,14 @@ class _Filler:
                 continue
             for slot, (_, array), layout in zip(slots, arrays, layouts, strict=True):
                 materialize(slot.module, slot.attribute)
-                numbers = torch.from_numpy(np.ascontiguousarray(array.read()))
+                numbers = torch.from_numpy(np.asarray(array.read(), order="C"))
                 slot.fill(numbers, layout)
             return
         raise KerasFormatError(_misfit(orders[0], arrays, place))
+
+
+def _fits(slots: Sequence[Slot], arrays: Arrays) -> bool:
+    return common_layouts(slots, [array.shape for _, array in arrays]) is not None
 
 
 def _misfit(slots: Sequence[Slot], arrays: Arrays, place: str) -> str:
@@ -317,102 +323,6 @@ def _list(names: Iterable[str]) -> str:
     return text + (", ..." if len(names) > 12 else "") if names else "none"
 
 
-# Keras 3
-
-
-def _walk_3(
-    file: Hdf5,
-    group: Group | None,
-    module: Any,
-    path: tuple[str, ...],
-    pairs: list,
-) -> None:
-    """Pair the slots of a module with the arrays of its group, and so on inside."""
-    if isinstance(module, KerasModel):
-        inside = _layers_group(file, group)
-        names = _group_names(file, inside, module)
-        for name, child in module._modules.items():
-            deeper = file.get(inside, names[name])
-            _walk_3(file, deeper, child, (*path, name), pairs)
-        return
-    for attribute, inner in _inner_3(module):
-        deeper = file.get(group, attribute)
-        _walk_3(file, deeper, inner, path, pairs)
-    slots = [slot for slot in slots_of(module, path) if not module.sublayers()]
-    if not slots:
-        return
-    stored = _vars(file, group)
-    if stored is None:
-        raise KerasFormatError(
-            f"load_keras: {file.place} has no arrays for layer {'/'.join(path)!r}."
-        )
-    pairs.append((slots, stored))
-
-
-def _layers_group(file: Hdf5, group: Group | None) -> Group | None:
-    for name in ("layers", "_layer_checkpoint_dependencies"):
-        inside = file.get(group, name)
-        if inside is not None:
-            return inside
-    return None
-
-
-def _inner_3(module: Layer) -> list[tuple[str, Any]]:
-    """Return the wrapped layers under the attributes that name them in the file."""
-    inner = module.sublayers()
-    names = ("forward_layer", "backward_layer") if len(inner) == 2 else ("layer",)
-    return list(zip(names, inner, strict=False))
-
-
-def _vars(file: Hdf5, group: Group | None) -> Arrays | None:
-    """Return the numbered arrays of a layer, or of its cell."""
-    for place in ("vars", "cell/vars"):
-        inside = file.get(group, place)
-        names = [n for n in (inside or {}).get("members", {}) if n.isdigit()]
-        if not names:
-            continue
-        names.sort(key=int)
-        return [(f"{place}/{n}", file.array(inside, n)) for n in names]
-    return None
-
-
-def _group_names(file: Hdf5, inside: Group | None, model: KerasModel) -> dict[str, str]:
-    """Return the group of each layer: by its own name, or by counting its class.
-
-    A file counts the classes in the order of the model's layers: dense, dense_1. Newer
-    ones also write each layer's name.
-    """
-    counted: dict[str, int] = {}
-    names = {}
-    for name, child in model._modules.items():
-        base = _snake(child.keras_class)
-        number = counted.get(base, 0)
-        counted[base] = number + 1
-        names[name] = f"{base}_{number}" if number else base
-    if inside is None:
-        return names
-    written = {}
-    for group_name in inside.get("members", {}):
-        variables = file.get(inside, f"{group_name}/vars")
-        own = variables and file.text(variables, "name")
-        if own:
-            written[own] = group_name
-    if set(written) >= {n for n, c in model._modules.items() if _has_slots(c)}:
-        return {**names, **written}
-    return names
-
-
-def _has_slots(module: Any) -> bool:
-    return any(True for _ in slots_of(module, ()))
-
-
-def _snake(name: str) -> str:
-    """Turn a class name into Keras's snake case: Conv2DTranspose, conv2d_transpose."""
-    name = re.sub(r"\W+", "", name)
-    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
-    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
-
-
 # Memory
 
 
@@ -447,6 +357,11 @@ def initialize_rest(model: KerasModel) -> None:
             f"load_keras: the model has {count:,} parameters, and no weights are given "
             f"for them. Without, at most {LARGEST_UNTRAINED:,} are made; pass weights=."
         )
+    unknown = [
+        v.initializer.problem for _, v in rest if isinstance(v.initializer, Unknown)
+    ]
+    if unknown:
+        raise KerasFormatError(f"load_keras: {' '.join(dict.fromkeys(unknown))}")
     for layer, variable in rest:
         materialize(layer, variable.attribute)
         with torch.no_grad():

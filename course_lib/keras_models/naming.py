@@ -1,0 +1,53 @@
+"""Layers that a weights file names otherwise than the model does."""
+
+import re
+import warnings
+from collections.abc import Mapping
+
+from course_lib.keras_models.spec import KerasFormatError
+
+
+def check_renamed(names: Mapping[str, str], place: str) -> None:
+    """Look at layers that are paired by their order, as Keras does.
+
+    Keras numbers the names that it makes itself, so that dense_3 may be what the file
+    calls dense_1. Other names that differ are a reason to warn.
+
+    Args:
+        names: the model's layers in order, and the file's layer for each.
+        place: the file, for messages.
+
+    Raises:
+        KerasFormatError: a layer of the user's own name would get the arrays of
+            another, though the file has its own.
+    """
+    known = {name: layer for layer, name in names.items()}
+    for layer, name in names.items():
+        numbered = _bare(layer) != layer or _bare(name) == _bare(layer)
+        if layer in known and name != layer and not numbered:
+            raise KerasFormatError(
+                f"load_keras: {place} has the layers {_listed(known)}; the model's "
+                f"are {_listed(names)}. By name and by order {layer!r} would get other "
+                "arrays. Rename the layers in the JSON, or pass a list of arrays as "
+                "weights."
+            )
+    other = [
+        f"{name!r} for {layer!r}"
+        for layer, name in names.items()
+        if _bare(layer) != _bare(name)
+    ]
+    if other:
+        warnings.warn(
+            f"load_keras: {place} names layers otherwise than the model does; they "
+            f"are taken in order, as in Keras: {', '.join(other[:12])}.",
+            stacklevel=2,
+        )
+
+
+def _bare(name: str) -> str:
+    """Return a name without the number that Keras counts up."""
+    return re.sub(r"_\d+$", "", name)
+
+
+def _listed(names: Mapping[str, str]) -> str:
+    return ", ".join(map(repr, [*names][:12])) + (", ..." if len(names) > 12 else "")

@@ -11,15 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.keras_models.kinds import Maker
-from course_lib.keras_models.layers.base import Layer
+from course_lib.keras_models.layers.base import Layer, MaskRule
 from course_lib.keras_models.layers.wrappers import Bidirectional
-from course_lib.keras_models.plan import (
-    LARGEST_TENSOR,
-    Call,
-    Planner,
-    Step,
-    module_name,
-)
+from course_lib.keras_models.plan import LARGEST_TENSOR, Planner, module_name
 from course_lib.keras_models.regularizers import (
     activity,
     counts_backward,
@@ -30,6 +24,7 @@ from course_lib.keras_models.regularizers import (
     times,
 )
 from course_lib.keras_models.spec import CallSpec, ModelSpec
+from course_lib.keras_models.walk import Call, Walk, call_step
 from course_lib.regularization import regularize
 
 
@@ -48,7 +43,8 @@ class KerasModel(nn.Module):
     """
 
     wants_first = False
-    makes_mask = uses_mask = passes_mask = False
+    makes_mask = ends_mask = uses_mask = False
+    passes_mask = uses_masks = True  # by the rules of the layers inside
 
     def __init__(self, spec: ModelSpec, maker: Maker, axis_order: str = "keras"):
         super().__init__()
@@ -58,7 +54,8 @@ class KerasModel(nn.Module):
         self.output_names = spec.output_names
         self.axis_order = axis_order
         self.calls: tuple[Call, ...] = ()
-        self.steps: list[Step] = []
+        # One walk for each choice of inputs that have a mask.
+        self.walks: dict[tuple[bool, ...], Walk] = {}
         self._spec: ModelSpec | None = spec
         by_layer: dict[str, list[CallSpec]] = {}
         for call in spec.calls:
@@ -87,15 +84,40 @@ class KerasModel(nn.Module):
         return False
 
     def build(self, *shapes: tuple[int, ...]) -> None:
-        """Make all variables on the meta device and plan the walk."""
+        """Make all variables on the meta device and plan the walk.
+
+        Args:
+            shapes: of the inputs, where another model calls this one.
+        """
         assert self._spec is not None
-        planner = Planner(self, self._spec, list(shapes))
-        self.steps, self.calls = planner.plan()
-        self.slots = planner.count
+        self._shapes = list(shapes)
+        planner = Planner(self, self._spec, self._shapes, self._unmasked)
+        self.walks[self._unmasked], self.calls = planner.plan()
         self.first_inputs = planner.first_inputs
-        self.output_slots = planner.output_slots
-        self.masked = planner.masked
-        self._spec = None
+        if not shapes:
+            for module in self.modules():
+                if isinstance(module, KerasModel):
+                    module._spec = None
+
+    @property
+    def _unmasked(self) -> tuple[bool, ...]:
+        return (False,) * len(self.input_names)
+
+    def walk_for(self, masked: tuple[bool, ...]) -> Walk:
+        """Return the walk for inputs of which those have a mask."""
+        if masked not in self.walks:
+            assert self._spec is not None
+            planner = Planner(self, self._spec, self._shapes, masked)
+            self.walks[masked], _ = planner.plan()
+        return self.walks[masked]
+
+    def mask_after(self, masked: tuple[bool, ...]) -> MaskRule:
+        """Say which mask the first output has, for a layer that wraps this model."""
+        mask = self.walk_for(masked).masks[0]
+        return self._first_mask if isinstance(mask, int) else mask
+
+    def _first_mask(self, *inputs: Tensor, masks: tuple[Tensor | None, ...]) -> Tensor:
+        return self(*inputs, masks=masks)[len(self.output_names)]
 
     def reset_states(self) -> None:
         """Let every stateful layer forget what it remembers between calls."""
@@ -103,30 +125,39 @@ class KerasModel(nn.Module):
             if module is not self and hasattr(module, "reset_states"):
                 module.reset_states()
 
-    def forward(self, *inputs: Any, **named: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def forward(self, *inputs: Any, **named: Any) -> Tensor | tuple[Tensor, ...]:
         """Walk through the calls.
+
+        Another model that calls this one passes `masks`, a tuple of one for each input
+        or None, and gets the outputs' masks after the outputs.
 
         Raises:
             ValueError: too many or too few inputs, an unknown name, a wrong shape.
         """
-        values: list[Any] = [None] * self.slots
-        values[: len(self.input_names)] = self._bind(inputs, named)
+        masks = named.pop("masks") if _are_masks(named.get("masks")) else None
+        found = self._unmasked
+        if masks is not None:
+            found = tuple(mask is not None for mask in masks)
+        walk = self.walk_for(found)
+        values: list[Any] = [None] * walk.slots
+        count = len(found)
+        values[:count] = self._bind(inputs, named)
+        if masks is not None:
+            values[count : count + sum(found)] = [m for m in masks if m is not None]
         modules = self._modules
-        for layer, function, places, outputs, mask, options, free in self.steps:
-            call = function if layer is None else modules[layer]
-            tensors = [values[place] for place in places]
-            if mask is not None:
-                result = call(*tensors, mask=values[mask], **options)
-            else:
-                result = call(*tensors, **options)
+        for step in walk.steps:
+            call = step.function if step.layer is None else modules[step.layer]
+            result = call_step(call, step, values)
+            outputs = step.outputs
             if len(outputs) == 1 and not isinstance(result, tuple):
                 values[outputs[0]] = result
             else:
                 for place, part in zip(outputs, result, strict=True):
                     values[place] = part
-            for place in free:
+            for place in step.free:
                 values[place] = None
-        results = tuple(values[place] for place in self.output_slots)
+        places = walk.outputs if masks is None else (*walk.outputs, *walk.kept_masks)
+        results = tuple(values[place] for place in places)
         return results[0] if len(results) == 1 else results
 
     def _bind(self, inputs: tuple, named: Mapping[str, Any]) -> list[Tensor]:
@@ -188,6 +219,14 @@ class KerasModel(nn.Module):
             elif isinstance(module, Layer):
                 counted = outer and counts_nested_calls(self.version)
                 _attach(module, nested_count(path) if counted else 1)
+
+
+def _are_masks(value: Any) -> bool:
+    """Tell masks from an input that happens to be called so."""
+    return type(value) is tuple and all(
+        mask is None or (isinstance(mask, Tensor) and mask.dtype == torch.bool)
+        for mask in value
+    )
 
 
 def _attach(layer: Layer, repeat: int) -> None:

@@ -207,10 +207,10 @@ class Normalization(Layer):
     """(x - mean) / sqrt(variance), with statistics that were adapted to data."""
 
     wants_first = False
-    passes_mask = True
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
+        self.passes_mask = settings.version >= (3, 0)
         axis = settings.left.get("axis", -1)
         settings.left["axis"] = [] if axis is None else axis
         self.axes = settings.list_of_integers("axis")

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from course_lib.keras_models.dtypes import integer_type
 from course_lib.keras_models.kinds import Maker
 from course_lib.keras_models.layers.base import Layer, MaskRule
+from course_lib.keras_models.layers.core import Embedding
 from course_lib.keras_models.layers.wrappers import Bidirectional
 from course_lib.keras_models.plan import LARGEST_TENSOR, Planner, module_name
 from course_lib.keras_models.regularizers import (
@@ -23,7 +25,7 @@ from course_lib.keras_models.regularizers import (
     nested_count,
     times,
 )
-from course_lib.keras_models.spec import CallSpec, ModelSpec
+from course_lib.keras_models.spec import CallSpec, ModelSpec, Ref, refs_in
 from course_lib.keras_models.walk import Call, Walk, call_step
 from course_lib.regularization import regularize
 
@@ -70,6 +72,16 @@ class KerasModel(nn.Module):
         self.input_shapes = tuple(
             _shape(name, spec.layers[name].config, maker) for name in self.input_names
         )
+        self.input_types = tuple(
+            integer_type(spec.layers[name].config.get("dtype"))
+            for name in self.input_names
+        )
+        self.looked_up = tuple(map(self._is_looked_up, spec.inputs))
+
+    def _is_looked_up(self, ref: Ref) -> bool:
+        assert self._spec is not None
+        users = [call for call in self._spec.calls if ref in refs_in(list(call.args))]
+        return all(isinstance(self.child(call.layer), Embedding) for call in users)
 
     def extra_repr(self) -> str:
         """Name the model and its era."""
@@ -187,8 +199,9 @@ class KerasModel(nn.Module):
         like = self._like
         if not isinstance(x, Tensor):
             x = torch.as_tensor(np.asarray(x), device=like.device)
-        if x.is_floating_point() and x.dtype != like.dtype:
-            x = x.to(like.dtype)
+        wanted_type = self.input_types[i] or like.dtype
+        if x.dtype != wanted_type and not (x.is_meta or self._stays_whole(i, x)):
+            x = x.to(wanted_type)
         wanted = self.input_shapes[i]
         if self.first_inputs[i]:
             wanted = (wanted[0], wanted[-1], *wanted[1:-1])
@@ -204,6 +217,10 @@ class KerasModel(nn.Module):
                 f"{', channels first' if self.first_inputs[i] else ''}."
             )
         return x
+
+    def _stays_whole(self, i: int, x: Tensor) -> bool:
+        """Tell whether whole numbers are rows of tables, which floats may not hold."""
+        return self.looked_up[i] and not x.is_floating_point()
 
     def attach_regularizers(self, outer: tuple[int, ...] = ()) -> None:
         """Give each layer its penalties, as often as this Keras version counts them.

@@ -46,6 +46,7 @@ class Dense(Layer):
         if x.is_meta:  # see apply
             wide = x.new_empty(*x.shape[:-1], self.units)
             return apply(self.activation, wide)
+        x = x if x.is_floating_point() else x.to(self.weight.dtype)
         return apply(self.activation, F.linear(x, self.weight, self.bias))
 
 

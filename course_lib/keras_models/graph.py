@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from course_lib.activity import record_outputs
 from course_lib.keras_models.dtypes import integer_type
 from course_lib.keras_models.kinds import Maker
 from course_lib.keras_models.layers.base import Layer, MaskRule
@@ -17,11 +18,14 @@ from course_lib.keras_models.layers.core import Embedding
 from course_lib.keras_models.layers.wrappers import Bidirectional
 from course_lib.keras_models.plan import LARGEST_TENSOR, Planner, module_name
 from course_lib.keras_models.regularizers import (
+    InputActivity,
     activity,
+    calls_first_model,
     counts_backward,
     counts_frozen,
     counts_nested_calls,
     counts_wrapped_activity,
+    nested_activity,
     nested_count,
     times,
 )
@@ -222,20 +226,27 @@ class KerasModel(nn.Module):
         """Tell whether whole numbers are rows of tables, which floats may not hold."""
         return self.looked_up[i] and not x.is_floating_point()
 
-    def attach_regularizers(self, outer: tuple[int, ...] = ()) -> None:
+    def attach_regularizers(
+        self, outer: tuple[int, ...] = (), called: bool = False
+    ) -> None:
         """Give each layer its penalties, as often as this Keras version counts them.
 
         Args:
             outer: how often the models around this one and it itself are called.
+            called: whether one of them is called by another model.
         """
-        for name, module in self._modules.items():
+        for i, (name, module) in enumerate(self._modules.items()):
             calls = sum(module_name(call.layer) == name for call in self.calls)
             path = (*outer, max(calls, 1))
             if isinstance(module, KerasModel):
-                module.attach_regularizers(path)
+                begins = i == 0 and self.keras_class == "Sequential"
+                taken_over = begins and not calls_first_model(self.version)
+                module.attach_regularizers(path, called or not taken_over)
             elif isinstance(module, Layer):
                 counted = outer and counts_nested_calls(self.version)
-                _attach(module, nested_count(path) if counted else 1)
+                count = nested_count(path) if counted else 1
+                costs = nested_activity(self.version) if called else "outputs"
+                _attach(module, count, costs)
 
 
 def _are_masks(value: Any) -> bool:
@@ -246,7 +257,7 @@ def _are_masks(value: Any) -> bool:
     )
 
 
-def _attach(layer: Layer, repeat: int) -> None:
+def _attach(layer: Layer, repeat: int, costs: str = "outputs") -> None:
     by_parameter = {}
     for variable in layer.variables.values():
         parameter = getattr(layer, variable.attribute)
@@ -254,7 +265,12 @@ def _attach(layer: Layer, repeat: int) -> None:
         if variable.regularizer is not None and counts:
             by_parameter[variable.attribute] = times(variable.regularizer, repeat)
     penalty = layer.activity and activity(layer.activity, layer.keras_version)
-    regularize(layer, activity=penalty, **by_parameter)
+    taken = penalty if costs == "outputs" else None
+    regularize(layer, activity=taken, **by_parameter)
+    if penalty and costs == "inputs":
+        layer.inputs_of_calls = Inputs()
+        record_outputs(layer.inputs_of_calls, InputActivity(penalty))
+        layer.register_forward_pre_hook(_pass_inputs)
     inners = layer.sublayers()
     if isinstance(layer, Bidirectional) and not counts_backward(layer.keras_version):
         inners = inners[:1]
@@ -265,6 +281,18 @@ def _attach(layer: Layer, repeat: int) -> None:
         if not counts_wrapped_activity(layer.keras_version):
             inner.activity = None
         _attach(inner, repeat)
+
+
+class Inputs(nn.Module):
+    """What a layer is called with, as a module whose output can cost something."""
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the inputs."""
+        return inputs
+
+
+def _pass_inputs(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    layer.inputs_of_calls(*inputs)
 
 
 def _shape(

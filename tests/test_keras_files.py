@@ -108,7 +108,10 @@ def test_all_that_is_not_supported_is_told_at_once():
         (stack(dense(), dense()), "two layers are named 'dense_1'"),
         (stack(dense(), size=-3), r"'dense_1_input' has the shape \[None, -3\]"),
         (stack(dense(units=2**16), dense("b", 2**16)), "4,29.* parameters, and no w"),
-        (stack(dense(dtype="mixed_float16")), "dtype='mixed_float16' is not supported"),
+        (
+            stack(dense(dtype="int8_from_float32"), dense("b", dtype="int8_x")),
+            r"int8_from_float32' is not supported.*'dense_1'\. A quantized",
+        ),
         (graph(("y", ["z"])), "there is no layer 'z'"),
         (graph(("y", ["b"]), ("b", ["y"])), "in a cycle: b, y"),
         (graph(("y", ["x"]), outputs=("z",)), "there is no layer 'z'"),

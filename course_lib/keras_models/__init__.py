@@ -48,6 +48,11 @@ def load_keras(
     `course_lib.keras_models.constraints.constrain(model, optimizer)`. Frozen layers
     don't require gradients.
 
+    It computes in float32, also where the file says float16, bfloat16 or a mixed
+    policy, whose weights are float32; in float64 where all layers are of it. An input
+    is cast to the type that the file declares, as in Keras: images of uint8 to floats,
+    and floats to whole numbers where it says int32.
+
     Nothing in a file is run: a Lambda's code needs a replacement. HDF5 files are read
     by a process of its own, which a damaged one may crash.
 
@@ -137,6 +142,8 @@ def _built(
     model.eval()
     with torch.no_grad():
         model.build()
+    if spec.is_float64:
+        model.double()
     _freeze(model, spec)
     return model
 

@@ -320,7 +320,20 @@ class Assembly:
             value = value[0]
         if not isinstance(value, list) or not value:
             raise self.error(f"got {key}={value!r:.60}; wanted [layer, node, tensor]")
-        return [self._ref(triple) for triple in value]
+        return [self._end(triple) for triple in value]
+
+    def _end(self, triple: Any) -> Ref:
+        """Read one output; Keras 3 counts a nested graph's own making as call 0 here.
+
+        It does so nowhere else (`kept_nodes = 1`, `Functional.get_config`,
+        keras/src/models/functional.py at v3.0.5 to v3.15.1).
+        """
+        ref = self._ref(triple)
+        nested = self.layers[ref.layer]
+        graph = nested.model is not None and nested.source != "Sequential"
+        if graph and self.reader.version >= (3, 0) and ref.call > 0:
+            return ref._replace(call=ref.call - 1)
+        return ref
 
     def _check_refs(self) -> None:
         """Check that every reference leads to an input or to a call."""

@@ -10,26 +10,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from course_lib.activity import record_outputs
+from course_lib.keras_models.dtypes import integer_type
 from course_lib.keras_models.kinds import Maker
-from course_lib.keras_models.layers.base import Layer
+from course_lib.keras_models.layers.base import Layer, MaskRule
+from course_lib.keras_models.layers.core import Embedding
 from course_lib.keras_models.layers.wrappers import Bidirectional
-from course_lib.keras_models.plan import (
-    LARGEST_TENSOR,
-    Call,
-    Planner,
-    Step,
-    module_name,
-)
+from course_lib.keras_models.plan import LARGEST_TENSOR, Planner, module_name
 from course_lib.keras_models.regularizers import (
+    InputActivity,
     activity,
+    calls_first_model,
     counts_backward,
     counts_frozen,
     counts_nested_calls,
     counts_wrapped_activity,
+    nested_activity,
     nested_count,
     times,
 )
-from course_lib.keras_models.spec import CallSpec, ModelSpec
+from course_lib.keras_models.spec import CallSpec, ModelSpec, Ref, refs_in
+from course_lib.keras_models.walk import Call, Walk, call_step
 from course_lib.regularization import regularize
 
 
@@ -48,7 +49,8 @@ class KerasModel(nn.Module):
     """
 
     wants_first = False
-    makes_mask = uses_mask = passes_mask = False
+    makes_mask = ends_mask = uses_mask = False
+    passes_mask = uses_masks = True  # by the rules of the layers inside
 
     def __init__(self, spec: ModelSpec, maker: Maker, axis_order: str = "keras"):
         super().__init__()
@@ -58,7 +60,8 @@ class KerasModel(nn.Module):
         self.output_names = spec.output_names
         self.axis_order = axis_order
         self.calls: tuple[Call, ...] = ()
-        self.steps: list[Step] = []
+        # One walk for each choice of inputs that have a mask.
+        self.walks: dict[tuple[bool, ...], Walk] = {}
         self._spec: ModelSpec | None = spec
         by_layer: dict[str, list[CallSpec]] = {}
         for call in spec.calls:
@@ -73,6 +76,16 @@ class KerasModel(nn.Module):
         self.input_shapes = tuple(
             _shape(name, spec.layers[name].config, maker) for name in self.input_names
         )
+        self.input_types = tuple(
+            integer_type(spec.layers[name].config.get("dtype"))
+            for name in self.input_names
+        )
+        self.looked_up = tuple(map(self._is_looked_up, spec.inputs))
+
+    def _is_looked_up(self, ref: Ref) -> bool:
+        assert self._spec is not None
+        users = [call for call in self._spec.calls if ref in refs_in(list(call.args))]
+        return all(isinstance(self.child(call.layer), Embedding) for call in users)
 
     def extra_repr(self) -> str:
         """Name the model and its era."""
@@ -87,15 +100,40 @@ class KerasModel(nn.Module):
         return False
 
     def build(self, *shapes: tuple[int, ...]) -> None:
-        """Make all variables on the meta device and plan the walk."""
+        """Make all variables on the meta device and plan the walk.
+
+        Args:
+            shapes: of the inputs, where another model calls this one.
+        """
         assert self._spec is not None
-        planner = Planner(self, self._spec, list(shapes))
-        self.steps, self.calls = planner.plan()
-        self.slots = planner.count
+        self._shapes = list(shapes)
+        planner = Planner(self, self._spec, self._shapes, self._unmasked)
+        self.walks[self._unmasked], self.calls = planner.plan()
         self.first_inputs = planner.first_inputs
-        self.output_slots = planner.output_slots
-        self.masked = planner.masked
-        self._spec = None
+        if not shapes:
+            for module in self.modules():
+                if isinstance(module, KerasModel):
+                    module._spec = None
+
+    @property
+    def _unmasked(self) -> tuple[bool, ...]:
+        return (False,) * len(self.input_names)
+
+    def walk_for(self, masked: tuple[bool, ...]) -> Walk:
+        """Return the walk for inputs of which those have a mask."""
+        if masked not in self.walks:
+            assert self._spec is not None
+            planner = Planner(self, self._spec, self._shapes, masked)
+            self.walks[masked], _ = planner.plan()
+        return self.walks[masked]
+
+    def mask_after(self, masked: tuple[bool, ...]) -> MaskRule:
+        """Say which mask the first output has, for a layer that wraps this model."""
+        mask = self.walk_for(masked).masks[0]
+        return self._first_mask if isinstance(mask, int) else mask
+
+    def _first_mask(self, *inputs: Tensor, masks: tuple[Tensor | None, ...]) -> Tensor:
+        return self(*inputs, masks=masks)[len(self.output_names)]
 
     def reset_states(self) -> None:
         """Let every stateful layer forget what it remembers between calls."""
@@ -103,30 +141,39 @@ class KerasModel(nn.Module):
             if module is not self and hasattr(module, "reset_states"):
                 module.reset_states()
 
-    def forward(self, *inputs: Any, **named: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def forward(self, *inputs: Any, **named: Any) -> Tensor | tuple[Tensor, ...]:
         """Walk through the calls.
+
+        Another model that calls this one passes `masks`, a tuple of one for each input
+        or None, and gets the outputs' masks after the outputs.
 
         Raises:
             ValueError: too many or too few inputs, an unknown name, a wrong shape.
         """
-        values: list[Any] = [None] * self.slots
-        values[: len(self.input_names)] = self._bind(inputs, named)
+        masks = named.pop("masks") if _are_masks(named.get("masks")) else None
+        found = self._unmasked
+        if masks is not None:
+            found = tuple(mask is not None for mask in masks)
+        walk = self.walk_for(found)
+        values: list[Any] = [None] * walk.slots
+        count = len(found)
+        values[:count] = self._bind(inputs, named)
+        if masks is not None:
+            values[count : count + sum(found)] = [m for m in masks if m is not None]
         modules = self._modules
-        for layer, function, places, outputs, mask, options, free in self.steps:
-            call = function if layer is None else modules[layer]
-            tensors = [values[place] for place in places]
-            if mask is not None:
-                result = call(*tensors, mask=values[mask], **options)
-            else:
-                result = call(*tensors, **options)
+        for step in walk.steps:
+            call = step.function if step.layer is None else modules[step.layer]
+            result = call_step(call, step, values)
+            outputs = step.outputs
             if len(outputs) == 1 and not isinstance(result, tuple):
                 values[outputs[0]] = result
             else:
                 for place, part in zip(outputs, result, strict=True):
                     values[place] = part
-            for place in free:
+            for place in step.free:
                 values[place] = None
-        results = tuple(values[place] for place in self.output_slots)
+        places = walk.outputs if masks is None else (*walk.outputs, *walk.kept_masks)
+        results = tuple(values[place] for place in places)
         return results[0] if len(results) == 1 else results
 
     def _bind(self, inputs: tuple, named: Mapping[str, Any]) -> list[Tensor]:
@@ -156,8 +203,9 @@ class KerasModel(nn.Module):
         like = self._like
         if not isinstance(x, Tensor):
             x = torch.as_tensor(np.asarray(x), device=like.device)
-        if x.is_floating_point() and x.dtype != like.dtype:
-            x = x.to(like.dtype)
+        wanted_type = self.input_types[i] or like.dtype
+        if x.dtype != wanted_type and not (x.is_meta or self._stays_whole(i, x)):
+            x = x.to(wanted_type)
         wanted = self.input_shapes[i]
         if self.first_inputs[i]:
             wanted = (wanted[0], wanted[-1], *wanted[1:-1])
@@ -174,23 +222,42 @@ class KerasModel(nn.Module):
             )
         return x
 
-    def attach_regularizers(self, outer: tuple[int, ...] = ()) -> None:
+    def _stays_whole(self, i: int, x: Tensor) -> bool:
+        """Tell whether whole numbers are rows of tables, which floats may not hold."""
+        return self.looked_up[i] and not x.is_floating_point()
+
+    def attach_regularizers(
+        self, outer: tuple[int, ...] = (), called: bool = False
+    ) -> None:
         """Give each layer its penalties, as often as this Keras version counts them.
 
         Args:
             outer: how often the models around this one and it itself are called.
+            called: whether one of them is called by another model.
         """
-        for name, module in self._modules.items():
+        for i, (name, module) in enumerate(self._modules.items()):
             calls = sum(module_name(call.layer) == name for call in self.calls)
             path = (*outer, max(calls, 1))
             if isinstance(module, KerasModel):
-                module.attach_regularizers(path)
+                begins = i == 0 and self.keras_class == "Sequential"
+                taken_over = begins and not calls_first_model(self.version)
+                module.attach_regularizers(path, called or not taken_over)
             elif isinstance(module, Layer):
                 counted = outer and counts_nested_calls(self.version)
-                _attach(module, nested_count(path) if counted else 1)
+                count = nested_count(path) if counted else 1
+                costs = nested_activity(self.version) if called else "outputs"
+                _attach(module, count, costs)
 
 
-def _attach(layer: Layer, repeat: int) -> None:
+def _are_masks(value: Any) -> bool:
+    """Tell masks from an input that happens to be called so."""
+    return type(value) is tuple and all(
+        mask is None or (isinstance(mask, Tensor) and mask.dtype == torch.bool)
+        for mask in value
+    )
+
+
+def _attach(layer: Layer, repeat: int, costs: str = "outputs") -> None:
     by_parameter = {}
     for variable in layer.variables.values():
         parameter = getattr(layer, variable.attribute)
@@ -198,7 +265,12 @@ def _attach(layer: Layer, repeat: int) -> None:
         if variable.regularizer is not None and counts:
             by_parameter[variable.attribute] = times(variable.regularizer, repeat)
     penalty = layer.activity and activity(layer.activity, layer.keras_version)
-    regularize(layer, activity=penalty, **by_parameter)
+    taken = penalty if costs == "outputs" else None
+    regularize(layer, activity=taken, **by_parameter)
+    if penalty and costs == "inputs":
+        layer.inputs_of_calls = Inputs()
+        record_outputs(layer.inputs_of_calls, InputActivity(penalty))
+        layer.register_forward_pre_hook(_pass_inputs)
     inners = layer.sublayers()
     if isinstance(layer, Bidirectional) and not counts_backward(layer.keras_version):
         inners = inners[:1]
@@ -209,6 +281,18 @@ def _attach(layer: Layer, repeat: int) -> None:
         if not counts_wrapped_activity(layer.keras_version):
             inner.activity = None
         _attach(inner, repeat)
+
+
+class Inputs(nn.Module):
+    """What a layer is called with, as a module whose output can cost something."""
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the inputs."""
+        return inputs
+
+
+def _pass_inputs(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    layer.inputs_of_calls(*inputs)
 
 
 def _shape(

@@ -7,14 +7,12 @@ a channels-last file at axis 1: there they stay so, and only where the order mat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from course_lib.keras_models.layers.base import channels_to_first, channels_to_last
-from course_lib.keras_models.layers.merging import Concatenate, merge_mask
 from course_lib.keras_models.layers.operations import Operation
 from course_lib.keras_models.layers.operations.sizes import Sizes, as_tensor
 from course_lib.keras_models.spec import (
@@ -25,9 +23,20 @@ from course_lib.keras_models.spec import (
     is_operation,
     refs_in,
 )
+from course_lib.keras_models.walk import (
+    Call,
+    MakeMask,
+    MaskPlaces,
+    Step,
+    Value,
+    Walk,
+    call_step,
+    empty_mask,
+)
 
 LARGEST_TENSOR = 2**34  # numbers in one tensor of a small batch
 _BATCH, _LENGTH = 2, 240  # what stands for an unknown batch and length
+Mask = int | str | None  # as in Value
 
 
 def module_name(name: str) -> str:
@@ -35,74 +44,41 @@ def module_name(name: str) -> str:
     return name.replace(".", "_")
 
 
-class Step(NamedTuple):
-    """One step of the walk: call a layer, or move channels, or take a mask.
-
-    `inputs`, `outputs`, `mask` and `free` are places in the list of tensors.
-    """
-
-    layer: str | None
-    function: Any
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    mask: int | None
-    options: dict[str, Any]
-    free: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Call:
-    """What one call of a layer returned, for tables and diagrams.
+class Planner:
+    """Builds the layers of one `KerasModel` along a walk with meta tensors.
 
     Args:
-        layer: the layer's name.
-        number: 0 for its first call.
-        inputs: (layer, call) of what it was given.
-        shapes: of the outputs in Keras's order; None where a size is open.
+        model: its layers are built at their first call, unless a walk was planned.
+        spec: its calls.
+        shapes: of its inputs, where another model calls it.
+        masked: which of its inputs have a mask.
     """
 
-    layer: str
-    number: int
-    inputs: tuple[tuple[str, int], ...]
-    shapes: tuple[tuple[int | None, ...], ...]
-
-
-class Value(NamedTuple):
-    """A tensor of the plan: a meta tensor, its order, its place, its mask's place."""
-
-    tensor: Tensor
-    first: bool
-    place: int
-    mask: int | None = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Return the shape in Keras's order."""
-        sizes = tuple(self.tensor.shape)
-        return (sizes[0], *sizes[2:], sizes[1]) if self.first else sizes
-
-
-class Planner:
-    """Builds the layers of one `KerasModel` along a walk with meta tensors."""
-
-    def __init__(self, model: Any, spec: ModelSpec, shapes: list) -> None:
+    def __init__(
+        self,
+        model: Any,
+        spec: ModelSpec,
+        shapes: list[tuple[int, ...]],
+        masked: tuple[bool, ...],
+    ) -> None:
         self.model, self.spec = model, spec
+        self.input_masked = masked
         self.count = 0
         self.steps: list[Step] = []
         self.values: dict[Ref, Value] = {}
         self.moved: dict[int, Value] = {}
         self.calls: list[tuple[CallSpec, list[Value]]] = []
-        self.built: set[str] = set()
+        self.built: set[str] = set(spec.layers) if model.walks else set()
         self.given = shapes
-        self.masked = False
+        self.mask_shapes: dict[int, tuple[int, ...]] = {}
 
     def place(self) -> int:
         """Return the next free place in the list of tensors."""
         self.count += 1
         return self.count - 1
 
-    def plan(self) -> tuple[list[Step], tuple[Call, ...]]:
-        """Return the steps and the calls."""
+    def plan(self) -> tuple[Walk, tuple[Call, ...]]:
+        """Return the walk and the calls."""
         self.first_inputs = self._first_inputs()
         for i, ref in enumerate(self.spec.inputs):
             sizes = self.given[i] if self.given else self._sizes(i)
@@ -110,6 +86,11 @@ class Planner:
                 sizes = (sizes[0], sizes[-1], *sizes[1:-1])
             tensor = torch.empty(sizes, device="meta")
             self.values[ref] = Value(tensor, self.first_inputs[i], self.place())
+        for ref, masked in zip(self.spec.inputs, self.input_masked, strict=True):
+            if masked:
+                shape = self.values[ref].shape[:-1]
+                mask = self._new_mask(shape)
+                self.values[ref] = self.values[ref]._replace(mask=mask)
         for call in self.spec.calls:
             try:
                 self._call(call)
@@ -125,9 +106,18 @@ class Planner:
                 NotImplementedError,
             ) as error:
                 raise self._failure(call, error) from error
-        self._make_outputs()
-        self._drop_unused()
-        return self._freed(), self._described()
+        outputs, masks = self._outputs()
+        shapes = tuple(self.mask_shapes[m] for m in masks if isinstance(m, int))
+        needed = {*outputs, *(m for m in masks if isinstance(m, int))}
+        self._drop_unused(needed)
+        walk = Walk(self._freed(needed), self.count, outputs, masks, shapes)
+        return walk, self._described()
+
+    def _new_mask(self, shape: tuple[int, ...]) -> int:
+        """Return the place of a new mask of that shape."""
+        place = self.place()
+        self.mask_shapes[place] = shape
+        return place
 
     def _first_inputs(self) -> tuple[bool, ...]:
         """Tell which inputs come with channels first, by the wish of the caller."""
@@ -168,7 +158,7 @@ class Planner:
 
     def _call(self, call: CallSpec) -> None:
         module = self.model.child(call.layer)
-        refs, options, given_mask = self._arguments(call)
+        refs, options, given = self._arguments(call)
         inputs = [self._value(ref, call) for ref in refs]
         if not inputs:
             raise ValueError("it is called without any tensor")
@@ -181,38 +171,45 @@ class Planner:
         if not isinstance(module, Operation):
             inputs = [self._as_tensor(value) for value in inputs]
         inputs = [self._in_order(value, order) for value in inputs]
-        mask = inputs[0].mask if module.uses_mask else None
-        if module.uses_mask and given_mask is not None:
-            mask = self._value(given_mask, call).place
-        else:
-            self._check_mask(module, inputs)
-        tensors = [value.tensor for value in inputs]
-        if mask is not None:
-            steps = tensors[0].new_empty(tensors[0].shape[:2], dtype=torch.bool)
-            result = module(*tensors, mask=steps, **options)
-        else:
-            result = module(*tensors, **options)
+        masks, masks_after = self._masks(call, module, inputs, given)
+        is_model = isinstance(module, type(self.model))
+        given_masks = self._passed_masks(module, masks, is_model)
+        name = module_name(call.layer)
+        taken = tuple(value.place for value in inputs)
+        step = Step(name, None, taken, (), given_masks, options)
+        tensors = {value.place: value.tensor for value in inputs}
+        tensors |= {m: empty_mask(self.mask_shapes[m]) for m in _known(masks)}
+        result = call_step(module, step, tensors)
         results = result if isinstance(result, tuple) else (result,)
         places = tuple(self.place() for _ in results)
-        taken = tuple(value.place for value in inputs)
-        name = module_name(call.layer)
-        self.steps.append(Step(name, None, taken, places, mask, options))
-        new_mask = self._mask_after(module, inputs)
-        first = inputs[0].first
+        self.steps.append(step._replace(outputs=places))
+        if is_model:
+            count = len(module.output_names)
+            new_masks = self._nested_masks(module, masks, places[count:])
+            results, places = results[:count], places[:count]
+        elif is_operation(self.spec.layers[call.layer].kind):
+            new_masks = []  # what a plain function returns has no mask
+        else:
+            shape = self._shape_after(results[0], inputs[0])[:-1]
+            mask = self._mask_after(module, inputs, masks_after, shape)
+            new_masks = [mask] * module.masked_outputs
+        new_masks += [None] * (len(results) - len(new_masks))
         made = []
         for number, (tensor, place) in enumerate(zip(results, places, strict=True)):
             if tensor.numel() > LARGEST_TENSOR:
                 raise ValueError(f"it returns {tensor.numel():.1e} numbers")
-            kept = first and tensor.dim() == inputs[0].tensor.dim()
-            value = Value(tensor, kept, place, new_mask)
+            kept = inputs[0].first and tensor.dim() == inputs[0].tensor.dim()
+            value = Value(tensor, kept, place, new_masks[number])
             self.values[Ref(call.layer, call.number, number)] = value
             made.append(value)
         self.calls.append((call, made))
 
-    def _arguments(
-        self, call: CallSpec
-    ) -> tuple[list[Ref], dict[str, Any], Ref | None]:
-        """Return a call's tensors in order, its options, and its mask if given."""
+    def _shape_after(self, tensor: Tensor, first: Value) -> tuple[int, ...]:
+        kept = first.first and tensor.dim() == first.tensor.dim()
+        return Value(tensor, kept, 0).shape
+
+    def _arguments(self, call: CallSpec) -> tuple[list[Ref], dict[str, Any], Any]:
+        """Return a call's tensors in order, its options, and its masks if given."""
         if is_operation(self.spec.layers[call.layer].kind):
             several = call.number and isinstance(
                 self.model.child(call.layer), Operation
@@ -232,7 +229,7 @@ class Planner:
         constants = [arg for arg in call.args if not refs_in(arg) and arg is not None]
         if constants:
             raise ValueError(f"it is called with {constants[0]!r:.60}")
-        return refs, {}, mask if isinstance(mask, Ref) else None
+        return refs, {}, mask
 
     def _value(self, ref: Ref, call: CallSpec) -> Value:
         if ref not in self.values:
@@ -265,47 +262,102 @@ class Planner:
 
     # Masks
 
-    def _check_mask(self, module: Any, inputs: list[Value]) -> None:
-        arrives = any(value.mask == -1 for value in inputs) and module.uses_mask
-        enters = any(value.mask is not None for value in inputs) and isinstance(
-            module, type(self.model)
-        )
-        if arrives or (
-            enters and any(getattr(m, "uses_mask", False) for m in module.modules())
-        ):
-            raise ValueError(
-                "a mask reaches it through a merge or a nested model, which is not "
-                "supported; pass the model without masking"
-            )
+    def _masks(
+        self, call: CallSpec, module: Any, inputs: list[Value], given: Any
+    ) -> tuple[list[Mask], list[Mask]]:
+        """Return the inputs' masks for the call, and those that say what leaves it.
 
-    def _mask_after(self, module: Any, inputs: list[Value]) -> int | None:
-        """Plan the mask of what a layer returns; its place, or -1 for unsupported."""
-        if isinstance(module, type(self.model)):
-            return -1 if module.masked else None
+        A mask that the file gives to the call goes before the input's own. What leaves
+        the layer follows the given one in tf.keras and since 3.11 (`Layer.__call__`,
+        keras/src/layers/layer.py at v3.10.0 and v3.11.0).
+        """
+        own = [value.mask for value in inputs]
+        self._refuse(module, own)
+        parts = given if isinstance(given, list) else [given]
+        masks = list(own)
+        for i, part in enumerate(parts[: len(masks)]):
+            if isinstance(part, Ref):
+                value = self._value(part, call)
+                masks[i] = value.place
+                self.mask_shapes[value.place] = value.shape
+        version = self.spec.version
+        return masks, masks if version.tf or version >= (3, 11) else own
+
+    def _refuse(self, module: Any, masks: list[Mask]) -> None:
+        version = self.spec.version
+        kinds = ("passes_mask", "makes_mask", "ends_mask", "uses_mask", "uses_masks")
+        drops = version.tf or version >= (3, 0)
+        if drops or masks[0] is None or any(getattr(module, kind) for kind in kinds):
+            return
+        raise ValueError(
+            f"a mask reaches it, and Keras {version} refuses such a call. If another "
+            "version made the file, name it: keras_version=..."
+        )
+
+    def _passed_masks(
+        self, module: Any, masks: list[Mask], is_model: bool
+    ) -> MaskPlaces:
+        """Return the places of the masks that a module is called with."""
+        found: MaskPlaces = None
+        wanted: list[Mask] = []
+        if is_model:
+            walk = module.walk_for(tuple(mask is not None for mask in masks))
+            wanted = masks
+            if any(mask is not None for mask in masks) or walk.kept_masks:
+                found = tuple(masks)
+        elif module.uses_masks and any(mask is not None for mask in masks):
+            wanted, found = masks, tuple(masks)
+        elif module.uses_mask:
+            wanted, found = masks[:1], masks[0]
+        for mask in wanted:
+            if isinstance(mask, str):
+                raise ValueError(mask)
+        return found
+
+    def _nested_masks(
+        self, module: Any, masks: list[Mask], places: tuple[int, ...]
+    ) -> list[Mask]:
+        """Return the masks of a nested model's outputs; `places` are the known ones."""
+        walk = module.walk_for(tuple(mask is not None for mask in masks))
+        self.mask_shapes |= dict(zip(places, walk.mask_shapes, strict=False))
+        queue = iter(places)
+        return [next(queue, None) if isinstance(m, int) else m for m in walk.masks]
+
+    def _mask_after(
+        self,
+        module: Any,
+        inputs: list[Value],
+        masks: list[Mask],
+        shape: tuple[int, ...],
+    ) -> Mask:
+        """Plan the mask of what a layer returns."""
         if module.makes_mask:
-            place = self.place()
             taken = (inputs[0].place,)
-            self.steps.append(Step(None, module.mask, taken, (place,), None, {}))
-            return place
-        masks = [value.mask for value in inputs]
-        if not module.passes_mask or all(mask is None for mask in masks):
-            return None
-        if len(inputs) == 1:
-            return masks[0]
-        along_time = isinstance(module, Concatenate) and module.place == 1
-        if -1 in masks or along_time:
-            return -1
-        known = tuple(dict.fromkeys(mask for mask in masks if mask is not None))
-        if len(known) == 1:
-            return known[0]
-        place = self.place()
-        self.steps.append(Step(None, merge_mask, known, (place,), None, {}))
+            return self._mask_step(module.mask, taken, None, shape)
+        rule = module.mask_after(tuple(mask is not None for mask in masks))
+        if rule is None or isinstance(rule, str):
+            return rule
+        if isinstance(rule, int):
+            return masks[rule]
+        unknown = [mask for mask in masks if isinstance(mask, str)]
+        if unknown:
+            return unknown[0]
+        taken = tuple(value.place for value in inputs)
+        return self._mask_step(rule, taken, tuple(masks), shape)
+
+    def _mask_step(
+        self, rule: Any, taken: tuple[int, ...], masks: MaskPlaces, shape: Any
+    ) -> int:
+        place = self._new_mask(shape)
+        function = MakeMask(rule, shape)
+        self.steps.append(Step(None, function, taken, (place,), masks, {}))
         return place
 
     # The end
 
-    def _make_outputs(self) -> None:
-        places = []
+    def _outputs(self) -> tuple[tuple[int, ...], tuple[Mask, ...]]:
+        """Return the places of the outputs and of their masks."""
+        places, masks = [], []
         for ref in self.spec.outputs:
             if ref not in self.values:
                 raise KerasFormatError(
@@ -313,33 +365,31 @@ class Planner:
                     f"{ref.layer!r}, which has no such output."
                 )
             value = self._as_tensor(self.values[ref])
-            self.masked |= value.mask is not None
             first = False
             if self.model.axis_order == "torch" and not self.given:
                 first = value.first or (
                     value.tensor.dim() > 3 and not self.file_is_first
                 )
             places.append(self._in_order(value, first).place)
-        self.output_slots = tuple(places)
+            masks.append(value.mask if self.given else None)
+        return tuple(places), tuple(masks)
 
-    def _drop_unused(self) -> None:
+    def _drop_unused(self, needed: set[int]) -> None:
         """Leave out masks and moves that nobody takes."""
-        needed = set(self.output_slots)
+        needed = set(needed)
         kept = []
         for step in reversed(self.steps):
             if step.layer is not None or needed & set(step.outputs):
                 kept.append(step)
-                needed.update(step.inputs)
-                needed.update(() if step.mask is None else (step.mask,))
+                needed.update(step.used)
         self.steps = kept[::-1]
 
-    def _freed(self) -> list[Step]:
+    def _freed(self, needed: set[int]) -> list[Step]:
         """Note after which step a tensor is no longer needed."""
-        seen = set(self.output_slots)
+        seen = set(needed)
         steps = []
         for step in reversed(self.steps):
-            used = {*step.inputs, *step.outputs}
-            used.update(() if step.mask is None else (step.mask,))
+            used = {*step.used, *step.outputs}
             steps.append(step._replace(free=tuple(sorted(used - seen))))
             seen |= used
         return steps[::-1]
@@ -372,17 +422,17 @@ class Planner:
         try:
             for step in self.steps:
                 function = step.function or self.model._modules[step.layer]
-                given = [tensors[place] for place in step.inputs]
-                options = dict(step.options)
-                if step.mask is not None:
-                    options["mask"] = tensors[step.mask]
-                result = function(*given, **options)
+                result = call_step(function, step, tensors)
                 results = result if isinstance(result, tuple) else (result,)
                 tensors.update(zip(step.outputs, results, strict=True))
         except (RuntimeError, ValueError, IndexError):
             return {}  # a layer needs the very length; no size is told as open
         values = (value for _, made in self.calls for value in made)
         return {v.place: v._replace(tensor=tensors[v.place]) for v in values}
+
+
+def _known(masks: list[Mask]) -> list[int]:
+    return [mask for mask in masks if isinstance(mask, int)]
 
 
 def _open(shape: tuple[int, ...], other: tuple[int, ...]) -> tuple[int | None, ...]:

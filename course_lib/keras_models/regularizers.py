@@ -7,6 +7,7 @@
 | LSTM and GRU, W_regularizer | W | W | W and U | kernel | kernel | kernel | kernel |
 | backward layer of Bidirectional | - | yes | yes | no | no, to 2.1 | yes | yes |
 | activity inside TimeDistributed | yes | yes | yes | yes | yes | yes | no |
+| activity in a nested model, of | out | out | - | inputs | out | out | out |
 | of a frozen layer | no, yes | yes | yes | yes | yes | yes | no |
 
 A weight's cost is l1 * sum |w| + l2 * sum w**2 in all of them, and a layer that is
@@ -15,8 +16,13 @@ called twice in its own model pays once for its weights; `nested_count` says wha
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
 
 from course_lib.keras_models.spec import Version
 from course_lib.regularization import L1L2, Activity
@@ -80,6 +86,37 @@ def activity(regularizer: L1L2, version: Version) -> Activity:
     old = (1, 0, 7) <= version < (2, 4) and not version.tf
     summed = old or (3, 0) <= version < (3, 14)
     return Activity(regularizer, reduction="sum" if summed else "mean")
+
+
+@dataclass(frozen=True)
+class InputActivity:
+    """The cost of all inputs of a layer, each as `activity` takes an output."""
+
+    activity: Activity
+
+    def __call__(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        """Return the sum."""
+        return reduce(torch.add, map(self.activity, inputs))
+
+
+def nested_activity(version: Version) -> Literal["outputs", "inputs", "nothing"]:
+    """Tell what an activity penalty is taken of, in a model that another one calls.
+
+    1.2 computed it only where a layer is called by itself; 2.0 to 2.1.3 gave it the
+    `computed_tensors`, which a call takes, and 2.1.4 the `output_tensors`
+    (`Container.run_internal_graph`, keras/engine/topology.py at 1.2.2, 2.1.3, 2.1.4).
+    """
+    if version.tf or not (1, 2) <= version < (2, 1, 4):
+        return "outputs"
+    return "nothing" if version < (2, 0) else "inputs"
+
+
+def calls_first_model(version: Version) -> bool:
+    """Tell whether a Sequential calls a model that it begins with, or takes it over.
+
+    See `Sequential.add`, keras/models.py at 2.0.9 and 2.1.0.
+    """
+    return version >= (2, 1) or version.tf
 
 
 def counts_nested_calls(version: Version) -> bool:

@@ -1,10 +1,12 @@
 """A file's JSON to the neutral spec: which era it is, its layers, its calls."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from course_lib.keras_models import schema_0, schema_1, schema_2
 from course_lib.keras_models.assembly import Assembly, as_mapping, as_name
+from course_lib.keras_models.dtypes import has_floats, is_float64, is_known, type_names
 from course_lib.keras_models.layers.operations import OPERATIONS
 from course_lib.keras_models.spec import (
     KerasFormatError,
@@ -45,7 +47,8 @@ def read_spec(
         data = schema_0.to_keras_1(data)
     ordering = data_format or _ordering(data)
     reader = _Reader(version, problems, data.get("backend"), ordering)
-    return reader.model(data, None, True, 0)
+    spec = reader.model(data, None, True, 0)
+    return replace(spec, is_float64=reader.is_float64)
 
 
 def find_version(data: Mapping[str, Any], keras_version: str | None) -> Version:
@@ -132,6 +135,8 @@ class _Reader:
         self.ordering = ordering
         self.problems = problems
         self.backend = backend if isinstance(backend, str) else None
+        self.types: set[str] = set()
+        self.input_types: set[str] = set()
 
     def model(
         self, data: Mapping[str, Any], name: str | None, trainable: bool, depth: int
@@ -180,7 +185,7 @@ class _Reader:
         trainable = trainable and config.get("trainable") is not False
         operation = self._is_operation(data, config)
         if not operation:  # its dtype is an argument
-            self.check_dtype(name, config)
+            self.check_dtype(name, config, source)
         if operation:
             kind = f"ops.{source}"
         elif self.version < (2, 0):
@@ -231,18 +236,27 @@ class _Reader:
         inner = config.get("name") if isinstance(config, Mapping) else None
         return as_name(data.get("name")) or as_name(inner) or source.lower()
 
-    def check_dtype(self, name: str | None, config: Mapping[str, Any]) -> None:
-        """Note a policy of numbers that would not be kept."""
-        dtype = config.get("dtype")
-        if is_quantized(dtype):
+    def check_dtype(
+        self, name: str | None, config: Mapping[str, Any], source: str = ""
+    ) -> None:
+        """Collect the types of numbers; note one that is not known, once."""
+        if is_quantized(config.get("dtype")):
             self.problems.add(QUANTIZED)
             return
-        if isinstance(dtype, Mapping):
-            inner = dtype.get("config")
-            dtype = inner.get("name") if isinstance(inner, Mapping) else None
-        known = ("float32", "float64", "float", "int32", "int64", "int", "bool")
-        if dtype is not None and dtype not in (*known, "uint8", "string"):
-            self.problems.add(
-                f"layer {name!r}: dtype={dtype!r:.60} is not supported. Change it to "
-                "'float32' in the file; the weights stay as they are."
-            )
+        known = self.input_types if source == "InputLayer" else self.types
+        for key in ("dtype", "input_dtype"):
+            for dtype in set(type_names(config.get(key))) - known:
+                known.add(dtype)
+                if not is_known(dtype):
+                    self.problems.add(
+                        f"dtype={dtype!r:.60} is not supported, here of layer "
+                        f"{name!r}. A quantized model can't be loaded: save it before "
+                        "it is quantized."
+                    )
+
+    @property
+    def is_float64(self) -> bool:
+        """Tell whether all layers are of float64; Keras 1 and 2 say it of inputs."""
+        return is_float64(self.types) or (
+            is_float64(self.input_types) and not has_floats(self.types)
+        )

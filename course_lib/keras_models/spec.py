@@ -107,6 +107,7 @@ class ModelSpec:
     outputs: tuple[Ref, ...]
     output_names: tuple[str, ...]
     backend: str | None = None
+    is_float64: bool = False
 
 
 @dataclass

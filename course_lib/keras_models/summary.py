@@ -62,6 +62,10 @@ def _costs(module: Any) -> Iterator[str]:
     cost = module.__dict__.get("_activity_cost")
     if isinstance(cost, Activity):
         yield f"output: {_words(cost.regularizer)}, {cost.reduction} over the batch"
+    inputs = getattr(module, "inputs_of_calls", None)
+    if inputs is not None:
+        cost = inputs.__dict__["_activity_cost"].activity
+        yield f"inputs: {_words(cost.regularizer)}, {cost.reduction} over the batch"
     for inner in module.sublayers():
         yield from _costs(inner)
 

@@ -332,10 +332,11 @@ def materialize(module: nn.Module, attribute: str) -> None:
     if not old.is_meta:
         return
     if attribute in module._parameters:
-        new = nn.Parameter(torch.empty(old.shape), requires_grad=old.requires_grad)
-        module._parameters[attribute] = new
+        new = torch.empty(old.shape, dtype=old.dtype)
+        parameter = nn.Parameter(new, requires_grad=old.requires_grad)
+        module._parameters[attribute] = parameter
     else:
-        module._buffers[attribute] = torch.empty(old.shape)
+        module._buffers[attribute] = torch.empty(old.shape, dtype=old.dtype)
 
 
 def initialize_rest(model: KerasModel) -> None:

@@ -13,6 +13,7 @@ from course_lib.keras_models.layers.base import (
     Layer,
     Pointwise,
     Shape,
+    apply,
     weight_options,
 )
 from course_lib.keras_models.settings import Settings
@@ -66,8 +67,33 @@ ACTIVATION_LAYERS: dict[str, Callable[[Settings], Activation]] = {
 }
 
 
+class Softmax(Pointwise):
+    """Softmax; since tf.keras 2.4 what a mask of x's own shape leaves out gets 0.
+
+    Keras can't apply the usual mask of (batch, steps), one axis shorter than x.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, _softmax(settings))
+        version = settings.version
+        self.uses_mask = version >= (2, 4) and (version.tf or version >= (3, 0))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return shares whose sum is 1 along the axis."""
+        if mask is None:
+            return apply(self.function, x)
+        if mask.dim() != x.dim():
+            raise ValueError(
+                f"its mask has {mask.dim()} axes and its input {x.dim()}. Keras can't "
+                "apply this mask either"
+            )
+        return apply(self.function, x + (~mask).to(x.dtype) * -1e9)
+
+
 def activation_layer(settings: Settings) -> Layer:
     """Activation, ReLU, LeakyReLU, ELU, ThresholdedReLU, Softmax."""
+    if settings.spec.kind == "Softmax":
+        return Softmax(settings)
     return Pointwise(settings, ACTIVATION_LAYERS[settings.spec.kind](settings))
 
 

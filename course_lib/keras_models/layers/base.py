@@ -22,6 +22,7 @@ from course_lib.regularization import L1L2
 
 Shape = tuple[int, ...]
 View = Callable[[Tensor], Tensor]
+MaskRule = int | str | Callable[..., Tensor] | None
 
 
 def as_it_is(tensor: Tensor) -> Tensor:
@@ -74,12 +75,27 @@ class Layer(nn.Module):
     Its attribute `wants_first` says which order of axes it takes:
     None any, since each number is treated alike; False the file's own order; True a
     channels-last tensor stored with its channels at axis 1, as torch's layers want it.
+
+    A mask tells which time steps count: (batch, steps) beside (batch, steps, features).
+    What a layer makes of the masks of its inputs is said by class attributes, or in
+    `__init__` where it depends on `settings.version`:
+
+    | attribute | |
+    |---|---|
+    | passes_mask | the output is masked as the first input is |
+    | makes_mask | the output has a mask of its own, from a method mask(x) |
+    | ends_mask | the output has no mask; Keras 1 and 2 allow this layer under a mask |
+    | uses_mask | forward takes mask=, that of the first input |
+    | uses_masks | forward takes masks=, a tuple of one for each input or None |
+
+    `mask_after` says more where these don't suffice. A layer with none of them drops
+    masks in tf.keras and Keras 3; Keras 1 and 2 refuse to call it under a mask
+    (`Layer.compute_mask`, keras/engine/topology.py at 1.2.2 and 2.1.0), and so do we.
     """
 
     wants_first: bool | None = None
-    makes_mask = False  # has a method mask(x), which tells which time steps count
-    uses_mask = False  # forward takes mask=
-    passes_mask = False  # what it returns is masked as its input was
+    passes_mask = makes_mask = ends_mask = uses_mask = uses_masks = False
+    masked_outputs = 1  # how many of the first outputs have the mask
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
@@ -95,6 +111,16 @@ class Layer(nn.Module):
     def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
         """Choose the order of axes for inputs of which any is (not) channels first."""
         return self.wants_first
+
+    def mask_after(self, masked: tuple[bool, ...]) -> MaskRule:
+        """Say which mask the output has, where those inputs have one.
+
+        Returns:
+            None for no mask; the number of the input whose mask it is; a function
+            (*inputs, masks=...) that computes it, and can be pickled; or, in words,
+            why it can't be known, which is raised where a later layer needs the mask.
+        """
+        return 0 if self.passes_mask and masked[0] else None
 
     def add(
         self,

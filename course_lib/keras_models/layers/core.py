@@ -21,10 +21,11 @@ class Dense(Layer):
     """activation(x @ kernel + bias); the kernel is stored as torch does, (out, in)."""
 
     wants_first = False
-    passes_mask = True
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
+        old = settings.version < (2, 0)  # supports_masking is new in 2.0's Dense
+        self.passes_mask = not old or self.keras_class == "TimeDistributedDense"
         self.units = settings.integer("units")
         self.kernel = weight_options(settings, "kernel")
         self.use_bias = settings.flag("use_bias", True)
@@ -45,6 +46,7 @@ class Dense(Layer):
         if x.is_meta:  # see apply
             wide = x.new_empty(*x.shape[:-1], self.units)
             return apply(self.activation, wide)
+        x = x if x.is_floating_point() else x.to(self.weight.dtype)
         return apply(self.activation, F.linear(x, self.weight, self.bias))
 
 
@@ -52,6 +54,7 @@ class Embedding(Layer):
     """A row of a table for each whole number."""
 
     wants_first = False
+    ends_mask = True
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -269,10 +272,10 @@ class Rescaling(Layer):
     """X * scale + offset; both are numbers, or one for each channel."""
 
     wants_first = False
-    passes_mask = True
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
+        self.passes_mask = settings.version >= (3, 0)
         self.scale = _numbers(settings, "scale")
         self.offset = _numbers(settings, "offset", 0.0)
 

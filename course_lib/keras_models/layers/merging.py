@@ -1,4 +1,16 @@
-"""The merge layers, and the modes of Keras 1's Merge."""
+"""The merge layers, and the modes of Keras 1's Merge, with what each makes of masks.
+
+| | 0.3 | 1 and 2, tf.keras | 3.0 - 3.3 | since 3.4 |
+|---|---|---|---|---|
+| Add and its kin | none | AND of those there are | none | OR; none if one has none |
+| Concatenate | none | joined as the numbers are, AND | none | joined, OR |
+| Dot | none | none | none | none |
+
+Up to 3.3 `Layer.__call__` asked the list of inputs itself for a mask
+(keras/src/layers/layer.py at v3.3.3); the rules since are those of v3.4.0's
+keras/src/layers/merging. There Multiply, Maximum and Minimum also leave a masked step
+of one input out of their values.
+"""
 
 from collections.abc import Callable
 from functools import reduce
@@ -8,8 +20,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from course_lib.keras_models.layers.base import Layer, Shape, place_of
+from course_lib.keras_models.layers.base import (
+    Layer,
+    MaskRule,
+    Shape,
+    channels_to_last,
+    place_of,
+)
 from course_lib.keras_models.settings import Settings
+from course_lib.keras_models.spec import Version
+
+Masks = tuple[Tensor | None, ...]
+_MASKED_VALUES = ("Multiply", "Maximum", "Minimum")
 
 
 class Elementwise(Layer):
@@ -23,12 +45,13 @@ class Elementwise(Layer):
         "Maximum": torch.maximum,
         "Minimum": torch.minimum,
     }
-    passes_mask = True
+    ends_mask = True
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.kind = settings.spec.kind
         self.function = self.functions[self.kind]
+        self.uses_masks = settings.version >= (3, 4) and self.kind in _MASKED_VALUES
 
     def build(self, *shapes: Shape) -> None:
         """Check that there are two inputs or more, two to subtract."""
@@ -41,9 +64,22 @@ class Elementwise(Layer):
         self.wants_first = first and len(set(ranks)) == 1
         return self.wants_first
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def mask_after(self, masked: tuple[bool, ...]) -> MaskRule:
+        """Return AND of the masks, in Keras 3 none or OR."""
+        if _ends(self.keras_version) or not any(masked):
+            return None
+        if self.keras_version < (3, 0):
+            return all_of if sum(masked) > 1 else masked.index(True)
+        return any_of if all(masked) else None
+
+    def forward(self, *inputs: Tensor, masks: Masks = ()) -> Tensor:
         """Merge from the first to the last."""
         rank = max(x.dim() for x in inputs)
+        if any(mask is not None for mask in masks) and not inputs[0].is_meta:
+            # An input that got another axis is another tensor, without its mask.
+            pairs = zip(inputs, masks, strict=True)
+            wide = [self._beside(x, m) if x.dim() == rank else None for x, m in pairs]
+            return self._merge_masked([_raise(x, rank) for x in inputs], wide)
         inputs = tuple(_raise(x, rank) for x in inputs)
         if inputs[0].is_meta:  # see apply
             return inputs[0].new_empty(
@@ -51,6 +87,47 @@ class Elementwise(Layer):
             )
         total = reduce(self.function, inputs)
         return total / len(inputs) if self.kind == "Average" else total
+
+    def _beside(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
+        """Return a mask as wide as its input."""
+        if mask is None:
+            return None
+        return mask.unsqueeze(1 if self.wants_first else -1).expand_as(x)
+
+    def _merge_masked(self, inputs: list[Tensor], masks: list[Tensor | None]) -> Tensor:
+        """Merge what counts; where nothing does, Multiply returns 0."""
+        if self.kind == "Multiply":
+            total = reduce(torch.mul, map(_one_where_masked, inputs, masks))
+            counted = [mask for mask in masks if mask is not None]
+            whole = len(counted) == len(masks)
+            return total * any_of(masks=tuple(counted)) if whole else total
+        total, counts = inputs[0], masks[0]
+        for x, mask in zip(inputs[1:], masks[1:], strict=True):
+            x = x if mask is None else torch.where(mask, x, total)
+            total = total if counts is None else torch.where(counts, total, x)
+            both = mask is not None and counts is not None
+            counts = counts | mask if both else None
+            total = self.function(total, x)
+        return total
+
+
+def _one_where_masked(x: Tensor, mask: Tensor | None) -> Tensor:
+    return x if mask is None else torch.where(mask, x, torch.ones_like(x))
+
+
+def _ends(version: Version) -> bool:
+    """Tell whether a merge has no mask."""
+    return version < (1, 0) or (3, 0) <= version < (3, 4)
+
+
+def all_of(*inputs: Tensor, masks: Masks) -> Tensor:
+    """Return where every mask counts; an input without one counts everywhere."""
+    return reduce(torch.logical_and, [mask for mask in masks if mask is not None])
+
+
+def any_of(*inputs: Tensor, masks: Masks) -> Tensor:
+    """Return where any of the masks counts."""
+    return reduce(torch.logical_or, [mask for mask in masks if mask is not None])
 
 
 def _raise(x: Tensor, rank: int) -> Tensor:
@@ -63,11 +140,15 @@ def _raise(x: Tensor, rank: int) -> Tensor:
 class Concatenate(Layer):
     """Put the inputs one after another along an axis."""
 
-    passes_mask = True
+    ends_mask = True
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.axis = settings.integer("axis", -1, least=-8)
+
+    def build(self, *shapes: Shape) -> None:
+        """Note how many features each input has."""
+        self.sizes = [shape[-1] for shape in shapes]
 
     def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
         """Take either order, and find the axis in it."""
@@ -76,9 +157,40 @@ class Concatenate(Layer):
         if not -rank <= self.axis < rank:
             raise ValueError(f"axis={self.axis}; the inputs have {rank} axes")
         self.place = place_of(self.axis, rank)
+        self.is_last = self.place == rank - 1
         if self.wants_first and self.place:
             self.place = 1 if self.place == rank - 1 else self.place + 1
         return self.wants_first
+
+    def mask_after(self, masked: tuple[bool, ...]) -> MaskRule:
+        """Return the masks joined as the numbers are; up to 3.3 none in Keras 3."""
+        new = self.keras_version >= (3, 0)
+        if _ends(self.keras_version) or not any(masked):
+            return None
+        bare = [n for n, has in zip(self.sizes, masked, strict=True) if not has]
+        if not new and not self.is_last and any(size != 1 for size in bare):
+            raise ValueError(
+                "one input is masked and another is not, and Keras "
+                f"{self.keras_version} can't join their masks along axis {self.axis}"
+            )
+        return self._join_masks
+
+    def _join_masks(self, *inputs: Tensor, masks: Masks) -> Tensor:
+        new = self.keras_version >= (3, 4)
+        if self.wants_first:
+            inputs = tuple(map(channels_to_last, inputs))
+        wide = []
+        for x, mask in zip(inputs, masks, strict=True):
+            if mask is None:
+                part = torch.ones_like(x, dtype=torch.bool)
+            elif mask.dim() < x.dim():
+                part = mask.unsqueeze(-1)
+                part = part.expand_as(x) if new else part
+            else:
+                part = mask
+            wide.append(part)
+        joined = torch.cat(wide, self.axis)
+        return joined.any(-1) if new else joined.all(-1)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Concatenate."""
@@ -93,6 +205,7 @@ class Dot(Layer):
     """
 
     wants_first = False
+    ends_mask = True
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -145,8 +258,3 @@ def _contract(x: Tensor, y: Tensor, i: int, j: int) -> Tensor:
     left = [axis for axis in first if axis != i]
     left += [axis for axis in second[1:] if axis != first[i]]
     return torch.einsum(x, first, y, second, left)
-
-
-def merge_mask(*masks: Tensor) -> Tensor:
-    """Return the mask of merged inputs: where all of them count."""
-    return reduce(torch.logical_and, masks)

@@ -33,14 +33,16 @@ class BatchNormalization(Layer):
     """gamma * (x - mean) / sqrt(variance + epsilon) + beta along one axis.
 
     While training, the moving variance takes the batch's own variance, which Keras
-    does not correct by n / (n - 1) as torch does. A frozen layer of tf.keras 2 and
-    Keras 3 uses the moving statistics also while training.
+    does not correct by n / (n - 1) as torch does; tf.keras does so for images
+    (`_fused_batch_norm`, keras/layers/normalization/batch_normalization.py at v2.12.0).
+    A frozen layer of tf.keras 2 and Keras 3 uses the moving statistics also while
+    training. Since 2.12 a mask leaves its steps out of the batch's statistics (`call`,
+    the same file at v2.11.0 and v2.12.0), except of images.
     """
-
-    passes_mask = True
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
+        self.passes_mask = settings.version >= (1, 0)
         axes = settings.list_of_integers("axis", -1)
         if len(axes) != 1:
             settings.unsupported("axis", axes)
@@ -56,6 +58,9 @@ class BatchNormalization(Layer):
         version = settings.version
         new = version.tf or version >= (3, 0)
         self.always_moving = new and not settings.spec.trainable
+        self.uses_mask = version >= (2, 12)
+        # Keras 3 keeps a sum of weights above 0, `_moments` at v3.0.5 and v3.15.1.
+        self.spare = 1e-7 if version >= (3, 0) else 0.0
         settings.only("virtual_batch_size", None)
         settings.only("renorm", False, None)
         settings.ignore("fused", "synchronized", "renorm_clipping", "renorm_momentum")
@@ -76,12 +81,24 @@ class BatchNormalization(Layer):
         axis = place_of(self.axis, ranks[0])
         self.wants_first = ranks[0] > 2 and axis == ranks[0] - 1
         self.place = 1 if self.wants_first else axis
+        self.is_fused = self._is_fused(axis, ranks[0])
         return self.wants_first
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _is_fused(self, axis: int, rank: int) -> bool:
+        """Tell whether tf.keras takes TensorFlow's kernel; for volumes since 2.6."""
+        version = self.keras_version
+        if not version.tf or self.keras_class == "SyncBatchNormalization":
+            return False
+        ranks = (4, 5) if version >= (2, 6) else (4,)
+        return rank in ranks and axis in (1, rank - 1)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalize; in training by the batch, and move the statistics."""
         if x.is_meta:  # torch would import its compiler to tell the same shape
             return x
+        moving = not self.training or self.always_moving
+        if mask is not None and not moving and not self.is_fused:
+            return self._normalize_masked(x, mask)
         if self.place == 1:
             return self._normalize(x)
         return self._normalize(x.movedim(self.place, 1)).movedim(1, self.place)
@@ -98,9 +115,29 @@ class BatchNormalization(Layer):
         with torch.no_grad():
             n = x.numel() // x.shape[1]
             self.running_mean.copy_(mean)
+            if self.is_fused:
+                self.running_var.copy_(variance)
+                return y
             # torch moved by the variance times n / (n - 1); this takes it back.
             self.running_var.mul_(self.momentum / n).add_(variance, alpha=1 - 1 / n)
         return y
+
+    def _normalize_masked(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Normalize by what the mask (batch, steps) counts of the batch."""
+        counts = mask.unsqueeze(1 if self.wants_first else -1).expand_as(x)
+        axes = tuple(axis for axis in range(x.dim()) if axis != self.place)
+        number = counts.sum(axes) + self.spare
+        shape = [1] * x.dim()
+        shape[self.place] = -1
+        mean = x.where(counts, 0).sum(axes) / number
+        apart = x - mean.view(shape)
+        variance = apart.where(counts, 0).square().sum(axes) / number
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, 1 - self.momentum)
+            self.running_var.lerp_(variance, 1 - self.momentum)
+        y = apart * torch.rsqrt(variance + self.epsilon).view(shape)
+        y = y if self.weight is None else y * self.weight.view(shape)
+        return y if self.bias is None else y + self.bias.view(shape)
 
 
 def epsilon(settings: Settings) -> float:
@@ -207,10 +244,10 @@ class Normalization(Layer):
     """(x - mean) / sqrt(variance), with statistics that were adapted to data."""
 
     wants_first = False
-    passes_mask = True
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
+        self.passes_mask = settings.version >= (3, 0)
         axis = settings.left.get("axis", -1)
         settings.left["axis"] = [] if axis is None else axis
         self.axes = settings.list_of_integers("axis")

@@ -86,10 +86,12 @@ class GlobalPooling(Spatial):
         super().__init__(settings, int(kind[-2]))
         self.takes_max = "Max" in kind
         self.keepdims = settings.flag("keepdims", False)
-        self.uses_mask = not self.takes_max and self.dims == 1
+        average = not self.takes_max and self.dims == 1
+        # New in 2.2.3: `call` takes a mask (keras/layers/pooling.py at that tag).
+        self.uses_mask = average and settings.version >= (2, 2, 3)
         # A sequence is masked along its steps, and so stays in Keras's order.
         self.axes = tuple(range(2, self.dims + 2))
-        if self.uses_mask:
+        if average:
             self.wants_first = False
             self.axes = (1,) if self.channels_last else (2,)
 

@@ -89,6 +89,11 @@ class Recurrent(Layer):
         self, x: Tensor, *states: Tensor, mask: Tensor | None = None
     ) -> Tensor | tuple[Tensor, ...]:
         """(batch, steps, features) -> (batch, units), or all steps, and states."""
+        if mask is not None and mask.dim() != 2:
+            raise ValueError(
+                f"its mask has {mask.dim()} axes; wanted (batch, steps). Keras can't "
+                "apply this mask either"
+            )
         start = states or self.memory
         if start is None:
             zeros = x.new_zeros(x.shape[0], self.units)

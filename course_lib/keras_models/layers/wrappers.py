@@ -10,6 +10,7 @@ from torch import Tensor
 
 from course_lib.keras_models.layers.base import (
     Layer,
+    MaskRule,
     Shape,
     channels_to_first,
     channels_to_last,
@@ -24,16 +25,25 @@ def settle_alone(layer: Layer, *shapes: Shape) -> None:
     layer.settle(False, tuple(map(len, shapes)))
 
 
-def call_alone(layer: Layer, x: Tensor) -> Any:
+def call_alone(layer: Any, x: Tensor, mask: Tensor | None = None) -> Any:
     """Call such a layer, moving the channels for it where it wants them first."""
-    if not layer.wants_first or x.dim() < 3:
-        return layer(x)
-    y = layer(channels_to_first(x))
-    return channels_to_last(y) if y.dim() == x.dim() else y
+    options: dict[str, Any] = {}
+    if mask is not None:
+        options = {"masks": (mask,)} if layer.uses_masks else {"mask": mask}
+    moved = layer.wants_first and x.dim() > 2
+    y = layer(channels_to_first(x) if moved else x, **options)
+    if isinstance(y, tuple) and layer.uses_masks and mask is not None:
+        y = y[0]  # a model's output, and behind it that output's mask
+    return channels_to_last(y) if moved and y.dim() == x.dim() else y
 
 
 class TimeDistributed(Layer):
-    """One layer or model, applied to each time step of (batch, steps, ...)."""
+    """One layer or model, applied to each time step of (batch, steps, ...).
+
+    Since 2.2 the mask reaches the wrapped layer, step by step. Up to 2.15 the output
+    has the wrapped layer's mask, or else counts a step where any part of it counts
+    (`compute_mask`, keras/layers/wrappers.py at 2.2.0); otherwise it has the input's.
+    """
 
     wants_first = False
     passes_mask = True
@@ -41,6 +51,9 @@ class TimeDistributed(Layer):
     def __init__(self, settings: Settings, layer: Layer) -> None:
         super().__init__(settings)
         self.layer = layer
+        version = settings.version
+        self.uses_mask = version >= (2, 2) and (layer.uses_mask or layer.uses_masks)
+        self.asks_inside = (2, 2) <= version < (3, 0)
 
     def sublayers(self) -> list[Layer]:
         """Return the wrapped layer."""
@@ -52,10 +65,33 @@ class TimeDistributed(Layer):
             raise ValueError(f"the input has {len(shape)} axes; wanted at least 3")
         settle_alone(self.layer, (shape[0], *shape[2:]))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(batch, steps, ...) -> (batch, steps, ...)."""
-        y = call_alone(self.layer, x.flatten(0, 1))
+        inner = None if mask is None else mask.flatten(0, 1)
+        y = call_alone(self.layer, x.flatten(0, 1), inner)
         return y.unflatten(0, x.shape[:2])
+
+    def mask_after(self, masked: tuple[bool, ...]) -> MaskRule:
+        """Say which mask the steps have."""
+        if not self.asks_inside:
+            return super().mask_after(masked)
+        if self.layer.makes_mask:
+            return self._mask_inside
+        rule = self.layer.mask_after(masked)
+        if rule is None:
+            return self._any_part if masked[0] else None
+        return self._mask_inside if callable(rule) else rule
+
+    def _any_part(self, x: Tensor, *, masks: tuple[Tensor, ...]) -> Tensor:
+        return masks[0].flatten(2).any(-1) if masks[0].dim() > 2 else masks[0]
+
+    def _mask_inside(self, x: Tensor, *, masks: tuple[Tensor | None, ...]) -> Tensor:
+        flat = x.flatten(0, 1)
+        if self.layer.makes_mask:
+            return self.layer.mask(flat).unflatten(0, x.shape[:2])
+        rule = self.layer.mask_after(tuple(mask is not None for mask in masks))
+        inner = tuple(mask if mask is None else mask.flatten(0, 1) for mask in masks)
+        return rule(flat, masks=inner).unflatten(0, x.shape[:2])
 
 
 class Bidirectional(Layer):
@@ -80,6 +116,7 @@ class Bidirectional(Layer):
             settings.problem("both layers walk in the same direction")
         self.forward_layer, self.backward_layer = forward, backward
         self.passes_mask = forward.passes_mask
+        self.masked_outputs = 1 if self.mode else 2
 
     def sublayers(self) -> list[Layer]:
         """Return the layer and its twin."""
@@ -119,14 +156,35 @@ class Bidirectional(Layer):
 
 
 class Replacement(Layer):
-    """What the caller gave for a layer: a module, or a function of its inputs."""
+    """What the caller gave for a layer: a module, or a function of its inputs.
+
+    A Lambda ends masks. Of another class only its author knows what it made of them,
+    so its replacement says it, in Keras's word, where a later layer needs the mask:
+    `supports_masking = True` for a mask that goes on, False for one that ends.
+    """
 
     wants_first = False
-    passes_mask = True
+    ends_mask = True
 
     def __init__(self, settings: Settings, function: Callable[..., Any]) -> None:
         super().__init__(settings)
         self.function = function
+        said = getattr(function, "supports_masking", None)
+        if settings.spec.kind == "Lambda" and said is None:
+            said = False
+        self.said = said
+
+    def mask_after(self, masked: tuple[bool, ...]) -> MaskRule:
+        """Return the first input's mask or none, as the replacement says."""
+        if not any(masked) or self.said is False:
+            return None
+        if self.said:
+            return 0 if masked[0] else None
+        return (
+            f"a mask goes into {self.keras_name!r} ({self.keras_class}), and nobody "
+            "says whether it comes out. Set supports_masking = True on its "
+            "replacement, as Keras's layers do, if the mask goes on; False if it ends"
+        )
 
     def forward(self, *inputs: Tensor) -> Any:
         """Call the replacement with one tensor for each input, in Keras's order."""

@@ -37,7 +37,6 @@ from course_lib.keras_models.spec import CallSpec, Ref, refs_in
 class Operation(Layer):
     """One operation; each of its calls has constants of its own among the arguments."""
 
-    passes_mask = True
     takes_sizes = True
 
     def __init__(self, settings: Settings, calls: list[CallSpec]) -> None:

@@ -43,8 +43,12 @@ def dtype_of(name: Any) -> torch.dtype:
 
 
 def cast(x: Tensor, *, dtype: Any = "float32") -> Tensor:
-    """Return the numbers in another dtype."""
-    return x.to(dtype_of(dtype))
+    """Return the numbers in another dtype; floats in the type that the model has.
+
+    So a mixed policy's casts to float16 change nothing, as nothing else of it does.
+    """
+    kind = dtype_of(dtype)
+    return x if kind.is_floating_point and x.is_floating_point() else x.to(kind)
 
 
 def saturate_cast(x: Tensor, *, dtype: Any) -> Tensor:

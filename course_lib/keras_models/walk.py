@@ -1,0 +1,130 @@
+"""What a planned walk through a model consists of: steps, calls, values and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Step(NamedTuple):
+    """One step of the walk: call a layer, or move channels, or make a mask.
+
+    `inputs`, `outputs`, `masks` and `free` are places in the list of tensors.
+    """
+
+    layer: str | None
+    function: Any
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    masks: MaskPlaces
+    options: dict[str, Any]
+    free: tuple[int, ...] = ()
+
+    @property
+    def used(self) -> tuple[int, ...]:
+        """Return the places that are read."""
+        masks = self.masks if isinstance(self.masks, tuple) else (self.masks,)
+        return (*self.inputs, *(place for place in masks if place is not None))
+
+
+# No mask; the one that a layer takes as mask=; or one for each input, for masks=.
+MaskPlaces = int | tuple[int | None, ...] | None
+
+
+def call_step(
+    function: Callable[..., Any], step: Step, values: Any
+) -> Tensor | tuple[Tensor, ...]:
+    """Call what a step calls, with the tensors at the step's places."""
+    tensors = [values[place] for place in step.inputs]
+    masks = step.masks
+    if masks is None:
+        return function(*tensors, **step.options)
+    if isinstance(masks, int):
+        return function(*tensors, mask=values[masks], **step.options)
+    found = tuple(None if place is None else values[place] for place in masks)
+    return function(*tensors, masks=found, **step.options)
+
+
+@dataclass(frozen=True)
+class MakeMask:
+    """A rule that makes a mask; of meta tensors, an empty one of the planned shape.
+
+    torch would import its compiler to compare meta tensors, which takes seconds.
+    """
+
+    rule: Callable[..., Tensor]
+    shape: tuple[int, ...]
+
+    def __call__(self, *inputs: Tensor, **options: Any) -> Tensor:
+        """Return the mask."""
+        if inputs[0].is_meta:
+            return empty_mask(self.shape)
+        return self.rule(*inputs, **options)
+
+
+def empty_mask(shape: tuple[int, ...]) -> Tensor:
+    """Return a mask of which only the shape matters."""
+    return torch.empty(shape, dtype=torch.bool, device="meta")
+
+
+class Walk(NamedTuple):
+    """A model's steps, for inputs of which certain ones are masked.
+
+    Args:
+        steps: in the order in which they run.
+        slots: how many tensors they pass on.
+        outputs: the places of the model's outputs.
+        masks: the places of the outputs' masks; None where one has none; or in words
+            why its mask is unknown.
+        mask_shapes: the shapes of these masks, as planned.
+    """
+
+    steps: list[Step]
+    slots: int
+    outputs: tuple[int, ...]
+    masks: tuple[int | str | None, ...]
+    mask_shapes: tuple[tuple[int, ...], ...]
+
+    @property
+    def kept_masks(self) -> tuple[int, ...]:
+        """Return the places of the masks that there are."""
+        return tuple(place for place in self.masks if isinstance(place, int))
+
+
+@dataclass(frozen=True)
+class Call:
+    """What one call of a layer returned, for tables and diagrams.
+
+    Args:
+        layer: the layer's name.
+        number: 0 for its first call.
+        inputs: (layer, call) of what it was given.
+        shapes: of the outputs in Keras's order; None where a size is open.
+    """
+
+    layer: str
+    number: int
+    inputs: tuple[tuple[str, int], ...]
+    shapes: tuple[tuple[int | None, ...], ...]
+
+
+class Value(NamedTuple):
+    """A tensor of the plan: a meta tensor, its order, its place, its mask's place.
+
+    The mask is None where there is none; a text says why it can't be known.
+    """
+
+    tensor: Tensor
+    first: bool
+    place: int
+    mask: int | str | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape in Keras's order."""
+        sizes = tuple(self.tensor.shape)
+        return (sizes[0], *sizes[2:], sizes[1]) if self.first else sizes

@@ -58,6 +58,11 @@ class Draw:
             lambda: layers.UpSampling2D((1, 2)),
             lambda: layers.Conv2D(4, 2, dilation_rate=2, **same),
             lambda: layers.Dropout(0.3),
+            lambda: layers.GroupNormalization(self.one(1, -1)),
+            lambda: layers.UnitNormalization(axis=self.one(-1, [1, 2])),
+            lambda: layers.SpectralNormalization(self.conv()),
+            lambda: layers.Resizing(7, 6, crop_to_aspect_ratio=self.one(True, False)),
+            lambda: layers.UpSampling2D((2, 1), interpolation="bilinear"),
         )()
 
     def images(self):
@@ -84,7 +89,26 @@ class Draw:
             lambda: layers.TimeDistributed(layers.Dense(5, **self.common("activity"))),
             lambda: layers.Conv1D(4, 3, padding="causal", **self.common("kernel")),
             lambda: layers.Conv1D(4, 2, strides=2, padding="same"),
+            lambda: layers.RMSNormalization(epsilon=self.one(1e-6, 0.1)),
+            lambda: layers.EinsumDense(
+                "...x,xy->...y", 5, bias_axes="y", **self.common("kernel", "bias")
+            ),
+            lambda: layers.Identity(),
+            lambda: lambda x: self.attend(x),
+            lambda: lambda x: layers.Attention(use_scale=True)([x, x]),
+            lambda: lambda x: layers.AdditiveAttention()([x, x]),
+            lambda: layers.RNN(
+                [layers.LSTMCell(3, **self.common("kernel")), layers.GRUCell(4)],
+                return_sequences=True,
+            ),
         )()
+
+    def attend(self, x):
+        causal = self.one(True, False)
+        options = self.common("kernel", "bias")
+        options.pop("activation")
+        layer = layers.MultiHeadAttention(2, 3, value_dim=self.one(None, 2), **options)
+        return layer(x, x, use_causal_mask=causal)
 
     def sequences(self):
         x = start = keras.Input((10, 4))

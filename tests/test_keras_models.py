@@ -56,10 +56,9 @@ def load(case, form=None, **options):
 
 def known(case):
     arrays = np.load(CASES / case / "io.npz")
-    inputs = [torch.from_numpy(arrays[f"x{i}"]) for i in range(9) if f"x{i}" in arrays]
-    outputs = [
-        torch.from_numpy(arrays[f"y{i}"]) for i in range(99) if f"y{i}" in arrays
-    ]
+    names = sorted((n for n in arrays if n[1:].isdigit()), key=lambda n: int(n[1:]))
+    inputs = [torch.from_numpy(arrays[name]) for name in names if name[0] == "x"]
+    outputs = [torch.from_numpy(arrays[name]) for name in names if name[0] == "y"]
     return inputs, outputs, float(arrays.get("reg_loss", 0))
 
 

@@ -9,20 +9,29 @@ from torch import nn
 from course_lib.keras_models.lambda_code import describe
 from course_lib.keras_models.layers import (
     activation,
+    attention,
+    conv_lstm,
     convolution,
     core,
+    einsum,
+    encoding,
+    group_normalization,
+    images,
     keras_1,
     local,
     merging,
     normalization,
     pooling,
     recurrent,
+    scaling,
 )
 from course_lib.keras_models.layers.base import Layer
+from course_lib.keras_models.layers.cells import StackedCells
 from course_lib.keras_models.layers.operations import Operation
 from course_lib.keras_models.layers.wrappers import (
     Bidirectional,
     Replacement,
+    SpectralNormalization,
     TimeDistributed,
 )
 from course_lib.keras_models.settings import Settings
@@ -59,6 +68,12 @@ KINDS: dict[str, Make] = {
     "BatchNormalization": normalization.batch_normalization,
     "LayerNormalization": normalization.LayerNormalization,
     "Normalization": normalization.Normalization,
+    "GroupNormalization": group_normalization.GroupNormalization,
+    "UnitNormalization": group_normalization.UnitNormalization,
+    "RMSNormalization": group_normalization.RMSNormalization,
+    "Attention": attention.DotAttention,
+    "AdditiveAttention": attention.AdditiveAttention,
+    "MultiHeadAttention": attention.MultiHeadAttention,
     "SimpleRNN": recurrent.SimpleRNN,
     "LSTM": recurrent.LSTM,
     "GRU": recurrent.GRU,
@@ -66,13 +81,26 @@ KINDS: dict[str, Make] = {
     "CuDNNGRU": recurrent.CuDNNGRU,
     "Concatenate": merging.Concatenate,
     "Dot": merging.Dot,
+    "Identity": core.identity,
+    "EinsumDense": einsum.EinsumDense,
+    "Resizing": images.Resizing,
+    "CenterCrop": images.CenterCrop,
+    "RandomCrop": images.RandomCrop,
+    "CategoryEncoding": encoding.CategoryEncoding,
+    "Discretization": encoding.Discretization,
+    "IntegerLookup": encoding.IntegerLookup,
+    "LayerScale": scaling.LayerScale,
+    "StochasticDepth": scaling.StochasticDepth,
+    "CustomScaleLayer": scaling.CustomScaleLayer,
 }
 KINDS |= dict.fromkeys(activation.ACTIVATION_LAYERS, activation.activation_layer)
+KINDS |= dict.fromkeys(images.RANDOM, images.random_change)
 KINDS |= dict.fromkeys(merging.Elementwise.functions, merging.Elementwise)
 for _n in (1, 2, 3):
     KINDS |= {
         f"Conv{_n}D": convolution.Conv,
         f"Conv{_n}DTranspose": convolution.ConvTranspose,
+        f"ConvLSTM{_n}D": conv_lstm.ConvLSTM,
         f"MaxPooling{_n}D": pooling.Pooling,
         f"AveragePooling{_n}D": pooling.Pooling,
         f"GlobalMaxPooling{_n}D": pooling.GlobalPooling,
@@ -118,6 +146,8 @@ class Maker:
             layer = self._wrapper(spec, settings)
         elif is_operation(spec.kind):
             layer = Operation(settings, list(calls))
+        elif spec.kind == "RNN":
+            layer = self._stack(settings)
         elif spec.kind in KINDS:
             layer = KINDS[spec.kind](settings)
         else:
@@ -134,12 +164,18 @@ class Maker:
             return None
         if spec.kind == "TimeDistributed":
             return TimeDistributed(settings, inner)
+        if spec.kind == "SpectralNormalization":
+            return SpectralNormalization(settings, inner)
         twin_spec = settings.take("twin", None)
         if not isinstance(twin_spec, LayerSpec):
             config = dict(spec.layer.config)
             config["go_backwards"] = not config.get("go_backwards", False)
             twin_spec = replace(spec.layer, config=config)
         return Bidirectional(settings, inner, self.make(twin_spec))
+
+    def _stack(self, settings: Settings) -> Layer:
+        cells = [self.make(spec) for spec in settings.take("cells")]
+        return StackedCells(settings, cells)
 
     def _refuse(self, settings: Settings) -> None:
         if settings.spec.kind == "Lambda":
@@ -154,10 +190,25 @@ class Maker:
                 f"supported. {settings.way_out}"
             )
         else:
-            settings.problem(f"this layer is not supported. {settings.way_out}")
+            package = _package(settings.spec.kind)
+            what = f"a layer of {package!r}" if package else "this layer"
+            settings.problem(f"{what} is not supported. {settings.way_out}")
         settings.left = {}
 
     def check_replacements(self) -> None:
         """Note replacements whose layer does not exist."""
         for name in sorted(self.unused):
             self.problems.add(f"replacements has {name!r}; there is no such layer")
+
+
+_PACKAGES = {"PruneLowMagnitude": "tfmot", "QuantizeWrapperV2": "tfmot"}
+
+
+def _package(kind: str) -> str | None:
+    """Return the package of a class that is not Keras's own, if its name shows it."""
+    package, mark, _ = kind.rpartition(">")
+    if mark:
+        return package
+    if kind[:1] == "Q" and kind[1:] in (*KINDS, "Conv2DBatchnorm"):
+        return "qkeras"
+    return _PACKAGES.get(kind)

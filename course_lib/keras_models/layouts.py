@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from course_lib.keras_models.layers.base import Layer, View
+from course_lib.keras_models.layers.conv_lstm import ConvLSTM
 from course_lib.keras_models.layers.convolution import Conv, ConvTranspose
 from course_lib.keras_models.layers.recurrent import (
     GRU,
@@ -86,7 +87,7 @@ def turned_axes(module: Layer, name: str, origin: Origin) -> tuple[int, ...]:
     """
     if not origin.theano or not name.endswith("kernel"):
         return ()
-    if not isinstance(module, Conv | ConvTranspose):
+    if not isinstance(module, Conv | ConvTranspose | ConvLSTM):
         return ()
     return tuple(range(2, module.dims + 2))
 
@@ -99,7 +100,7 @@ def layouts_of(
     The layouts of one layer's variables belong together: all are the first, or all
     the second; a single one goes with any.
     """
-    if isinstance(module, LSTM | GRU):
+    if isinstance(module, LSTM | GRU) and not isinstance(module, ConvLSTM):
         return _recurrent_layouts(module, name, view)
     if not name.endswith("kernel") or not hasattr(module, "window"):
         return (Layout(view),)

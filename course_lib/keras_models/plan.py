@@ -163,7 +163,8 @@ class Planner:
         if not inputs:
             raise ValueError("it is called without any tensor")
         if call.layer not in self.built:
-            module.build(*(value.shape for value in inputs))
+            names = {key: options[key] for key in ("names",) if key in options}
+            module.build(*(value.shape for value in inputs), **names)
             first = any(value.first for value in inputs)
             module.settle(first, tuple(value.tensor.dim() for value in inputs))
             self.built.add(call.layer)
@@ -176,7 +177,8 @@ class Planner:
         given_masks = self._passed_masks(module, masks, is_model)
         name = module_name(call.layer)
         taken = tuple(value.place for value in inputs)
-        step = Step(name, None, taken, (), given_masks, options)
+        mode = self._training(call)
+        step = Step(name, None, taken, (), given_masks, options, training=mode)
         tensors = {value.place: value.tensor for value in inputs}
         tensors |= {m: empty_mask(self.mask_shapes[m]) for m in _known(masks)}
         result = call_step(module, step, tensors)
@@ -216,20 +218,58 @@ class Planner:
             )
             options = {"call": call.number} if several else {}
             return refs_in([*call.args, call.kwargs]), options, None
+        module = self.model.child(call.layer)
         kwargs = dict(call.kwargs)
+        if module.argument_names:
+            return self._named_arguments(call, module)
         refs = refs_in(list(call.args))
         for key in ("inputs", "sequences", "initial_state"):
             refs += refs_in(kwargs.pop(key, None))
         mask = kwargs.pop("mask", None)
+        options = self._options(module, kwargs)
+        constants = [arg for arg in call.args if not refs_in(arg) and arg is not None]
+        if constants:
+            raise ValueError(f"it is called with {constants[0]!r:.60}")
+        return refs, options, mask
+
+    def _named_arguments(
+        self, call: CallSpec, module: Any
+    ) -> tuple[list[Ref], dict[str, Any], Any]:
+        """Return the tensors of a layer that takes them by position or by name."""
+        names = module.argument_names
+        given = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
+        found = {name: given.pop(name, None) for name in names}
+        tensors = {name: refs_in(value) for name, value in found.items()}
+        for name, value in found.items():
+            if value is not None and len(tensors[name]) != 1:
+                raise ValueError(f"it is called with {name}={value!r:.60}")
+        options = self._options(module, given)
+        options["names"] = tuple(name for name in names if tensors[name])
+        return [tensors[name][0] for name in options["names"]], options, None
+
+    def _options(self, module: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return what a call says beside its tensors."""
+        kwargs.pop("training", None)
+        options = {key: kwargs.pop(key, None) for key in module.call_options}
         for key, value in kwargs.items():
             if value not in (None, False, [], {}):
                 raise ValueError(
                     f"it is called with {key}={value!r:.60}, which is not supported"
                 )
-        constants = [arg for arg in call.args if not refs_in(arg) and arg is not None]
-        if constants:
-            raise ValueError(f"it is called with {constants[0]!r:.60}")
-        return refs, {}, mask
+        return {key: value for key, value in options.items() if value}
+
+    def _training(self, call: CallSpec) -> bool | None:
+        """Return the mode that a call asks for, whatever the model's own is.
+
+        Keras 3 writes a default there, which the mode of the whole model overrides:
+        keras/src/models/functional.py, operation_fn, at v3.3.3 and v3.15.1.
+        """
+        mode = call.kwargs.get("training")
+        if mode is None or self.spec.version >= (3, 0):
+            return None
+        if not isinstance(mode, bool | int):
+            raise ValueError(f"it is called with training={mode!r:.60}")
+        return bool(mode)
 
     def _value(self, ref: Ref, call: CallSpec) -> Value:
         if ref not in self.values:

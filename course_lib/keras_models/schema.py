@@ -20,7 +20,9 @@ DEEPEST = 32  # models inside models
 _SEQUENTIAL = ("Sequential",)
 _GRAPHS = ("Model", "Functional", "Container", "Network")
 _MODELS = (*_SEQUENTIAL, *_GRAPHS, "Graph")
-_WRAPPERS = ("TimeDistributed", "Bidirectional")
+_CELLS = ("LSTMCell", "GRUCell", "SimpleRNNCell")
+_KERAS = ("keras", "tf_keras", "tensorflow", "builtins")
+_WRAPPERS = ("TimeDistributed", "Bidirectional", "SpectralNormalization")
 
 
 def read_spec(
@@ -121,6 +123,16 @@ QUANTIZED = (
 )
 
 
+def _with_package(data: Mapping[str, Any], source: str) -> str:
+    """Return "package>class" for a class that is not Keras's own."""
+    module, registered = data.get("module"), data.get("registered_name")
+    if isinstance(module, str) and module.partition(".")[0] not in _KERAS:
+        return f"{module}>{source}"
+    if module is None and isinstance(registered, str) and ">" in registered:
+        return registered
+    return source
+
+
 class _Reader:
     """Reads one file: all that its parts share."""
 
@@ -181,6 +193,7 @@ class _Reader:
             model = self.model(data, name, trainable, depth + 1)
             return LayerSpec(name, "Model", {}, source, model, trainable=trainable)
         name = name or self._name(data, source)
+        source = _with_package(data, source)
         config = dict(as_mapping(config, f"the config of {name!r}"))
         trainable = trainable and config.get("trainable") is not False
         operation = self._is_operation(data, config)
@@ -197,6 +210,8 @@ class _Reader:
                 config.setdefault("data_format", self.ordering)
         else:
             kind = source
+        if kind == "RNN":
+            kind, config = self._cells(name, config, trainable)
         inner = None
         if kind in _WRAPPERS:
             if depth > DEEPEST:
@@ -220,6 +235,39 @@ class _Reader:
                 "data_format='channels_first' to load_keras, Keras 1's tf or th."
             )
         config["data_format"] = self.ordering or "channels_last"
+
+    def _cells(
+        self, name: str, config: dict[str, Any], trainable: bool
+    ) -> tuple[str, dict[str, Any]]:
+        """Return a layer of one cell as Keras's own of that cell, a stack as its cells.
+
+        RNN(LSTMCell(3), return_sequences=True) is LSTM(3, return_sequences=True).
+        """
+        cell = config.pop("cell", None)
+        cells = cell if isinstance(cell, list) else [cell]
+        if len(cells) == 1 and isinstance(cell, Mapping):
+            inside = cell.get("config")
+            if cell.get("class_name") == "StackedRNNCells":
+                cells = inside.get("cells") if isinstance(inside, Mapping) else None
+        if not isinstance(cells, list) or not 1 <= len(cells) <= DEEPEST:
+            raise KerasFormatError(
+                f"load_keras: layer {name!r} has the cells {cells!r:.60}; wanted 1 to "
+                f"{DEEPEST}."
+            )
+        specs = []
+        for data in cells:
+            spec = self.layer(data, trainable, DEEPEST)
+            known = spec.source.removesuffix("Cell")
+            if spec.source not in _CELLS:
+                self.problems.add(
+                    f"layer {name!r} (RNN): its cell {spec.source!r:.60} is not "
+                    f"supported. Known are {', '.join(_CELLS)}."
+                )
+            specs.append(replace(spec, kind=known))
+        if len(specs) == 1:
+            own = {k: v for k, v in specs[0].config.items() if k not in ("name",)}
+            return specs[0].kind, {**own, **config}
+        return "RNN", {**config, "cells": specs}
 
     def _is_operation(self, data: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
         """Tell a node of keras.ops from a layer of the same class name."""

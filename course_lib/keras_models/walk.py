@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Step(NamedTuple):
     """One step of the walk: call a layer, or move channels, or make a mask.
 
-    `inputs`, `outputs`, `masks` and `free` are places in the list of tensors.
+    `inputs`, `outputs`, `masks` and `free` are places in the list of tensors. A call
+    that was made with `training=` has a mode of its own.
     """
 
     layer: str | None
@@ -23,6 +25,7 @@ class Step(NamedTuple):
     masks: MaskPlaces
     options: dict[str, Any]
     free: tuple[int, ...] = ()
+    training: bool | None = None
 
     @property
     def used(self) -> tuple[int, ...]:
@@ -39,6 +42,8 @@ def call_step(
     function: Callable[..., Any], step: Step, values: Any
 ) -> Tensor | tuple[Tensor, ...]:
     """Call what a step calls, with the tensors at the step's places."""
+    if step.training is not None:
+        function = partial(_call_in_mode, function, step.training)
     tensors = [values[place] for place in step.inputs]
     masks = step.masks
     if masks is None:
@@ -47,6 +52,17 @@ def call_step(
         return function(*tensors, mask=values[masks], **step.options)
     found = tuple(None if place is None else values[place] for place in masks)
     return function(*tensors, masks=found, **step.options)
+
+
+def _call_in_mode(module: nn.Module, mode: bool, *inputs: Any, **options: Any) -> Any:
+    """Call a module in train or eval mode, and leave it in the modes it had."""
+    before = [(part, part.training) for part in module.modules()]
+    module.train(mode)
+    try:
+        return module(*inputs, **options)
+    finally:
+        for part, training in before:
+            part.training = training
 
 
 @dataclass(frozen=True)

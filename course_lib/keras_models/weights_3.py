@@ -12,7 +12,6 @@ from course_lib.keras_models.files import Arrays
 from course_lib.keras_models.foreign import listed
 from course_lib.keras_models.graph import KerasModel
 from course_lib.keras_models.hdf5 import Group, Hdf5
-from course_lib.keras_models.layers.base import Layer
 from course_lib.keras_models.naming import check_renamed
 from course_lib.keras_models.slots import Slot, slots_of
 from course_lib.keras_models.spec import KerasFormatError
@@ -64,11 +63,15 @@ class _Walk:
         if isinstance(module, KerasModel):
             yield from self.model(group, module, path)
             return
-        inner = _inner(module)
-        for attribute, part in inner:
-            deeper = self.file.get(group, attribute)
+        parts = module.sublayers()
+        for name, part in zip(module.group_names, parts, strict=False):
+            # tf.keras's are private: _query_dense
+            deeper = self.file.get(group, name) or self.file.get(group, f"_{name}")
             yield from self.child(deeper, part, path, group)
-        slots = [] if inner else list(slots_of(module, path))
+        slots = [slot for slot in slots_of(module, path) if slot.module is module]
+        if not slots and parts:
+            return
+        slots = slots or list(slots_of(module, path))  # of a replacement
         if not slots:
             return
         arrays = self.arrays(group)
@@ -78,7 +81,8 @@ class _Walk:
                 f"{'/'.join(path)!r}; the groups there are "
                 f"{listed((around or {}).get('members', {}))}."
             )
-        yield slots, arrays
+        # SpectralNormalization lists the wrapped kernel once more, before its vector.
+        yield slots, arrays[-len(slots) :] if parts else arrays
 
     def arrays(self, group: Group | None) -> Arrays | None:
         """Return the numbered arrays of a layer, or of its cell."""
@@ -175,13 +179,6 @@ def _numbered(name: str) -> tuple[str, int]:
     base, _, number = name.rpartition("_")
     good = number.isdecimal() and number.isascii() and len(number) < 10
     return (base, int(number)) if base and good else (name, 0)
-
-
-def _inner(module: Layer) -> list[tuple[str, Any]]:
-    """Return the wrapped layers under the attributes that name them in the file."""
-    inner = module.sublayers()
-    names = ("forward_layer", "backward_layer") if len(inner) == 2 else ("layer",)
-    return list(zip(names, inner, strict=False))
 
 
 def _split_names(file: Hdf5, root: Group) -> None:

@@ -96,6 +96,9 @@ class Layer(nn.Module):
     wants_first: bool | None = None
     passes_mask = makes_mask = ends_mask = uses_mask = uses_masks = False
     masked_outputs = 1  # how many of the first outputs have the mask
+    argument_names: tuple[str, ...] = ()  # of the tensors that a call gives by name
+    call_options: tuple[str, ...] = ()  # what else a call may say to forward
+    group_names: tuple[str, ...] = ("layer",)  # of `sublayers`, in files of Keras 3
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()

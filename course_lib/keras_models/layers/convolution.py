@@ -13,7 +13,7 @@ from course_lib.keras_models.layers.base import Layer, Shape, apply, weight_opti
 from course_lib.keras_models.layers.window import Window, pad, same_padding
 from course_lib.keras_models.settings import Settings
 
-_CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
@@ -72,7 +72,7 @@ class Convolution(Layer):
         window, padding = self.window, self.window.symmetric
         if padding is None:
             x, padding = window.pad(x), 0
-        return _CONVOLVE[self.dims](
+        return CONVOLVE[self.dims](
             x, weight, bias, window.strides, padding, window.dilation, groups
         )
 
@@ -162,7 +162,7 @@ class SeparableConv(Convolution):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, ...) -> (batch, filters, ...)."""
         x = self.convolve(x, self.depthwise, None, self.groups)
-        y = _CONVOLVE[self.dims](x, self.pointwise, self.bias)
+        y = CONVOLVE[self.dims](x, self.pointwise, self.bias)
         return apply(self.activation, y)
 
 

@@ -276,8 +276,8 @@ class Rescaling(Layer):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.passes_mask = settings.version >= (3, 0)
-        self.scale = _numbers(settings, "scale")
-        self.offset = _numbers(settings, "offset", 0.0)
+        self.scale = numbers(settings, "scale")
+        self.offset = numbers(settings, "offset", 0.0)
 
     def build(self, shape: Shape) -> None:
         """Make the constants."""
@@ -292,9 +292,10 @@ class Rescaling(Layer):
         return x * self.scale + self.offset
 
 
-def _numbers(
+def numbers(
     settings: Settings, key: str, default: float | None = None
 ) -> list[float] | float:
+    """Read a number, or a list of them, also where Keras 3 writes it as an array."""
     value = settings.left.get(key)
     if isinstance(value, dict) and isinstance(value.get("config"), dict):
         value = value["config"].get("value")  # an array of Keras 3

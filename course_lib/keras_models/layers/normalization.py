@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from course_lib.keras_models.layers.base import Layer, Shape, place_of, weight_options
-from course_lib.keras_models.layers.core import _numbers
+from course_lib.keras_models.layers.core import numbers
 from course_lib.keras_models.settings import Settings
 
 
-def _affine(settings: Settings) -> dict[str, dict[str, Any] | None]:
+def affine(settings: Settings) -> dict[str, dict[str, Any] | None]:
     """Return the options of gamma and beta; None where the file leaves one out."""
     scale, center = settings.flag("scale", True), settings.flag("center", True)
     gamma = weight_options(settings, "gamma", "ones")
@@ -19,7 +19,7 @@ def _affine(settings: Settings) -> dict[str, dict[str, Any] | None]:
     return {"gamma": gamma if scale else None, "beta": beta if center else None}
 
 
-def _add_affine(layer: "BatchNormalization | LayerNormalization", size: Shape) -> None:
+def add_affine(layer: Layer, size: Shape) -> None:
     """Make weight and bias, None where the file leaves one out."""
     for name, attribute in (("gamma", "weight"), ("beta", "bias")):
         options = layer.affine[name]
@@ -50,7 +50,7 @@ class BatchNormalization(Layer):
         old = (1, 0) <= settings.version < (1, 0, 7)
         self.momentum = settings.number("momentum", 0.9 if old else 0.99)
         self.epsilon = settings.number("epsilon", epsilon(settings), low=0.0)
-        self.affine = _affine(settings)
+        self.affine = affine(settings)
         self.moving = [
             settings.initializer(f"moving_{which}_initializer", start)
             for which, start in (("mean", "zeros"), ("variance", "ones"))
@@ -69,7 +69,7 @@ class BatchNormalization(Layer):
     def build(self, shape: Shape) -> None:
         """Make weight, bias, running_mean and running_var, one number a channel."""
         size = (shape[self.axis],)
-        _add_affine(self, size)
+        add_affine(self, size)
         for name, attribute, start in (
             ("moving_mean", "running_mean", self.moving[0]),
             ("moving_variance", "running_var", self.moving[1]),
@@ -215,7 +215,7 @@ class LayerNormalization(Layer):
         super().__init__(settings)
         self.axes = settings.list_of_integers("axis", -1)
         self.epsilon = settings.number("epsilon", 1e-3, low=0.0)
-        self.affine = _affine(settings)
+        self.affine = affine(settings)
         settings.only("rms_scaling", False)
 
     def build(self, shape: Shape) -> None:
@@ -224,7 +224,7 @@ class LayerNormalization(Layer):
         self.axes = tuple(sorted(place_of(axis, rank) for axis in self.axes))
         self.wide = tuple(n if i in self.axes else 1 for i, n in enumerate(shape))
         size = tuple(shape[axis] for axis in self.axes)
-        _add_affine(self, size)
+        add_affine(self, size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize each sample."""
@@ -254,7 +254,7 @@ class Normalization(Layer):
         self.invert = settings.flag("invert", False)
         given = [settings.left.get(key) is not None for key in ("mean", "variance")]
         self.given = (
-            (_numbers(settings, "mean"), _numbers(settings, "variance"))
+            (numbers(settings, "mean"), numbers(settings, "variance"))
             if all(given)
             else None
         )

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from course_lib.keras_models.layers.base import Layer
 from course_lib.keras_models.layers.window import Window, pad
+from course_lib.keras_models.resize import METHODS, resize
 from course_lib.keras_models.settings import Settings
 
 _MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -164,7 +165,7 @@ def pairs(settings: Settings, key: str, dims: int) -> list[tuple[int, int]]:
 
 
 class UpSampling(Spatial):
-    """UpSampling1D to 3D: each place repeated, or bilinear between them.
+    """UpSampling1D to 3D: each place repeated, or images made larger by `resize`.
 
     tf.keras and Keras 3 interpolate between the middles of the places, Keras 2.2 and
     2.3 between their corners.
@@ -173,22 +174,23 @@ class UpSampling(Spatial):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings, int(settings.spec.kind[-2]))
         self.factors = settings.integers("size", self.dims, 2)
-        way = settings.left.pop("interpolation", "nearest")
-        if way not in ("nearest", "bilinear"):
-            settings.unsupported("interpolation", way)
-        self.linear = way == "bilinear"
         version = settings.version
         self.from_corners = version < (2, 4) and not version.tf
+        methods = ("nearest", "bilinear") if self.from_corners else METHODS
+        self.method = settings.choice("interpolation", methods, "nearest")
+        if self.dims != 2 and self.method != "nearest":
+            settings.unsupported("interpolation", self.method)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, ...) -> more places."""
-        if not self.linear:
+        if self.method == "nearest":
             for axis, factor in enumerate(self.factors, start=2):
                 x = x.repeat_interleave(factor, axis) if factor > 1 else x
             return x
         if not self.from_corners:
-            scale = [float(factor) for factor in self.factors]
-            return F.interpolate(x, scale_factor=scale, mode="bilinear")
+            pairs = zip(x.shape[2:], self.factors, strict=True)
+            rows, columns = (size * factor for size, factor in pairs)
+            return resize(x, (rows, columns), self.method)
         for axis, factor in enumerate(self.factors, start=2):
             x = _stretch(x, axis, factor)
         return x

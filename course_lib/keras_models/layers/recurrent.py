@@ -31,15 +31,18 @@ class Recurrent(Layer):
     uses_mask = True
     gates = 1
     states = 1
-    gate_activation = "sigmoid"
+    size_key = "units"  # the setting that says how many numbers a state has
+    gate_axis = -1  # along which the gates lie side by side
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         old = settings.version < (2, 0)
-        self.units = settings.integer("units")
-        self.activation = settings.activation(default="tanh")
+        self.units = settings.integer(self.size_key)
+        axis = self.activation_axis(settings)
+        self.activation = settings.activation(default="tanh", axis=axis)
+        gate = "hard_sigmoid" if old else "sigmoid"
         self.recurrent_activation = settings.activation(
-            "recurrent_activation", "hard_sigmoid" if old else "sigmoid"
+            "recurrent_activation", gate, axis
         )
         self.return_sequences = settings.flag("return_sequences", False)
         self.return_state = settings.flag("return_state", False)
@@ -61,6 +64,10 @@ class Recurrent(Layer):
         settings.ignore("input_dim", "input_length")
         self.passes_mask = self.return_sequences
         self.memory: State | None = None  # of a stateful layer, between calls
+
+    def activation_axis(self, settings: Settings) -> int:
+        """Return where Keras's last axis lies in a state."""
+        return -1
 
     def build(self, shape: Shape, *states: Shape) -> None:
         """Make the weights for (batch, steps, features)."""
@@ -96,8 +103,7 @@ class Recurrent(Layer):
             )
         start = states or self.memory
         if start is None:
-            zeros = x.new_zeros(x.shape[0], self.units)
-            start = (zeros,) * self.states
+            start = (x.new_zeros(self.state_shape(x)),) * self.states
         start = tuple(state.to(x) for state in start)
         if self.go_backwards:
             x = x.flip(1)
@@ -108,12 +114,16 @@ class Recurrent(Layer):
         y = outputs if self.return_sequences else last
         return (y, *end) if self.return_state else y
 
+    def state_shape(self, x: Tensor) -> Shape:
+        """Return the shape of a state for this input."""
+        return (x.shape[0], self.units)
+
     def _walk(
         self, x: Tensor, state: State, mask: Tensor | None
     ) -> tuple[Tensor, Tensor, State]:
         """Return (all outputs, the last output, the last state)."""
         if x.is_meta:  # only shapes are asked for, and the steps may be many
-            outputs = x.new_empty(*x.shape[:2], self.units)
+            outputs = x.new_empty(*x.shape[:2], *state[0].shape[1:])
             return outputs, state[0], state
         thinned = self.training and (self.rate or self.recurrent_rate)
         if mask is None and not thinned and self._is_torchs():
@@ -141,17 +151,17 @@ class Recurrent(Layer):
         self, x: Tensor, state: State, mask: Tensor | None
     ) -> tuple[Tensor, Tensor, State]:
         if self.training and self.rate:  # one mask for all steps
-            x = x * F.dropout(x.new_ones(x.shape[0], 1, x.shape[2]), self.rate)
+            x = x * F.dropout(x.new_ones(x.shape[0], 1, *x.shape[2:]), self.rate)
         drop = torch.ones_like(state[0])
         if self.training:
             drop = F.dropout(drop, self.recurrent_rate)
-        inputs = F.linear(x, self.weight_ih, self._biases()[0])
+        inputs = self.project(x)
         output, outputs = torch.zeros_like(state[0]), []
         for step in range(x.shape[1]):
             new = self.step(inputs[:, step], state, drop)
             fresh = new[0]
             if mask is not None:
-                keep = mask[:, step].unsqueeze(-1)
+                keep = mask[:, step].view(-1, *[1] * (fresh.dim() - 1))
                 fresh = torch.where(keep, fresh, output)
                 new = tuple(map(torch.where, (keep,) * len(new), new, state))
                 kept = fresh * keep if self.zero_output else fresh
@@ -160,6 +170,14 @@ class Recurrent(Layer):
             state, output = new, fresh
             outputs.append(kept)
         return torch.stack(outputs, 1), outputs[-1], state
+
+    def project(self, x: Tensor) -> Tensor:
+        """Return x @ kernel + bias, for all steps at once."""
+        return F.linear(x, self.weight_ih, self._biases()[0])
+
+    def recur(self, h: Tensor) -> Tensor:
+        """Return h @ recurrent kernel."""
+        return F.linear(h, self.weight_hh)
 
     def step(self, inputs: Tensor, state: State, drop: Tensor) -> State:
         """Return the next state; `inputs` is x @ kernel + bias of this step."""
@@ -174,8 +192,7 @@ class SimpleRNN(Recurrent):
 
     def step(self, inputs: Tensor, state: State, drop: Tensor) -> State:
         """Return (h',)."""
-        h = F.linear(state[0] * drop, self.weight_hh)
-        return (self.activation(inputs + h),)
+        return (self.activation(inputs + self.recur(state[0] * drop)),)
 
     def _is_torchs(self) -> bool:
         return self.activation is torch.tanh
@@ -201,6 +218,10 @@ class LSTM(Recurrent):
     def build(self, shape: Shape, *states: Shape) -> None:
         """Make the weights; the forget gate's bias begins at 1."""
         super().build(shape, *states)
+        self.begin_forget_gate()
+
+    def begin_forget_gate(self) -> None:
+        """Let the forget gate's bias begin at 1."""
         if self.forget_ones and self.use_bias:
             bias = self.variables["bias"]
             bias.initializer = ForgetOnes(bias.initializer)
@@ -208,8 +229,8 @@ class LSTM(Recurrent):
     def step(self, inputs: Tensor, state: State, drop: Tensor) -> State:
         """Return (h', c')."""
         h, c = state
-        z = inputs + F.linear(h * drop, self.weight_hh)
-        i, f, g, o = z.chunk(4, -1)
+        z = inputs + self.recur(h * drop)
+        i, f, g, o = z.chunk(4, self.gate_axis)
         gate = self.recurrent_activation
         c = gate(f) * c + gate(i) * self.activation(g)
         return gate(o) * self.activation(c), c

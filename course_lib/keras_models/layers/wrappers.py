@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from course_lib.keras_models.initializers import truncated_normal
 from course_lib.keras_models.layers.base import (
     Layer,
     MaskRule,
@@ -15,6 +18,7 @@ from course_lib.keras_models.layers.base import (
     channels_to_first,
     channels_to_last,
 )
+from course_lib.keras_models.layers.cells import StackedCells
 from course_lib.keras_models.layers.recurrent import Recurrent
 from course_lib.keras_models.settings import Settings
 
@@ -102,6 +106,7 @@ class Bidirectional(Layer):
 
     wants_first = False
     uses_mask = True
+    group_names = ("forward_layer", "backward_layer")
 
     def __init__(self, settings: Settings, forward: Layer, backward: Layer) -> None:
         super().__init__(settings)
@@ -109,11 +114,18 @@ class Bidirectional(Layer):
         self.mode = settings.take("merge_mode", "concat")
         if self.mode not in modes:
             settings.problem(f"merge_mode={self.mode!r:.60}; wanted one of {modes}")
-        if not isinstance(forward, Recurrent) or not isinstance(backward, Recurrent):
+        kinds = (Recurrent, StackedCells)
+        if not isinstance(forward, kinds) or not isinstance(backward, kinds):
             settings.problem(f"wraps a {forward.keras_class}; wanted a recurrent layer")
             return
         if backward.go_backwards == forward.go_backwards:
             settings.problem("both layers walk in the same direction")
+        version = settings.version
+        for layer in (forward, backward):
+            # tf.keras and Keras 3 return 0 at a masked step, whatever the file says:
+            # keras/src/layers/rnn/bidirectional.py, force_zero_output_for_mask, v2.15.0
+            if version.tf or version >= (3, 0):
+                layer.zero_output = layer.return_sequences
         self.forward_layer, self.backward_layer = forward, backward
         self.passes_mask = forward.passes_mask
         self.masked_outputs = 1 if self.mode else 2
@@ -153,6 +165,65 @@ class Bidirectional(Layer):
         if self.mode == "mul":
             return y * z
         return (y + z) / 2 if self.mode == "ave" else (y, z)
+
+
+class SpectralNormalization(Layer):
+    """A layer whose kernel each training step divides by its spectral norm.
+
+    The norm is v @ W @ u, where u and v come from a few steps of power iteration.
+    Outside of training the layer computes with the kernel that it has.
+    Source: Miyato et al., "Spectral Normalization for GANs", 2018;
+    keras/src/layers/normalization/spectral_normalization.py at v3.15.1.
+    """
+
+    def __init__(self, settings: Settings, layer: Layer) -> None:
+        super().__init__(settings)
+        self.layer = layer
+        self.iterations = settings.integer("power_iterations", 1)
+
+    def sublayers(self) -> list[Layer]:
+        """Return the wrapped layer."""
+        return [self.layer]
+
+    def build(self, *shapes: Shape) -> None:
+        """Build the wrapped layer, and make vector_u (1, last axis of its kernel)."""
+        self.layer.build(*shapes)
+        variables = self.layer.variables
+        kernel = variables.get("kernel", variables.get("embeddings"))
+        if kernel is None:
+            raise ValueError(f"it wraps a {self.layer.keras_class} without a kernel")
+        self.kernel = kernel
+        size = (1, self._matrix().shape[-1])
+        start = partial(truncated_normal, mean=0.0, stddev=0.02)
+        self.add("vector_u", "vector_u", size, trainable=False, initializer=start)
+
+    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
+        """Take what the wrapped layer takes."""
+        self.layer.settle(first, ranks)
+        self.wants_first = self.layer.wants_first
+        return self.wants_first
+
+    def _matrix(self) -> Tensor:
+        view = self.kernel.view(getattr(self.layer, self.kernel.attribute))
+        return view.flatten(0, -2)
+
+    @torch.no_grad()
+    def _normalize(self) -> None:
+        kernel, u = self._matrix(), self.vector_u
+        if not bool(kernel.any()):
+            return
+        for _ in range(self.iterations):
+            v = F.normalize(u @ kernel.T, dim=None, eps=1e-6)
+            u = F.normalize(v @ kernel, dim=None, eps=1e-6)
+        view = self.kernel.view(getattr(self.layer, self.kernel.attribute))
+        view.div_((v @ kernel @ u.T).squeeze())
+        self.vector_u.copy_(u)
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Call the layer; in training, normalize its kernel in place before."""
+        if self.training and not inputs[0].is_meta:
+            self._normalize()
+        return self.layer(*inputs)
 
 
 class Replacement(Layer):

@@ -1,0 +1,93 @@
+"""ConvLSTM1D to 3D: an LSTM whose products are convolutions."""
+
+from typing import Any
+
+from torch import Tensor
+
+from course_lib.keras_models.layers.base import Shape
+from course_lib.keras_models.layers.convolution import CONVOLVE, kernel_view
+from course_lib.keras_models.layers.recurrent import LSTM
+from course_lib.keras_models.layers.window import Window, pad, same_padding
+from course_lib.keras_models.settings import Settings
+
+
+class ConvLSTM(LSTM):
+    """Gates i, f, c, o of images; the recurrent convolution keeps their size.
+
+    Takes and returns images in the file's order of axes, and works with their channels
+    first. Source: Shi et al. 2015; keras/src/layers/rnn/conv_lstm.py at v3.15.1.
+    """
+
+    size_key = "filters"
+    gate_axis = 1
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.dims = int(settings.spec.kind[-2])
+        self.channels_last = settings.channels_last()
+        self.window = Window(settings, self.dims)
+
+    def activation_axis(self, settings: Settings) -> int:
+        """Return where Keras's last axis lies in a state."""
+        order = settings.left.get("data_format", "channels_last")
+        return 1 if order == "channels_last" else -1
+
+    def build(self, shape: Shape, *states: Shape) -> None:
+        """Make the weights for (batch, steps, ..., channels), or channels first."""
+        if len(shape) != self.dims + 3:
+            raise ValueError(f"the input has {len(shape)} axes; wanted {self.dims + 3}")
+        rows, kernel = 4 * self.units, self.window.kernel
+        size = (rows, shape[-1 if self.channels_last else 2], *kernel)
+        self.add("kernel", "weight_ih", size, kernel_view, **self.kernel)
+        size = (rows, self.units, *kernel)
+        self.add("recurrent_kernel", "weight_hh", size, kernel_view, **self.recurrent)
+        self.bias = None
+        if self.use_bias:
+            del self.bias
+            self.add("bias", "bias", (rows,), **self.bias_options)
+        self.begin_forget_gate()
+
+    def state_shape(self, x: Tensor) -> Shape:
+        """Return (batch, filters, ...) for (batch, steps, channels, ...)."""
+        window, places = self.window, []
+        amounts = window.amounts(x.shape[3:])
+        for size, padding, kernel, stride, dilation in zip(
+            x.shape[3:],
+            amounts,
+            window.kernel,
+            window.strides,
+            window.dilation,
+            strict=True,
+        ):
+            reach = (kernel - 1) * dilation + 1
+            places.append((size + sum(padding) - reach) // stride + 1)
+        if min(places) < 1:
+            raise ValueError(f"the kernel {window.kernel} is larger than its images")
+        return (x.shape[0], self.units, *places)
+
+    def project(self, x: Tensor) -> Tensor:
+        """Convolve the images of all steps, with the window's padding and strides."""
+        window, convolve = self.window, CONVOLVE[self.dims]
+        images = window.pad(x.flatten(0, 1))
+        options = window.strides, 0, window.dilation
+        y = convolve(images, self.weight_ih, self.bias, *options)
+        return y.unflatten(0, x.shape[:2])
+
+    def recur(self, h: Tensor) -> Tensor:
+        """Convolve a state; the result has its size."""
+        pairs = zip(h.shape[2:], self.window.kernel, strict=True)
+        amounts = [same_padding(size, kernel, 1, 1) for size, kernel in pairs]
+        return CONVOLVE[self.dims](pad(h, amounts), self.weight_hh)
+
+    def _is_torchs(self) -> bool:
+        return False
+
+    def forward(self, x: Tensor, *states: Tensor, mask: Tensor | None = None) -> Any:
+        """(batch, steps, ...) -> the last image, or all, and the states if asked."""
+        if not self.channels_last:
+            return super().forward(x, *states, mask=mask)
+        states = tuple(state.movedim(-1, 1) for state in states)
+        result = super().forward(x.movedim(-1, 2), *states, mask=mask)
+        y, *end = result if isinstance(result, tuple) else (result,)
+        y = y.movedim(2 if self.return_sequences else 1, -1)
+        return (y, *(h.movedim(1, -1) for h in end)) if end else y

@@ -1,0 +1,71 @@
+"""EinsumDense: a dense layer over any axes."""
+
+import re
+
+import torch
+from torch import Tensor
+
+from course_lib.keras_models.layers.base import Layer, Shape, apply, weight_options
+from course_lib.keras_models.settings import Settings
+
+_EQUATION = re.compile(
+    r"(\.\.\.)?([a-zA-Z]+)(\.\.\.)?,([a-zA-Z]+)->(\.\.\.)?([a-zA-Z]+)(\.\.\.)?"
+)
+
+
+class EinsumDense(Layer):
+    """activation(einsum(equation, x, kernel) + bias).
+
+    Source: keras/src/layers/core/einsum_dense.py at v3.15.1.
+    """
+
+    wants_first = False
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.equation = str(settings.take("equation")).replace(" ", "")
+        found = _EQUATION.fullmatch(self.equation)
+        if found is None or found[1] != found[5] or found[3] != found[7]:
+            settings.problem(
+                f"equation={self.equation!r:.60}; wanted like 'abc,cd->abd'"
+            )
+        else:
+            self.ahead = found[1] is not None  # the axes that "..." stands for
+            self.labels = found[2], found[4], found[6]
+        sizes = settings.take("output_shape")
+        sizes = sizes if isinstance(sizes, list | tuple) else [sizes]
+        settings.left["output_shape"] = [-1 if size is None else size for size in sizes]
+        self.output_sizes = settings.list_of_integers("output_shape")
+        self.bias_axes = settings.take("bias_axes", None) or ""
+        self.kernel = weight_options(settings, "kernel")
+        self.bias_options = weight_options(settings, "bias", "zeros")
+        self.activation = settings.activation()
+        settings.only("lora_rank", None)
+        settings.ignore("lora_alpha", "gptq_unpacked_column_size")
+
+    def build(self, shape: Shape) -> None:
+        """Make weight, and bias where it has axes."""
+        taken, kernel, given = self.labels
+        elided = len(shape) - len(taken)
+        before = elided if self.ahead else 0
+        middle = shape[1:elided] if self.ahead else ()
+        full = (shape[0], *middle, *self.output_sizes)
+        sizes = {
+            label: full[before + i]
+            for i, label in enumerate(given)
+            if before + i < len(full)
+        }
+        sizes |= {label: shape[before + i] for i, label in enumerate(taken)}
+        self.add("kernel", "weight", tuple(sizes[n] for n in kernel), **self.kernel)
+        self.bias = None
+        if self.bias_axes:
+            last = given[min(map(given.index, self.bias_axes)) :]
+            size = [sizes[n] if n in self.bias_axes else 1 for n in last]
+            size += [1] * (0 if self.ahead else elided)
+            del self.bias
+            self.add("bias", "bias", tuple(size), **self.bias_options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply along the axes that the equation names."""
+        y = torch.einsum(self.equation, x, self.weight)
+        return apply(self.activation, y if self.bias is None else y + self.bias)

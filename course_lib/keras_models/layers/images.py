@@ -1,0 +1,131 @@
+"""Layers that prepare images: resizing, cropping, and random changes for training."""
+
+from torch import Tensor
+
+from course_lib.keras_models.layers.base import Layer
+from course_lib.keras_models.layers.pooling import Spatial
+from course_lib.keras_models.resize import (
+    METHODS,
+    center,
+    crop_to_aspect,
+    pad_to_aspect,
+    resize,
+    smart_resize,
+)
+from course_lib.keras_models.settings import Settings
+
+# All of these return their input when they are not training.
+# Source: keras/src/layers/preprocessing/image_preprocessing.py at v2.15.0 and the files
+# in keras/src/layers/preprocessing/image_preprocessing/ at v3.15.1.
+RANDOM = (
+    *("RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation"),
+    *("RandomContrast", "RandomBrightness", "RandomHeight", "RandomWidth"),
+    *("RandomShear", "RandomHue", "RandomSaturation", "RandomSharpness"),
+    *("RandomGrayscale", "RandomColorJitter", "RandomColorDegeneration"),
+    *("RandomPosterization", "RandomPerspective", "RandomElasticTransform"),
+    *("RandomErasing", "RandomGaussianBlur", "RandomInvert"),
+    *("MixUp", "CutMix", "AugMix", "RandAugment"),
+)
+
+
+class Sized(Spatial):
+    """A layer whose images all have one height and width."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, 2)
+        self.size = settings.integer("height"), settings.integer("width")
+
+
+class Resizing(Sized):
+    """Images of another size; cut or padded to its shape first, if the file says so."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.method = _method(settings)
+        self.crops = settings.flag("crop_to_aspect_ratio", False)
+        self.pads = settings.flag("pad_to_aspect_ratio", False)
+        if self.crops and self.pads:
+            settings.problem("it both crops and pads to the aspect ratio")
+        self.antialias = settings.flag("antialias", False)
+        settings.only("fill_mode", "constant")
+        self.value = settings.number("fill_value", 0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, ...) -> (batch, channels, height, width)."""
+        if self.crops:
+            x = crop_to_aspect(x, self.size)
+        elif self.pads:
+            x = pad_to_aspect(x, self.size, self.value)
+        return resize(x, self.size, self.method, antialias=self.antialias)
+
+
+class CenterCrop(Sized):
+    """The middle of each image; a smaller image is made larger instead."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, ...) -> (batch, channels, height, width)."""
+        fits = all(a >= b for a, b in zip(x.shape[2:], self.size, strict=True))
+        return center(x, self.size) if fits else smart_resize(x, self.size, "bilinear")
+
+
+class RandomChange(Layer):
+    """A layer that changes images at random while training, and only then.
+
+    Training with it raises: an import that left the changes out would train another
+    model in silence.
+    """
+
+    wants_first = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x.
+
+        Raises:
+            NotImplementedError: in train mode.
+        """
+        if self.training and not x.is_meta:
+            raise NotImplementedError(
+                f"layer {self.keras_name!r} ({self.keras_class}) changes its images at "
+                "random while training, which the import does not do. Load the model "
+                f"with replacements={{{self.keras_name!r}: a module or function}} "
+                "(torch.nn.Identity() trains without), or call .eval() on this layer."
+            )
+        return self.evaluated(x)
+
+    def evaluated(self, x: Tensor) -> Tensor:
+        """Return what the layer returns when it is not training."""
+        return x
+
+
+def random_change(settings: Settings) -> RandomChange:
+    """RandomFlip and its kin; their settings change nothing outside of training."""
+    settings.ignore(*settings.left)
+    return RandomChange(settings)
+
+
+class RandomCrop(RandomChange):
+    """A random part of each image; when not training, it depends on the version.
+
+    To 3.3 the images are resized to that size, from 3.8 on they stay as they are.
+    Source: keras/src/layers/preprocessing/image_preprocessing/random_crop.py at v3.3.3
+    and v3.8.0.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.size = settings.integer("height"), settings.integer("width")
+        self.resizes = settings.version < (3, 4)
+        if (3, 4) <= settings.version < (3, 8):
+            settings.unsupported("keras_version", str(settings.version))
+        self.wants_first = self.resizes and settings.channels_last()
+        settings.ignore("data_format")
+
+    def evaluated(self, x: Tensor) -> Tensor:
+        """Return images of the size, or the same."""
+        return smart_resize(x, self.size, "bilinear") if self.resizes else x
+
+
+def _method(settings: Settings) -> str:
+    value = settings.take("interpolation", "bilinear")
+    settings.left["interpolation"] = value.lower() if isinstance(value, str) else value
+    return settings.choice("interpolation", METHODS)

@@ -1,0 +1,69 @@
+"""Layers that keras.applications brings along for its own networks."""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from course_lib.keras_models.layers.base import Layer, Shape
+from course_lib.keras_models.settings import Settings
+
+
+class LayerScale(Layer):
+    """A learned factor for each channel.
+
+    Source: keras/src/applications/convnext.py at v3.15.1.
+    """
+
+    wants_first = False
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        start = settings.number("init_values")
+        self.fill = partial(nn.init.constant_, val=start)
+        self.size = settings.integer("projection_dim")
+
+    def build(self, shape: Shape) -> None:
+        """Make weight (channels,)."""
+        if shape[-1] != self.size and self.size != 1:
+            raise ValueError(f"projection_dim={self.size}; it has {shape[-1]} channels")
+        self.add("gamma", "weight", (self.size,), initializer=self.fill)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, ..., channels), scaled."""
+        return x * self.weight
+
+
+class StochasticDepth(Layer):
+    """While training, leave out whole samples of a residual path.
+
+    Source: Huang et al., "Deep Networks with Stochastic Depth", 2016.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.rate = settings.rate("drop_path_rate")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x, or each sample as 0 or x / (1 - rate)."""
+        if not self.training or not self.rate:
+            return x
+        return x * F.dropout(x.new_ones(len(x), *[1] * (x.dim() - 1)), self.rate)
+
+
+class CustomScaleLayer(Layer):
+    """x + scale * y, of InceptionResNetV2."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.scale = settings.number("scale")
+
+    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
+        """Take either order where both inputs have as many axes."""
+        self.wants_first = first and len(set(ranks)) == 1
+        return self.wants_first
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Add the scaled path to the other."""
+        return torch.add(x, y, alpha=self.scale)

@@ -1,0 +1,263 @@
+"""What single layers of imported models do besides computing Keras's numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from course_lib.keras_models import KerasFormatError, load_keras
+from course_lib.keras_models.layers.images import RANDOM
+from course_lib.keras_models.resize import METHODS, resize
+
+CASES = Path(__file__).parent / "keras_cases"
+
+
+def functional(layers, calls, version="2.15.0", shape=(4,)):
+    """A model of one input; `calls` are (layer, what it takes, its arguments)."""
+    entries = [
+        {
+            "class_name": "InputLayer",
+            "name": "x",
+            "config": {"name": "x", "batch_input_shape": [None, *shape]},
+            "inbound_nodes": [],
+        }
+    ]
+    for (name, kind, config), (_, taken, kwargs) in zip(layers, calls, strict=True):
+        config = {"name": name, **config}
+        nodes = [[[taken, 0, 0, kwargs]]]
+        entries.append(
+            {"class_name": kind, "name": name, "config": config, "inbound_nodes": nodes}
+        )
+    config = {
+        "name": "model",
+        "layers": entries,
+        "input_layers": [["x", 0, 0]],
+        "output_layers": [[layers[-1][0], 0, 0]],
+    }
+    return {"class_name": "Functional", "keras_version": version, "config": config}
+
+
+def single(kind, config, *, version="2.15.0", shape=(4,), **options):
+    """A model of one layer."""
+    data = functional([("layer", kind, config)], [("layer", "x", {})], version, shape)
+    return load_keras(data, **options)
+
+
+# Random changes of images
+
+
+@pytest.mark.parametrize("kind", RANDOM)
+def test_a_random_change_is_left_out_only_where_keras_leaves_it_out(kind):
+    model = single(kind, {"factor": 0.2}, version="3.15.0", shape=(4, 4, 3))
+    x = torch.rand(2, 4, 4, 3)
+    assert torch.equal(model(x), x)
+    with pytest.raises(NotImplementedError, match=rf"'layer' \({kind}\).*Identity"):
+        model.train()(x)
+
+
+def test_a_random_change_trains_with_a_replacement_or_in_eval_mode():
+    x = torch.rand(2, 4, 4, 3)
+    shape = (4, 4, 3)
+    own = single("RandomFlip", {}, shape=shape, replacements={"layer": nn.Identity()})
+    assert torch.equal(own.train()(x), x)
+    model = single("RandomFlip", {}, shape=shape).train()
+    model.layer.eval()
+    assert torch.equal(model(x), x)
+
+
+def test_the_versions_that_crop_elsewhere_are_refused():
+    config = {"height": 2, "width": 2}
+    with pytest.raises(KerasFormatError, match=r"keras_version='3\.5\.0' is not supp"):
+        single("RandomCrop", config, version="3.5.0", shape=(4, 4, 3))
+
+
+# Resizing
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("size", [(5, 12), (13, 4), (8, 9), (1, 1)])
+def test_an_even_image_stays_even_and_the_mean_in_place(method, size):
+    even = torch.full((1, 2, 8, 9), 0.25)
+    assert_close(resize(even, size, method), torch.full((1, 2, *size), 0.25))
+    assert resize(even.to("meta"), size, method).shape == (1, 2, *size)
+    # Mirrored images give mirrored results: pixels are counted from their middles.
+    x = torch.rand(1, 1, 8, 9)
+    if method != "nearest":
+        flipped = resize(x.flip(2, 3), size, method).flip(2, 3)
+        assert_close(resize(x, size, method), flipped)
+
+
+def test_with_antialias_bicubic_is_torchs_own():
+    x = torch.rand(2, 3, 9, 8)
+    wanted = F.interpolate(x, (4, 3), mode="bicubic", antialias=True)
+    assert_close(resize(x, (4, 3), "bicubic", antialias=True), wanted)
+
+
+def test_area_is_the_mean_of_what_a_pixel_covers():
+    x = torch.rand(2, 3, 8, 6)
+    assert_close(resize(x, (4, 2), "area"), F.avg_pool2d(x, (2, 3)))
+
+
+# Calls with training=
+
+
+NORM = ("norm", "BatchNormalization", {"axis": -1, "momentum": 0.5})
+DROP = ("drop", "Dropout", {"rate": 0.5})
+
+
+def test_a_call_with_training_false_keeps_its_statistics():
+    data = functional([NORM], [("norm", "x", {"training": False})])
+    model = load_keras(data).train()
+    before = model.norm.running_mean.clone()
+    x = torch.rand(8, 4) + 3
+    y = model(x)
+    assert torch.equal(model.norm.running_mean, before)
+    assert_close(y, x / (1 + 1e-3) ** 0.5)
+    assert model.norm.training
+    plain = load_keras(functional([NORM], [("norm", "x", {})])).train()
+    plain(x)
+    assert not torch.equal(plain.norm.running_mean, before)
+
+
+def test_a_call_with_training_true_drops_also_in_eval_mode():
+    data = functional([DROP], [("drop", "x", {"training": True})])
+    model = load_keras(data)
+    zeros = (model(torch.ones(500, 4)) == 0).float().mean()
+    assert 0.4 < zeros < 0.6
+    assert not model.drop.training
+
+
+def test_keras_3_overrides_what_a_call_wrote():
+    layer = {"module": "keras.layers", "registered_name": None, "class_name": "Dropout"}
+    tensor = {
+        "class_name": "__keras_tensor__",
+        "config": {
+            "shape": [None, 4],
+            "dtype": "float32",
+            "keras_history": ["x", 0, 0],
+        },
+    }
+    start = {"name": "x", "batch_shape": [None, 4]}
+    layers = [
+        {**layer, "class_name": "InputLayer", "name": "x", "config": start}
+        | {"inbound_nodes": []},
+        {**layer, "name": "drop", "config": {"name": "drop", "rate": 0.5}}
+        | {"inbound_nodes": [{"args": [tensor], "kwargs": {"training": True}}]},
+    ]
+    config = {"name": "m", "layers": layers, "input_layers": ["x", 0, 0]}
+    config["output_layers"] = ["drop", 0, 0]
+    data = {"class_name": "Functional", "module": "keras", "config": config}
+    model = load_keras(data, keras_version="3.15.0")
+    assert torch.equal(model(torch.ones(9, 4)), torch.ones(9, 4))
+
+
+# Spectral normalization
+
+
+def test_training_divides_the_kernel_by_its_spectral_norm():
+    inner = {"class_name": "Dense", "config": {"name": "inner", "units": 3}}
+    config = {"layer": inner, "power_iterations": 2}
+    kernel = np.arange(12.0).reshape(4, 3) - 4
+    start = np.array([[1.0, 2.0, -1.0]])
+    model = single("SpectralNormalization", config, weights=[kernel, np.ones(3), start])
+    x = torch.rand(5, 4)
+    assert_close(model(x), x @ torch.from_numpy(kernel).float() + 1)
+    u = start
+    for _ in range(2):
+        v = u @ kernel.T
+        v /= np.linalg.norm(v)
+        u = v @ kernel
+        u /= np.linalg.norm(u)
+    normed = kernel / (v @ kernel @ u.T)
+    y = model.train()(x)
+    assert_close(y.detach(), x @ torch.from_numpy(normed).float() + 1)
+    assert_close(model.layer.vector_u, torch.from_numpy(u).float())
+    for _ in range(30):
+        model(x)
+    largest = torch.linalg.matrix_norm(model.layer.layer.weight.detach(), 2)
+    assert_close(largest, torch.tensor(1.0))
+    model(x).sum().backward()
+    assert_close(model.layer.layer.weight.grad, x.sum(0).expand(3, 4))
+
+
+@pytest.mark.parametrize("version", ["2.15", "3.15"])
+def test_both_kinds_of_files_hold_the_vector(version):
+    folder = CASES / f"{version}_normalizations"
+    found = [load_keras(folder / f).state_dict() for f in ("m.keras", "m_legacy.h5")]
+    names = [name for name in found[0] if name.endswith("vector_u")]
+    assert len(names) == 4
+    for name in names:
+        assert_close(found[0][name], found[1][name], rtol=0, atol=0)
+
+
+def test_spectral_normalization_of_zeros_stays_zero():
+    inner = {"class_name": "Dense", "config": {"name": "inner", "units": 3}}
+    arrays = [np.zeros((4, 3)), np.zeros(3), np.ones((1, 3))]
+    model = single("SpectralNormalization", {"layer": inner}, weights=arrays).train()
+    assert torch.equal(model(torch.rand(2, 4)), torch.zeros(2, 3))
+
+
+def test_stochastic_depth_drops_whole_samples():
+    model = single("StochasticDepth", {"drop_path_rate": 0.25}, shape=(3, 2)).train()
+    y = model(torch.ones(4000, 3, 2)).flatten(1)
+    assert (y == y[:, :1]).all()
+    assert y.unique().tolist() == [0.0, pytest.approx(4 / 3)]
+    assert 0.2 < (y[:, 0] == 0).float().mean() < 0.3
+
+
+# Layers of other packages
+
+
+@pytest.mark.parametrize(
+    ("entry", "package"),
+    [
+        ({"module": "my_layers", "registered_name": "mine>Dense"}, "my_layers"),
+        ({"module": None, "registered_name": "mine>Dense"}, "mine"),
+        ({"class_name": "Addons>Dense"}, "Addons"),
+        ({"class_name": "QDense"}, "qkeras"),
+        ({"class_name": "QActivation"}, "qkeras"),
+        ({"class_name": "QConv2DBatchnorm"}, "qkeras"),
+        ({"class_name": "PruneLowMagnitude"}, "tfmot"),
+    ],
+)
+def test_a_layer_of_another_package_is_refused_by_its_name(entry, package):
+    data = functional([("d", "Dense", {"units": 2})], [("d", "x", {})])
+    data["config"]["layers"][1] |= entry
+    with pytest.raises(KerasFormatError, match=package):
+        load_keras(data)
+    model = load_keras(data, replacements={"d": nn.Linear(4, 2)})
+    assert model(torch.ones(1, 4)).shape == (1, 2)
+
+
+# Wrong settings
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "match"),
+    [
+        ("GroupNormalization", {"groups": 3}, "4 channels don't make 3 equal groups"),
+        ("GroupNormalization", {"groups": 0}, "groups=0; wanted a number above 0"),
+        ("EinsumDense", {"equation": "ab", "output_shape": 3}, "equation='ab'; wanted"),
+        ("Discretization", {"num_bins": 4}, "boundaries were adapted to data"),
+        ("IntegerLookup", {"max_tokens": 4}, "vocabulary was adapted to data"),
+        ("CategoryEncoding", {}, "num_tokens=None; wanted a whole number"),
+        ("LayerScale", {"init_values": 1, "projection_dim": 3}, "it has 4 channels"),
+    ],
+)
+def test_what_cannot_be_right_is_refused(kind, config, match):
+    with pytest.raises(KerasFormatError, match=match):
+        single(kind, config)
+
+
+def test_a_lookup_without_a_place_for_unknown_numbers_says_so():
+    config = {"vocabulary": [5, 7], "num_oov_indices": 0}
+    model = single("IntegerLookup", config, shape=(2,))
+    assert model(torch.tensor([[7, 5]])).tolist() == [[1, 0]]
+    with pytest.raises(ValueError, match="numbers that its vocabulary lacks"):
+        model(torch.tensor([[7, 6]]))

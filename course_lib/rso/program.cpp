@@ -20,6 +20,8 @@
 #include "convolutions.hpp"
 #include "layers.hpp"
 
+enum { NOT_REDUCED = 1, UNSOUND, STUCK }; /* what can fail */
+
 /* All channels, after one has changed: of the base in the state's own memory. */
 static void reach(const Turn &t, const Op *op, Source in)
 {
@@ -164,11 +166,19 @@ static int settle(const Program *p, const State *s, const Norm *norm, int channe
     return 0;
 }
 
-/* Never taken down: its threads may outlive what the system tears down at the end. */
-static Pool &pool()
+/* Whether each change is one of a weight of its channel: `taps` relies on that. */
+static bool is_sound(const Job *job)
 {
-    static Pool *own = new Pool;
-    return *own;
+    const Rows *rows = job->rows;
+    const Program *p = job->p;
+    long each = 1; /* weights of a channel */
+    for (int i = 0; i < p->stages[p->stage_count]; i++)
+        if (p->ops[i].kind == TAPS && p->ops[i].other.slot >= 0)
+            each = (long)p->ops[i].inputs * p->ops[i].taps;
+    for (int i = 0; i < rows->starts[rows->rows]; i++)
+        if (rows->weights[i] < 0 || rows->weights[i] / each != rows->channel)
+            return false;
+    return true;
 }
 
 static void run_stage(const Job *job, const State *s, int stage, long block, int thread)
@@ -196,22 +206,28 @@ static int settle_stage(const Job *job, const State *s, int stage)
 }
 
 /* Run all stages of jobs, side by side: block by block those of the first job before
-   those of the second. So a mini-batch is mended and judged in one go. 1 where `reduce`
-   failed. */
+   those of the second. So a mini-batch is mended and judged in one go. 0, or what failed
+   (program.py has the words). */
 extern "C" int run_jobs(const State *s, const Job *jobs, int count)
 {
     int stages = 0, threads = jobs[count - 1].p->threads;
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i++) {
+        if (!is_sound(&jobs[i]))
+            return UNSOUND;
         stages = jobs[i].p->stage_count > stages ? jobs[i].p->stage_count : stages;
+    }
+    Pool &pool = Pool::ours();
     for (int stage = 0; stage < stages; stage++) {
-        pool().run(blocks_of(s), threads, [=](long block, int thread) {
+        bool is_done = pool.run(blocks_of(s), threads, [=](long block, int thread) {
             for (int i = 0; i < count; i++)
                 if (stage < jobs[i].p->stage_count)
                     run_stage(&jobs[i], s, stage, block, thread);
         });
+        if (!is_done)
+            return STUCK;
         for (int i = 0; i < count; i++)
             if (stage < jobs[i].p->stage_count && settle_stage(&jobs[i], s, stage))
-                return 1;
+                return NOT_REDUCED;
     }
     return 0;
 }
@@ -219,8 +235,8 @@ extern "C" int run_jobs(const State *s, const Job *jobs, int count)
 /* As run_jobs, and the last job's sum of the loss of each row from first_row on. */
 extern "C" int judge(const State *s, const Job *jobs, int count, double *sums)
 {
-    if (run_jobs(s, jobs, count))
-        return 1;
+    if (int failed = run_jobs(s, jobs, count))
+        return failed;
     const Job *last = &jobs[count - 1];
     long blocks = blocks_of(s);
     for (int r = last->rows->first_row; r < last->rows->rows; r++) {

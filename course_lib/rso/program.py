@@ -37,6 +37,10 @@ Shape = tuple[int, int, int]
 DEFINES = {torch.float32: ("REAL=float",), torch.float64: ("REAL=double", "IS_DOUBLE")}
 
 
+UNSOUND, STUCK = 2, 3  # what program.cpp answers; 1 where `reduce` failed
+_STUCK: list[object] = []  # memory that a thread which hangs may still use
+
+
 class Unwritten(Exception):
     """program.cpp has no such operation; the message says which."""
 
@@ -434,8 +438,20 @@ class Program:
         if sums is not None:
             call = self.library.judge
             given.append(ctypes.c_void_p(sums.data_ptr()))
-        if call(*given):
-            raise next(bound.error for bound in both if bound.error)
+        if failed := call(*given):
+            raise self._error(failed, both, [state, jobs, sums])
+
+    def _error(self, failed: int, both: list[Bound], used: list) -> BaseException:
+        """Return what went wrong, by the number that program.cpp gave."""
+        if failed == UNSOUND:
+            return AssertionError("a change of a weight that is not its channel's")
+        if failed == STUCK:
+            _STUCK.extend([self, *both, *used])  # its memory may be written to for ever
+            return RuntimeError(
+                "RSO: a thread of the compiled engine does not come back. Start Python "
+                "again, with compiled=False, and please report the model."
+            )
+        return next(bound.error for bound in both if bound.error)
 
     def _taking(self, rows: Rows, state: State) -> Bound:
         """Return this program's memory, large enough, with the rows' changes in it."""

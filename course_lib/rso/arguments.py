@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
 from course_lib.data import Split
 from course_lib.rso.minibatches import KINDS
 from course_lib.rso.modes import LOSSES
@@ -52,16 +50,6 @@ def check(split: Split, arguments: Mapping[str, Any]) -> None:
         raise ValueError(f"RSO: got final_sigma={final}; wanted it in (0, 1].")
     if not 0 <= decay < 1:
         raise ValueError(f"RSO: got weight_decay={decay}; wanted it in [0, 1).")
-
-
-def check_data(inputs: Tensor) -> None:
-    """Raise ValueError where a training input is not finite."""
-    bad = (~inputs.flatten(1).isfinite().all(1)).nonzero()
-    if len(bad):
-        raise ValueError(
-            f"RSO: {len(bad)} of {len(inputs)} training inputs hold nan or inf; the "
-            f"first is number {int(bad[0])}. Remove them, or mend the data."
-        )
 
 
 def _check_name(name: str, value: object, known: tuple[str, ...]) -> None:

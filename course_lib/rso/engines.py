@@ -31,6 +31,7 @@ def incremental(task: Task) -> Compiled | Incremental:
     return Incremental(task)
 
 
+COARSE = (torch.bfloat16, torch.float16)  # judged by the model's own operations
 SWEEPS = {"reference": Reference, "cached": Cached, "incremental": incremental}
 
 
@@ -90,8 +91,9 @@ class Chooser:
     def _choice(self, asked: str, target: Target) -> Choice:
         if asked == "reference" or self.network is None:
             return Choice("reference", "" if asked == "reference" else self.reason)
-        why = ""
-        if asked != "cached":
+        why = self._too_coarse(target)
+        obstacle = self.obstacle if why else ""
+        if asked != "cached" and not why:
             try:
                 plan = Plan(self.network, target.parameter)
                 numbers = plan.numbers_per_sample()
@@ -102,7 +104,15 @@ class Chooser:
                 why = str(error)
         numbers = Cached.numbers_per_sample(self.network, target.parameter)
         lack = self._lacks_memory(numbers, target)
-        return Choice("reference", lack) if lack else Choice("cached", why)
+        return Choice("reference", lack) if lack else Choice("cached", why, 0, obstacle)
+
+    def _too_coarse(self, target: Target) -> str:
+        """Say why sums in another order than the model's won't do."""
+        dtype = target.parameter.dtype
+        return (
+            f"{dtype} rounds so much that other orders of adding decide otherwise"
+            * (dtype in COARSE)
+        )
 
     def _obstacle(self, plan: Plan) -> str:
         """Say why a plan can't be compiled; nothing where it can."""

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
 
 from course_lib.data import Split
 
@@ -25,13 +26,32 @@ def searched(model: nn.Module) -> Iterator[None]:
         model.eval()
         for norm in norms:
             norm.running_mean = norm.running_var = None
-        with torch.no_grad():
+        with torch.no_grad(), _uncached():
             yield
     finally:
         for norm, (mean, var) in running.items():
             norm.running_mean, norm.running_var = mean, var
         for module, training in modes.items():
             module.training = training
+
+
+@contextlib.contextmanager
+def _uncached() -> Iterator[None]:
+    """Switch off what remembers weights: rounded ones, and parametrized ones.
+
+    Inside of `torch.autocast` a weight is cast at its first use alone, and inside of
+    `parametrize.cached()` it is computed then: candidates would change nothing.
+    """
+    casts, computed = torch.is_autocast_cache_enabled(), parametrize._cache_enabled
+    try:
+        torch.set_autocast_cache_enabled(False)
+        torch.clear_autocast_cache()
+        parametrize._cache_enabled = 0
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(casts)
+        parametrize._cache_enabled = computed
+        parametrize._cache.clear()
 
 
 @torch.no_grad()
@@ -69,6 +89,18 @@ def refresh_norm_statistics(
             module.training = training
 
 
+def require_batch_statistics(model: nn.Module) -> None:
+    """Raise ValueError where batch norm can't be made to use those of its batch."""
+    for name, module in model.named_modules():
+        is_script = isinstance(module, torch.jit.ScriptModule)
+        if is_script and "BatchNorm" in module.original_name:
+            raise ValueError(
+                f"RSO: {name!r} is a {module.original_name} in a ScriptModule, which "
+                "can't be searched with the statistics of its mini-batch. Pass the "
+                "model as it was before torch.jit."
+            )
+
+
 def require_repeatable(model: nn.Module, inputs: Tensor) -> None:
     """Raise ValueError where a pass draws random numbers, naming the module."""
     drawing: list[str] = []
@@ -87,7 +119,8 @@ def require_repeatable(model: nn.Module, inputs: Tensor) -> None:
         hooks.append(module.register_forward_hook(leave))
 
     for name, module in model.named_modules():
-        watch(name, module)
+        if not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
+            watch(name, module)
     try:
         first = model(inputs.clone())  # which a layer may overwrite
         again = model(inputs.clone())

@@ -7,9 +7,10 @@ memory, where one row of the memory holds all channels of a pixel.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from course_lib.rso import eligibility
 from course_lib.rso.kernels import Taps, average_blocks, pooling
 
 Reduce = Callable[[Tensor], Tensor]  # sums a tensor over all processes
@@ -36,6 +38,7 @@ ELEMENTWISE_METHODS = {"relu", "tanh", "sigmoid", "sign", "abs", "square"}
 POOLS = (*(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),)
 IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
 ADDITIONS = {operator.add, operator.iadd, torch.add}
+CONSTANT = "_tensor_constant"  # the names that torch.fx gives to constants
 AUGMENTED = {operator.iadd, operator.isub, operator.imul, operator.itruediv}
 
 
@@ -55,22 +58,24 @@ class Network:
     batches: set[fx.Node] = field(default_factory=set)  # a row for each sample
     output: fx.Node = field(init=False, repr=False)
     _modules: dict[str, nn.Module] = field(default_factory=dict)
+    _constants: dict[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
     def trace(model: nn.Module, inputs: Tensor, reduce: Reduce | None) -> Network:
         """Write a model down, in the state of `modes.searched`.
 
         Raises:
-            NotTraceable: its path depends on values, or on what torch.fx can't follow.
+            NotTraceable: its path depends on values, or on what torch.fx can't follow,
+                or it is changed by hooks and the like; see `eligibility`.
         """
-        try:
-            graph = fx.Tracer().trace(model)
-        except Exception as error:
-            raise NotTraceable(f"torch.fx can't follow it: {error}") from error
+        if obstacle := eligibility.obstacle(model):
+            raise NotTraceable(obstacle)
+        graph, constants = _graph(model)
         nodes = [n for n in graph.nodes if n.op != "output"]
         if sum(n.op == "placeholder" for n in nodes) != 1:
             raise NotTraceable("it takes more than one input")
         network = Network(model, nodes, {}, reduce)
+        network._constants = constants
         modules = model.named_modules()
         network._modules = {name: _out_of_place(module) for name, module in modules}
         network.output = next(n for n in graph.nodes if n.op == "output").args[0]
@@ -80,6 +85,7 @@ class Network:
         env, longer = network._run(inputs), network._run(more)
         if not _agree(model(inputs.clone()), env[network.output]):
             raise NotTraceable("torch.fx's record of it gives other numbers")
+        network._require_faithful(inputs, env)
         network.batches = {
             node
             for node in network.after(nodes[:1])
@@ -91,6 +97,27 @@ class Network:
         }
         network._fold()
         return network
+
+    def _require_faithful(self, inputs: Tensor, env: Env) -> None:
+        """Raise NotTraceable where this record may part from the model later on.
+
+        torch.fx takes down as a constant what it does not see made of the weights.
+        """
+        if effect := eligibility.side_effect(self.model, inputs):
+            raise NotTraceable(effect)
+        found = [env[node] for node in self.after(self.nodes[:1])]
+        dtypes = {v.dtype for v in found if _is_inexact(v)} - {inputs.dtype}
+        if dtypes:
+            raise NotTraceable(
+                f"values of {dtypes.pop()}, and inputs of {inputs.dtype}"
+            )
+        for seed in range(2):
+            with _other_weights(self.model, seed):
+                wanted, got = self.model(inputs.clone()), self._run(inputs)
+            if not _agree(wanted, got[self.output]):
+                raise NotTraceable(
+                    "torch.fx's record of it gives other numbers with other weights"
+                )
 
     def _run(self, inputs: Tensor) -> Env:
         env: Env = {self.nodes[0]: inputs}
@@ -160,7 +187,7 @@ class Network:
 
     def parameters_of(self, node: fx.Node) -> list[nn.Parameter]:
         """Return the parameters that a node reads."""
-        if node.op == "get_attr":
+        if node.op == "get_attr" and node.target not in self._constants:
             owner, _, name = node.target.rpartition(".")
             value = getattr(self._modules[owner], name)
             return [value] if isinstance(value, nn.Parameter) else []
@@ -259,6 +286,8 @@ class Network:
         kwargs = fx.map_arg(node.kwargs, env.__getitem__)
         if node.op == "placeholder":
             raise KeyError(node.name)
+        if node.op == "get_attr" and node.target in self._constants:
+            return self._constants[node.target]
         if node.op == "get_attr":
             return operator.attrgetter(node.target)(self.model)
         if node.op == "call_module":
@@ -281,12 +310,60 @@ class Each(list):
     """One value for each candidate, where a value is no batch of samples."""
 
 
+def _graph(model: nn.Module) -> tuple[fx.Graph, dict[str, Tensor]]:
+    """Write a model's operations down; return them, and the constants among them.
+
+    Twice, for a pass may depend on those before. torch.fx leaves the constants as
+    attributes of the model, where they are taken away again.
+    """
+    found = []
+    for _ in range(2):
+        before = set(vars(model))
+        try:
+            graph = fx.Tracer().trace(model)
+        except Exception as error:
+            raise NotTraceable(f"torch.fx can't follow it: {error}") from error
+        finally:
+            new = [n for n in vars(model) if n.startswith(CONSTANT) and n not in before]
+            constants = {name: vars(model).pop(name) for name in new}
+        found.append((graph, constants))
+    if str(found[0][0]) != str(found[1][0]):
+        raise NotTraceable("its operations differ from pass to pass")
+    return found[0]
+
+
+@contextlib.contextmanager
+def _other_weights(model: nn.Module, seed: int) -> Iterator[None]:
+    """Move all trainable weights far away, and put them back at the end."""
+    weights = [p for p in model.parameters() if p.requires_grad]
+    before = [weight.detach().clone() for weight in weights]
+    generator = torch.Generator().manual_seed(seed)
+    try:
+        with torch.no_grad():
+            for weight, old in zip(weights, before, strict=True):
+                drawn = torch.randn(weight.shape, generator=generator)
+                reach = old.double().abs().mean().clamp_min(0.1)
+                weight.add_((reach * drawn.to(old.device)).to(old.dtype))
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, old in zip(weights, before, strict=True):
+                weight.copy_(old)
+
+
+def _is_inexact(value: Any) -> bool:
+    is_tensor = isinstance(value, Tensor)
+    return is_tensor and (value.is_floating_point() or value.is_complex())
+
+
 def _rows(value: Any) -> int:
     return len(value) if isinstance(value, Tensor) and value.dim() else 0
 
 
 def _agree(wanted: Any, got: Any) -> bool:
-    if not isinstance(wanted, Tensor) or wanted.shape != got.shape:
+    if not isinstance(wanted, Tensor) or not isinstance(got, Tensor):
+        return False
+    if wanted.shape != got.shape or wanted.dtype != got.dtype:
         return False
     return torch.allclose(wanted, got, rtol=1e-4, atol=1e-6, equal_nan=True)
 

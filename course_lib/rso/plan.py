@@ -380,13 +380,34 @@ def _only_reader(network: Network, parameter: nn.Parameter) -> fx.Node:
         raise Unsuitable(f"{len(readers)} operations read it; wanted one")
     (reader,) = readers
     kind, module = network.kind(reader), network.module(reader)
+    if kind in ("conv", "linear", "norm") and not _is_own(module, parameter):
+        raise Unsuitable(f"it is neither weight nor bias of {reader.target!r}")
     if kind not in ("conv", "linear", "norm"):
         name = type(module).__name__ if module is not None else str(reader.target)
+        if type(module) is nn.Conv2d:
+            name = f"a Conv2d with {_odd_padding(module)}"
         raise Unsuitable(f"it belongs to {name}, not to a conv, linear or batch norm")
     wanted = (1,) if kind == "linear" else (1, 3)
     if len(network.shapes[reader]) not in wanted:
         raise Unsuitable(f"{reader.target!r} works on sequences")
     return reader
+
+
+def _odd_padding(conv: nn.Conv2d) -> str:
+    """Say what the engines' convolutions don't do; they pad zeros, given in numbers."""
+    if conv.padding_mode != "zeros":
+        return f"padding_mode={conv.padding_mode!r}"
+    if isinstance(conv.padding, str):
+        size = tuple(
+            (k - 1) * d // 2
+            for k, d in zip(conv.kernel_size, conv.dilation, strict=True)
+        )
+        return f"padding={conv.padding!r} instead of numbers such as {size}"
+    return "values that are no batch of samples"
+
+
+def _is_own(module: nn.Module, parameter: nn.Parameter) -> bool:
+    return parameter is module.weight or parameter is module.bias
 
 
 def _own(x: Any) -> Any:

@@ -15,10 +15,18 @@ from tqdm.auto import tqdm
 
 from course_lib.compiler import NoCompiler
 from course_lib.data import Split
-from course_lib.rso import arguments, checkpoints, engines, memory, proposals
+from course_lib.rso import arguments, checkpoints, engines, fitting, memory, proposals
+from course_lib.rso.eligibility import Fingerprint, Weights
 from course_lib.rso.interrupts import Request, deferred
 from course_lib.rso.minibatches import Minibatches
-from course_lib.rso.modes import LOSSES, Loss, loss_sum, require_repeatable, searched
+from course_lib.rso.modes import (
+    LOSSES,
+    Loss,
+    loss_sum,
+    require_batch_statistics,
+    require_repeatable,
+    searched,
+)
 from course_lib.rso.network import Network, NotTraceable
 from course_lib.rso.pipeline import run_whole
 from course_lib.rso.precision import Comparison, products
@@ -119,6 +127,8 @@ class RSO:
     Source: Tripathi and Singh 2020, arXiv:2005.05955, algorithm 1.
     """
 
+    _fingerprint: Fingerprint | None = None  # of what the choices rest on
+
     def __init__(
         self,
         model: nn.Module,
@@ -192,8 +202,9 @@ class RSO:
             proposals.initialize(self.targets, seed)
         self.processes.share_weights(model)
         self.sigmas = {t.name: proposals.base_sigma(t, sigma) for t in self.targets}
-        self.network, reason = self._trace()
-        self.choices = self._choose(engine, reason, memory_limit, compiled)
+        self._asked = engine, memory_limit, compiled
+        self._weights = Weights.of(self.targets)
+        self._renew_choices()
         self.cycle = 0  # cycles that are finished
         self._place = (0, 0)  # of the cycle that runs: target, and its next proposal
         self._seconds = 0.0  # that were spent on the cycle that runs
@@ -210,6 +221,7 @@ class RSO:
     def __next__(self) -> CycleReport:
         if self.cycle >= self.cycles:
             raise StopIteration
+        self._renew_choices()
         with (
             deferred(self._request),
             searched(self.model),
@@ -350,25 +362,43 @@ class RSO:
     def _deal(
         self, split: Split, weights: Tensor, batch_size: int, kind: str
     ) -> Minibatches:
+        fitting.check_inputs(split.inputs)
         inputs = split.inputs.to(weights.device, weights.dtype)
-        arguments.check_data(inputs)
+        fitting.check_finite(inputs)
         labels, share = split.labels.to(weights.device), self.processes.share
         options = {"kind": kind, "seed": self.seed, "share": share}
         dealt = Minibatches(inputs, labels, batch_size, **options)
         self.processes.require_shares(dealt.smallest)
+        require_batch_statistics(self.model)
+        fitting.require_fitting(self.model, dealt, self.loss)
         return dealt
 
     def _probe(self) -> Tensor:
         return self.minibatches.inputs[: min(8, max(2, self.minibatches.batch_size))]
 
+    def _renew_choices(self) -> None:
+        """Choose the engines, again where the model or what is around it has changed.
+
+        Raises:
+            ValueError: a weight was replaced, converted or frozen since the beginning.
+        """
+        self._weights.require_same(self.model)
+        now = Fingerprint(self.model)
+        if self.processes.any(now != self._fingerprint):
+            self.network, reason = self._trace()
+            self.choices = self._choose(self._asked[0], reason, *self._asked[1:])
+            self._fingerprint = Fingerprint(self.model)
+
     def _trace(self) -> tuple[Network | None, str]:
-        inputs = self._probe()
+        inputs, network, why = self._probe(), None, ""
         with searched(self.model):
             require_repeatable(self.model, inputs)
             try:
-                return Network.trace(self.model, inputs, self.processes.reduce), ""
+                network = Network.trace(self.model, inputs, self.processes.reduce)
             except NotTraceable as error:
-                return None, str(error)
+                why = str(error)
+        why = next(filter(None, self.processes.gather(why)), "")  # all choose alike
+        return (None if why else network), why
 
     def _choose(
         self, engine: str, reason: str, limit: int | None, compiled: bool
@@ -409,8 +439,8 @@ class RSO:
         totals = torch.zeros(3, dtype=torch.float64, device=device)
         is_classes = True
         for inputs, labels in self.minibatches.all():
-            if self.network is None:
-                outputs = self.model(inputs)
+            if self.network is None or inputs.dtype in engines.COARSE:
+                outputs = self.model(inputs.clone())
             else:
                 outputs = run_whole(self.network, inputs)
             is_classes = outputs.dim() == 2 and labels.dim() == 1

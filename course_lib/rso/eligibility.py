@@ -1,0 +1,287 @@
+"""Which models the faster engines can take: those that do what their classes say.
+
+The engines know torch's own layers by their classes, and all else by the record that
+torch.fx makes of one pass. A hook, a method that was replaced, or a layer of a class
+that overrides `__call__` does more than either shows. Such a model is run as it is.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules import module as torch_module
+from torch.overrides import TorchFunctionMode
+from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+from course_lib.rso.proposals import Target
+
+_HOOKS = {
+    "_forward_pre_hooks": "forward pre-hook",
+    "_forward_hooks": "forward hook",
+}
+_SHELF = ("_parameters", "_buffers", "_modules", "training")  # of every module
+_TORCH = str(Path(torch.__file__).parent)
+
+
+def obstacle(model: nn.Module) -> str:
+    """Say why only the model itself can be run; nothing where its record will do."""
+    return next(
+        (
+            found
+            for found in (
+                _surroundings(next(model.parameters(), torch.empty(0)).device),
+                *(_module_obstacle(*named) for named in model.named_modules()),
+                _mixed_dtypes(model),
+                _shared_memory(model),
+            )
+            if found
+        ),
+        "",
+    )
+
+
+# What changes every module's pass
+
+
+def _surroundings(device: torch.device) -> str:
+    """Name what is switched on around the search and changes a pass."""
+    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+        return "a forward hook for all modules is registered"
+    is_known = torch.amp.is_autocast_available(device.type)
+    if is_known and torch.is_autocast_enabled(device.type):
+        return "torch.autocast is switched on"
+    for mode in (*_function_modes(), *_get_current_dispatch_mode_stack()):
+        if not isinstance(mode, DeviceContext):  # which changes new tensors alone
+            return f"{type(mode).__name__} is switched on"
+    return ""
+
+
+def _function_modes() -> list[TorchFunctionMode]:
+    return torch.overrides._get_current_function_mode_stack()
+
+
+# One module
+
+
+def _module_obstacle(name: str, module: nn.Module) -> str:
+    """Say what a module does beside what its class says."""
+    what = _customization(module) or _tensor_of_other_type(module)
+    own = type(module).__name__
+    place = f"{name!r} ({own})" if name else f"the model ({own})"
+    return f"{place} {what}" if what else ""
+
+
+def _customization(module: nn.Module) -> str:
+    if isinstance(module, torch.jit.ScriptModule):
+        return "is a ScriptModule"
+    if type(module).__module__.startswith("torch.ao."):
+        return "is quantized"
+    for attribute, what in _HOOKS.items():
+        for hook in getattr(module, attribute).values():
+            return f"has a {what} ({_name_of(hook)})"
+    if module._compiled_call_impl is not None or "_orig_mod" in module._modules:
+        return "is compiled by torch.compile"
+    is_graph = isinstance(module, fx.GraphModule)  # whose __call__ words its errors
+    if type(module).__call__ is not nn.Module.__call__ and not is_graph:
+        return "has a __call__ of its own"
+    replaced = next(_replaced_methods(module), None)
+    return "" if replaced is None else f"has another {replaced!r} than its class"
+
+
+def _name_of(hook: Callable) -> str:
+    return getattr(hook, "__name__", type(hook).__name__)
+
+
+def _replaced_methods(module: nn.Module) -> Iterator[str]:
+    """Name the methods that are replaced in a module, or in one of torch's classes."""
+    owner = type(module) if _is_torchs(module) else nn.Module
+    for name, value in vars(module).items():
+        if callable(value) and callable(getattr(owner, name, None)):
+            yield name
+    is_graph = isinstance(module, fx.GraphModule)  # whose forward was made for it
+    if (
+        _is_torchs(module)
+        and not is_graph
+        and not _is_written_in_torch(type(module).forward)
+    ):
+        yield "forward"
+
+
+def _is_torchs(module: nn.Module) -> bool:
+    """Tell whether torch itself has a module's class."""
+    own = type(module)
+    home = sys.modules.get(own.__module__)
+    is_there = getattr(home, own.__name__, None) is own
+    return is_there and own.__module__.startswith("torch.")
+
+
+def _is_written_in_torch(method: Callable) -> bool:
+    code = getattr(method, "__code__", None)  # functools.wraps changes all but this
+    return code is not None and code.co_filename.startswith(_TORCH)
+
+
+def _tensor_of_other_type(module: nn.Module) -> str:
+    """Name a tensor whose class may compute in its own way, or that hides a weight."""
+    for name, parameter in module._parameters.items():
+        if parameter is not None and type(parameter) is not nn.Parameter:
+            return f"has {name!r} of the class {type(parameter).__name__}"
+    for name, buffer in module._buffers.items():
+        if buffer is not None and type(buffer) is not Tensor:
+            return f"has {name!r} of the class {type(buffer).__name__}"
+    if not isinstance(module, (nn.Linear, nn.Conv2d, nn.modules.batchnorm._BatchNorm)):
+        return ""
+    for name in ("weight", "bias"):  # one is a property where it is parametrized
+        if isinstance(vars(module).get(name), Tensor):
+            return f"has a {name!r} that is no parameter"
+    return ""
+
+
+# All tensors
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return all parameters, buffers and other tensors of a model's modules."""
+    found = dict(model.named_parameters())
+    found.update(model.named_buffers())
+    for prefix, module in model.named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor):
+                found[f"{prefix}.{name}" if prefix else name] = value
+    return found
+
+
+def _mixed_dtypes(model: nn.Module) -> str:
+    floats = [t for t in _tensors(model).values() if _is_inexact(t)]
+    dtypes = sorted({str(t.dtype) for t in floats})
+    return f"it has numbers of {' and '.join(dtypes)}" if len(dtypes) > 1 else ""
+
+
+def _is_inexact(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _shared_memory(model: nn.Module) -> str:
+    """Name two tensors of which a change of one changes the other."""
+    spans = []
+    for name, tensor in _tensors(model).items():
+        if tensor.numel() and tensor.layout == torch.strided:
+            steps = zip(tensor.shape, tensor.stride(), strict=True)
+            last = sum((length - 1) * step for length, step in steps)
+            start, size = tensor.data_ptr(), tensor.element_size()
+            spans.append((start, start + (last + 1) * size, name, tensor))
+    spans.sort(key=lambda span: span[:3])
+    for (_, end, name, one), (start, _, other, two) in pairwise(spans):
+        if start < end and start and one is not two:
+            return f"{name!r} and {other!r} lie in the same memory"
+    return ""
+
+
+# What a pass does beside its output
+
+
+def side_effect(model: nn.Module, inputs: Tensor) -> str:
+    """Say what two passes change in the model; nothing where they leave it alone."""
+    model(inputs.clone())  # what is set once, such as a cache, is set now
+    before, buffers = Fingerprint(model), _copies(model)
+    model(inputs.clone())
+    for name, buffer in model.named_buffers():
+        is_same = name in buffers and torch.equal(buffers[name], buffer)
+        if not is_same and not buffer.isnan().any():
+            return f"a pass changes the buffer {name!r}"
+    return "" if before == Fingerprint(model) else "a pass sets attributes of a module"
+
+
+def _copies(model: nn.Module) -> dict[str, Tensor]:
+    return {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+
+# What has changed since
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The parameters that are searched, and their form when the search was made."""
+
+    forms: dict[str, tuple[nn.Parameter, Any]]
+
+    @staticmethod
+    def of(targets: Iterable[Target]) -> Weights:
+        """Return those of targets as they are now."""
+        return Weights({t.name: (t.parameter, _form(t.parameter)) for t in targets})
+
+    def require_same(self, model: nn.Module) -> None:
+        """Raise ValueError where a model has other ones now."""
+        own = dict(model.named_parameters(remove_duplicate=False))
+        for name, (parameter, form) in self.forms.items():
+            now, what = own.get(name), ""
+            if now is not parameter:
+                what = "is another parameter than when the search was made"
+            elif not now.requires_grad:
+                what = "was frozen after the search was made"
+            elif _form(now) != form:
+                what = f"has become {' '.join(map(str, _form(now)))}"
+            if what:
+                raise ValueError(f"RSO: {name!r} {what}. Make a new search.")
+
+
+def _form(parameter: nn.Parameter) -> tuple[Any, ...]:
+    return tuple(parameter.shape), parameter.dtype, parameter.device
+
+
+class Fingerprint:
+    """What a choice of engines rests on: modules, hooks, settings, surroundings."""
+
+    def __init__(self, model: nn.Module) -> None:
+        device = next(model.parameters(), torch.empty(0)).device
+        self.entries: list[Any] = [_surroundings(device)]
+        for name, module in model.named_modules():
+            self.entries += [name, module, type(module)]
+            self.entries.append(getattr(type(module), "forward", None))
+            for key, value in vars(module).items():
+                if key not in _SHELF:
+                    self.entries += [key, _summary(value)]
+            for group in (module._parameters, module._buffers):
+                for key, tensor in group.items():
+                    self.entries += [key, tensor, *_layout(tensor)]
+
+    def __eq__(self, other: object) -> bool:
+        """Tell whether nothing has changed between two of them."""
+        if not isinstance(other, Fingerprint):
+            return NotImplemented
+        pairs = zip(self.entries, other.entries, strict=False)
+        is_same = len(self.entries) == len(other.entries)
+        return is_same and all(map(_is_same, *zip(*pairs, strict=True)))
+
+    __hash__ = None
+
+
+def _layout(tensor: Tensor | None) -> list[Any]:
+    if tensor is None:
+        return []
+    return [tensor.dtype, tensor.device, tensor.shape, tensor.requires_grad]
+
+
+def _summary(value: Any) -> Any:
+    """Return what tells a change of a setting; of collections what they hold."""
+    if isinstance(value, dict):
+        return tuple(value.items())
+    return tuple(value) if isinstance(value, (list, set)) else value
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    is_plain = isinstance(one, (int, float, str, torch.dtype, torch.device))
+    return is_plain and one == other

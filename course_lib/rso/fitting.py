@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.modes import Loss, cross_entropy, loss_sum, searched
-
-
-def check_inputs(inputs: Tensor) -> None:
-    """Raise ValueError where inputs can't be numbers of the weights' dtype."""
-    if inputs.is_complex():
-        raise ValueError(
-            f"RSO: the training inputs are {inputs.dtype}; wanted real numbers. Pass "
-            "real and imaginary part as two channels: torch.view_as_real(inputs)."
-        )
 
 
 def check_finite(inputs: Tensor) -> None:
@@ -30,17 +20,6 @@ def check_finite(inputs: Tensor) -> None:
 
 def check_classes(labels: Tensor, classes: int) -> None:
     """Raise ValueError unless each label is the number of one of the outputs."""
-    if labels.dim() != 1:
-        fix = "labels.squeeze(1)" if labels.shape[1:] == (1,) else "a loss of your own"
-        raise ValueError(
-            f"RSO: the labels have shape {tuple(labels.shape)}; cross_entropy wants "
-            f"one class number for each sample, ({len(labels)},). Pass {fix}."
-        )
-    if labels.dtype != torch.int64:
-        raise ValueError(
-            f"RSO: the labels are {labels.dtype}; cross_entropy wants class numbers of "
-            "torch.int64. Pass labels.long(), or a loss of your own."
-        )
     bad = ((labels < 0) | (labels >= classes)).nonzero()
     if len(bad):
         first = int(bad[0])

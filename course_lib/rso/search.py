@@ -362,7 +362,6 @@ class RSO:
     def _deal(
         self, split: Split, weights: Tensor, batch_size: int, kind: str
     ) -> Minibatches:
-        fitting.check_inputs(split.inputs)
         inputs = split.inputs.to(weights.device, weights.dtype)
         fitting.check_finite(inputs)
         labels, share = split.labels.to(weights.device), self.processes.share

@@ -1,11 +1,13 @@
 """`python -m course_lib rso`: its folder, its words, and going on."""
 
 import csv
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 
 import matplotlib.image
@@ -15,7 +17,7 @@ import torch
 from course_lib import data
 from course_lib.__main__ import main
 from course_lib.models import RSOCifar10CNN, small_cnn
-from course_lib.rso import RSO, refresh_norm_statistics
+from course_lib.rso import RSO, command, locks, refresh_norm_statistics
 from course_lib.rso.checkpoints import read
 from course_lib.rso.folders import FILES, Folder
 from course_lib.rso.nets import build
@@ -182,12 +184,13 @@ def test_what_can_not_be_resumed(tmp_path, rso, capsys):
 def test_a_lost_table_or_checkpoint(tmp_path, rso, capsys):
     assert rso(cycles=1) == 0
     folder = tmp_path / "run"
+    accuracy = rows(folder)[0]["test_accuracy"]
     (folder / "reports.csv").write_text("cycle,nonsense\n1,2\n")
     assert rso("--resume", name=None, cycles=None) == 1
     assert "is not what a run wrote" in capsys.readouterr().err
     (folder / "reports.csv").unlink()
     assert rso("--resume", name=None, cycles=None) == 0
-    assert [row["test_accuracy"] for row in rows(folder)] == ["nan"]
+    assert [row["test_accuracy"] for row in rows(folder)] == [accuracy]  # made again
     (folder / "checkpoint.pt").write_bytes(b"cut")
     assert rso("--resume", name=None, cycles=None) == 1
     assert "or a damaged one" in capsys.readouterr().err
@@ -218,7 +221,111 @@ def test_a_mistake_is_one_line(rso, capsys, options, message):
 def test_a_folder_that_can_not_be_made(tmp_path, rso, capsys):
     (tmp_path / "run").write_text("a file")
     assert rso() == 1
-    assert "run" in capsys.readouterr().err
+    assert "run is a file. Choose another --out." in capsys.readouterr().err
+    assert rso(out="run/inside") == 1
+    assert "nothing can be written to" in capsys.readouterr().err
+    assert (tmp_path / "run").read_text() == "a file"
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+def test_a_folder_that_can_not_be_written(tmp_path, rso, monkeypatch, capsys, code):
+    """As on a read-only disk, without permission, and on a full one."""
+
+    def refuse(*given, **options):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(locks, "_taken", refuse)
+    assert rso() == 1
+    err = capsys.readouterr().err
+    assert f"nothing can be written to {tmp_path / 'run'} ({os.strerror(code)})" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_leaves_no_folder(tmp_path, rso):
+    assert rso("--final-sigma", "0") == 1
+    assert not (tmp_path / "run").exists()
+    assert rso("--resume") == 1
+    assert not (tmp_path / "run").exists()
+
+
+# One run at a time
+
+
+def test_a_second_run_in_a_folder_is_refused(tmp_path, rso, capsys):
+    folder = tmp_path / "run"
+    assert rso(cycles=1) == 0
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    code = f"""
+        import sys
+        from pathlib import Path
+        from course_lib.rso.locks import locked
+        with locked(Path({str(folder)!r})):
+            print("held", flush=True)
+            sys.stdin.read()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as other:
+        assert other.stdout.readline() == b"held\n"
+        for options in ((), ("--resume",), ("--overwrite", "--seed", "1")):
+            assert rso(*options, cycles=1) == 1
+            err = capsys.readouterr().err
+            assert f"another run is at work in {folder} (process {other.pid} on" in err
+        assert rso(out="elsewhere", cycles=1) == 0
+        now = {path.name: path.read_bytes() for path in folder.iterdir()}
+        assert before == {name: now[name] for name in before}
+        other.kill()  # the system takes the lock back
+        other.wait()
+    assert (folder / locks.NAME).exists()
+    assert rso("--resume", cycles=1) == 0
+    assert sorted(os.listdir(folder)) == sorted(FILES)
+
+
+def test_a_lock_that_was_just_removed_is_no_lock(tmp_path, monkeypatch):
+    """Of a run that ended just then; the file is made again."""
+    lock, opened = locks._lock, []
+
+    def late(number):
+        lock(number)
+        opened.append(number)
+        if len(opened) == 1:
+            (tmp_path / locks.NAME).unlink()
+
+    monkeypatch.setattr(locks, "_lock", late)
+    with locks.locked(tmp_path):
+        assert len(opened) == 2
+        assert (tmp_path / locks.NAME).exists()
+        with pytest.raises(ValueError, match="another run"), locks.locked(tmp_path):
+            pass
+    assert tmp_path.exists()
+    assert not any(tmp_path.iterdir())
+
+
+def test_what_a_killed_run_left_half_written_is_cleared_away(tmp_path, rso):
+    folder = tmp_path / "run"
+    assert rso(cycles=1) == 0
+    for name in (".rsoab12_x9z", ".rso", ".rso_settings_of_mine", "notes.rsoab12_x9z"):
+        (folder / name).write_text("?")
+    assert rso("--resume", cycles=None, name=None) == 0
+    left = set(os.listdir(folder)) - set(FILES)
+    assert left == {".rso", ".rso_settings_of_mine", "notes.rsoab12_x9z"}
+
+
+def test_an_accuracy_that_a_kill_took_is_computed_again(tmp_path, rso, monkeypatch):
+    """The checkpoint of a cycle is written before the model is tested."""
+    assert rso(out="whole", cycles=3) == 0
+
+    def killed(*given):
+        raise SystemExit(9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "_accuracy", killed)
+        with pytest.raises(SystemExit):
+            rso(cycles=3)
+    assert not (tmp_path / "run" / "reports.csv").exists()
+    assert rso("--resume", cycles=None, name=None) == 0
+    wanted = [row["test_accuracy"] for row in rows(tmp_path / "whole")]
+    assert [row["test_accuracy"] for row in rows(tmp_path / "run")] == wanted
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 FORMAT = 1
+TEMPORARY = ".rso"
+LEFTOVER = re.compile(r"\.rso[a-z0-9_]{8}")  # as tempfile.mkstemp names them
 KINDS = {
     "settings": dict,
     "model": dict,
@@ -46,7 +49,7 @@ def replacing(path: str | os.PathLike[str], what: str) -> Iterator[IO[bytes]]:
     folder = path.absolute().parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".rso")
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=TEMPORARY)
         with os.fdopen(handle, "wb") as stream:
             yield stream
             stream.flush()
@@ -64,6 +67,16 @@ def replacing(path: str | os.PathLike[str], what: str) -> Iterator[IO[bytes]]:
             "before it, if there is one, is intact. Make room, or choose another "
             "folder."
         ) from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what `replacing` was writing when a process was killed.
+
+    Nobody else may be writing to the folder.
+    """
+    for path in folder.glob(f"{TEMPORARY}*"):
+        if LEFTOVER.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -76,13 +78,27 @@ def run(given: dict[str, Any], out: Path, *, resume: bool, overwrite: bool) -> N
         overwrite: remove the run in the folder.
 
     Raises:
-        ValueError: an argument out of range, or a folder that holds a run already.
+        ValueError: an argument out of range, or a folder that holds a run already, or
+            in which another one is at work.
         OSError: the folder can't be written.
     """
+    with contextlib.ExitStack() as held:
+        _run(given, Folder(out), held, resume=resume, overwrite=overwrite)
+
+
+def _run(
+    given: dict[str, Any],
+    folder: Folder,
+    held: contextlib.ExitStack,
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> None:
     device = processes.start(given.get("device"))
-    folder, own = Folder(out), Processes.current()
+    own = Processes.current()
 
     def prepare() -> dict[str, Any]:
+        held.enter_context(folder.held(resume=resume))
         known = folder.claim(given, resume=resume, overwrite=overwrite)
         asked = {**DEFAULTS, **known, "device": str(device)}
         data.load(asked["data"])  # which may download it
@@ -118,17 +134,28 @@ def _work(search: RSO, dataset: Dataset, folder: Folder) -> None:
         f"{', '.join(engines)}"
     )
     print(_line(["cycle", "loss", "train", "test", "moved", "proposals/s", "seconds"]))
+    if search.reports and search.is_between_cycles:
+        last = search.reports[-1].cycle
+        if math.isnan(tested.get(last, math.nan)):  # killed before it was tested
+            _test(search, dataset, folder, tested)
     for report in search:
-        model = copy.deepcopy(search.model)  # the search goes on as if untested
-        refresh_norm_statistics(model, dataset.train)
-        folder.write_weights(model)
-        tested[report.cycle] = _accuracy(model.float(), dataset)
-        folder.write_reports(search.reports, tested)
+        _test(search, dataset, folder, tested)
         print(_line(_texts(report, tested[report.cycle])), flush=True)
         if search.precision != "float32":
             print(f"{search.changed:.2%} of the decisions differ from those in float32")
     folder.write_reports(search.reports, tested)
     print(f"Stored in {folder.path}: {', '.join(FILES)}")
+
+
+def _test(
+    search: RSO, dataset: Dataset, folder: Folder, tested: dict[int, float]
+) -> None:
+    """Test the model after its last cycle, and store all of that."""
+    model = copy.deepcopy(search.model)  # the search goes on as if untested
+    refresh_norm_statistics(model, dataset.train)
+    folder.write_weights(model)
+    tested[search.reports[-1].cycle] = _accuracy(model.float(), dataset)
+    folder.write_reports(search.reports, tested)
 
 
 def _accuracy(model: nn.Module, dataset: Dataset) -> float:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from course_lib import __version__, plots
-from course_lib.rso.checkpoints import replacing
+from course_lib.rso.checkpoints import remove_leftovers, replacing
+from course_lib.rso.locks import locked
 from course_lib.rso.processes import Processes
 from course_lib.rso.search import CycleReport
 
@@ -32,6 +34,21 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path, self.checkpoint = path, path / CHECKPOINT
+
+    @contextlib.contextmanager
+    def held(self, *, resume: bool) -> Iterator[None]:
+        """Keep other runs out meanwhile; clear away what a killed one left half done.
+
+        Raises:
+            ValueError: another run is at work there.
+            OSError: it is no folder, or can't be written.
+        """
+        if resume and not self.path.exists():
+            yield  # for `claim` to refuse
+            return
+        with locked(self.path):
+            remove_leftovers(self.path)
+            yield
 
     def claim(
         self, given: Mapping[str, Any], *, resume: bool, overwrite: bool

@@ -451,6 +451,11 @@ class RSO:
 
     # Stopping and going on
 
+    @property
+    def is_between_cycles(self) -> bool:
+        """Tell whether the weights are those of the end of the last cycle."""
+        return self._place == (0, 0)
+
     def state_dict(self) -> dict[str, Any]:
         """Return all that a search needs to go on: tensors, numbers and strings."""
         return {

@@ -4,12 +4,15 @@ import signal
 
 import pytest
 import torch
+from rso_cases import random_split
 from torch import nn
 
 from course_lib.data import Split
 from course_lib.models import small_cnn
-from course_lib.rso import RSO, SearchError
+from course_lib.rso import RSO, SearchError, steps
 from course_lib.rso import search as searches
+from course_lib.rso.compiled import Compiled
+from course_lib.rso.incremental import Incremental
 from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.processes import Processes
 from course_lib.rso.steps import DeviceStep, HostStep, Rules
@@ -145,3 +148,55 @@ def test_a_nan_of_the_host_changes_nothing():
         step(range(1), 1, asked=False)
     assert step.flat.tolist() == values[:, 0].tolist()
     assert step.decisions().tolist() == [0, 0, 0]
+
+
+# Close calls
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ([1.0, 2.0, 3.0], False),
+        ([1.0, 1.0, 1.0], False),  # without any effect
+        ([1.0, 1.0 + 1e-7, 3.0], True),
+        ([1.0, 3.0, 1.0 - 1e-7], True),
+        ([1.0, 0.5, 0.5 + 1e-7], True),  # which of the two is better
+        ([1.0, 1.5, 1.5 + 1e-7], False),  # neither wins
+        ([1.0, 1.0 - 1e-5, 3.0], False),
+    ],
+)
+def test_which_calls_are_close(losses, expected):
+    assert steps.is_close([100 * loss for loss in losses], 100) is expected
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_rounding_of_a_small_search_decides_nothing(monkeypatch, compiled):
+    """Losses that are off by more than those of any engine lead to the same weights."""
+    found, noise = [], torch.Generator().manual_seed(0)
+
+    def rounded(judge):
+        def losses(*given):
+            sums = judge(*given)
+            off = torch.rand(sums.shape, generator=noise, dtype=sums.dtype) - 0.5
+            is_equal = sums == sums[0]
+            return torch.where(is_equal, sums, sums + 1e-6 * (sums + 10) * off)
+
+        return losses
+
+    for engine in (Compiled, Incremental):
+        own = rounded(engine.losses)
+        monkeypatch.setattr(engine, "losses", own)
+    for engine in ("reference", "auto"):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Flatten(), nn.Linear(36, 9), nn.ReLU(), nn.Linear(9, 3)
+        )
+        options = {"batch_size": 10, "cycles": 3, "progress": False}
+        search = RSO(
+            model, random_split(20), engine=engine, compiled=compiled, **options
+        )
+        list(search)
+        found.append((search.decisions, model.state_dict()))
+    (wanted, weights), (got, ours) = found
+    assert wanted.equal(got)
+    assert all(weights[name].equal(ours[name]) for name in weights)

@@ -65,7 +65,7 @@ class Prefixes:
             own = readers[0].all_input_nodes if len(readers) == 1 else []
             for node in own:
                 size = math.prod(network.shapes[node] or (math.inf,))
-                is_cheap = _multiply_adds(network, node) <= CHEAP * size
+                is_cheap = multiply_adds(network, node) <= CHEAP * size
                 is_new = node not in self.last
                 if number and node not in changed and not is_cheap:
                     if is_new and size > room:
@@ -95,7 +95,7 @@ class Prefixes:
         self.values.setdefault(number, {}).update(values)
 
 
-def _multiply_adds(network: Network, node: fx.Node) -> int:
+def multiply_adds(network: Network, node: fx.Node) -> int:
     """Return those of all layers that lead from the input to a value."""
     count = 0
     for step in network.needed({node}, {network.nodes[0]}, set()):

@@ -12,9 +12,12 @@ from torch import Tensor
 from course_lib.rso import proposals
 from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.precision import Comparison
+from course_lib.rso.prefixes import multiply_adds
 from course_lib.rso.processes import Processes
 from course_lib.rso.sweeps import Cached, Reference, Task
 
+CLOSE = 2e-6  # of mean loss + 1: float32 losses that the engines may order otherwise
+SMALL = 2**20  # multiply-adds of a pass up to which close calls are judged twice
 SIGNS = torch.tensor([0, 1, -1], dtype=torch.int8)  # of kept, w + dw, w - dw
 
 
@@ -44,6 +47,7 @@ class HostStep:
         self.rules, self.sweep, self.target = rules, sweep, task.target
         self.flat, self.values = task.target.values, task.values.tolist()
         self.winners = [0] * len(self.values)
+        self.referee = Reference(task) if _settles(rules, task, sweep) else None
 
     def __call__(self, group: Sequence[int], minibatch: int, asked: bool) -> bool:
         """Judge a group of weights; tell whether any process was asked to stop."""
@@ -64,6 +68,8 @@ class HostStep:
                 "weight was changed by it. Look at the loss and the scale of the "
                 "inputs."
             )
+        if self.referee and len(group) == 1 and is_close(losses, samples):
+            losses = self.referee.losses(group, minibatch).tolist()
         winners = self._pick(losses, group, samples)
         for weight, winner in zip(group, winners, strict=True):
             self.flat[weight] = self.values[weight][winner]
@@ -94,6 +100,30 @@ class HostStep:
         if pick((alone[best], joint), samples, tolerance):
             return winners
         return [winner if i == best else 0 for i, winner in enumerate(winners)]
+
+
+def is_close(losses: Sequence[float], samples: int) -> bool:
+    """Tell whether rounding may decide which of [kept, w + dw, w - dw] has won.
+
+    A candidate that gives exactly the loss of the weight as it is has no effect.
+    """
+    kept, plus, minus = losses
+    near = CLOSE * (abs(kept) + samples)
+    is_tie = any(0 < abs(loss - kept) < near for loss in (plus, minus))
+    return is_tie or (min(plus, minus) < kept and abs(plus - minus) < near)
+
+
+def _settles(rules: Rules, task: Task, sweep: Reference | Cached) -> bool:
+    """Tell whether the paper's loop decides where an engine's rounding might.
+
+    In float32, of one process, and where a pass is so small that it costs little.
+    """
+    is_own = type(sweep) in (Reference, Cached)  # the model's operations: its losses
+    is_single = rules.processes.reduce is None and rules.comparison.name == "float32"
+    if is_own or not is_single or task.values.dtype != torch.float32:
+        return False
+    each = multiply_adds(task.network, task.network.output)
+    return each * task.minibatches.batch_size <= SMALL
 
 
 class DeviceStep:

@@ -32,12 +32,14 @@ def check_classes(labels: Tensor, classes: int) -> None:
 
 
 def require_fitting(model: nn.Module, data: Minibatches, loss: Loss) -> None:
-    """Raise ValueError unless the model takes the data, and the loss what it gives."""
+    """Raise ValueError unless the model takes the data, and cross_entropy its outputs."""
     fewest = min(data.smallest, 8)
     with searched(model):
         for count in {fewest, min(8, len(data.labels))}:
             outputs = _outputs(model, data.inputs[:count])
-        if loss is cross_entropy and outputs.dim() == 2:
+        if loss is not cross_entropy:  # one's own may count its calls
+            return
+        if outputs.dim() == 2:
             check_classes(data.labels, outputs.shape[1])
         _check_loss(loss, outputs, data.labels[:count])
 

@@ -32,7 +32,7 @@ def check_classes(labels: Tensor, classes: int) -> None:
 
 
 def require_fitting(model: nn.Module, data: Minibatches, loss: Loss) -> None:
-    """Raise ValueError unless the model takes the data, and cross_entropy its outputs."""
+    """Raise ValueError unless the model takes the data and the loss its outputs."""
     fewest = min(data.smallest, 8)
     with searched(model):
         for count in {fewest, min(8, len(data.labels))}:

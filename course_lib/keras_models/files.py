@@ -33,7 +33,7 @@ def reading(place: str) -> Iterator[None]:
     """Turn any error of a broken file into a KerasFormatError that names it."""
     try:
         yield
-    except KerasFormatError:
+    except (KerasFormatError, Warning):  # a warning that the caller made an error
         raise
     except FileNotFoundError:
         raise KerasFormatError(f"load_keras: there is no file {place}.") from None

@@ -6,6 +6,17 @@ from collections.abc import Mapping
 
 from course_lib.keras_models.spec import KerasFormatError
 
+_NUMBER = re.compile(r"_\d+$")
+# Keras 1's names of layers, by those of Keras 2.
+_OLD = {
+    "conv1d": "convolution1d",
+    "conv2d": "convolution2d",
+    "conv3d": "convolution3d",
+    "conv2d_transpose": "deconvolution2d",
+    "conv3d_transpose": "deconvolution3d",
+    "separable_conv2d": "separableconvolution2d",
+}
+
 
 def check_renamed(names: Mapping[str, str], place: str) -> None:
     """Look at layers that are paired by their order, as Keras does.
@@ -23,7 +34,7 @@ def check_renamed(names: Mapping[str, str], place: str) -> None:
     """
     known = {name: layer for layer, name in names.items()}
     for layer, name in names.items():
-        numbered = _bare(layer) != layer or _bare(name) == _bare(layer)
+        numbered = _NUMBER.search(layer) or _bare(name) == _bare(layer)
         if layer in known and name != layer and not numbered:
             raise KerasFormatError(
                 f"load_keras: {place} has the layers {_listed(known)}; the model's "
@@ -45,8 +56,13 @@ def check_renamed(names: Mapping[str, str], place: str) -> None:
 
 
 def _bare(name: str) -> str:
-    """Return a name without the number that Keras counts up."""
-    return re.sub(r"_\d+$", "", name)
+    """Return a name without the number that Keras counts up, in Keras 1's words.
+
+    >>> _bare("conv2d_3"), _bare("batch_normalization_1")
+    ('convolution2d', 'batchnormalization')
+    """
+    bare = _NUMBER.sub("", name)
+    return _OLD.get(bare, bare.replace("_", ""))
 
 
 def _listed(names: Mapping[str, str]) -> str:

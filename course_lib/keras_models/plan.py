@@ -170,7 +170,7 @@ class Planner:
             self.built.add(call.layer)
         order = module.wants_first
         if not isinstance(module, Operation):
-            inputs = [self._as_tensor(value) for value in inputs]
+            inputs = [self._widened(self._as_tensor(value)) for value in inputs]
         inputs = [self._in_order(value, order) for value in inputs]
         masks, masks_after = self._masks(call, module, inputs, given)
         is_model = isinstance(module, type(self.model))
@@ -299,6 +299,16 @@ class Planner:
         place = self.place()
         self.steps.append(Step(None, as_tensor, (value.place,), (place,), None, {}))
         return Value(as_tensor(value.tensor), False, place)
+
+    def _widened(self, value: Value) -> Value:
+        """Return halves, which a cast made, as the floats that layers compute with."""
+        if value.tensor.dtype not in (torch.float16, torch.bfloat16):
+            return value
+        place = self.place()
+        self.steps.append(
+            Step(None, torch.Tensor.float, (value.place,), (place,), None, {})
+        )
+        return value._replace(tensor=value.tensor.float(), place=place)
 
     # Masks
 

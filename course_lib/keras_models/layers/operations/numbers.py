@@ -43,12 +43,13 @@ def dtype_of(name: Any) -> torch.dtype:
 
 
 def cast(x: Tensor, *, dtype: Any = "float32") -> Tensor:
-    """Return the numbers in another dtype; floats in the type that the model has.
+    """Return the numbers in another dtype; float32 is whatever the model has.
 
-    So a mixed policy's casts to float16 change nothing, as nothing else of it does.
+    So a model that was made float64 stays so.
     """
     kind = dtype_of(dtype)
-    return x if kind.is_floating_point and x.is_floating_point() else x.to(kind)
+    whole = (torch.float32, torch.float64)
+    return x if kind in whole and x.dtype in whole else x.to(kind)
 
 
 def saturate_cast(x: Tensor, *, dtype: Any) -> Tensor:

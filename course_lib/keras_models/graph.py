@@ -52,6 +52,7 @@ class KerasModel(nn.Module):
     makes_mask = ends_mask = uses_mask = False
     passes_mask = uses_masks = True  # by the rules of the layers inside
     argument_names = call_options = ()
+    takes_masks_off = False
 
     def __init__(self, spec: ModelSpec, maker: Maker, axis_order: str = "keras"):
         super().__init__()

@@ -7,6 +7,7 @@ a channels-last file at axis 1: there they stay so, and only where the order mat
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from course_lib.keras_models.layers.base import channels_to_first, channels_to_last
 from course_lib.keras_models.layers.operations import Operation
 from course_lib.keras_models.layers.operations.sizes import Sizes, as_tensor
+from course_lib.keras_models.order import in_run_order
 from course_lib.keras_models.spec import (
     CallSpec,
     KerasFormatError,
@@ -67,6 +69,7 @@ class Planner:
         self.steps: list[Step] = []
         self.values: dict[Ref, Value] = {}
         self.moved: dict[int, Value] = {}
+        self.origins: dict[int, int] = {}  # the very tensor that a call returned
         self.calls: list[tuple[CallSpec, list[Value]]] = []
         self.built: set[str] = set(spec.layers) if model.walks else set()
         self.given = shapes
@@ -91,7 +94,10 @@ class Planner:
                 shape = self.values[ref].shape[:-1]
                 mask = self._new_mask(shape)
                 self.values[ref] = self.values[ref]._replace(mask=mask)
-        for call in self.spec.calls:
+        calls: Iterable[CallSpec] = self.spec.calls
+        if any(module.takes_masks_off for module in self.model.children()):
+            calls = in_run_order(self.spec)
+        for call in calls:
             try:
                 self._call(call)
             except KerasFormatError:
@@ -196,6 +202,8 @@ class Planner:
             mask = self._mask_after(module, inputs, masks_after, shape)
             new_masks = [mask] * module.masked_outputs
         new_masks += [None] * (len(results) - len(new_masks))
+        if not is_model and module.returns_input:
+            self.origins[places[0]] = self.origins.get(taken[0], taken[0])
         made = []
         for number, (tensor, place) in enumerate(zip(results, places, strict=True)):
             if tensor.numel() > LARGEST_TENSOR:
@@ -205,6 +213,8 @@ class Planner:
             self.values[Ref(call.layer, call.number, number)] = value
             made.append(value)
         self.calls.append((call, made))
+        if module.takes_masks_off:
+            self._take_masks_off(inputs)
 
     def _shape_after(self, tensor: Tensor, first: Value) -> tuple[int, ...]:
         kept = first.first and tensor.dim() == first.tensor.dim()
@@ -299,6 +309,13 @@ class Planner:
         place = self.place()
         self.steps.append(Step(None, as_tensor, (value.place,), (place,), None, {}))
         return Value(as_tensor(value.tensor), False, place)
+
+    def _take_masks_off(self, inputs: list[Value]) -> None:
+        """Let later calls find these tensors without masks, also behind a dropout."""
+        bare = {self.origins.get(value.place, value.place) for value in inputs}
+        for ref, value in self.values.items():
+            if self.origins.get(value.place, value.place) in bare:
+                self.values[ref] = value._replace(mask=None)
 
     def _widened(self, value: Value) -> Value:
         """Return halves, which a cast made, as the floats that layers compute with."""

@@ -142,6 +142,8 @@ class MultiHeadAttention(Layer):
         if settings.version >= (3, 0):
             masks = ("query_mask", "value_mask", "key_mask", "attention_mask")
             self.argument_names = (*self.argument_names[:3], *masks)
+        # set_keras_mask(query, None) in `call`, at v3.8.0 and not at v3.7.0
+        self.takes_masks_off = settings.version >= (3, 8)
         self.heads = settings.integer("num_heads")
         self.key_dim = settings.integer("key_dim")
         value_dim = settings.left.get("value_dim") or self.key_dim

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from course_lib.keras_models.activations import linear
 from course_lib.keras_models.constraints import Constraint
 from course_lib.keras_models.initializers import Initializer
 from course_lib.keras_models.settings import Settings
@@ -95,6 +96,8 @@ class Layer(nn.Module):
 
     wants_first: bool | None = None
     passes_mask = makes_mask = ends_mask = uses_mask = uses_masks = False
+    returns_input = False  # the very tensor, when not training
+    takes_masks_off = False  # its inputs have none any more in later calls
     masked_outputs = 1  # how many of the first outputs have the mask
     argument_names: tuple[str, ...] = ()  # of the tensors that a call gives by name
     call_options: tuple[str, ...] = ()  # what else a call may say to forward
@@ -179,6 +182,7 @@ class Pointwise(Layer):
         super().__init__(settings)
         self.function = function
         self.wants_first = None if _is_pointwise(function) else False
+        self.returns_input = function is linear
 
     def forward(self, x: Tensor) -> Tensor:
         """Return function(x)."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from course_lib.keras_models.activations import linear
 from course_lib.keras_models.layers.base import (
     Layer,
     Pointwise,
@@ -85,6 +86,7 @@ class Dropout(Layer):
     """Drop numbers while training; along the axes of `broadcast` together."""
 
     passes_mask = True
+    returns_input = True
 
     def __init__(self, settings: Settings, spatial: int = 0) -> None:
         super().__init__(settings)
@@ -118,6 +120,7 @@ class GaussianNoise(Layer):
     """Add normal noise while training."""
 
     passes_mask = True
+    returns_input = True
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -132,6 +135,7 @@ class GaussianDropout(Layer):
     """Multiply by normal noise around 1 while training."""
 
     passes_mask = True
+    returns_input = True
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -147,6 +151,7 @@ class AlphaDropout(Layer):
     """Dropout that keeps mean and variance after SELU."""
 
     passes_mask = True
+    returns_input = True
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -166,11 +171,7 @@ def spatial_dropout(settings: Settings) -> Layer:
 def identity(settings: Settings) -> Layer:
     """InputLayer and ActivityRegularization, which pass on what they get."""
     settings.ignore("optional", "shape")
-    return Pointwise(settings, _same)
-
-
-def _same(x: Tensor) -> Tensor:
-    return x
+    return Pointwise(settings, linear)
 
 
 def activity_regularization(settings: Settings) -> Layer:
@@ -178,7 +179,7 @@ def activity_regularization(settings: Settings) -> Layer:
     l1, l2 = settings.number("l1", 0.0), settings.number("l2", 0.0)
     settings.left["activity_regularizer"] = {"name": "L1L2", "l1": l1, "l2": l2}
     settings.activity = settings.regularizer("activity_regularizer")
-    return Pointwise(settings, _same)
+    return Pointwise(settings, linear)
 
 
 class Flatten(Layer):

@@ -72,7 +72,9 @@ def load_keras(
         keras_version: which meaning the file has, for example `"1.0.0"`; needed only
             where the file does not say and its form does not show it.
         replacements: layer name = a module or function in its place. It is called
-            with one tensor for each input, in Keras's order of axes.
+            with one tensor for each input, in Keras's order of axes. A mask ends at a
+            Lambda's; elsewhere its attribute `supports_masking` says whether one
+            passes, and is asked for where a later layer needs to know.
         theano_kernels: the weights were trained on Theano (True) or elsewhere (False).
             Theano turns the kernels of convolutions by 180 degrees, and pads for "same"
             otherwise than TensorFlow; both belong together. A file of weights of Keras

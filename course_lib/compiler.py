@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import hashlib
 import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import platformdirs
+import torch
 
 FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-fno-math-errno"),
@@ -32,13 +33,14 @@ class NoCompiler(RuntimeError):
     """Nothing was compiled; the message says why."""
 
 
-@functools.cache
-def library(source: Path, *defines: str) -> ctypes.CDLL:
+def library(source: str | os.PathLike[str], *defines: str) -> ctypes.CDLL:
     """Return a C++ file as a library, compiled at the first call on this machine.
 
-    It is kept in the user's cache under a name made of all that it depends on, so a
-    changed file, compiler or processor is compiled anew; where there can be no cache,
-    each process compiles for itself.
+    It lies in the user's cache under a name made of all that it depends on: the file,
+    the compiler and its version, the flags, the processor and torch. A change of one
+    of them makes another library. Where there is no cache that only this user may
+    write, each process compiles for itself. A failure is remembered, so that a loop
+    does not call the compiler in each step.
 
     Args:
         source: the file.
@@ -48,15 +50,35 @@ def library(source: Path, *defines: str) -> ctypes.CDLL:
         NoCompiler: there is none, it can't compile the file, or the variable
             COURSE_COMPILER is set to nothing; that variable also names another one.
     """
+    key = (Path(source), defines, os.environ.get(SWITCH), os.environ.get("PATH"))
+    known = _remembered.get(key)
+    if known is None:
+        try:
+            known = _library(Path(source), defines)
+        except NoCompiler as error:
+            known = str(error)
+        _remembered[key] = known
+    if isinstance(known, str):
+        raise NoCompiler(known)
+    return known
+
+
+_remembered: dict[tuple, ctypes.CDLL | str] = {}
+
+
+def _library(source: Path, defines: Sequence[str]) -> ctypes.CDLL:
     compiler = _compiler()
     options = [*FLAGS, *(f"-D{define}" for define in defines)]
     read = [source, *sorted(source.parent.glob("*.hpp"))]
     texts = [path.read_text("utf-8") for path in read]
-    parts = [*texts, compiler, *options, _processor()]
+    parts = [*texts, compiler, version(compiler), torch.__version__]
+    parts += [*options, _processor()]
     name = f"{source.stem}-{_digest(chr(10).join(parts).encode())}"
     known = _known(name)
     if known is not None:
         return known
+    if sys.stderr is not None and sys.stderr.isatty():  # and not in a notebook's cell
+        print(f"Compiling {source.name}, once on this machine.", file=sys.stderr)
     failures = []
     try:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -82,6 +104,30 @@ def _compiler() -> str:
     return found
 
 
+def used() -> str:
+    """Return the compiler's path and version.
+
+    Raises:
+        NoCompiler: there is none.
+    """
+    compiler = _compiler()
+    return f"{compiler}: {version(compiler)}"
+
+
+def version(compiler: str) -> str:
+    """Return the first line of what a compiler says of itself, or nothing."""
+    try:
+        done = subprocess.run(
+            [compiler, "--version"],
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+    except OSError:
+        return ""
+    return done.stdout.decode(errors="replace").partition("\n")[0].strip()
+
+
 def _compile(compiler: str, options: Sequence[str], source: Path, path: Path) -> None:
     said = ""
     for threads in (["-fopenmp"], []):  # Apple's clang has no OpenMP
@@ -100,11 +146,38 @@ def _known(name: str) -> ctypes.CDLL | None:
 
     To load one of which a part is missing would end Python.
     """
+    if obstacle() is not None:
+        return None
     for path in _cache().glob(f"{name}-*.so"):
         with contextlib.suppress(OSError):
-            if path.stem == f"{name}-{_digest(path.read_bytes())}":
+            whole = path.stem == f"{name}-{_digest(path.read_bytes())}"
+            if whole and _is_ours(path):
                 return ctypes.CDLL(str(path))
     return None
+
+
+def obstacle() -> str | None:
+    """Say why the cache can't be used; None where it can, or is yet to be made."""
+    folder = _cache()
+    if not folder.is_absolute():
+        return "this user has no home"
+    try:
+        if folder.exists() and not _is_ours(folder):
+            return (
+                f"{folder} belongs to another user, or others may write to it, so they "
+                "could choose what is run; remove it, or run `chmod go-w` on it"
+            )
+    except OSError as error:
+        return str(error)
+    return None
+
+
+def _is_ours(path: Path) -> bool:
+    """Tell whether only this user could have written there."""
+    if os.name != "posix":
+        return True  # Windows's folder of a user is closed to others
+    found = path.stat()
+    return found.st_uid == os.getuid() and not found.st_mode & 0o022
 
 
 def _stored(made: Path, name: str) -> Path:
@@ -114,12 +187,14 @@ def _stored(made: Path, name: str) -> Path:
     write and that is gone soon: others could put theirs into one that they know of.
     """
     kept = _cache() / f"{name}-{_digest(made.read_bytes())}.so"
-    if not kept.is_absolute():  # a user without a home
+    if obstacle() is not None:
         return made
     try:
         kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
-            shutil.copyfile(made, Path(folder) / kept.name).replace(kept)
+            new = shutil.copyfile(made, Path(folder) / kept.name)
+            new.chmod(0o600)  # whatever the umask
+            new.replace(kept)
     except OSError:
         return made
     return kept

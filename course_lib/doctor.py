@@ -203,16 +203,20 @@ def threads() -> Check:
 @_failsafe("compiler")
 def compiler() -> Check:
     """A C++ compiler, which a few functions use where there is one."""
+    from course_lib import compiler as cpp
     from course_lib import fused
-    from course_lib.compiler import NoCompiler
 
     try:
         fused.compiled()
-    except NoCompiler as error:
+    except cpp.NoCompiler as error:
         remedy = "Lessons run without it, RSO several times as fast with one: `apt "
         remedy += "install g++`, or on macOS `xcode-select --install`."
         return Check("compiler", WARNING, _first_line(error), remedy)
-    return Check("compiler", OK, "compiles")
+    obstacle = cpp.obstacle()
+    if obstacle is not None:
+        remedy = "Until then each start compiles for itself, some seconds."
+        return Check("compiler", WARNING, f"compiles, but {obstacle}", remedy)
+    return Check("compiler", OK, f"{cpp.used()}, kept for the next start")
 
 
 def _cpus() -> int:

@@ -2,12 +2,14 @@
 
 import ctypes
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from course_lib import compiler
 
@@ -44,9 +46,9 @@ def caches(monkeypatch, tmp_path):
     found[1].mkdir()
     monkeypatch.setattr(compiler, "_cache", lambda: found[0])
     monkeypatch.setattr(tempfile, "tempdir", str(found[1]))
-    compiler.library.cache_clear()
+    compiler._remembered.clear()
     yield found
-    compiler.library.cache_clear()
+    compiler._remembered.clear()
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def wrapper(monkeypatch, tmp_path):
 
 def anew(source, *defines):
     """Return the library as another process would get it."""
-    compiler.library.cache_clear()
+    compiler._remembered.clear()
     return compiler.library(source, *defines)
 
 
@@ -91,6 +93,7 @@ def test_a_file_is_compiled_once(source, caches, monkeypatch):
     first = compiler.library(source)
     assert first.answer() == 42
     assert compiler.library(source) is first
+    assert compiler.library(str(source)) is first
     (path,) = kept(caches)
     assert path.suffix == ".so"
     assert not list(caches[1].iterdir())  # nothing is left behind
@@ -110,10 +113,14 @@ def test_what_it_depends_on_is_in_the_name(source, caches, monkeypatch, wrapper)
     assert anew(source).answer() == 9
     monkeypatch.setattr(compiler, "_processor", lambda: "another one")
     anew(source)
+    monkeypatch.setattr(compiler, "version", lambda compiler: "g++ 99")
+    anew(source)
+    monkeypatch.setattr(torch, "__version__", "99.0")
+    anew(source)
     wrapper('exec "$real" "$@"')
     anew(source)
     names = {path.name.split("-")[1] for path in kept(caches)}
-    assert len(names) == len(kept(caches)) == 7
+    assert len(names) == len(kept(caches)) == 9
 
 
 @needs_one
@@ -121,6 +128,52 @@ def test_what_it_depends_on_is_in_the_name(source, caches, monkeypatch, wrapper)
 def test_the_cache_is_for_its_user_alone(source, caches):
     compiler.library(source)
     assert caches[0].stat().st_mode & 0o777 == 0o700
+
+
+@needs_one
+@pytest.mark.skipif(os.name != "posix", reason="modes of files")
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o707])
+def test_a_folder_that_others_may_write_is_not_used(source, caches, mode):
+    compiler.library(source, "ANSWER=13")
+    (evil,) = kept(caches)
+    compiler.library(source)
+    for path in set(kept(caches)) - {evil}:
+        path.write_bytes(evil.read_bytes())
+        path.rename(path.with_name(re.sub(r"\w+.so", evil.name[-27:], path.name)))
+    caches[0].chmod(mode)
+    before = kept(caches)
+    assert anew(source).answer() == 42
+    assert kept(caches) == before
+    assert "others may write to it" in compiler.obstacle()
+    caches[0].chmod(0o700)
+    assert compiler.obstacle() is None
+
+
+@needs_one
+@pytest.mark.skipif(os.name != "posix", reason="owners of files")
+def test_a_folder_of_another_user_is_not_used(source, caches, monkeypatch):
+    compiler.library(source)
+    own = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: own + 1)
+    assert anew(source).answer() == 42
+    assert len(kept(caches)) == 1
+    assert "belongs to another user" in compiler.obstacle()
+
+
+@needs_one
+@pytest.mark.skipif(os.name != "posix", reason="modes of files")
+def test_a_file_that_others_may_write_is_not_loaded(source, caches, monkeypatch):
+    compiler.library(source)
+    (path,) = kept(caches)
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o666)
+    compiled = []
+    compile_ = compiler._compile
+    monkeypatch.setattr(
+        compiler, "_compile", lambda *a: compiled.append(a) or compile_(*a)
+    )
+    assert anew(source).answer() == 42
+    assert len(compiled) == 1
 
 
 @needs_one
@@ -256,6 +309,30 @@ def test_a_compiler_that_fails_is_quoted(source, wrapper, caches):
     assert not list(caches[1].iterdir())
 
 
+def test_a_failure_is_remembered(source, wrapper, monkeypatch):
+    path = wrapper('echo "$@" >> "$0.log"; exit 1')
+    for _ in range(5):
+        with pytest.raises(compiler.NoCompiler, match=r"can't compile answer\.cpp"):
+            compiler.library(source)
+    calls = Path(f"{path}.log").read_text().splitlines()
+    assert len(calls) == 3  # its version, with OpenMP and without
+    monkeypatch.setenv(compiler.SWITCH, "")
+    with pytest.raises(compiler.NoCompiler, match="is set to nothing"):
+        compiler.library(source)
+
+
+@needs_one
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_the_first_compilation_says_so_in_a_terminal(
+    source, capsys, monkeypatch, is_terminal
+):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    compiler.library(source)
+    anew(source)
+    line = "Compiling answer.cpp, once on this machine.\n"
+    assert capsys.readouterr().err == line * is_terminal
+
+
 @needs_one
 def test_a_file_with_a_mistake(source, caches):
     source.write_text("int answer(void) { return nothing; }")
@@ -265,7 +342,9 @@ def test_a_file_with_a_mistake(source, caches):
 
 
 def test_a_compiler_that_writes_nonsense(source, wrapper):
-    wrapper('for last; do :; done; echo nonsense > "$last"')
+    wrapper(
+        'for last; do :; done; case "$last" in *.so) echo nonsense > "$last";; esac'
+    )
     with pytest.raises(compiler.NoCompiler, match=r"too short|invalid ELF|dlopen"):
         compiler.library(source)
 
@@ -294,5 +373,5 @@ def test_openmp_is_asked_for_first(source, wrapper):
     path = wrapper('echo "$@" >> "$0.log"; exit 1')
     with pytest.raises(compiler.NoCompiler):
         compiler.library(source)
-    asked = Path(f"{path}.log").read_text().splitlines()
+    asked = Path(f"{path}.log").read_text().splitlines()[1:]  # after its version
     assert ["-fopenmp" in line.split() for line in asked] == [True, False]

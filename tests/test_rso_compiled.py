@@ -1,6 +1,7 @@
 """The compiled sweep against the paper's loop, for all that it has operations for."""
 
 import copy
+import ctypes
 import math
 import operator
 import re
@@ -27,7 +28,15 @@ from torch import nn
 from course_lib import compiler
 from course_lib.data import Split
 from course_lib.models import RSOCifar10CNN, rso_mnist_cnn
-from course_lib.rso import RSO, SearchError, engines, prefixes, program, written
+from course_lib.rso import (
+    RSO,
+    SearchError,
+    engines,
+    prefixes,
+    program,
+    structures,
+    written,
+)
 from course_lib.rso.compiled import Compiled
 from course_lib.rso.incremental import Incremental
 from course_lib.rso.kernels import Taps
@@ -811,7 +820,7 @@ def test_a_choice_says_why_nothing_is_compiled(monkeypatch):
     half = choice_of(copy.deepcopy(model).bfloat16())
     assert half.obstacle == "numbers of torch.bfloat16"
     monkeypatch.setenv(compiler.SWITCH, "")
-    compiler.library.cache_clear()
+    compiler._remembered.clear()
     assert choice_of(model).obstacle == "COURSE_COMPILER is set to nothing"
     assert run(copy.deepcopy(model)).decisions.ne(0).any()
 
@@ -859,3 +868,17 @@ def test_an_output_that_cross_entropy_refuses():
     ):
         run(model, cycles=1)
     assert model[0].weight.equal(before)  # when the search is made
+
+
+@pytest.mark.parametrize("number", range(len(structures.STRUCTURES)))
+def test_a_structure_of_another_size_is_not_compiled_for(number, monkeypatch):
+    old = structures.STRUCTURES[number]
+
+    class Longer(ctypes.Structure):
+        _fields_ = (("all", old), ("more", ctypes.c_double))
+
+    changed = list(structures.STRUCTURES)
+    changed[number] = Longer
+    monkeypatch.setattr(structures, "STRUCTURES", changed)
+    choice = choice_of(nn.Sequential(nn.Flatten(), nn.Linear(60, 3)))
+    assert re.match(r"the compiler gives Longer \d+ bytes, Python \d+", choice.obstacle)

@@ -31,6 +31,7 @@ from course_lib.rso.structures import (
     Op,
     Operand,
     State,
+    check_sizes,
 )
 
 Shape = tuple[int, int, int]
@@ -80,7 +81,9 @@ def library(dtype: torch.dtype) -> ctypes.CDLL:
     if dtype not in DEFINES:
         raise Unwritten(f"numbers of {dtype}")
     source = Path(__file__).with_name("program.cpp")
-    return compiler.library(source, *DEFINES[dtype])
+    found = compiler.library(source, *DEFINES[dtype])
+    check_sizes(found)
+    return found
 
 
 class Program:

@@ -116,6 +116,14 @@ extern "C" {
 int lanes(void) { return LANES; }
 int tile_outputs(void) { return OUTPUTS; }
 int tile_patches(void) { return PATCHES; }
+
+/* For structures.py, which describes them once more: the size of each, in its order. */
+long structure_size(int number)
+{
+    const long sizes[] = { sizeof(Slot),    sizeof(Operand), sizeof(Op),   sizeof(Norm),
+                           sizeof(Program), sizeof(State),   sizeof(Rows), sizeof(Job) };
+    return sizes[number];
+}
 }
 
 static inline V splat(REAL x) { return x - V{}; }

@@ -2,6 +2,8 @@
 
 import ctypes
 
+from course_lib.compiler import NoCompiler
+
 KINDS = (  # of operations, in the order of structures.hpp
     *("copy", "add", "max_pool", "average_pool", "stats", "conv"),
     *("taps", "spread", "fill", "loss", "arrange", "winograd", "recall"),
@@ -95,3 +97,22 @@ class Job(ctypes.Structure):
     """What is done to a mini-batch: addresses of a Listing and of its Moves."""
 
     _fields_ = (("program", ctypes.c_void_p), ("rows", ctypes.c_void_p))
+
+
+STRUCTURES = (Slot, Operand, Op, Norm, Listing, State, Moves, Job)  # as in the header
+
+
+def check_sizes(library: ctypes.CDLL) -> None:
+    """Compare each structure with the compiler's.
+
+    Raises:
+        NoCompiler: one differs, so the library would read other memory than we wrote.
+    """
+    library.structure_size.restype = ctypes.c_long
+    for number, structure in enumerate(STRUCTURES):
+        size = library.structure_size(number)
+        if size != ctypes.sizeof(structure):
+            raise NoCompiler(
+                f"the compiler gives {structure.__name__} {size} bytes, Python "
+                f"{ctypes.sizeof(structure)}"
+            )

@@ -467,7 +467,7 @@ def test_images_as_outputs(last):
 
 
 def test_labels_that_are_no_classes_of_the_outputs():
-    """torch's cross entropy passes over -100; ours says so before the first proposal."""
+    """Cross entropy of torch passes over -100; ours refuses it at the beginning."""
     split = random_split(12, SHAPE)
     split.labels[3] = split.labels[7] = -100
     options = {"loss": lambda x, y: F.cross_entropy(x, y, reduction="none")}

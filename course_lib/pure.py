@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
 from course_lib.substitution import (
@@ -27,6 +28,7 @@ from course_lib.trees import (
     branches,
     dotted,
     insert,
+    is_forward,
     is_transformed,
     is_transforming,
     mark_frozen,
@@ -206,7 +208,7 @@ def with_gradient(
     `.requires_grad_(False)` on the module, says that they are meant as constants.
     Other modules, such as the judge of a generator, may be called as they are.
 
-    Works inside itself, and inside torch.func.vmap.
+    Works inside itself, inside torch.func's transforms, and in torch's forward mode.
 
     Raises:
         ValueError: params are no tree of tensors, the loss is no scalar, it depends on
@@ -300,7 +302,8 @@ def _autograd_gradient(
     loss: Callable[[Tree], Any], params: Tree, distinct: dict[int, Tensor]
 ) -> tuple[Any, dict[int, Tensor | None]]:
     depth = getattr(_nesting, "depth", 0)
-    leaves = {i: _watch(tensor, depth) for i, tensor in distinct.items()}
+    is_inner = depth > 0
+    leaves = {i: _watch(tensor, is_inner) for i, tensor in distinct.items()}
     _nesting.depth = depth + 1
     try:
         with torch.enable_grad(), owners_noted() as owners:
@@ -308,17 +311,18 @@ def _autograd_gradient(
             _require_scalar(value)
         first = first_of(value)
         if not (leaves and first.requires_grad):
-            return value if depth else _detach(value), {}
+            return value if is_inner else _detach(value), {}
         own = _trainable(owners)  # should have no gradient, and then costs nothing
         found = torch.autograd.grad(
-            first, (*leaves.values(), *own), create_graph=depth > 0, allow_unused=True
+            first, (*leaves.values(), *own), create_graph=is_inner, allow_unused=True
         )
     finally:
         _nesting.depth = depth
     used = [x for x, g in zip(own, found[len(leaves) :], strict=True) if g is not None]
     if used:
         _refuse_own(owners, used)
-    return value if depth else _detach(value), dict(zip(leaves, found, strict=False))
+    value = value if is_inner else _detach(value)
+    return value, dict(zip(leaves, found, strict=False))
 
 
 def _trainable(owners: list[Own]) -> list[Tensor]:
@@ -350,11 +354,15 @@ def _refuse_own(owners: list[Own], used: list[Tensor]) -> NoReturn:
     )
 
 
-def _watch(tensor: Tensor, depth: int) -> Tensor:
+def _watch(tensor: Tensor, is_inner: bool) -> Tensor:
     """Return a new leaf; inside another gradient one that the outer one still sees."""
-    if depth and tensor.requires_grad:
+    if is_inner and tensor.requires_grad:
         return tensor.view_as(tensor)
-    return tensor.detach().requires_grad_()
+    if not is_forward():
+        return tensor.detach().requires_grad_()
+    primal, tangent = forward_ad.unpack_dual(tensor)
+    leaf = primal.detach().requires_grad_()
+    return leaf if tangent is None else forward_ad.make_dual(leaf, tangent)
 
 
 def _is_watched(tensor: Tensor) -> bool:
@@ -415,6 +423,15 @@ def _require_scalar(value: Any) -> None:
 
 
 def _detach(value: Any) -> Any:
+    if is_forward():
+        return pytree.tree_map_only(Tensor, _detach_dual, value)
     if isinstance(value, Tensor):  # as a rule
         return value.detach()
     return pytree.tree_map_only(Tensor, Tensor.detach, value)
+
+
+def _detach_dual(x: Tensor) -> Tensor:
+    """Cut the graph and leave the tangent, which detach() drops."""
+    primal, tangent = forward_ad.unpack_dual(x)
+    primal = primal.detach()
+    return primal if tangent is None else forward_ad.make_dual(primal, tangent.detach())

@@ -10,7 +10,15 @@ from torch.autograd import forward_ad
 from torch.func import grad, hessian, jvp, vmap
 from torch.testing import assert_close
 
-from course_lib.explicit import Leaf, gradient, setup, train, update, update_
+from course_lib.explicit import (
+    Leaf,
+    gradient,
+    setup,
+    train,
+    update,
+    update_,
+    with_gradient,
+)
 from course_lib.rules import (
     Adam,
     Chain,
@@ -267,3 +275,45 @@ def test_dual_tensors_keep_their_tangents(size):
         moved = update(setup(Adam(0.5, eps=1.0), p), p, {"x": x})[1]["x"]
         _, tangent = forward_ad.unpack_dual(moved)
     assert_close(tangent, torch.full((size,), 3 - 3 * 0.5 / 4))
+
+
+def cubes(p: dict) -> Tensor:
+    return (p["x"] ** 3).sum()
+
+
+def with_tangent(function, x: Tensor, v: Tensor) -> list[Tensor]:
+    """The tangents of what function gives, where x moves by v."""
+    with forward_ad.dual_level():
+        found = function(forward_ad.make_dual(x, v))
+        return [forward_ad.unpack_dual(each).tangent for each in found]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # in torch
+def test_a_gradient_in_forward_mode_has_its_tangent():
+    """Forward over reverse: the tangent of 3 x**2 is 6 x v."""
+    x, v = START, torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)
+
+    def of_params(x):
+        value, grads = with_gradient(cubes, {"x": x})
+        assert not value.requires_grad
+        return value, grads["x"]
+
+    def of_factor(x):  # which is no parameter
+        return gradient(lambda p: (p["x"] ** 2 * x).sum(), {"x": START})["x"]
+
+    def in_tuple(x):
+        loss = with_gradient(lambda p: (cubes(p), 2 * p["x"]), {"x": x})[0]
+        return loss[1]
+
+    assert_close(with_tangent(of_params, x, v)[0], (3 * x**2 * v).sum())
+    assert_close(with_tangent(of_params, x, v)[1], 6 * x * v)
+    assert_close(with_tangent(lambda x: [of_factor(x)], x, v)[0], 2 * START * v)
+    assert_close(with_tangent(lambda x: [in_tuple(x)], x, v)[0], 2 * v)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # in torch
+@every_rule
+def test_forward_mode_goes_through_gradients_and_steps(rule):
+    v = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)
+    got = with_tangent(lambda x: [after_steps(rule, x)], START, v)[0]
+    near(got, differences(lambda x: after_steps(rule, x), START) @ v)

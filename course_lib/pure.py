@@ -209,6 +209,11 @@ def with_gradient(
     Other modules, such as the judge of a generator, may be called as they are.
 
     Works inside itself, inside torch.func's transforms, and in torch's forward mode.
+    Where params were computed from what requires a gradient, value and gradient have a
+    graph that leads there, as a step of `update` has: x.detach() leaves it out, and for
+    a leaf x that requires a gradient x.view_as(x) asks for it. What else the loss uses,
+    such as a learned weight of a penalty, has no graph: to differentiate with respect
+    to it, take the outer derivative with `gradient` or torch.func, too.
 
     Raises:
         ValueError: params are no tree of tensors, the loss is no scalar, it depends on
@@ -302,7 +307,7 @@ def _autograd_gradient(
     loss: Callable[[Tree], Any], params: Tree, distinct: dict[int, Tensor]
 ) -> tuple[Any, dict[int, Tensor | None]]:
     depth = getattr(_nesting, "depth", 0)
-    is_inner = depth > 0
+    is_inner = depth > 0 or _is_any_attached(distinct)
     leaves = {i: _watch(tensor, is_inner) for i, tensor in distinct.items()}
     _nesting.depth = depth + 1
     try:
@@ -323,6 +328,14 @@ def _autograd_gradient(
         _refuse_own(owners, used)
     value = value if is_inner else _detach(value)
     return value, dict(zip(leaves, found, strict=False))
+
+
+def _is_any_attached(tensors: dict[int, Tensor]) -> bool:
+    """Tell whether a graph outside leads to one: `update` records such a step, too."""
+    if not torch._C._any_requires_grad(list(tensors.values())):
+        return False
+    is_attached = any(x.requires_grad and not x.is_leaf for x in tensors.values())
+    return is_attached and torch.is_grad_enabled()
 
 
 def _trainable(owners: list[Own]) -> list[Tensor]:

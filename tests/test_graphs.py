@@ -145,6 +145,27 @@ def test_slopes_without_a_graph_keep_the_way_through_the_params():
     assert_close(torch.autograd.grad(meta(x.view_as(x)), x)[0], ones)
 
 
+@every_rule
+def test_torch_autograd_outside_sees_the_gradients_inside(rule):
+    """As those who know torch write it: leaves, steps, and backward() at the end."""
+    x = START.clone().requires_grad_()
+    after_steps(rule, x.view_as(x)).backward()
+    near(x.grad, differences(lambda x: after_steps(rule, x), START))
+
+
+def test_the_graph_that_params_have_is_that_of_value_and_gradient():
+    x = START.clone().requires_grad_()
+    value, grads = with_gradient(bowl, {"x": x.view_as(x), "y": START[0]})
+    assert_close(torch.autograd.grad(grads["x"].sum(), x)[0], 12 * (START - 1.3) ** 2)
+    slope = 4 * (START - 1.3) ** 3 + START[0]
+    assert_close(torch.autograd.grad(value, x)[0], slope)
+    for given, is_enabled in ((x, True), (x.view_as(x).detach(), True), (x * 1, False)):
+        with torch.set_grad_enabled(is_enabled):
+            value, grads = with_gradient(bowl, {"x": given, "y": START[0]})
+        assert not value.requires_grad
+        assert not grads["x"].requires_grad
+
+
 def test_a_state_with_a_graph_goes_on_in_it():
     v = torch.ones(2, requires_grad=True)
     p = {"x": torch.zeros(2)}

@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from course_lib.began import BEGANLoss, Config, autoencoder, generator, gradients_
 from course_lib.began_history import History, Record
-from course_lib.device import pick_device
+from course_lib.device import forget_casts, pick_device
 from course_lib.history import TrainingError
 from course_lib.trees import all_finite
 from course_lib.vision import import_torchvision
@@ -77,6 +77,7 @@ class Run:
         self._require_finite(errors)
         self._require_finite_gradients()
         self.optimizer.step()
+        forget_casts()
         self.loss.update_(*errors)
         self.steps += 1
         return torch.stack([*errors, self.loss.M])

@@ -76,3 +76,13 @@ def seed_everything(seed: int) -> torch.Generator:
     np.random.seed(seed)
     torch.manual_seed(seed)
     return torch.Generator().manual_seed(seed)
+
+
+def forget_casts() -> None:
+    """Forget what torch.autocast has cast of weights, for they have moved since.
+
+    It does that itself where it ends. A loop inside of one autocast would go on with
+    the casts of its first step, and so compute with weights that never change.
+    """
+    if torch._C._is_any_autocast_enabled():
+        torch.clear_autocast_cache()

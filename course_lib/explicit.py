@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from course_lib import rules
+from course_lib.device import forget_casts
 from course_lib.graphs import is_any_recorded
 from course_lib.groups import Group, apply_groups
 from course_lib.pure import (
@@ -161,6 +162,7 @@ def update_(state: Tree, params: Tree, grads: Tree, *, check: bool = True) -> No
     if torch.compiler.is_compiling():
         return torch.compiler.disable(update_)(state, params, grads, check=check)
     new = _stepped("update_", (state, params, grads), check=check, in_place=True)
+    forget_casts()
     leaves = {id(tensor): leaf for tensor, leaf, _ in new}
     _replace_leaves(state, params, leaves)
 

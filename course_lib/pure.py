@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
+from course_lib.device import forget_casts
 from course_lib.substitution import (
     Loan,
     Own,
@@ -323,6 +324,7 @@ def _autograd_gradient(
         )
     finally:
         _nesting.depth = depth
+        forget_casts()  # autocast would hold those of each step's leaves to its end
     used = [x for x, g in zip(own, found[len(leaves) :], strict=True) if g is not None]
     if used:
         _refuse_own(owners, used)

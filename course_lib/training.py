@@ -18,6 +18,7 @@ from course_lib.history import Epoch, History, TrainingError, table
 from course_lib.losses import LossCollector
 from course_lib.training_checks import (
     ERRORS,
+    Buffers,
     Reach,
     call_loss,
     call_model,
@@ -26,6 +27,8 @@ from course_lib.training_checks import (
     names_of,
     needs_closure,
     parts_in_eval_mode,
+    require_loss,
+    require_optimizer,
     scalar,
 )
 from course_lib.trees import all_finite, require_module
@@ -98,7 +101,8 @@ def fit(
 
     Raises:
         TrainingError: the loss, the penalty, a term or a gradient is not finite. The
-            weights are those before that batch, and the error carries the History.
+            weights and buffers are those before that batch, and the error carries the
+            History.
         ValueError: an argument is out of range, the loss reaches no parameter of the
             optimizer or compares all pairs of samples by broadcasting, the model or
             the loss fails on a batch, or a term has the name of another column.
@@ -107,6 +111,8 @@ def fit(
         UserWarning: a layer was called, and no loss reached its parameters.
     """
     require_module("fit", model)
+    require_loss("fit", loss)
+    require_optimizer("fit", optimizer)
     train, test = _parts_of(data, test)
     own = {"batch_size": batch_size, "shuffle": shuffle, "drop_last": drop_last}
     _check_arguments(train, own, epochs=epochs, patience=patience, tests=test)
@@ -145,6 +151,7 @@ def evaluate(
     class numbers. Other data than a Split is taken as in `fit`.
     """
     require_module("evaluate", model)
+    require_loss("evaluate", loss)
     total, right, samples = 0.0, 0.0, 0
     batches = Batches("evaluate", split, home(model), batch_size, shuffle=False)
     with _modes_put_back(model), LossCollector():  # whose terms nobody reads
@@ -203,11 +210,23 @@ class _Trainer:
         return {name: total / samples for name, total in totals.items()}
 
     def step(self, batch: Batch) -> dict[str, float]:
-        if self.needs_closure:
-            return self._step_with_closure(batch)
-        values = self._backward(batch)
-        self.optimizer.step()
+        buffers = Buffers(self.model)
+        try:
+            if self.needs_closure:
+                return self._step_with_closure(batch)
+            values = self._backward(batch)
+            self._step()
+        except Exception:
+            buffers.put_back()
+            raise
         return values
+
+    def _step(self) -> None:
+        try:
+            self.optimizer.step()
+        except ERRORS as error:
+            explain(error, self.place, type(self.optimizer).__name__)
+            raise
 
     def _step_with_closure(self, batch: Batch) -> dict[str, float]:
         """Let the optimizer ask for loss and gradients as often as it likes."""

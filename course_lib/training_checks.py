@@ -2,7 +2,7 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,31 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from course_lib.batches import Batch
+from course_lib.device import forget_casts
 from course_lib.losses import reduce
+
+
+def require_loss(place: str, loss: object) -> None:
+    """Raise ValueError unless `loss` is a function, and not a class of losses."""
+    if isinstance(loss, type) or not callable(loss):
+        got = loss.__name__ if isinstance(loss, type) else repr(loss)
+        raise ValueError(
+            f"{place}: got loss={got}; wanted a function (outputs, labels) -> loss, "
+            "for example torch.nn.CrossEntropyLoss() or torch.nn.functional.cross_entropy."
+        )
+
+
+def require_optimizer(place: str, optimizer: object) -> None:
+    """Raise ValueError unless it is an optimizer, or has what a step of one needs."""
+    has_all = all(hasattr(optimizer, n) for n in ("param_groups", "step", "zero_grad"))
+    if not has_all:
+        is_type = isinstance(optimizer, type)
+        got = optimizer.__name__ if is_type else repr(optimizer)
+        raise ValueError(
+            f"{place}: got optimizer={got}; wanted one of torch.optim over the model's "
+            "parameters, for example torch.optim.SGD(model.parameters(), lr=0.1). "
+            "course_lib.rules go with course_lib.explicit.train."
+        )
 
 
 def scalar(place: str, loss: object, samples: int, *, name: str = "loss") -> Tensor:
@@ -39,6 +63,7 @@ def scalar(place: str, loss: object, samples: int, *, name: str = "loss") -> Ten
 
 def call_model(place: str, model: nn.Module, batch: Batch) -> Any:
     """Return model(*inputs)."""
+    forget_casts()
     try:
         return model(*batch.inputs)
     except ERRORS as error:
@@ -249,10 +274,29 @@ def parts_in_eval_mode(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if not module.training]
 
 
+class Buffers:
+    """A model's buffers as they are before a step, such as running means."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.found = [
+            (own, name, buffer, buffer.detach().clone())
+            for own in (module._buffers for module in model.modules())
+            for name, buffer in own.items()
+            if buffer is not None
+        ]
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Undo what a forward pass wrote, also where it put another tensor there."""
+        for own, name, buffer, before in self.found:
+            buffer.copy_(before)
+            own[name] = buffer
+
+
 # Words for errors of torch
 
 
-ERRORS = (RuntimeError, IndexError, TypeError, ValueError)
+ERRORS = (RuntimeError, NotImplementedError, IndexError, TypeError, ValueError)
 
 
 def explain(
@@ -268,10 +312,9 @@ def explain(
     if type(error) not in ERRORS or message.startswith(place):
         return  # somebody's own, to be caught by its name; or ours, in words already
     shown = " and ".join(f"{name} of {_shown(value)}" for name, value in what.items())
-    first = (message.splitlines() or [type(error).__name__])[0]
-    raise ValueError(
-        f"{place}: {who} failed on {shown}: {first} {_advice(message, model, what)}"
-    ) from error
+    first = (message.splitlines() or [type(error).__name__])[0].rstrip(".")
+    on, advice = (f" on {shown}", _advice(message, model, what)) if what else ("", "")
+    raise ValueError(f"{place}: {who} failed{on}: {first}. {advice}".strip()) from error
 
 
 def _shown(value: Any) -> str:
@@ -289,6 +332,15 @@ def _advice(message: str, model: nn.Module | None, what: dict[str, Any]) -> str:
             "A batch norm can't train on one sample: pass drop_last=True, or another "
             "batch_size."
         )
+    if isinstance(what.get("outputs"), tuple | list | Mapping):
+        return (
+            "The model returns several outputs; let the loss choose: lambda outputs, "
+            "labels: loss(outputs[0], labels)."
+        )
+    if "index out of range" in message:
+        return "An Embedding of n rows takes whole numbers from 0 to n - 1."
+    if "'indices'" in message:
+        return "An Embedding takes whole numbers: convert the inputs, .long()."
     if "positional argument" in message:
         return "All of a batch but its last part are inputs, the last the labels."
     if model is not None and (kind := _other_kind(model, what["inputs"])):

@@ -312,6 +312,13 @@ def test_a_test_set_is_looked_at_before_the_first_step():
             r"labels of float32 \(4,\).*Class numbers are i",
         ),
         (linear(2, 3), (X, Y[:3]), r"the loss failed on outputs of float32 \(4, 2\)"),
+        (
+            nn.Embedding(3, 2),
+            (Y + 3, Y),
+            "out of range in self. An Embedding of n rows takes",
+        ),
+        (nn.Embedding(3, 2), (X, Y), r"An Embedding takes .*: convert.*\.long\(\)"),
+        (nn.RNN(3, 2), (X, Y), r"outputs\[0\], labels\)"),
     ],
 )
 def test_what_fails_inside_of_torch_is_said_with_the_tensors(model, data, message):
@@ -319,6 +326,12 @@ def test_what_fails_inside_of_torch_is_said_with_the_tensors(model, data, messag
         train(model, [data])
     with pytest.raises(ValueError, match=f"(?s)^evaluate: .*{message}"):
         evaluate(model, [data], loss=CROSS_ENTROPY)
+
+
+def test_a_loss_with_its_arguments_exchanged():
+    message = r"the loss failed on .*not implemented for 'Long'\. Compare the shapes"
+    with pytest.raises(ValueError, match=message):
+        train(linear(2, 3), [(X, Y)], loss=lambda o, y: CROSS_ENTROPY(y, o))
 
 
 def test_what_fails_in_backward_is_said_with_the_labels():

@@ -60,6 +60,17 @@ def assert_same(ours, theirs):
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
 
 
+def test_an_autocast_around_a_run_sees_the_weights_move():
+    inside = start(replace(TINY, mixed_precision=True))
+    around = start(replace(TINY, mixed_precision=True))
+    for images in pixels(12).split(4):
+        inside.step(images)
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # which holds casts to its end
+        for images in pixels(12).split(4):
+            around.step(images)
+    assert_same(around.generator.state_dict(), inside.generator.state_dict())
+
+
 # The step
 
 

@@ -27,6 +27,7 @@ from course_lib.explicit import (
     train,
     trainables,
     update,
+    update_,
     with_gradient,
 )
 from course_lib.regularization import L1L2, penalty, regularize
@@ -1011,3 +1012,18 @@ def test_a_dict_is_no_module(function):
         function({})
     with pytest.raises(ValueError, match=r"call: got dict; wanted an nn\.Module"):
         call({}, {}, 1)
+
+
+def test_an_autocast_around_a_loop_holds_no_casts():
+    """torch holds its casts of leaves until the outermost autocast ends."""
+    model, x = nn.Linear(2, 1, bias=False), torch.ones(1, 2)
+    params = {"weight": model.weight}
+    state = setup(Descent(1.0), params)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert model(x).dtype == torch.bfloat16
+        update_(state, params, {"weight": model.weight.detach().clone()})
+        assert model(x).item() == 0
+        with torch.no_grad():
+            model.weight.fill_(3.0)
+        gradient(lambda p: call(model, p, x).float().sum(), params)
+        assert model(x).item() == 6

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from course_lib import losses
 from course_lib.data import Split
 from course_lib.regularization import L1L2, penalty, regularize
+from course_lib.rules import Adam
 from course_lib.training import History, TrainingError, evaluate, fit
 
 CROSS_ENTROPY = functional.cross_entropy
@@ -259,6 +260,32 @@ def test_a_gradient_that_is_nan_stops_before_the_update(optimizer):
     assert_same(weights(model), before)
 
 
+@pytest.mark.parametrize("wrong", ["inputs", "gradient"])
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.LBFGS])
+def test_a_batch_that_is_refused_leaves_no_trace_in_the_buffers(wrong, optimizer):
+    """Else the running means are nan, and so is the model in eval mode."""
+
+    class Counted(nn.BatchNorm1d):
+        def forward(self, x):
+            self.seen = self.seen + 1  # another tensor
+            return super().forward(x)
+
+    layer = Counted(3)
+    layer.register_buffer("seen", torch.zeros(()))
+    model, data = network(layer), split()
+    if wrong == "inputs":
+        data.inputs[5:] = torch.inf
+    before = {key: b.clone() for key, b in model.state_dict().items()}
+    with pytest.raises(TrainingError, match="before this batch"):
+        train(
+            model,
+            Split(data.inputs[5:], data.labels[5:]),
+            loss=CROSS_ENTROPY if wrong == "inputs" else nan_gradient,
+            optimizer=optimizer(model.parameters(), lr=0.1),
+        )
+    assert_same(dict(model.state_dict()), before)
+
+
 class Spoiled(torch.autograd.Function):
     """The identity; its gradient is a given number."""
 
@@ -407,6 +434,65 @@ def test_sparse_gradients_are_looked_at():
             optimizer=optimizer,
             epochs=1,
         )
+
+
+def test_what_an_optimizer_refuses_is_said_with_the_batch():
+    model = network()
+    optimizer = torch.optim.SparseAdam(model.parameters())
+    message = (
+        r"^fit: epoch 1, batch 1: SparseAdam failed: SparseAdam does not support dense "
+        r"gradients, please consider Adam instead\.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        train(model, optimizer=optimizer)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"loss": nn.CrossEntropyLoss},
+            r"loss=CrossEntropyLoss; .*CrossEntropyLoss\(\)",
+        ),
+        ({"loss": "mse"}, "loss='mse'; wanted a function"),
+        ({"optimizer": torch.optim.SGD}, r"optimizer=SGD; .*SGD\(model\.parameters"),
+        ({"optimizer": "adam"}, "optimizer='adam'; wanted one of torch.optim"),
+        ({"optimizer": Adam()}, "optimizer=Adam.*course_lib.rules go with"),
+    ],
+)
+def test_what_is_no_loss_and_no_optimizer(changes, message):
+    with pytest.raises(ValueError, match=f"^fit: got {message}"):
+        train(network(), **changes)
+    if "loss" in changes:
+        with pytest.raises(ValueError, match=f"^evaluate: got {message}"):
+            evaluate(network(), split(), **changes)
+
+
+def test_an_autocast_around_fit_sees_the_weights_move():
+    """torch holds its casts of weights until the outermost autocast ends."""
+
+    class Cast(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, x):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return self.inner(x)
+
+    def loss(outputs, labels):
+        return CROSS_ENTROPY(outputs.float(), labels)
+
+    inside, around = Cast(), network()
+    options = {"epochs": 3, "test": split(), "loss": loss}
+    wanted = train(inside, split(), **options)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = train(around, split(), **options)
+        also = evaluate(around, split(), loss=loss)
+    assert_same(weights(around), weights(inside))
+    assert got["loss"] == pytest.approx(wanted["loss"], rel=0.01)
+    assert got["test_loss"] == pytest.approx(wanted["test_loss"], rel=0.01)
+    assert also[0] == got["test_loss"][-1]
 
 
 # Modes

@@ -43,6 +43,11 @@ def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     tensor([ 2.5000, 12.5000])
     """
     _require_one_shape("squared_error", "outputs", outputs, "targets", targets)
+    if outputs.is_complex():
+        raise ValueError(
+            f"squared_error: got outputs of {outputs.dtype}; wanted real numbers. Pass "
+            "torch.view_as_real(...) of both."
+        )
     targets = targets.to(outputs.dtype)
     return _mean_of_each(functional.mse_loss(outputs, targets, reduction="none"))
 
@@ -55,6 +60,7 @@ def cross_entropy(
     Labels equal to `ignore_index` don't count, as in torch: of c labels that count
     among n, the losses of those c are divided by c / n, so that `reduce` gives their
     mean, over whichever samples they are spread. Where none counts, the loss is 0.
+    Give `reduce` no mask of those labels, too: it would divide once more.
 
     Args:
         logits: `(batch, classes, ...)`, floats; axes beyond the second are averaged
@@ -90,7 +96,10 @@ def cross_entropy(
             f"ignore_index={ignore_index} for those that don't count."
         ) from error
     counted = (labels != ignore_index).sum().clamp(min=1)
-    return _mean_of_each(values) * (labels.numel() / counted).to(values.dtype)
+    means, share = _mean_of_each(values), labels.numel() / counted
+    if means.dtype != torch.float16:
+        return means * share.to(means.dtype)
+    return (means.float() * share).half()  # where share may be inf, and 0 * inf is nan
 
 
 def kl_from_logits(logits: Tensor, other: Tensor) -> Tensor:
@@ -305,6 +314,9 @@ def _spread(name: str, factors: Tensor, losses: Tensor) -> Tensor:
             f"{tuple(losses.shape)}; wanted the same, or its first axes. For one "
             "number a sample give (batch,)."
         )
+    if factors.is_complex() and not losses.is_complex():
+        got = factors.dtype
+        raise ValueError(f"reduce: got {name} of {got}; wanted real numbers.")
     if factors.device != losses.device:
         raise ValueError(
             f"reduce: got {name} on {factors.device} for losses on {losses.device}. "
@@ -358,6 +370,22 @@ def _require_one_shape(
             "Broadcasting (batch, 1) against (batch,) would compare all pairs."
         )
     _require_floats(place, name, first)
+    if second.is_complex() and not first.is_complex():
+        raise ValueError(
+            f"{place}: {other_name} is of {second.dtype}, {name} of {first.dtype}, and "
+            f"the imaginary parts would be lost. Take .real of {other_name}."
+        )
+    _require_one_device(place, name, first, other_name, second)
+
+
+def _require_one_device(
+    place: str, name: str, first: Tensor, other_name: str, second: Tensor
+) -> None:
+    if first.device != second.device:
+        raise ValueError(
+            f"{place}: {name} is on {first.device}, {other_name} on {second.device}. "
+            f"Move them: {other_name}.to({str(first.device)!r})."
+        )
 
 
 def _require_classes(place: str, logits: Tensor) -> None:
@@ -372,6 +400,7 @@ def _require_classes(place: str, logits: Tensor) -> None:
 
 def _require_labels(logits: Tensor, labels: Tensor) -> None:
     _require_tensors("cross_entropy", {"labels": labels})
+    _require_one_device("cross_entropy", "logits", logits, "labels", labels)
     numbers = (*logits.shape[:1], *logits.shape[2:])
     is_share = labels.is_floating_point()
     is_number = not is_share and not labels.is_complex() and labels.dtype != torch.bool

@@ -21,7 +21,7 @@ def require_loss(place: str, loss: object) -> None:
         got = loss.__name__ if isinstance(loss, type) else repr(loss)
         raise ValueError(
             f"{place}: got loss={got}; wanted a function (outputs, labels) -> loss, "
-            "for example torch.nn.CrossEntropyLoss() or torch.nn.functional.cross_entropy."
+            "for example torch.nn.CrossEntropyLoss() or losses.cross_entropy."
         )
 
 

@@ -672,3 +672,64 @@ def test_clean_inputs_under_a_mask_have_a_clean_gradient():
     functional.cross_entropy(alone, labels[:1]).backward()
     torch.testing.assert_close(z.grad[:1], alone.grad)
     assert z.grad[1].tolist() == [0, 0]
+
+
+def test_one_label_of_very_many_in_float16():
+    """n / c is more than float16 holds, and 0 * inf is nan: torch gives log 2."""
+    one = torch.tensor([3])
+    logits = torch.zeros(70_000, 2, dtype=torch.float16, requires_grad=True)
+    labels = torch.full((70_000,), -100)
+    each = losses.cross_entropy(logits, labels.index_fill(0, one, 1))
+    assert not each.isnan().any()
+    assert each[:3].tolist() == [0, 0, 0]
+    few = losses.cross_entropy(logits[:5000], labels[:5000].index_fill(0, one, 1))
+    wanted = functional.cross_entropy(
+        logits[:5000], labels[:5000].index_fill(0, one, 1)
+    )
+    torch.testing.assert_close(losses.reduce(few), wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second", "message"),
+    [
+        (
+            "squared_error",
+            torch.zeros(2, dtype=torch.cfloat),
+            torch.zeros(2),
+            "view_as_r",
+        ),
+        (
+            "squared_error",
+            torch.zeros(2),
+            torch.zeros(2, dtype=torch.cfloat),
+            "be lost",
+        ),
+        (
+            "absolute_error",
+            torch.zeros(2),
+            torch.zeros(2, dtype=torch.cfloat),
+            "be lost",
+        ),
+        ("absolute_error", torch.zeros(2), torch.zeros(2, device="meta"), r"to\('cpu'"),
+        (
+            "binary_cross_entropy",
+            torch.zeros(2),
+            torch.zeros(2, device="meta"),
+            "is on cpu, targets on meta. Move",
+        ),
+        (
+            "cross_entropy",
+            torch.zeros(2, 3),
+            torch.zeros(2, device="meta", dtype=torch.long),
+            "logits is on cpu, labels on meta. Move them: labels",
+        ),
+    ],
+)
+def test_complex_numbers_and_other_devices(name, first, second, message):
+    with pytest.raises(ValueError, match=f"^{name}: .*{message}"):
+        getattr(losses, name)(first, second)
+
+
+def test_weights_that_are_complex_are_refused():
+    with pytest.raises(ValueError, match=r"^reduce: got weights of torch\.complex64"):
+        losses.reduce(torch.ones(2), weights=torch.ones(2, dtype=torch.cfloat))

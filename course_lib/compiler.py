@@ -50,19 +50,23 @@ def library(source: str | os.PathLike[str], *defines: str) -> ctypes.CDLL:
         NoCompiler: there is none, it can't compile the file, or the variable
             COURSE_COMPILER is set to nothing; that variable also names another one.
     """
-    key = (Path(source), defines, os.environ.get(SWITCH), os.environ.get("PATH"))
+    known = _remembered.get((source, defines))  # a loop asks in each step
+    if isinstance(known, ctypes.CDLL):
+        return known
+    key = (source, defines, os.environ.get(SWITCH), os.environ.get("PATH"))
     known = _remembered.get(key)
     if known is None:
         try:
-            known = _library(Path(source), defines)
+            found = _library(Path(source), defines)
         except NoCompiler as error:
-            known = str(error)
-        _remembered[key] = known
-    if isinstance(known, str):
-        raise NoCompiler(known)
-    return known
+            known = _remembered[key] = str(error)
+        else:
+            _remembered[source, defines] = found
+            return found
+    raise NoCompiler(known)
 
 
+# Libraries by source and defines; failures also by what chose the compiler.
 _remembered: dict[tuple, ctypes.CDLL | str] = {}
 
 

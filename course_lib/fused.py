@@ -16,6 +16,7 @@ from torch import Tensor
 from course_lib.compiler import NoCompiler, library
 
 LEAST = 2**16  # numbers from which on it pays
+_SOURCE = Path(__file__).with_name("adam.cpp")
 DEFINES = {torch.float32: "REAL=float", torch.float64: "REAL=double"}
 
 
@@ -81,4 +82,4 @@ def compiled(dtype: torch.dtype = torch.float32) -> ctypes.CDLL:
     Raises:
         compiler.NoCompiler: it can't be compiled here.
     """
-    return library(Path(__file__).with_name("adam.cpp"), DEFINES[dtype])
+    return library(_SOURCE, DEFINES[dtype])

@@ -261,3 +261,80 @@ def test_a_lookup_without_a_place_for_unknown_numbers_says_so():
     assert model(torch.tensor([[7, 5]])).tolist() == [[1, 0]]
     with pytest.raises(ValueError, match="numbers that its vocabulary lacks"):
         model(torch.tensor([[7, 6]]))
+
+
+# Layers inside of others, and integers
+
+
+def inside(kind, inner, **config):
+    return {"class_name": kind, "config": {"name": "in", "units": 3, **inner}} | config
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "frozen"),
+    [
+        ("TimeDistributed", {"layer": inside("Dense", {"trainable": False})}, "all"),
+        ("TimeDistributed", {"layer": inside("Dense", {})}, "none"),
+        ("Bidirectional", {"layer": inside("LSTM", {"trainable": False})}, "all"),
+        ("RNN", {"cell": inside("LSTMCell", {"trainable": False})}, "all"),
+        (
+            "Bidirectional",
+            {
+                "layer": inside("LSTM", {}),
+                "backward_layer": inside(
+                    "LSTM", {"go_backwards": True, "trainable": False}
+                ),
+            },
+            "backward_layer",
+        ),
+        (
+            "RNN",
+            {
+                "cell": [
+                    inside("LSTMCell", {"trainable": False}),
+                    inside("GRUCell", {}),
+                ]
+            },
+            "cells.0",
+        ),
+    ],
+)
+def test_a_frozen_layer_inside_another_does_not_train(kind, config, frozen):
+    model = single(kind, config, shape=(5, 4))
+    trained = {name: p.requires_grad for name, p in model.named_parameters()}
+    wanted = {
+        name: frozen == "none" or (frozen != "all" and frozen not in name)
+        for name in trained
+    }
+    assert trained == wanted
+
+
+def test_whole_numbers_leave_image_layers_as_floats():
+    folder = CASES / "2.15_uint8_crops"
+    arrays = np.load(folder / "io.npz")
+    got = load_keras(folder / "m.keras")(torch.from_numpy(arrays["x0"]))
+    for i, one in enumerate(got):
+        assert one.dtype == torch.from_numpy(arrays[f"y{i}"]).dtype
+    assert min(one.min() for one in got) == -200
+
+
+def test_a_stateful_layer_of_tf_keras_goes_on_from_what_it_remembers():
+    folder = CASES / "2.15_stateful_given"
+    arrays = {k: torch.from_numpy(v) for k, v in np.load(folder / "io.npz").items()}
+    model = load_keras(folder / "m.keras")
+    with torch.no_grad():
+        for wanted in (arrays["y0"], arrays["z0"]):  # the first and the second call
+            assert_close(model(arrays["x0"], arrays["x1"]), wanted)
+        model.reset_states()
+        assert_close(model(arrays["x0"], arrays["x1"]), arrays["y0"])
+
+
+def test_identity_drops_the_mask_in_tf_keras():
+    layers = [
+        ("mask", "Masking", {"mask_value": 0.0}),
+        ("same", "Identity", {}),
+        ("mean", "GlobalAveragePooling1D", {}),
+    ]
+    calls = [("mask", "x", {}), ("same", "mask", {}), ("mean", "same", {})]
+    model = load_keras(functional(layers, calls, shape=(3, 1)))
+    assert model(torch.tensor([[[2.0], [4.0], [0.0]]])).item() == 2  # of 3 steps, not 2

@@ -17,6 +17,7 @@ from torch import nn
 from course_lib.keras_models.files import reading
 from course_lib.keras_models.graph import KerasModel
 from course_lib.keras_models.kinds import Maker
+from course_lib.keras_models.layers.base import Layer
 from course_lib.keras_models.layers.window import use_theano
 from course_lib.keras_models.origin import Origin
 from course_lib.keras_models.schema import read_spec
@@ -146,7 +147,7 @@ def _built(
         model.build()
     if spec.is_float64:
         model.double()
-    _freeze(model, spec)
+    _freeze(model)
     return model
 
 
@@ -191,13 +192,8 @@ def _check_choices(theano_kernels: Any, data_format: Any) -> None:
         )
 
 
-def _freeze(model: nn.Module, spec: Any) -> None:
-    """Take the frozen layers out of training."""
-    for name, layer in spec.layers.items():
-        if name in model.input_names:
-            continue
-        child = model.child(name)
-        if layer.model is not None and isinstance(child, KerasModel):
-            _freeze(child, layer.model)
-        if not layer.trainable:
-            child.requires_grad_(False)
+def _freeze(model: nn.Module) -> None:
+    """Take the frozen layers out of training, also those inside of other layers."""
+    for module in model.modules():
+        if isinstance(module, Layer) and not module.keras_trainable:
+            module.requires_grad_(False)

@@ -312,7 +312,8 @@ class Assembly:
         value = config.get(key)
         if _is_triple(value):
             value = [value]
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping):  # tf.nest flattens a dict by its sorted keys
+            value = dict(sorted(value.items()))
             if names:
                 self.output_names = [str(key) for key in value]
             value = list(value.values())

@@ -334,14 +334,17 @@ class Planner:
     ) -> tuple[list[Mask], list[Mask]]:
         """Return the inputs' masks for the call, and those that say what leaves it.
 
-        A mask that the file gives to the call goes before the input's own. What leaves
-        the layer follows the given one in tf.keras and since 3.11 (`Layer.__call__`,
+        A mask that the file gives to the call goes before the input's own; in tf.keras
+        a list of them does so also where it has None (`_get_input_masks`,
+        keras/src/engine/base_layer.py at v2.15.0). What leaves the layer follows the
+        given one in tf.keras and since 3.11 (`Layer.__call__`,
         keras/src/layers/layer.py at v3.10.0 and v3.11.0).
         """
         own = [value.mask for value in inputs]
         self._refuse(module, own)
         parts = given if isinstance(given, list) else [given]
-        masks = list(own)
+        whole = isinstance(given, list) and self.spec.version.tf
+        masks = [None] * len(own) if whole else list(own)
         for i, part in enumerate(parts[: len(masks)]):
             if isinstance(part, Ref):
                 value = self._value(part, call)

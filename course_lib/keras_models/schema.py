@@ -211,7 +211,7 @@ class _Reader:
         else:
             kind = source
         if kind == "RNN":
-            kind, config = self._cells(name, config, trainable)
+            kind, config, trainable = self._cells(name, config, trainable)
         inner = None
         if kind in _WRAPPERS:
             if depth > DEEPEST:
@@ -238,7 +238,7 @@ class _Reader:
 
     def _cells(
         self, name: str, config: dict[str, Any], trainable: bool
-    ) -> tuple[str, dict[str, Any]]:
+    ) -> tuple[str, dict[str, Any], bool]:
         """Return a layer of one cell as Keras's own of that cell, a stack as its cells.
 
         RNN(LSTMCell(3), return_sequences=True) is LSTM(3, return_sequences=True).
@@ -266,8 +266,9 @@ class _Reader:
             specs.append(replace(spec, kind=known))
         if len(specs) == 1:
             own = {k: v for k, v in specs[0].config.items() if k not in ("name",)}
-            return specs[0].kind, {**own, **config}
-        return "RNN", {**config, "cells": specs}
+            trainable = specs[0].trainable
+            return specs[0].kind, {**own, **config}, trainable
+        return "RNN", {**config, "cells": specs}, trainable
 
     def _is_operation(self, data: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
         """Tell a node of keras.ops from a layer of the same class name."""

@@ -108,6 +108,7 @@ class Layer(nn.Module):
         self.keras_name = settings.name
         self.keras_class = settings.spec.source
         self.keras_version = settings.version
+        self.keras_trainable = settings.spec.trainable
         self.activity = settings.activity
         self.variables: dict[str, Variable] = {}
 

@@ -169,9 +169,16 @@ def spatial_dropout(settings: Settings) -> Layer:
 
 
 def identity(settings: Settings) -> Layer:
-    """InputLayer and ActivityRegularization, which pass on what they get."""
+    """InputLayer and Identity, which pass on what they get.
+
+    tf.keras's Identity drops the mask: it lacks `supports_masking` in
+    keras/src/layers/core/identity.py at v2.15.0, and has it at v3.0.5.
+    """
     settings.ignore("optional", "shape")
-    return Pointwise(settings, linear)
+    layer = Pointwise(settings, linear)
+    dropped = settings.spec.kind == "Identity" and settings.version < (3, 0)
+    layer.passes_mask = not dropped
+    return layer
 
 
 def activity_regularization(settings: Settings) -> Layer:

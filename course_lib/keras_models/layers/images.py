@@ -1,5 +1,6 @@
 """Layers that prepare images: resizing, cropping, and random changes for training."""
 
+import torch
 from torch import Tensor
 
 from course_lib.keras_models.layers.base import Layer
@@ -28,6 +29,16 @@ RANDOM = (
 )
 
 
+def as_floats(layer: Layer, x: Tensor) -> Tensor:
+    """Return whole numbers as floats, as tf.keras since 2.8.
+
+    So x - 127 of a later layer can be negative. Source: `compute_dtype` in
+    keras/layers/preprocessing/image_preprocessing.py at v2.7.0 and v2.8.0.
+    """
+    new = layer.keras_version.tf and layer.keras_version >= (2, 8)
+    return x.to(torch.get_default_dtype()) if new and not x.is_floating_point() else x
+
+
 class Sized(Spatial):
     """A layer whose images all have one height and width."""
 
@@ -52,6 +63,7 @@ class Resizing(Sized):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, ...) -> (batch, channels, height, width)."""
+        x = as_floats(self, x)
         if self.crops:
             x = crop_to_aspect(x, self.size)
         elif self.pads:
@@ -64,6 +76,7 @@ class CenterCrop(Sized):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, ...) -> (batch, channels, height, width)."""
+        x = as_floats(self, x)
         fits = all(a >= b for a, b in zip(x.shape[2:], self.size, strict=True))
         return center(x, self.size) if fits else smart_resize(x, self.size, "bilinear")
 
@@ -94,7 +107,8 @@ class RandomChange(Layer):
 
     def evaluated(self, x: Tensor) -> Tensor:
         """Return what the layer returns when it is not training."""
-        return x
+        kept = self.keras_class in ("RandomHeight", "RandomWidth")
+        return x if kept else as_floats(self, x)
 
 
 def random_change(settings: Settings) -> RandomChange:
@@ -122,7 +136,9 @@ class RandomCrop(RandomChange):
 
     def evaluated(self, x: Tensor) -> Tensor:
         """Return images of the size, or the same."""
-        return smart_resize(x, self.size, "bilinear") if self.resizes else x
+        if not self.resizes:
+            return x
+        return smart_resize(as_floats(self, x), self.size, "bilinear")
 
 
 def _method(settings: Settings) -> str:

@@ -101,7 +101,7 @@ class Recurrent(Layer):
                 f"its mask has {mask.dim()} axes; wanted (batch, steps). Keras can't "
                 "apply this mask either"
             )
-        start = states or self.memory
+        start = self._start(states)
         if start is None:
             start = (x.new_zeros(self.state_shape(x)),) * self.states
         start = tuple(state.to(x) for state in start)
@@ -113,6 +113,17 @@ class Recurrent(Layer):
             self.memory = tuple(state.detach() for state in end)
         y = outputs if self.return_sequences else last
         return (y, *end) if self.return_state else y
+
+    def _start(self, given: State) -> State | None:
+        """Return the states to begin with, None for zeros.
+
+        A stateful layer of tf.keras takes what it is given only as long as it remembers
+        nothing but zeros: `RNN._process_inputs`, keras/layers/recurrent.py at v2.6.0.
+        """
+        memory = self.memory or ()
+        if self.keras_version.tf and any(bool(state.any()) for state in memory):
+            return memory
+        return given or self.memory
 
     def state_shape(self, x: Tensor) -> Shape:
         """Return the shape of a state for this input."""

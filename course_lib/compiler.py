@@ -51,7 +51,7 @@ def library(source: str | os.PathLike[str], *defines: str) -> ctypes.CDLL:
             COURSE_COMPILER is set to nothing; that variable also names another one.
     """
     known = _remembered.get((source, defines))  # a loop asks in each step
-    if isinstance(known, ctypes.CDLL):
+    if known is not None:
         return known
     key = (source, defines, os.environ.get(SWITCH), os.environ.get("PATH"))
     known = _remembered.get(key)

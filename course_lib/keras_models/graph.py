@@ -203,7 +203,7 @@ class KerasModel(nn.Module):
         return [self._checked(i, x) for i, x in enumerate(inputs)]
 
     def _by_name(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return a dict of inputs by the layers' names, where it has the model's keys."""
+        """Name a dict's inputs after the layers, where it has the model's keys."""
         if {*inputs} != {*self.input_keys}:
             return inputs
         return {

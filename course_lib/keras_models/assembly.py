@@ -481,7 +481,7 @@ def _is_triple(value: Any) -> bool:
 def _leaves(value: Any) -> Iterator[Any]:
     """Yield what nested lists and dicts hold; dicts by sorted keys, as `refs_in`."""
     if isinstance(value, Mapping):
-        value = [value[key] for key in sorted(value)]
+        value = [value[key] for key in sorted(value, key=str)]
     elif _is_triple(value) or not isinstance(value, list):
         yield value
         return

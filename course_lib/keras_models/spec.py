@@ -157,7 +157,7 @@ Ref(layer='b', call=0, tensor=0)]
     if isinstance(value, Ref):
         return [value]
     if isinstance(value, Mapping):
-        value = [value[key] for key in sorted(value)]
+        value = [value[key] for key in sorted(value, key=str)]
     elif not isinstance(value, list | tuple):
         return []
     return [ref for part in value for ref in refs_in(part)]

@@ -15,7 +15,7 @@ from course_lib.keras_models.dtypes import integer_type
 from course_lib.keras_models.kinds import Maker
 from course_lib.keras_models.layers.base import Layer, MaskRule
 from course_lib.keras_models.layers.core import Embedding
-from course_lib.keras_models.layers.wrappers import Bidirectional
+from course_lib.keras_models.layers.wrappers import Bidirectional, TimeDistributed
 from course_lib.keras_models.plan import LARGEST_TENSOR, Planner, module_name
 from course_lib.keras_models.regularizers import (
     InputActivity,
@@ -291,7 +291,8 @@ def _attach(layer: Layer, repeat: int, costs: str = "outputs") -> None:
         if isinstance(inner, KerasModel):
             inner.attach_regularizers()
             continue
-        if not counts_wrapped_activity(layer.keras_version):
+        wrapped = isinstance(layer, TimeDistributed)  # it alone runs layer.call
+        if wrapped and not counts_wrapped_activity(layer.keras_version):
             inner.activity = None
         _attach(inner, repeat)
 

@@ -753,3 +753,36 @@ def test_the_command_accepts_rounding(tmp_path, capsys):
     assert "where the outputs reach 3.00e+01" in capsys.readouterr().out
     wrong = outputs(tmp_path / "io.npz", Y.numpy() + 1)
     assert commands.main(["keras", str(path), "--check", str(wrong)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("kernel_regularizer", "L2"),
+        ("activity_regularizer", "L1"),
+        ("bias_constraint", "NonNeg"),
+        ("activation", "LeakyReLU"),
+    ],
+)
+@pytest.mark.parametrize("module", [None, "mine.parts"])
+def test_a_class_of_a_package_is_not_keras_own_of_that_name(key, name, module):
+    own = {"class_name": name, "module": module, "registered_name": f"mine>{name}"}
+    config = {"name": "d", "units": 2, key: own | {"config": {}}}
+    data = {
+        "class_name": "Sequential",
+        "keras_version": "3.15.1",
+        "config": [
+            {"class_name": "InputLayer", "config": {"batch_shape": [None, 3]}},
+            {"class_name": "Dense", "config": config},
+        ],
+    }
+    with pytest.raises(KerasFormatError, match=f"'d'.*{key}.*>{name}.*replacements"):
+        load_keras(data)
+
+
+def test_a_dict_of_inputs_by_its_keys():
+    model = load_keras(CASES / "3.15.1_dict_inputs" / "m.keras")
+    x = {"zz": torch.randn(2, 4), "aa": torch.randn(2, 3)}
+    assert model.input_names == ("aa", "zz")
+    assert model.output_names == ("p", "q")
+    assert_close(model(x), model(x["aa"], x["zz"]))

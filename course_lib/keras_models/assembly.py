@@ -1,7 +1,7 @@
 """Put one model together: its layers and calls, as a stack or a graph of any era."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from course_lib.keras_models.spec import (
@@ -28,6 +28,7 @@ class Assembly:
         self.inputs: list[Ref] = []
         self.outputs: list[Ref] = []
         self.output_names: list[str] = []
+        self.input_keys: list[str] = []
 
     def finished(self) -> ModelSpec:
         """Return the spec, its calls in an order that can run."""
@@ -42,6 +43,7 @@ class Assembly:
             tuple(self.outputs),
             tuple(names),
             self.reader.backend,
+            input_keys=tuple(self.input_keys),
         )
 
     def error(self, text: str) -> KerasFormatError:
@@ -191,8 +193,8 @@ class Assembly:
             self.add(spec)
             nodes[spec.name] = inbound
         self._read_nodes(nodes)
-        self.inputs = self._ends(config, "input_layers", nodes, names=False)
-        self.outputs = self._ends(config, "output_layers", nodes, names=True)
+        self.inputs, self.input_keys = self._ends(config, "input_layers")
+        self.outputs, self.output_names = self._ends(config, "output_layers")
         self._check_refs()
 
     def _read_nodes(self, nodes: dict[str, list[Any]]) -> None:
@@ -305,23 +307,19 @@ class Assembly:
             raise self.error(f"there is no layer {name!r:.60}, which a call refers to")
         return Ref(name, node - self.offsets.get(name, 0), tensor)
 
-    def _ends(
-        self, config: Mapping[str, Any], key: str, nodes: Any, *, names: bool
-    ) -> list[Ref]:
-        """Read input_layers or output_layers: a triple, a list or a dict of them."""
+    def _ends(self, config: Mapping[str, Any], key: str) -> tuple[list[Ref], list[str]]:
+        """Read input_layers or output_layers: a triple, or lists and dicts of them.
+
+        Returns:
+            the tensors in Keras's order, and the keys of a dict.
+        """
         value = config.get(key)
-        if _is_triple(value):
-            value = [value]
-        if isinstance(value, Mapping):  # tf.nest flattens a dict by its sorted keys
-            value = dict(sorted(value.items()))
-            if names:
-                self.output_names = [str(key) for key in value]
-            value = list(value.values())
-        while isinstance(value, list) and len(value) == 1 and _is_nested(value[0]):
-            value = value[0]
-        if not isinstance(value, list) or not value:
+        triples = list(_leaves(value))
+        if not triples:
             raise self.error(f"got {key}={value!r:.60}; wanted [layer, node, tensor]")
-        return [self._end(triple) for triple in value]
+        ends = [self._end(triple) for triple in triples]
+        flat = isinstance(value, Mapping) and len(value) == len(ends)
+        return ends, sorted(map(str, value)) if flat else []
 
     def _end(self, triple: Any) -> Ref:
         """Read one output; Keras 3 counts a nested graph's own making as call 0 here.
@@ -480,8 +478,15 @@ def _is_triple(value: Any) -> bool:
     )
 
 
-def _is_nested(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and isinstance(value[0], list)
+def _leaves(value: Any) -> Iterator[Any]:
+    """Yield what nested lists and dicts hold; dicts by sorted keys, as `refs_in`."""
+    if isinstance(value, Mapping):
+        value = [value[key] for key in sorted(value, key=str)]
+    elif _is_triple(value) or not isinstance(value, list):
+        yield value
+        return
+    for part in value:
+        yield from _leaves(part)
 
 
 def _declared(config: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ from course_lib.keras_models.dtypes import integer_type
 from course_lib.keras_models.kinds import Maker
 from course_lib.keras_models.layers.base import Layer, MaskRule
 from course_lib.keras_models.layers.core import Embedding
-from course_lib.keras_models.layers.wrappers import Bidirectional
+from course_lib.keras_models.layers.wrappers import Bidirectional, TimeDistributed
 from course_lib.keras_models.plan import LARGEST_TENSOR, Planner, module_name
 from course_lib.keras_models.regularizers import (
     InputActivity,
@@ -39,7 +39,8 @@ class KerasModel(nn.Module):
 
     Its children bear the names of the Keras layers, and so does its state_dict. It
     takes one tensor for each input, by position, as a list, or by name, and returns a
-    tensor, or a tuple where the Keras model has several outputs.
+    tensor, or a tuple where the Keras model has several outputs. Inputs and outputs
+    that are a dict in Keras stand in the order of the sorted keys, as `model.inputs`.
 
     Attributes:
         input_names, output_names: names in the order of inputs and outputs.
@@ -59,6 +60,7 @@ class KerasModel(nn.Module):
         self.keras_name, self.keras_class = spec.name, spec.kind
         self.version = spec.version
         self.input_names = tuple(ref.layer for ref in spec.inputs)
+        self.input_keys = spec.input_keys or self.input_names
         self.output_names = spec.output_names
         self.axis_order = axis_order
         self.calls: tuple[Call, ...] = ()
@@ -181,7 +183,7 @@ class KerasModel(nn.Module):
     def _bind(self, inputs: tuple, named: Mapping[str, Any]) -> list[Tensor]:
         names = self.input_names
         if len(inputs) == 1 and isinstance(inputs[0], Mapping) and not named:
-            inputs, named = (), inputs[0]
+            inputs, named = (), self._by_name(inputs[0])
         elif len(inputs) == 1 and isinstance(inputs[0], list | tuple):
             inputs = tuple(inputs[0])
         if named:
@@ -199,6 +201,15 @@ class KerasModel(nn.Module):
                 f"{', '.join(names)}."
             )
         return [self._checked(i, x) for i, x in enumerate(inputs)]
+
+    def _by_name(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Name a dict's inputs after the layers, where it has the model's keys."""
+        if {*inputs} != {*self.input_keys}:
+            return inputs
+        return {
+            name: inputs[key]
+            for name, key in zip(self.input_names, self.input_keys, strict=True)
+        }
 
     def _checked(self, i: int, x: Any) -> Tensor:
         """Return input number i as a tensor of the model's dtype."""
@@ -280,7 +291,8 @@ def _attach(layer: Layer, repeat: int, costs: str = "outputs") -> None:
         if isinstance(inner, KerasModel):
             inner.attach_regularizers()
             continue
-        if not counts_wrapped_activity(layer.keras_version):
+        wrapped = isinstance(layer, TimeDistributed)  # it alone runs layer.call
+        if wrapped and not counts_wrapped_activity(layer.keras_version):
             inner.activity = None
         _attach(inner, repeat)
 

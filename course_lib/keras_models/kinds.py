@@ -73,6 +73,8 @@ KINDS: dict[str, Make] = {
     "RMSNormalization": group_normalization.RMSNormalization,
     "Attention": attention.DotAttention,
     "AdditiveAttention": attention.AdditiveAttention,
+    "GroupedQueryAttention": attention.GroupQueryAttention,
+    "GroupQueryAttention": attention.GroupQueryAttention,
     "MultiHeadAttention": attention.MultiHeadAttention,
     "SimpleRNN": recurrent.SimpleRNN,
     "LSTM": recurrent.LSTM,

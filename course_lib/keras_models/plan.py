@@ -7,7 +7,7 @@ a channels-last file at axis 1: there they stay so, and only where the order mat
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -232,7 +232,7 @@ class Planner:
         kwargs = dict(call.kwargs)
         if module.argument_names:
             return self._named_arguments(call, module)
-        refs = refs_in(list(call.args))
+        refs = self._by_key(module, call.args)
         for key in ("inputs", "sequences", "initial_state"):
             refs += refs_in(kwargs.pop(key, None))
         mask = kwargs.pop("mask", None)
@@ -241,6 +241,17 @@ class Planner:
         if constants:
             raise ValueError(f"it is called with {constants[0]!r:.60}")
         return refs, options, mask
+
+    def _by_key(self, module: Any, args: tuple[Any, ...]) -> list[Ref]:
+        """Return the tensors of a call; a model takes a dict by its inputs' names.
+
+        Source: `_flatten_to_reference_inputs`, keras/engine/functional.py at v2.15.0,
+        and `_standardize_inputs`, keras/src/models/functional.py at v3.15.1.
+        """
+        keys = getattr(module, "input_keys", ())
+        if len(args) == 1 and isinstance(args[0], Mapping) and set(keys) <= {*args[0]}:
+            args = tuple(args[0][key] for key in keys) or args
+        return refs_in(list(args))
 
     def _named_arguments(
         self, call: CallSpec, module: Any

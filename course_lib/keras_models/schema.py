@@ -8,6 +8,7 @@ from course_lib.keras_models import schema_0, schema_1, schema_2
 from course_lib.keras_models.assembly import Assembly, as_mapping, as_name
 from course_lib.keras_models.dtypes import has_floats, is_float64, is_known, type_names
 from course_lib.keras_models.layers.operations import OPERATIONS
+from course_lib.keras_models.packages import with_package
 from course_lib.keras_models.spec import (
     KerasFormatError,
     LayerSpec,
@@ -21,7 +22,6 @@ _SEQUENTIAL = ("Sequential",)
 _GRAPHS = ("Model", "Functional", "Container", "Network")
 _MODELS = (*_SEQUENTIAL, *_GRAPHS, "Graph")
 _CELLS = ("LSTMCell", "GRUCell", "SimpleRNNCell")
-_KERAS = ("keras", "tf_keras", "tensorflow", "builtins")
 _WRAPPERS = ("TimeDistributed", "Bidirectional", "SpectralNormalization")
 
 
@@ -123,16 +123,6 @@ QUANTIZED = (
 )
 
 
-def _with_package(data: Mapping[str, Any], source: str) -> str:
-    """Return "package>class" for a class that is not Keras's own."""
-    module, registered = data.get("module"), data.get("registered_name")
-    if isinstance(module, str) and module.partition(".")[0] not in _KERAS:
-        return f"{module}>{source}"
-    if module is None and isinstance(registered, str) and ">" in registered:
-        return registered
-    return source
-
-
 class _Reader:
     """Reads one file: all that its parts share."""
 
@@ -193,7 +183,7 @@ class _Reader:
             model = self.model(data, name, trainable, depth + 1)
             return LayerSpec(name, "Model", {}, source, model, trainable=trainable)
         name = name or self._name(data, source)
-        source = _with_package(data, source)
+        source = with_package(data, source)
         config = dict(as_mapping(config, f"the config of {name!r}"))
         trainable = trainable and config.get("trainable") is not False
         operation = self._is_operation(data, config)

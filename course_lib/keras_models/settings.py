@@ -11,6 +11,7 @@ from course_lib.keras_models.initializers import (
     Unknown,
     parse_initializer,
 )
+from course_lib.keras_models.packages import check_package
 from course_lib.keras_models.regularizers import parse_regularizer
 from course_lib.keras_models.spec import LayerSpec, Problems, Version
 from course_lib.regularization import L1L2
@@ -176,6 +177,7 @@ class Settings:
         """
         value = self.left.pop(key, None) or default
         try:
+            check_package(value)
             return parse_initializer(value, self.version)
         except (TypeError, ValueError, OverflowError) as error:
             where = f"layer {self.name!r} ({self.spec.source}): {key}"
@@ -184,6 +186,7 @@ class Settings:
     def _parsed(self, key: str, parse: Callable[[Any], Any]) -> Any:
         value = self.left.pop(key, None)
         try:
+            check_package(value)
             return parse(value)
         except (TypeError, ValueError, OverflowError) as error:
             self.problem(f"{key}: {error}. {self.way_out}")
@@ -194,6 +197,11 @@ class Settings:
     ) -> Activation:
         """Return the function; `axis` is where Keras's last axis will lie."""
         value = self.left.pop(key, default)
+        try:
+            check_package(value)
+        except ValueError as error:
+            self.problem(f"{key}: {error}. {self.way_out}")
+            return activations.linear
         return self._activation(key, "linear" if value is None else value, axis)
 
     def _activation(self, key: str, value: Any, axis: int) -> Activation:

@@ -96,7 +96,10 @@ class LayerSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A whole model: layers in the file's order, calls in an order that can run."""
+    """A whole model: layers in the file's order, calls in an order that can run.
+
+    `input_keys` are the keys of a model whose inputs are a dict, in Keras's order.
+    """
 
     name: str
     kind: str
@@ -108,6 +111,7 @@ class ModelSpec:
     output_names: tuple[str, ...]
     backend: str | None = None
     is_float64: bool = False
+    input_keys: tuple[str, ...] = ()
 
 
 @dataclass
@@ -141,15 +145,19 @@ def is_operation(kind: str) -> bool:
 
 
 def refs_in(value: Any) -> list[Ref]:
-    """Return the `Ref`s inside nested arguments, from left to right.
+    """Return the `Ref`s inside nested arguments, from left to right, as Keras does.
 
-    >>> refs_in([Ref("a", 0, 0), 2, {"y": Ref("b", 0, 0)}])
-    [Ref(layer='a', call=0, tensor=0), Ref(layer='b', call=0, tensor=0)]
+    A dict's values come in the order of its sorted keys (`flatten` of
+    keras/src/tree/tree_api.py at v3.15.1, and tf.nest.flatten).
+
+    >>> refs_in([Ref("a", 0, 0), 2, {"y": Ref("b", 0, 0), "x": Ref("c", 0, 0)}])
+    [Ref(layer='a', call=0, tensor=0), Ref(layer='c', call=0, tensor=0), \
+Ref(layer='b', call=0, tensor=0)]
     """
     if isinstance(value, Ref):
         return [value]
     if isinstance(value, Mapping):
-        value = value.values()
+        value = [value[key] for key in sorted(value, key=str)]
     elif not isinstance(value, list | tuple):
         return []
     return [ref for part in value for ref in refs_in(part)]

@@ -70,7 +70,9 @@ ACTIVATION_LAYERS: dict[str, Callable[[Settings], Activation]] = {
 class Softmax(Pointwise):
     """Softmax; since tf.keras 2.4 what a mask of x's own shape leaves out gets 0.
 
-    Keras can't apply the usual mask of (batch, steps), one axis shorter than x.
+    Keras can't apply the usual mask of (batch, steps), one axis shorter than x. Where
+    all of an axis is left out, its shares are equal, and since 3.10 they are 0
+    (keras/src/layers/activations/softmax.py at v3.9.2 and v3.10.0).
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -87,7 +89,8 @@ class Softmax(Pointwise):
                 f"its mask has {mask.dim()} axes and its input {x.dim()}. Keras can't "
                 "apply this mask either"
             )
-        return apply(self.function, x + (~mask).to(x.dtype) * -1e9)
+        shares = apply(self.function, x + (~mask).to(x.dtype) * -1e9)
+        return shares if self.keras_version < (3, 10) else shares * mask
 
 
 def activation_layer(settings: Settings) -> Layer:

@@ -149,6 +149,7 @@ class MultiHeadAttention(Layer):
         value_dim = settings.left.get("value_dim") or self.key_dim
         settings.left["value_dim"] = value_dim
         self.value_dim = settings.integer("value_dim")
+        self.key_heads = self.key_heads_of(settings)
         self.rate = settings.rate("dropout", 0.0)
         self.window: int | None = None
         if settings.left.get("sliding_window") is not None:
@@ -162,6 +163,10 @@ class MultiHeadAttention(Layer):
         self._make_projections(settings)
         self.activity = None  # each projection has it
         settings.ignore("sliding_window", "query_shape", "key_shape", "value_shape")
+
+    def key_heads_of(self, settings: Settings) -> int:
+        """Read how many heads the keys and values have."""
+        return self.heads
 
     def _make_projections(self, settings: Settings) -> None:
         has_bias = settings.flag("use_bias", True)
@@ -179,8 +184,8 @@ class MultiHeadAttention(Layer):
 
         heads, gated = self.heads, settings.flag("use_gate", False)
         self.query_dense = dense("query", "x", "yz", heads, self.key_dim)
-        self.key_dense = dense("key", "x", "yz", heads, self.key_dim)
-        self.value_dense = dense("value", "x", "yz", heads, self.value_dim)
+        self.key_dense = dense("key", "x", "yz", self.key_heads, self.key_dim)
+        self.value_dense = dense("value", "x", "yz", self.key_heads, self.value_dim)
         self.gate_dense = None
         if gated:
             sizes = heads, self.value_dim
@@ -229,8 +234,8 @@ class MultiHeadAttention(Layer):
         query, value = given["query"], given.get("value", given["query"])
         key = given.get("key", value)
         q = self._split(self.query_dense(query))
-        k = self._split(self.key_dense(key))
-        v = self._split(self.value_dense(value))
+        k = self._for_all_heads(self._split(self.key_dense(key)))
+        v = self._for_all_heads(self._split(self.value_dense(value)))
         weights = (q / math.sqrt(self.key_dim)) @ k.mT
         if not weights.is_meta:  # see base.apply
             counts = self._counted(given, dict(zip(names, masks, strict=False)))
@@ -254,9 +259,9 @@ class MultiHeadAttention(Layer):
     def _softmax(self, scores: Tensor, counts: list[Tensor], *, asked: bool) -> Tensor:
         """Return the weights of the keys that count.
 
-        A query for which none counts sees all alike; since 3.14 it sees none, unless
-        Keras calls a fused kernel (keras/src/layers/activations/softmax.py and
-        attention/multi_head_attention.py at v3.13.2 and v3.14.0).
+        A query for which none counts sees all alike; since 3.10 it sees none, unless
+        Keras calls a fused kernel (keras/src/layers/activations/softmax.py at v3.9.2
+        and v3.10.0, attention/multi_head_attention.py at v3.15.1).
         """
         if not counts:
             return scores.softmax(-1)
@@ -265,7 +270,7 @@ class MultiHeadAttention(Layer):
             both = both.unsqueeze(-3)  # beside the heads, and other axes before them
         weights = (scores + _FAR * ~both).softmax(-1)
         is_fused = scores.dim() == 4 and not self.rate and not asked
-        return weights if is_fused or self.keras_version < (3, 14) else weights * both
+        return weights if is_fused or self.keras_version < (3, 10) else weights * both
 
     def _counted(
         self, given: Mapping[str, Tensor], masks: Mapping[str, Tensor | None]
@@ -298,11 +303,39 @@ class MultiHeadAttention(Layer):
         count = len(self.axes or range(1, x.dim() - 2))
         return x.permute(self._order(x.dim())).flatten(-1 - count, -2)
 
+    def _for_all_heads(self, x: Tensor) -> Tensor:
+        """Repeat each head of keys or values for the heads of queries that share it."""
+        count = self.heads // self.key_heads
+        return x if count == 1 else x.repeat_interleave(count, -3)
+
     def _join(self, x: Tensor, query: Tensor) -> Tensor:
         """Undo `_split`, for as many places as the query has."""
         x = x.unflatten(-2, [query.shape[axis] for axis in self._axes(query)])
         order = self._order(x.dim())
         return x.permute([order.index(axis) for axis in range(x.dim())])
+
+
+class GroupQueryAttention(MultiHeadAttention):
+    """Attention whose heads share keys and values in groups.
+
+    Source: Ainslie et al. 2023; keras/src/layers/attention/grouped_query_attention.py
+    at v3.15.1.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        names = {"num_query_heads": "num_heads", "head_dim": "key_dim"}
+        settings.left = {names.get(k, k): v for k, v in settings.left.items()}
+        super().__init__(settings)
+
+    def key_heads_of(self, settings: Settings) -> int:
+        """Read how many heads the keys and values have."""
+        count = settings.integer("num_key_value_heads")
+        if self.heads % count:
+            settings.problem(
+                f"num_query_heads={self.heads}, num_key_value_heads={count}; wanted a "
+                "multiple of it"
+            )
+        return count
 
 
 _COMMON = (

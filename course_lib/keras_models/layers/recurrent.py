@@ -118,7 +118,8 @@ class Recurrent(Layer):
         """Return the states to begin with, None for zeros.
 
         A stateful layer of tf.keras takes what it is given only as long as it remembers
-        nothing but zeros: `RNN._process_inputs`, keras/src/layers/rnn/base_rnn.py at v2.15.0.
+        nothing but zeros: `RNN._process_inputs`, keras/src/layers/rnn/base_rnn.py at
+        v2.15.0.
         """
         memory = self.memory or ()
         if self.keras_version.tf and any(bool(state.any()) for state in memory):

@@ -203,6 +203,10 @@ class SpectralNormalization(Layer):
         self.wants_first = self.layer.wants_first
         return self.wants_first
 
+    def mask_after(self, masked: tuple[bool, ...]) -> MaskRule:
+        """Say which mask the output has: Keras leaves the wrapped layer's on it."""
+        return self.layer.mask_after(masked)
+
     def _matrix(self) -> Tensor:
         view = self.kernel.view(getattr(self.layer, self.kernel.attribute))
         return view.flatten(0, -2)

@@ -682,8 +682,8 @@ def test_an_unknown_initializer_matters_only_without_weights():
     data = stack(("Dense", "dense_1", options))
     computes(data, weights=[KERNEL, BIAS])
     refused(
-        r"'dense_1' \(Dense\): kernel_initializer: 'Pack>Mine' is not Keras's own; without "
-        r"weights= it is needed. .*bias_initializer: 'svd'",
+        r"'dense_1' \(Dense\): kernel_initializer: 'Pack>Mine' is not Keras's own; "
+        r"without weights= it is needed. .*bias_initializer: 'svd'",
         data,
     )
 

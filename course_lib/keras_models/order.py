@@ -1,8 +1,9 @@
-"""The order in which a functional model of Keras 3 runs its calls.
+"""The order in which a functional model of Keras runs its calls.
 
 It matters only where a call changes what later calls see: MultiHeadAttention takes the
-masks off its inputs. Source: map_graph and _build_map in keras/src/ops/function.py at
-v3.15.1.
+masks off its inputs, a batch norm moves its statistics. Source: map_graph and
+_build_map in keras/src/ops/function.py at v3.15.1, and _map_graph_network in
+keras/src/engine/functional.py at v2.15.0.
 """
 
 from course_lib.keras_models.spec import CallSpec, ModelSpec, refs_in

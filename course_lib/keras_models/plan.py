@@ -95,7 +95,9 @@ class Planner:
                 mask = self._new_mask(shape)
                 self.values[ref] = self.values[ref]._replace(mask=mask)
         calls: Iterable[CallSpec] = self.spec.calls
-        if any(module.takes_masks_off for module in self.model.children()):
+        takes_off = any(module.takes_masks_off for module in self.model.children())
+        # Two modes of one batch norm: which call moves its statistics first?
+        if takes_off or any(self._training(call) is not None for call in calls):
             calls = in_run_order(self.spec)
         for call in calls:
             try:
@@ -289,7 +291,10 @@ class Planner:
         if mode is None or self.spec.version >= (3, 0):
             return None
         if not isinstance(mode, bool | int):
-            raise ValueError(f"it is called with training={mode!r:.60}")
+            raise KerasFormatError(
+                f"load_keras: layer {call.layer!r} is called with "
+                f"training={mode!r:.60}; wanted true or false."
+            )
         return bool(mode)
 
     def _value(self, ref: Ref, call: CallSpec) -> Value:

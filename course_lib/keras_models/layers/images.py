@@ -29,14 +29,24 @@ RANDOM = (
 )
 
 
+# Those that cast to `compute_dtype` in Keras 3: the files at v3.15.1. Until v3.3.3 all.
+_CAST = (
+    *("CenterCrop", "RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation"),
+    *("RandomShear", "RandomSharpness"),
+)
+
+
 def as_floats(layer: Layer, x: Tensor) -> Tensor:
-    """Return whole numbers as floats, as tf.keras since 2.8.
+    """Return whole numbers as floats, as tf.keras since 2.8 and some layers of Keras 3.
 
     So x - 127 of a later layer can be negative. Source: `compute_dtype` in
     keras/layers/preprocessing/image_preprocessing.py at v2.7.0 and v2.8.0.
     """
-    new = layer.keras_version.tf and layer.keras_version >= (2, 8)
-    return x.to(torch.get_default_dtype()) if new and not x.is_floating_point() else x
+    version = layer.keras_version
+    casts = version >= (2, 8) and version.tf
+    if version >= (3, 0):
+        casts = layer.keras_class in _CAST or version < (3, 4)
+    return x.to(torch.get_default_dtype()) if casts and not x.is_floating_point() else x
 
 
 class Sized(Spatial):
@@ -68,7 +78,11 @@ class Resizing(Sized):
             x = crop_to_aspect(x, self.size)
         elif self.pads:
             x = pad_to_aspect(x, self.size, self.value)
-        return resize(x, self.size, self.method, antialias=self.antialias)
+        if x.is_floating_point() or self.method == "nearest":
+            return resize(x, self.size, self.method, antialias=self.antialias)
+        y = resize(x.float(), self.size, self.method, antialias=self.antialias)
+        limits = torch.iinfo(x.dtype)  # Keras 3 rounds to whole numbers again
+        return y.round().clamp(limits.min, limits.max).to(x.dtype)
 
 
 class CenterCrop(Sized):

@@ -13,7 +13,7 @@ from course_lib import archives
 matplotlib.use("Agg")  # for this process alone: notebooks keep their own backend
 
 # A script that another process runs, with Keras; doctest would import it here.
-collect_ignore = ["keras_live.py"]
+collect_ignore_glob = ["keras_live*.py"]
 
 
 @pytest.fixture(params=["cpu", "cuda"])

@@ -89,7 +89,11 @@ class Labels:
         return by_name(path, tensor)
 
 
-@pytest.mark.parametrize("function", [by_name, Labels(), partial(by_name)], ids=repr)
+@pytest.mark.parametrize(
+    "function",
+    [by_name, Labels(), partial(by_name)],
+    ids=["function", "object", "partial"],
+)
 def test_a_function_names_the_rule_of_each_tensor(function):
     params = {**two_parts(), 0: torch.ones(1, 1)}
     state = setup(function, params)

@@ -19,6 +19,7 @@ from course_lib.keras_models.layers.base import (
     channels_to_last,
 )
 from course_lib.keras_models.layers.cells import StackedCells
+from course_lib.keras_models.layers.normalization import BatchNormalization
 from course_lib.keras_models.layers.recurrent import Recurrent
 from course_lib.keras_models.settings import Settings
 
@@ -47,6 +48,11 @@ class TimeDistributed(Layer):
     Since 2.2 the mask reaches the wrapped layer, step by step. Up to 2.15 the output
     has the wrapped layer's mask, or else counts a step where any part of it counts
     (`compute_mask`, keras/layers/wrappers.py at 2.2.0); otherwise it has the input's.
+
+    Keras 3 calls the wrapped layer once a step, so that an activity penalty is a mean
+    over the batch for each step, and a batch norm moves its statistics at each
+    (`call`, keras/src/layers/rnn/time_distributed.py at v3.15.1). Where there is
+    neither, all steps are one batch here, which gives the same.
     """
 
     wants_first = False
@@ -68,9 +74,21 @@ class TimeDistributed(Layer):
         if len(shape) < 3:
             raise ValueError(f"the input has {len(shape)} axes; wanted at least 3")
         settle_alone(self.layer, (shape[0], *shape[2:]))
+        parts = list(self.layer.modules())
+        new = self.keras_version >= (3, 0)
+        self.costs = new and any(
+            getattr(part, "activity", None) is not None for part in parts[1:]
+        )
+        self.has_statistics = new and any(
+            isinstance(part, BatchNormalization) for part in parts
+        )
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(batch, steps, ...) -> (batch, steps, ...)."""
+        if self.costs or (self.has_statistics and self.training):
+            masks = [None] * x.shape[1] if mask is None else mask.unbind(1)
+            steps = zip(x.unbind(1), masks, strict=True)
+            return torch.stack([call_alone(self.layer, *step) for step in steps], 1)
         inner = None if mask is None else mask.flatten(0, 1)
         y = call_alone(self.layer, x.flatten(0, 1), inner)
         return y.unflatten(0, x.shape[:2])

@@ -133,6 +133,18 @@ def test_a_call_with_training_true_drops_also_in_eval_mode():
     assert not model.drop.training
 
 
+@pytest.mark.parametrize("case", ["2.15_steps_apart", "3.15_steps_apart"])
+def test_a_batch_norm_in_time_distributed_moves_as_in_keras(case):
+    """Keras 3 once for each step, tf.keras once for all."""
+    arrays = np.load(CASES / case / "io.npz")
+    model = load_keras(CASES / case / "m.keras").train()
+    with torch.no_grad():
+        model(torch.from_numpy(arrays["x0"]))
+    (norm,) = (part for part in model.modules() if hasattr(part, "running_mean"))
+    assert_close(norm.running_mean, torch.from_numpy(arrays["mean"]))
+    assert_close(norm.running_var, torch.from_numpy(arrays["var"]))
+
+
 def test_calls_in_several_modes_move_the_statistics_in_keras_own_order():
     arrays = np.load(CASES / "2.15_bn_modes" / "io.npz")
     model = load_keras(CASES / "2.15_bn_modes" / "m.keras")

@@ -240,13 +240,14 @@ class KerasModel(nn.Module):
         return self.looked_up[i] and not x.is_floating_point()
 
     def attach_regularizers(
-        self, outer: tuple[int, ...] = (), called: bool = False
+        self, outer: tuple[int, ...] = (), called: bool = False, runs: int = 1
     ) -> None:
         """Give each layer its penalties, as often as this Keras version counts them.
 
         Args:
             outer: how often the models around this one and it itself are called.
             called: whether one of them is called by another model.
+            runs: how often each call runs the layers.
         """
         for i, (name, module) in enumerate(self._modules.items()):
             calls = sum(module_name(call.layer) == name for call in self.calls)
@@ -254,12 +255,12 @@ class KerasModel(nn.Module):
             if isinstance(module, KerasModel):
                 begins = i == 0 and self.keras_class == "Sequential"
                 taken_over = begins and not calls_first_model(self.version)
-                module.attach_regularizers(path, called or not taken_over)
+                module.attach_regularizers(path, called or not taken_over, runs)
             elif isinstance(module, Layer):
                 counted = outer and counts_nested_calls(self.version)
                 count = nested_count(path) if counted else 1
                 costs = nested_activity(self.version) if called else "outputs"
-                _attach(module, count, costs)
+                _attach(module, count, costs, runs)
 
 
 def _are_masks(value: Any) -> bool:
@@ -270,14 +271,15 @@ def _are_masks(value: Any) -> bool:
     )
 
 
-def _attach(layer: Layer, repeat: int, costs: str = "outputs") -> None:
+def _attach(layer: Layer, repeat: int, costs: str = "outputs", runs: int = 1) -> None:
     by_parameter = {}
     for variable in layer.variables.values():
         parameter = getattr(layer, variable.attribute)
         counts = parameter.requires_grad or counts_frozen(layer.keras_version)
         if variable.regularizer is not None and counts:
             by_parameter[variable.attribute] = times(variable.regularizer, repeat)
-    penalty = layer.activity and activity(layer.activity, layer.keras_version)
+    own = layer.activity and times(layer.activity, runs)
+    penalty = own and activity(own, layer.keras_version)
     taken = penalty if costs == "outputs" else None
     regularize(layer, activity=taken, **by_parameter)
     if penalty and costs == "inputs":
@@ -289,7 +291,10 @@ def _attach(layer: Layer, repeat: int, costs: str = "outputs") -> None:
         inners = inners[:1]
     for inner in inners:
         if isinstance(inner, KerasModel):
-            inner.attach_regularizers()
+            # In tf.keras TimeDistributed asks it for a mask, and so runs it once more:
+            # keras/src/layers/rnn/time_distributed.py, compute_mask, at v2.15.0.
+            again = isinstance(layer, TimeDistributed) and layer.keras_version.tf
+            inner.attach_regularizers(runs=2 if again else 1)
             continue
         wrapped = isinstance(layer, TimeDistributed)  # it alone runs layer.call
         if wrapped and not counts_wrapped_activity(layer.keras_version):

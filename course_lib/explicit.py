@@ -143,12 +143,16 @@ def _with_new(
     """Return both trees with what is new, in one walk."""
     if isinstance(params, Tensor):
         return new.get(id(params)) or (state, params)
-    own, leaves, tensors = branches(state), {}, {}
-    for key, child in branches(params).items():
+    is_plain = type(params) is dict and type(state) is dict  # the usual case, quicker
+    own = state if is_plain else branches(state)
+    leaves, tensors = {}, {}
+    for key, child in (params if is_plain else branches(params)).items():
         if isinstance(child, Tensor):
             leaves[key], tensors[key] = new.get(id(child)) or (own[key], child)
         else:
             leaves[key], tensors[key] = _with_new(own[key], child, new)
+    if is_plain:
+        return leaves, tensors
     return rebuilt(state, leaves), rebuilt(params, tensors)
 
 
@@ -304,11 +308,14 @@ def _gather(
     items: dict[int, _Item],
 ) -> None:
     """Walk three trees at once; complain, with the path, where they part."""
-    if isinstance(params, Tensor) or branches(params) is None:
+    if type(params) is type(state) is type(grads) is dict:  # the usual case, quicker
+        children, leaves, slopes = params, state, grads
+    elif isinstance(params, Tensor) or branches(params) is None:
         _gather_one(place, state, params, grads, path, items)
         return
-    children, leaves = branches(params), branches(state)
-    slopes = {} if grads is None else branches(grads)
+    else:
+        children, leaves = branches(params), branches(state)
+        slopes = {} if grads is None else branches(grads)
     if leaves is None or leaves.keys() != children.keys():
         _refuse_state(place, path, state, children)
     if (
@@ -318,7 +325,16 @@ def _gather(
     ):
         _refuse_gradients(place, path, grads, children)
     for key, child in children.items():
-        _gather(place, leaves[key], child, slopes.get(key), (*path, key), items)
+        leaf, slope = leaves[key], slopes.get(key)
+        # The plain case without a call, for there may be thousands of arrays.
+        if type(leaf) is Leaf and isinstance(child, Tensor) and id(child) not in items:
+            kind = child.shape, child.dtype, child.device
+            if isinstance(slope, Tensor) and _fits(slope, kind):
+                if not _fits(leaf.state, kind):
+                    _require_state(place, (*path, key), child, leaf)
+                items[id(child)] = _Item((*path, key), child, leaf, slope)
+                continue
+        _gather(place, leaf, child, slope, (*path, key), items)
 
 
 def _gather_one(

@@ -141,13 +141,13 @@ def _with_new(
     state: Tree, params: Tree, new: dict[int, tuple[Leaf, Tensor]]
 ) -> tuple[Tree, Tree]:
     """Return both trees with what is new, in one walk."""
-    if isinstance(params, Tensor):
-        return new.get(id(params)) or (state, params)
     is_plain = type(params) is dict and type(state) is dict  # the usual case, quicker
+    if not is_plain and isinstance(params, Tensor):
+        return new.get(id(params)) or (state, params)
     own = state if is_plain else branches(state)
     leaves, tensors = {}, {}
     for key, child in (params if is_plain else branches(params)).items():
-        if isinstance(child, Tensor):
+        if type(child) is Tensor:  # without a call, for there may be thousands
             leaves[key], tensors[key] = new.get(id(child)) or (own[key], child)
         else:
             leaves[key], tensors[key] = _with_new(own[key], child, new)
@@ -213,6 +213,11 @@ def _require_forms(place: str, items: list["_Item"]) -> None:
 
 def _require_places(place: str, state: Tree, path: Path = ()) -> None:
     """Refuse a state whose leaves can't be replaced where they are."""
+    if type(state) is dict:
+        for key, child in state.items():
+            if type(child) is not Leaf:
+                _require_places(place, child, (*path, key))
+        return
     own = branches(state)
     if own is None or (isinstance(state, tuple) and _has_leaves(own)):
         raise ValueError(
@@ -230,9 +235,10 @@ def _has_leaves(children: dict[Any, Any]) -> bool:
 
 
 def _replace_leaves(state: Tree, params: Tree, leaves: dict[int, Leaf]) -> None:
-    own = branches(state)
-    for key, child in branches(params).items():
-        if not isinstance(child, Tensor):
+    is_plain = type(params) is dict and type(state) is dict
+    own = state if is_plain else branches(state)
+    for key, child in (params if is_plain else branches(params)).items():
+        if type(child) is not Tensor and not isinstance(child, Tensor):
             _replace_leaves(own[key], child, leaves)
         elif id(child) in leaves:
             state[key] = leaves[id(child)]
@@ -411,12 +417,12 @@ Kind = tuple[torch.Size, torch.dtype, torch.device]
 
 def _fits(thing: Any, kind: Kind) -> bool:
     """Tell whether a tensor, or each in a tuple, is of this kind."""
-    if isinstance(thing, Tensor):
-        return (thing.shape, thing.dtype, thing.device) == kind
-    if isinstance(thing, tuple):
-        for part in thing:  # plain, for there may be thousands
-            if not _fits(part, kind):
+    for part in thing if isinstance(thing, tuple) else (thing,):
+        if type(part) is Tensor or isinstance(part, Tensor):  # plain: there are many
+            if (part.shape, part.dtype, part.device) != kind:
                 return False
+        elif isinstance(part, tuple) and not _fits(part, kind):
+            return False
     return True
 
 
@@ -473,13 +479,12 @@ class _Look:
 def _require_finite(place: str, items: list[_Item]) -> None:
     """Look at all gradients at once; only where one is bad, look for which."""
     grads = [item.grad for item in items]
-    if is_forward():  # torch's foreach kernels don't take tangents
+    if is_forward() or torch.is_grad_enabled():  # norms take no tangent and no graph
         grads = [grad.detach() for grad in grads]
-    with torch.no_grad():
-        try:
-            norms = torch._foreach_norm(grads)
-        except NotImplementedError:  # a sparse one is among them
-            norms = torch._foreach_norm([_numbers(grad) for grad in grads])
+    try:
+        norms = torch._foreach_norm(grads)
+    except NotImplementedError:  # a sparse one is among them
+        norms = torch._foreach_norm([_numbers(grad) for grad in grads])
     # A large norm may overflow: then look again.
     if not norms[0].is_cpu:  # wait for a GPU once, not for each number
         norms = torch.stack([norm.to(norms[0].device) for norm in norms]).tolist()
@@ -558,16 +563,16 @@ def _plan(
 
 
 def _with(leaf: Leaf, state: Any) -> Leaf:
-    new = object.__new__(Leaf)  # four times as fast as Leaf(...), which is frozen
-    vars(new).update(rule=leaf.rule, state=state, frozen=leaf.frozen)
-    return new
+    return Leaf(leaf.rule, state, leaf.frozen)  # dataclasses.replace is slow
 
 
 def _moved(x: Tensor, dx: Tensor | None, in_place: bool) -> Tensor:
     if dx is None:
         return x
-    new = (x - dx).to(x.dtype)
-    return x.copy_(new) if in_place else new
+    new = x - dx
+    if in_place:
+        return x.copy_(new)
+    return new if new.dtype is x.dtype else new.to(x.dtype)
 
 
 def _plan_fused(

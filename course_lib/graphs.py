@@ -66,13 +66,17 @@ def _is_attached(x: Tensor) -> bool:
 
 
 def _any_requires_grad(states: Sequence[Any]) -> bool:
-    """Look at all states at once, part by part, for there may be thousands."""
-    kinds = set(map(type, states))
-    if kinds <= {Tensor}:
-        return torch._C._any_requires_grad(list(states))
-    if kinds == {Count}:
-        return False
-    if kinds == {tuple} and len(set(map(len, states))) == 1:
-        return any(map(_any_requires_grad, zip(*states, strict=True)))
-    parts = pytree.tree_leaves(states)
-    return any(part.requires_grad for part in parts if isinstance(part, Tensor))
+    """Look at all states at once, for there may be thousands."""
+    parts: list[Any] = []
+    for state in states:
+        if type(state) is tuple:
+            parts += state
+        else:
+            parts.append(state)
+    tensors = [part for part in parts if type(part) is Tensor]
+    others = [p for p in parts if type(p) is not Tensor and type(p) is not Count]
+    if others:  # tuples in tuples, for one
+        others = [
+            part for part in pytree.tree_leaves(others) if isinstance(part, Tensor)
+        ]
+    return torch._C._any_requires_grad(tensors + others)

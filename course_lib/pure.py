@@ -246,12 +246,12 @@ def with_gradient(
 
 
 def _collect(tree: Tree, distinct: dict[int, Any]) -> None:
-    children = branches(tree)
+    children = tree if type(tree) is dict else branches(tree)
     if children is None:
         distinct[id(tree)] = tree
         return
     for child in children.values():
-        if isinstance(child, Tensor):
+        if type(child) is Tensor:  # without a call, as below: there may be thousands
             distinct[id(child)] = child
         else:
             _collect(child, distinct)
@@ -259,28 +259,30 @@ def _collect(tree: Tree, distinct: dict[int, Any]) -> None:
 
 def _replaced(tree: Tree, others: dict[int, Tensor]) -> Tree:
     """Return the tree with others, by the id of the tensors that they stand for."""
-    if isinstance(tree, Tensor):
+    is_plain = type(tree) is dict  # the usual case, quicker
+    if not is_plain and isinstance(tree, Tensor):
         return others.get(id(tree), tree)
     children = {
         key: others.get(id(child), child)
-        if isinstance(child, Tensor)
+        if type(child) is Tensor
         else _replaced(child, others)
-        for key, child in branches(tree).items()
+        for key, child in (tree if is_plain else branches(tree)).items()
     }
-    return rebuilt(tree, children)
+    return children if is_plain else rebuilt(tree, children)
 
 
 def _at_first_places(params: Tree, grads: dict[int, Tensor | None]) -> Tree:
     """Return the tree of gradients, and empty the table: a tie's stands there once."""
-    if isinstance(params, Tensor):
+    is_plain = type(params) is dict
+    if not is_plain and isinstance(params, Tensor):
         return grads.pop(id(params), None)
     children = {
         key: grads.pop(id(child), None)
-        if isinstance(child, Tensor)
+        if type(child) is Tensor
         else _at_first_places(child, grads)
-        for key, child in branches(params).items()
+        for key, child in (params if is_plain else branches(params)).items()
     }
-    return rebuilt(params, children)
+    return children if is_plain else rebuilt(params, children)
 
 
 def _is_any(found: dict[int, Tensor | None]) -> bool:
@@ -309,7 +311,7 @@ def _autograd_gradient(
 ) -> tuple[Any, dict[int, Tensor | None]]:
     depth = getattr(_nesting, "depth", 0)
     is_inner = depth > 0 or _is_any_attached(distinct)
-    leaves = {i: _watch(tensor, is_inner) for i, tensor in distinct.items()}
+    leaves = _watched(distinct, is_inner)
     _nesting.depth = depth + 1
     try:
         with torch.enable_grad(), owners_noted() as owners:
@@ -369,8 +371,14 @@ def _refuse_own(owners: list[Own], used: list[Tensor]) -> NoReturn:
     )
 
 
+def _watched(tensors: dict[int, Tensor], is_inner: bool) -> dict[int, Tensor]:
+    """Return new leaves; inside another gradient some that the outer one still sees."""
+    if is_inner or is_forward():
+        return {i: _watch(tensor, is_inner) for i, tensor in tensors.items()}
+    return {i: tensor.detach().requires_grad_() for i, tensor in tensors.items()}
+
+
 def _watch(tensor: Tensor, is_inner: bool) -> Tensor:
-    """Return a new leaf; inside another gradient one that the outer one still sees."""
     if is_inner and tensor.requires_grad:
         return tensor.view_as(tensor)
     if not is_forward():

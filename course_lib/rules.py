@@ -92,7 +92,7 @@ class Rule:
     def _step(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
         """Apply the rule to arrays that fit and are wide, with no look at them."""
         state, dx = self._apply(state, x, g)
-        return state, None if dx is None else dx.to(x.dtype)
+        return state, dx if dx is None or dx.dtype is x.dtype else dx.to(x.dtype)
 
     def _init(self, x: Tensor) -> State:
         return ()
@@ -355,7 +355,8 @@ class Adam(Rule):
         """Step arrays and moments in place by torch's kernel; return new states."""
         ms, vs, ts = (list(part) for part in zip(*states, strict=True))
         ms, vs, gs = _dense(ms), _dense(vs), _dense(gs)  # the kernel takes it on trust
-        counts = {t: torch.full((), t + 1.0, device=xs[0].device) for t in set(ts)}
+        nexts = {t: Count(t + 1) for t in ts}
+        counts = {t: torch.full((), t + 1.0, device=xs[0].device) for t in nexts}
         torch._fused_adam_(
             list(xs),
             gs,
@@ -371,7 +372,7 @@ class Adam(Rule):
             amsgrad=False,
             maximize=False,
         )
-        return [(m, v, Count(t + 1)) for m, v, t in zip(ms, vs, ts, strict=True)]
+        return [(m, v, nexts[t]) for m, v, t in zip(ms, vs, ts, strict=True)]
 
     def fused(
         self, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
@@ -1010,7 +1011,9 @@ def _require_fit(rule: Any, x: Any, g: Any) -> None:
 
 def _decay(average: Tensor, new: Tensor, rate: float) -> Tensor:
     """Return rate * average + (1 - rate) * new."""
-    return torch.lerp(average, new.to(average.dtype), 1 - rate)
+    if new.dtype is not average.dtype:
+        new = new.to(average.dtype)
+    return torch.lerp(average, new, 1 - rate)
 
 
 def _lack(rate: float, t: Any) -> Any:

@@ -29,7 +29,7 @@ from course_lib.trees import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Leaf:
     """The rule of one tensor and its state; a frozen tensor is not stepped."""
 

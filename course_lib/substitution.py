@@ -174,7 +174,7 @@ def lent(loans: list[Loan]) -> Iterator[None]:
 def _begin(modules: list[nn.Module], loans: list[Loan]) -> _Lending:
     outer = _here.lending
     if _here.own is not None:
-        around = [m for each in (outer.all() if outer else ()) for m in each.modules]
+        around = {m for each in (outer.all() if outer else ()) for m in each.modules}
         _here.own += [
             (module, vars(module)["_parameters"])
             for module, kind, _ in loans
@@ -185,7 +185,7 @@ def _begin(modules: list[nn.Module], loans: list[Loan]) -> _Lending:
 
 
 def _attributes(modules: Iterable[nn.Module]) -> Attributes:
-    return [(module, dict(vars(module))) for module in modules]
+    return [(module, vars(module).copy()) for module in modules]
 
 
 def _put_back(own: Attributes) -> None:

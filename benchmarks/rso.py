@@ -26,18 +26,18 @@ from course_lib.compiler import NoCompiler
 from course_lib.device import pick_device
 from course_lib.models import rso_mnist_cnn, small_cnn
 from course_lib.rso import proposals
+from course_lib.rso.eager.network import Network
+from course_lib.rso.eager.plan import Plan
+from course_lib.rso.eager.prefixes import Prefixes
+from course_lib.rso.eager.sweeps import Task
 from course_lib.rso.engines import SWEEPS
 from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.modes import cross_entropy, searched
-from course_lib.rso.network import Network
-from course_lib.rso.plan import Plan
-from course_lib.rso.prefixes import Prefixes
-from course_lib.rso.processes import Processes
-from course_lib.rso.program import Unwritten
+from course_lib.rso.native.lowering import Written
+from course_lib.rso.native.program import Unwritten
+from course_lib.rso.native.structures import KINDS, TAIL
+from course_lib.rso.parallel.processes import Processes
 from course_lib.rso.proposals import Target
-from course_lib.rso.structures import KINDS, TAIL
-from course_lib.rso.sweeps import Task
-from course_lib.rso.written import Written
 
 BOUNDS = {  # at least so many times as fast, and so much of the matmul's rate
     ("digits net", "reference"): 60,

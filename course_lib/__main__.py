@@ -120,7 +120,7 @@ def _keras(arguments: argparse.Namespace) -> int:
 
 
 def _rso(arguments: argparse.Namespace) -> int:
-    from course_lib.rso import command
+    from course_lib.rso.cli import command
 
     return command.main(arguments)
 

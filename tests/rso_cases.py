@@ -6,13 +6,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from course_lib.data import Split
-from course_lib.rso.compiled import Compiled
-from course_lib.rso.incremental import Incremental
+from course_lib.rso.eager.incremental import Incremental
+from course_lib.rso.eager.network import Network
+from course_lib.rso.eager.plan import Unsuitable
+from course_lib.rso.eager.sweeps import Cached, Reference, Task
 from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.modes import cross_entropy, searched
-from course_lib.rso.network import Network
-from course_lib.rso.plan import Unsuitable
-from course_lib.rso.program import Unwritten
+from course_lib.rso.native.program import Unwritten
+from course_lib.rso.native.sweep import Compiled
 from course_lib.rso.proposals import (
     SAMPLERS,
     base_sigma,
@@ -21,7 +22,6 @@ from course_lib.rso.proposals import (
     targets,
     winner,
 )
-from course_lib.rso.sweeps import Cached, Reference, Task
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6}
 CLASSES = 3

@@ -17,10 +17,11 @@ import torch
 from course_lib import data
 from course_lib.__main__ import main
 from course_lib.models import RSOCifar10CNN, small_cnn
-from course_lib.rso import RSO, command, locks, refresh_norm_statistics
+from course_lib.rso import RSO, refresh_norm_statistics
 from course_lib.rso.checkpoints import read
-from course_lib.rso.folders import FILES, Folder
-from course_lib.rso.nets import build
+from course_lib.rso.cli import command, locks
+from course_lib.rso.cli.folders import FILES, Folder
+from course_lib.rso.cli.nets import build
 from course_lib.training import evaluate
 
 pytestmark = pytest.mark.usefixtures("ctrl_c")
@@ -258,7 +259,7 @@ def test_a_second_run_in_a_folder_is_refused(tmp_path, rso, capsys):
     code = f"""
         import sys
         from pathlib import Path
-        from course_lib.rso.locks import locked
+        from course_lib.rso.cli.locks import locked
         with locked(Path({str(folder)!r})):
             print("held", flush=True)
             sys.stdin.read()

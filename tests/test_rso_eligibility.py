@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.overrides import TorchFunctionMode
 
 from course_lib.rso import RSO, SearchError
-from course_lib.rso.eligibility import obstacle
+from course_lib.rso.eager.eligibility import obstacle
 
 old_weight_norm = nn.utils.weight_norm  # the forms with hooks
 old_spectral_norm = nn.utils.spectral_norm

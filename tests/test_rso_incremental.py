@@ -18,7 +18,7 @@ from rso_cases import (
 from torch import nn
 
 from course_lib.models import small_cnn
-from course_lib.rso import pipeline
+from course_lib.rso.eager import pipeline
 from course_lib.rso.proposals import winner
 
 

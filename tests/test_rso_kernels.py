@@ -9,8 +9,8 @@ from rso_cases import POOLS
 from torch import nn
 from torch.testing import assert_close
 
-from course_lib.rso import kernels
-from course_lib.rso.kernels import (
+from course_lib.rso.eager import kernels
+from course_lib.rso.eager.kernels import (
     Taps,
     affine_of,
     average_blocks,

@@ -9,8 +9,8 @@ from rso_cases import Call
 from torch import nn
 from torch.testing import assert_close
 
+from course_lib.rso.eager.network import Each, Network, NotTraceable
 from course_lib.rso.modes import searched
-from course_lib.rso.network import Each, Network, NotTraceable
 
 
 def traced(model, shape=(2, 6, 6), samples=8):

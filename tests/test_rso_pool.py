@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from course_lib import compiler
-from course_lib.rso import program
-from course_lib.rso.bound import Rows
-from course_lib.rso.structures import State
+from course_lib.rso.native import program
+from course_lib.rso.native.buffers import Rows
+from course_lib.rso.native.structures import State
 
 FOLDER = Path(program.__file__).parent
 SOURCE = """

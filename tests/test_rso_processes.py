@@ -16,9 +16,10 @@ from torch import nn
 
 from course_lib.data import Split
 from course_lib.models import RSOCifar10CNN, mlp, rso_mnist_cnn, small_cnn
-from course_lib.rso import RSO, processes
+from course_lib.rso import RSO
 from course_lib.rso.checkpoints import read
-from course_lib.rso.processes import LostProcess, Processes
+from course_lib.rso.parallel import processes
+from course_lib.rso.parallel.processes import LostProcess, Processes
 
 pytestmark = pytest.mark.usefixtures("ctrl_c")
 
@@ -247,7 +248,8 @@ def test_a_killed_process_ends_the_run_and_leaves_the_checkpoint(
     wait(started)
     assert started[victim].exitcode == -signal.SIGKILL
     said = words(tmp_path, 1 - victim)
-    assert said.startswith("course_lib.rso.processes.LostProcess: RSO: process")
+    lost = "course_lib.rso.parallel.processes.LostProcess"
+    assert said.startswith(f"{lost}: RSO: process")
     assert "checkpoint is intact" in said
     search, reports = finished(tmp_path / "checkpoint.pt")
     assert [report.cycle for report in reports] == [2]

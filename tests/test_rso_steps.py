@@ -11,12 +11,12 @@ from course_lib.data import Split
 from course_lib.models import small_cnn
 from course_lib.rso import RSO, SearchError, steps
 from course_lib.rso import search as searches
-from course_lib.rso.compiled import Compiled
-from course_lib.rso.incremental import Incremental
+from course_lib.rso.eager.incremental import Incremental
+from course_lib.rso.eager.sweeps import Task
 from course_lib.rso.minibatches import Minibatches
-from course_lib.rso.processes import Processes
+from course_lib.rso.native.sweep import Compiled
+from course_lib.rso.parallel.processes import Processes
 from course_lib.rso.steps import DeviceStep, HostStep, Rules
-from course_lib.rso.sweeps import Task
 
 pytestmark = pytest.mark.usefixtures("ctrl_c")
 

@@ -6,11 +6,11 @@ from rso_cases import Call, engines, random_split
 from torch import nn
 from torch.testing import assert_close
 
+from course_lib.rso.eager.network import Network
+from course_lib.rso.eager.sweeps import Cached, Reference, Task
 from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.modes import cross_entropy, searched
-from course_lib.rso.network import Network
 from course_lib.rso.proposals import generator_of, targets
-from course_lib.rso.sweeps import Cached, Reference, Task
 
 
 def squares(outputs, labels):

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from course_lib.compiler import NoCompiler
 from course_lib.rso import memory
-from course_lib.rso.compiled import Compiled
-from course_lib.rso.incremental import Incremental
+from course_lib.rso.eager.incremental import Incremental
+from course_lib.rso.eager.network import Network
+from course_lib.rso.eager.plan import Plan, Unsuitable
+from course_lib.rso.eager.sweeps import Cached, Reference, Task
 from course_lib.rso.minibatches import Minibatches
-from course_lib.rso.network import Network
-from course_lib.rso.plan import Plan, Unsuitable
-from course_lib.rso.program import Unwritten
+from course_lib.rso.native.lowering import Written
+from course_lib.rso.native.program import Unwritten
+from course_lib.rso.native.sweep import Compiled
 from course_lib.rso.proposals import Target
-from course_lib.rso.sweeps import Cached, Reference, Task
-from course_lib.rso.written import Written
 
 
 def incremental(task: Task) -> Compiled | Incremental:

@@ -16,7 +16,11 @@ from tqdm.auto import tqdm
 from course_lib.compiler import NoCompiler
 from course_lib.data import Split
 from course_lib.rso import arguments, checkpoints, engines, fitting, memory, proposals
-from course_lib.rso.eligibility import Fingerprint, Weights
+from course_lib.rso.eager.eligibility import Fingerprint, Weights
+from course_lib.rso.eager.network import Network, NotTraceable
+from course_lib.rso.eager.pipeline import run_whole
+from course_lib.rso.eager.prefixes import Prefixes
+from course_lib.rso.eager.sweeps import Task
 from course_lib.rso.interrupts import Request, deferred
 from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.modes import (
@@ -27,16 +31,12 @@ from course_lib.rso.modes import (
     require_repeatable,
     searched,
 )
-from course_lib.rso.network import Network, NotTraceable
-from course_lib.rso.pipeline import run_whole
+from course_lib.rso.native.program import Unwritten, library
+from course_lib.rso.parallel.processes import Processes
 from course_lib.rso.precision import Comparison, products
 from course_lib.rso.precision import check as check_precision
-from course_lib.rso.prefixes import Prefixes
-from course_lib.rso.processes import Processes
-from course_lib.rso.program import Unwritten, library
 from course_lib.rso.proposals import Sampler, Target
 from course_lib.rso.steps import DeviceStep, HostStep, Rules
-from course_lib.rso.sweeps import Task
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6}  # of losses that count as equal
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from course_lib.rso import proposals
+from course_lib.rso.eager.prefixes import multiply_adds
+from course_lib.rso.eager.sweeps import Cached, Reference, Task
 from course_lib.rso.minibatches import Minibatches
+from course_lib.rso.parallel.processes import Processes
 from course_lib.rso.precision import Comparison
-from course_lib.rso.prefixes import multiply_adds
-from course_lib.rso.processes import Processes
-from course_lib.rso.sweeps import Cached, Reference, Task
 
 CLOSE = 2e-6  # of mean loss + 1: float32 losses that the engines may order otherwise
 SMALL = 2**20  # multiply-adds of a pass up to which close calls are judged twice

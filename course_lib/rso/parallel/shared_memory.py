@@ -100,7 +100,7 @@ class Board:
 
 
 def _library() -> ctypes.CDLL:
-    return library(Path(__file__).with_name("neighbors.cpp"))
+    return library(Path(__file__).with_name("shared_memory.cpp"))
 
 
 def _can_compile() -> bool:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from course_lib.rso.kernels import (
+from course_lib.rso.eager.kernels import (
     Taps,
     batch_last,
     normalize_plane,
@@ -19,10 +19,10 @@ from course_lib.rso.kernels import (
     pooling,
     standardize,
 )
-from course_lib.rso.network import Network
-from course_lib.rso.pipeline import Piece, Pipeline
-from course_lib.rso.prefixes import Prefixes, in_batch
-from course_lib.rso.sweeps import holds
+from course_lib.rso.eager.network import Network
+from course_lib.rso.eager.pipeline import Piece, Pipeline
+from course_lib.rso.eager.prefixes import Prefixes, in_batch
+from course_lib.rso.eager.sweeps import holds
 
 SMALL = 64  # pixels of an image up to which a convolution is taken as a matrix
 Step = Callable[[Tensor, int, "State"], Tensor]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from course_lib.device import pick_device
-from course_lib.rso.neighbors import Board, Gone
+from course_lib.rso.parallel.shared_memory import Board, Gone
 
 TIMEOUT = 300.0  # seconds that a process waits for the others
 

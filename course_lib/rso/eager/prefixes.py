@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from course_lib.rso.network import Network
-from course_lib.rso.sweeps import holds
+from course_lib.rso.eager.network import Network
+from course_lib.rso.eager.sweeps import holds
 
 
 def in_blocks(value: Tensor, lanes: int) -> Tensor:

@@ -28,25 +28,19 @@ from torch import nn
 from course_lib import compiler
 from course_lib.data import Split
 from course_lib.models import RSOCifar10CNN, rso_mnist_cnn
-from course_lib.rso import (
-    RSO,
-    SearchError,
-    engines,
-    prefixes,
-    program,
-    structures,
-    written,
-)
-from course_lib.rso.compiled import Compiled
-from course_lib.rso.incremental import Incremental
-from course_lib.rso.kernels import Taps
+from course_lib.rso import RSO, SearchError, engines
+from course_lib.rso.eager import prefixes
+from course_lib.rso.eager.incremental import Incremental
+from course_lib.rso.eager.kernels import Taps
+from course_lib.rso.eager.network import Network
+from course_lib.rso.eager.plan import Plan
+from course_lib.rso.eager.prefixes import Prefixes
+from course_lib.rso.eager.sweeps import Reference, Task
 from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.modes import cross_entropy, searched
-from course_lib.rso.network import Network
-from course_lib.rso.plan import Plan
-from course_lib.rso.prefixes import Prefixes
+from course_lib.rso.native import lowering, program, structures
+from course_lib.rso.native.sweep import Compiled
 from course_lib.rso.proposals import targets, winner
-from course_lib.rso.sweeps import Reference, Task
 
 try:
     program.library(torch.float32)
@@ -267,7 +261,7 @@ def built(name):
 @pytest.mark.parametrize("name", NETS)
 def test_each_network(name, options, monkeypatch):
     if options == "planes remembered":  # as those of layers with many weights are
-        monkeypatch.setattr(written, "LIGHT", 0)
+        monkeypatch.setattr(lowering, "LIGHT", 0)
     model = built(name)
     judged = assert_alike(model, random_split(21, SHAPE), **OPTIONS[options])
     searched = {n for n, p in model.named_parameters() if p.requires_grad}
@@ -295,7 +289,7 @@ def test_random_networks(network, seed, light, **options):
     model, shape = network
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.numel() < 40)
-    with mock.patch.object(written, "LIGHT", light):
+    with mock.patch.object(lowering, "LIGHT", light):
         assert_alike(model, random_split(20, shape, seed=seed), **options)
 
 
@@ -383,7 +377,7 @@ def before(*layers, image=(1, 6, 6)):
     target = [t for t in targets(model) if t.parameter.dim() == 4][1]
     with searched(model):
         network = Network.trace(model, torch.randn(3, *image), None)
-        return written.Before.find(Plan(network, target.parameter))
+        return lowering.Before.find(Plan(network, target.parameter))
 
 
 def test_the_input_that_a_light_layer_gives_is_computed_anew():
@@ -434,7 +428,7 @@ def test_a_light_layers_values_take_no_memory():
             split.inputs, split.labels, 8, kind="partition", seed=0
         )
         for target in targets(model)[:2]:
-            own = written.Written(
+            own = lowering.Written(
                 Plan(network, target.parameter), cross_entropy, minibatches
             )
             shapes = {role: own._shape_of(role, node) for role, node in own.numbers}

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_lib import compiler
-from course_lib.rso.bound import Bound, Memory, Reduce, Rows, Size
-from course_lib.rso.kernels import Pair, Taps, pair
-from course_lib.rso.structures import (
+from course_lib.rso.eager.kernels import Pair, Taps, pair
+from course_lib.rso.native.buffers import Bound, Memory, Reduce, Rows, Size
+from course_lib.rso.native.structures import (
     AGAIN,
     ANEW,
     KINDS,

@@ -18,10 +18,11 @@ from torch import nn
 
 from course_lib import data
 from course_lib.data import DataError, Dataset
-from course_lib.rso import nets, processes
-from course_lib.rso.folders import FILES, Folder
+from course_lib.rso.cli import nets
+from course_lib.rso.cli.folders import FILES, Folder
 from course_lib.rso.modes import refresh_norm_statistics
-from course_lib.rso.processes import LostProcess, Processes
+from course_lib.rso.parallel import processes
+from course_lib.rso.parallel.processes import LostProcess, Processes
 from course_lib.rso.search import RSO, CycleReport
 from course_lib.rso.steps import SearchError
 from course_lib.training import evaluate

@@ -19,8 +19,8 @@ from torch import nn
 
 from course_lib import __version__, plots
 from course_lib.rso.checkpoints import remove_leftovers, replacing
-from course_lib.rso.locks import locked
-from course_lib.rso.processes import Processes
+from course_lib.rso.cli.locks import locked
+from course_lib.rso.parallel.processes import Processes
 from course_lib.rso.search import CycleReport
 
 CHECKPOINT, SETTINGS, REPORTS = "checkpoint.pt", "settings.json", "reports.csv"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from course_lib.rso.structures import (
+from course_lib.rso.native.structures import (
     REDUCE,
     Job,
     Listing,

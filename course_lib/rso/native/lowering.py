@@ -11,15 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from course_lib.rso.bound import Rows
-from course_lib.rso.kernels import Pair, Taps
+from course_lib.rso.eager.kernels import Pair, Taps
+from course_lib.rso.eager.network import Network
+from course_lib.rso.eager.plan import Plan
+from course_lib.rso.eager.prefixes import in_batch, in_blocks
 from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.modes import Loss, cross_entropy, loss_sums
-from course_lib.rso.network import Network
-from course_lib.rso.plan import Plan
-from course_lib.rso.prefixes import in_batch, in_blocks
-from course_lib.rso.program import Program, Unwritten, Value, arranged
-from course_lib.rso.structures import TAIL, Op, State
+from course_lib.rso.native.buffers import Rows
+from course_lib.rso.native.program import Program, Unwritten, Value, arranged
+from course_lib.rso.native.structures import TAIL, Op, State
 
 
 @dataclass

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from course_lib.rso import eligibility
-from course_lib.rso.kernels import Taps, average_blocks, pooling
+from course_lib.rso.eager import eligibility
+from course_lib.rso.eager.kernels import Taps, average_blocks, pooling
 
 Reduce = Callable[[Tensor], Tensor]  # sums a tensor over all processes
 Env = dict[fx.Node, Any]

@@ -12,10 +12,10 @@ from itertools import groupby
 
 from torch import Tensor
 
-from course_lib.rso.bound import Rows
-from course_lib.rso.plan import Plan
-from course_lib.rso.sweeps import Task
-from course_lib.rso.written import Remembered, Written
+from course_lib.rso.eager.plan import Plan
+from course_lib.rso.eager.sweeps import Task
+from course_lib.rso.native.buffers import Rows
+from course_lib.rso.native.lowering import Remembered, Written
 
 Changes = list[tuple[int, float]]
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
-from course_lib.rso.kernels import RawSums, affine_of, finished, raw_sums
-from course_lib.rso.network import Env, Network
+from course_lib.rso.eager.kernels import RawSums, affine_of, finished, raw_sums
+from course_lib.rso.eager.network import Env, Network
 
 PIECE = 2**21  # bytes of the largest value of a piece
 Source = Callable[["Piece", Tensor], None]  # fills what a step gives for a piece

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, fx, nn
 
+from course_lib.rso.eager.network import Network
 from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.modes import Loss, loss_sum
-from course_lib.rso.network import Network
 from course_lib.rso.proposals import Target
 
 if TYPE_CHECKING:
-    from course_lib.rso.prefixes import Prefixes
+    from course_lib.rso.eager.prefixes import Prefixes
 
 
 @dataclass

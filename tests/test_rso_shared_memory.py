@@ -16,11 +16,11 @@ import torch.distributed as dist
 from test_rso_processes import together, wait, words
 
 from course_lib import compiler
-from course_lib.rso import neighbors, processes
-from course_lib.rso.neighbors import CAPACITY, LINE, Board, Gone
-from course_lib.rso.processes import Processes
+from course_lib.rso.parallel import processes, shared_memory
+from course_lib.rso.parallel.processes import Processes
+from course_lib.rso.parallel.shared_memory import CAPACITY, LINE, Board, Gone
 
-if not neighbors._can_compile():
+if not shared_memory._can_compile():
     pytest.skip("no C++ compiler here: gloo adds up", allow_module_level=True)
 
 
@@ -109,7 +109,7 @@ def test_a_process_that_does_not_come_is_given_up():
 
 
 def test_a_process_that_comes_late_is_awaited(monkeypatch):
-    monkeypatch.setattr(neighbors, "GLANCE", 0.01)
+    monkeypatch.setattr(shared_memory, "GLANCE", 0.01)
 
     def work(board):
         time.sleep(0.2 * board.rank)
@@ -144,7 +144,7 @@ def same(value):
 
 def files():
     """Watch the files that boards are made of."""
-    made, original = [], neighbors._new_file
+    made, original = [], shared_memory._new_file
 
     def new_file(size):
         made.append(original(size))
@@ -155,7 +155,7 @@ def files():
 
 def test_a_board_leaves_no_file(monkeypatch):
     made, new_file = files()
-    monkeypatch.setattr(neighbors, "_new_file", new_file)
+    monkeypatch.setattr(shared_memory, "_new_file", new_file)
     board = Board.shared(0, gathered(same), 20.0)
     assert len(board.memory) == 2 * (LINE + 2 * CAPACITY * 8)
     assert board.pids == [os.getpid()] * 2
@@ -188,19 +188,19 @@ def without_memory(value):
 )
 def test_all_have_a_board_or_none(other, monkeypatch):
     made, new_file = files()
-    monkeypatch.setattr(neighbors, "_new_file", new_file)
+    monkeypatch.setattr(shared_memory, "_new_file", new_file)
     assert Board.shared(0, gathered(same, other), 20.0) is None
     assert not any(map(os.path.exists, made))
 
 
 def test_no_room_for_the_memory(monkeypatch):
-    monkeypatch.setattr(neighbors, "_new_file", lambda size: None)
+    monkeypatch.setattr(shared_memory, "_new_file", lambda size: None)
     assert Board.shared(0, gathered(same), 20.0) is None
 
 
 def test_an_error_on_the_way_leaves_no_file(monkeypatch):
     made, new_file = files()
-    monkeypatch.setattr(neighbors, "_new_file", new_file)
+    monkeypatch.setattr(shared_memory, "_new_file", new_file)
 
     def gather(value):
         if isinstance(value, bool):
@@ -215,31 +215,31 @@ def test_an_error_on_the_way_leaves_no_file(monkeypatch):
 
 def test_a_file_in_another_folder(monkeypatch, tmp_path):
     """Where the system has no memory for files, or none that is free."""
-    make = neighbors.tempfile.mkstemp
+    make = shared_memory.tempfile.mkstemp
 
     def mkstemp(prefix, dir):
         if dir is not None:
             raise FileNotFoundError(dir)
         return make(prefix=prefix, dir=tmp_path)
 
-    monkeypatch.setattr(neighbors.tempfile, "mkstemp", mkstemp)
-    path = Path(neighbors._new_file(10))
+    monkeypatch.setattr(shared_memory.tempfile, "mkstemp", mkstemp)
+    path = Path(shared_memory._new_file(10))
     assert path.parent == tmp_path
     assert path.read_bytes() == bytes(10)
-    assert neighbors._mapped(str(path), 20) is None  # too short
-    assert neighbors._mapped(str(path), 10)[:] == bytes(10)
+    assert shared_memory._mapped(str(path), 20) is None  # too short
+    assert shared_memory._mapped(str(path), 10)[:] == bytes(10)
 
 
 def test_who_is_alive():
-    assert neighbors._is_alive(os.getpid())
+    assert shared_memory._is_alive(os.getpid())
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    assert neighbors._is_alive(child.pid)
+    assert shared_memory._is_alive(child.pid)
     child.stdin.close()
     if sys.platform.startswith("linux"):  # it has ended; its number is not free yet
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-        assert not neighbors._is_alive(child.pid)
+        assert not shared_memory._is_alive(child.pid)
     child.wait()
-    assert not neighbors._is_alive(child.pid)
+    assert not shared_memory._is_alive(child.pid)
 
 
 # Real processes

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx
 
+from course_lib.rso.eager.pipeline import Piece, Source
+from course_lib.rso.eager.plan import Plan, State
+from course_lib.rso.eager.sweeps import Task
 from course_lib.rso.modes import loss_sums
-from course_lib.rso.pipeline import Piece, Source
-from course_lib.rso.plan import Plan, State
-from course_lib.rso.sweeps import Task
 
 
 class Incremental:

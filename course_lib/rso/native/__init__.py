@@ -1,0 +1,1 @@
+"""The incremental sweep in C++, compiled on the reader's machine."""

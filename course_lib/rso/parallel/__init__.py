@@ -1,0 +1,1 @@
+"""One search shared by several processes."""

@@ -194,6 +194,14 @@ class Network:
         module = self.module(node)
         return list(module.parameters()) if module is not None else []
 
+    def readers(self, parameter: nn.Parameter) -> list[fx.Node]:
+        """Return the nodes that read a parameter, in order."""
+        return [
+            node
+            for node in self.nodes
+            if any(own is parameter for own in self.parameters_of(node))
+        ]
+
     def after(self, sources: list[fx.Node]) -> list[fx.Node]:
         """Return the nodes that depend on `sources`, and those themselves, in order."""
         found = dict.fromkeys(sources)

@@ -22,7 +22,6 @@ from course_lib.rso.eager.kernels import (
 from course_lib.rso.eager.network import Network
 from course_lib.rso.eager.pipeline import Piece, Pipeline
 from course_lib.rso.eager.prefixes import Prefixes, in_batch
-from course_lib.rso.eager.sweeps import holds
 
 SMALL = 64  # pixels of an image up to which a convolution is taken as a matrix
 Step = Callable[[Tensor, int, "State"], Tensor]
@@ -375,7 +374,7 @@ class Dense:
 
 
 def _only_reader(network: Network, parameter: nn.Parameter) -> fx.Node:
-    readers = [n for n in network.nodes if holds(network, n, parameter)]
+    readers = network.readers(parameter)
     if len(readers) != 1:
         raise Unsuitable(f"{len(readers)} operations read it; wanted one")
     (reader,) = readers

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from course_lib.rso.eager.network import Network
-from course_lib.rso.eager.sweeps import holds
 
 
 def in_blocks(value: Tensor, lanes: int) -> Tensor:
@@ -61,7 +60,7 @@ class Prefixes:
         self.values: dict[int, dict[fx.Node, Tensor]] = {}
         changed: set[fx.Node] = set()
         for number, parameter in enumerate(parameters):
-            readers = [n for n in network.nodes if holds(network, n, parameter)]
+            readers = network.readers(parameter)
             own = readers[0].all_input_nodes if len(readers) == 1 else []
             for node in own:
                 size = math.prod(network.shapes[node] or (math.inf,))

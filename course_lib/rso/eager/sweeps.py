@@ -11,18 +11,15 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, fx, nn
 
 from course_lib.rso.eager.network import Network
+from course_lib.rso.eager.prefixes import Prefixes
 from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.modes import Loss, loss_sum
 from course_lib.rso.proposals import Target
-
-if TYPE_CHECKING:
-    from course_lib.rso.eager.prefixes import Prefixes
 
 
 @dataclass
@@ -131,16 +128,11 @@ def _cut(
     network: Network, parameter: nn.Parameter
 ) -> tuple[list[fx.Node], list[fx.Node], set[fx.Node]]:
     """Return (nodes before a parameter, nodes from it on, what crosses the cut)."""
-    suffix = network.after([n for n in network.nodes if holds(network, n, parameter)])
+    suffix = network.after(network.readers(parameter))
     inside = set(suffix)
     prefix = [n for n in network.nodes if n not in inside]
     used = {n for node in suffix for n in node.all_input_nodes}
     return prefix, suffix, (used | {network.output}) - inside
-
-
-def holds(network: Network, node: fx.Node, parameter: nn.Parameter) -> bool:
-    """Tell whether a node reads this parameter."""
-    return any(own is parameter for own in network.parameters_of(node))
 
 
 @contextlib.contextmanager

@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from course_lib.keras_models.files import reading
-from course_lib.keras_models.graph import KerasModel
+from course_lib.keras_models.graph.model import KerasModel
 from course_lib.keras_models.kinds import Maker
 from course_lib.keras_models.layers.base import Layer
 from course_lib.keras_models.layers.window import use_theano
-from course_lib.keras_models.origin import Origin
-from course_lib.keras_models.schema import read_spec
-from course_lib.keras_models.sources import open_source, open_weights
+from course_lib.keras_models.schema.read import read_spec
+from course_lib.keras_models.source.files import reading
+from course_lib.keras_models.source.opening import open_source, open_weights
 from course_lib.keras_models.spec import KerasFormatError, ModelSpec, Problems
-from course_lib.keras_models.weights import initialize_rest, load_weights
+from course_lib.keras_models.weights.fill import initialize_rest, load_weights
+from course_lib.keras_models.weights.origin import Origin
 
 __all__ = ["KerasFormatError", "load_keras"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from course_lib.keras_models.lambda_code import describe
+from course_lib.keras_models.activations import LAYERS as ACTIVATION_LAYERS
 from course_lib.keras_models.layers import (
     activation,
     attention,
@@ -34,6 +34,7 @@ from course_lib.keras_models.layers.wrappers import (
     SpectralNormalization,
     TimeDistributed,
 )
+from course_lib.keras_models.schema.lambda_code import describe
 from course_lib.keras_models.settings import Settings
 from course_lib.keras_models.spec import (
     CallSpec,
@@ -95,7 +96,9 @@ KINDS: dict[str, Make] = {
     "StochasticDepth": scaling.StochasticDepth,
     "CustomScaleLayer": scaling.CustomScaleLayer,
 }
-KINDS |= dict.fromkeys(activation.ACTIVATION_LAYERS, activation.activation_layer)
+KINDS |= dict.fromkeys(
+    ("Activation", "Softmax", *ACTIVATION_LAYERS), activation.activation_layer
+)
 KINDS |= dict.fromkeys(images.RANDOM, images.random_change)
 KINDS |= dict.fromkeys(merging.Elementwise.functions, merging.Elementwise)
 for _n in (1, 2, 3):

@@ -1,14 +1,11 @@
 """Activation, and the layers that are activations."""
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from course_lib.keras_models import activations
-from course_lib.keras_models.activations import Activation
 from course_lib.keras_models.layers.base import (
     Layer,
     Pointwise,
@@ -17,54 +14,6 @@ from course_lib.keras_models.layers.base import (
     weight_options,
 )
 from course_lib.keras_models.settings import Settings
-
-
-def _named(settings: Settings) -> Activation:
-    return settings.activation(default="")
-
-
-def _relu(settings: Settings) -> Activation:
-    options = {
-        "negative_slope": settings.number("negative_slope", 0.0),
-        "threshold": settings.number("threshold", 0.0),
-    }
-    if settings.left.get("max_value") is not None:
-        options["max_value"] = settings.number("max_value")
-    settings.ignore("max_value")
-    return partial(activations.relu, **options)
-
-
-def _leaky_relu(settings: Settings) -> Activation:
-    return partial(F.leaky_relu, negative_slope=settings.number("negative_slope", 0.3))
-
-
-def _elu(settings: Settings) -> Activation:
-    return partial(F.elu, alpha=settings.number("alpha", 1.0))
-
-
-def _thresholded_relu(settings: Settings) -> Activation:
-    return partial(activations.threshold, threshold=settings.number("theta", 1.0))
-
-
-def _softmax(settings: Settings) -> Activation:
-    axes = settings.list_of_integers("axis", -1)
-    if len(axes) == 1:
-        return partial(F.softmax, dim=axes[0])
-    return partial(_softmax_over, dim=axes)
-
-
-def _softmax_over(x: Tensor, dim: tuple[int, ...]) -> Tensor:
-    return torch.exp(x - torch.logsumexp(x, dim, keepdim=True))
-
-
-ACTIVATION_LAYERS: dict[str, Callable[[Settings], Activation]] = {
-    "ReLU": _relu,
-    "LeakyReLU": _leaky_relu,
-    "ELU": _elu,
-    "ThresholdedReLU": _thresholded_relu,
-    "Softmax": _softmax,
-    "Activation": _named,
-}
 
 
 class Softmax(Pointwise):
@@ -76,7 +25,7 @@ class Softmax(Pointwise):
     """
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(settings, _softmax(settings))
+        super().__init__(settings, settings.activation_layer())
         version = settings.version
         self.uses_mask = version >= (2, 4) and (version.tf or version >= (3, 0))
 
@@ -97,7 +46,7 @@ def activation_layer(settings: Settings) -> Layer:
     """Activation, ReLU, LeakyReLU, ELU, ThresholdedReLU, Softmax."""
     if settings.spec.kind == "Softmax":
         return Softmax(settings)
-    return Pointwise(settings, ACTIVATION_LAYERS[settings.spec.kind](settings))
+    return Pointwise(settings, settings.activation_layer())
 
 
 class Shaped(Layer):

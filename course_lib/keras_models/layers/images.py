@@ -5,7 +5,7 @@ from torch import Tensor
 
 from course_lib.keras_models.layers.base import Layer
 from course_lib.keras_models.layers.pooling import Spatial
-from course_lib.keras_models.resize import (
+from course_lib.keras_models.layers.resize import (
     METHODS,
     center,
     crop_to_aspect,

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from course_lib.keras_models.layers.base import Layer
+from course_lib.keras_models.layers.resize import METHODS, resize
 from course_lib.keras_models.layers.window import Window, pad
-from course_lib.keras_models.resize import METHODS, resize
 from course_lib.keras_models.settings import Settings
 
 _MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}

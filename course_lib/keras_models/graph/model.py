@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.activity import record_outputs
-from course_lib.keras_models.dtypes import integer_type
+from course_lib.keras_models.graph.plan import LARGEST_TENSOR, Planner, module_name
+from course_lib.keras_models.graph.walk import Call, Walk, call_step
 from course_lib.keras_models.kinds import Maker
 from course_lib.keras_models.layers.base import Layer, MaskRule
 from course_lib.keras_models.layers.core import Embedding
 from course_lib.keras_models.layers.wrappers import Bidirectional, TimeDistributed
-from course_lib.keras_models.plan import LARGEST_TENSOR, Planner, module_name
 from course_lib.keras_models.regularizers import (
     InputActivity,
     activity,
@@ -29,8 +29,8 @@ from course_lib.keras_models.regularizers import (
     nested_count,
     times,
 )
+from course_lib.keras_models.schema.dtypes import integer_type
 from course_lib.keras_models.spec import CallSpec, ModelSpec, Ref, refs_in
-from course_lib.keras_models.walk import Call, Walk, call_step
 from course_lib.regularization import regularize
 
 

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from course_lib.keras_models.files import Arrays, NamedArrays, Stored, stored
-from course_lib.keras_models.graph import KerasModel
-from course_lib.keras_models.hdf5 import Group, Hdf5
+from course_lib.keras_models.graph.model import KerasModel
 from course_lib.keras_models.initializers import Unknown
 from course_lib.keras_models.layers.base import Layer
-from course_lib.keras_models.naming import check_renamed
-from course_lib.keras_models.origin import Origin
-from course_lib.keras_models.slots import Slot, common_layouts, slots_of
+from course_lib.keras_models.source.files import Arrays, NamedArrays, Stored, stored
+from course_lib.keras_models.source.hdf5 import Group, Hdf5
 from course_lib.keras_models.spec import KerasFormatError
-from course_lib.keras_models.weights_3 import pairs_of
+from course_lib.keras_models.weights.keras_3 import pairs_of
+from course_lib.keras_models.weights.naming import check_renamed
+from course_lib.keras_models.weights.origin import Origin
+from course_lib.keras_models.weights.slots import Slot, common_layouts, slots_of
 
 LARGEST_UNTRAINED = 150_000_000  # parameters without a file; VGG16 has 138 million
 

@@ -6,7 +6,7 @@ weights may be older than the JSON of its model, or come from another backend.
 
 from dataclasses import dataclass
 
-from course_lib.keras_models.hdf5 import Group, Hdf5
+from course_lib.keras_models.source.hdf5 import Group, Hdf5
 from course_lib.keras_models.spec import Version
 
 _KERAS_1 = Version(1, 2, 2, False)

@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from course_lib.keras_models.graph import KerasModel
+from course_lib.keras_models.graph.model import KerasModel
 from course_lib.keras_models.layers.base import as_it_is
 from course_lib.keras_models.layers.recurrent import GRU, LSTM, Recurrent
 from course_lib.keras_models.layers.wrappers import Replacement
-from course_lib.keras_models.layouts import (
+from course_lib.keras_models.weights.layouts import (
     Chain,
     Layout,
     Part,
     layouts_of,
     turned_axes,
 )
-from course_lib.keras_models.origin import KERAS_3, Origin
+from course_lib.keras_models.weights.origin import KERAS_3, Origin
 
 
 @dataclass(frozen=True)

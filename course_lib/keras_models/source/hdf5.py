@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from course_lib.keras_models.files import (
+from course_lib.keras_models.source.files import (
     Stored,
     check_sizes,
     most_bytes,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from course_lib.keras_models.files import (
+from course_lib.keras_models.source.files import (
     LARGEST_JSON,
     NamedArrays,
     Zip,
@@ -18,20 +18,20 @@ from course_lib.keras_models.files import (
     parse_json,
     reading,
 )
-from course_lib.keras_models.foreign import (
+from course_lib.keras_models.source.foreign import (
     listed,
     refuse_folder,
     refuse_foreign_json,
     refuse_text,
     refuse_zip,
 )
-from course_lib.keras_models.hdf5 import Hdf5, open_hdf5
-from course_lib.keras_models.spec import KerasFormatError
-from course_lib.keras_models.tensorflow_js import (
+from course_lib.keras_models.source.hdf5 import Hdf5, open_hdf5
+from course_lib.keras_models.source.tensorflow_js import (
     is_tensorflow_js,
     topology,
     weights_of,
 )
+from course_lib.keras_models.spec import KerasFormatError
 
 Weights = Hdf5 | NamedArrays
 _WEIGHTS = "model.weights.h5"

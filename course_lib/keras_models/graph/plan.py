@@ -13,19 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from course_lib.keras_models.layers.base import channels_to_first, channels_to_last
-from course_lib.keras_models.layers.operations import Operation
-from course_lib.keras_models.layers.operations.sizes import Sizes, as_tensor
-from course_lib.keras_models.order import in_run_order
-from course_lib.keras_models.spec import (
-    CallSpec,
-    KerasFormatError,
-    ModelSpec,
-    Ref,
-    is_operation,
-    refs_in,
-)
-from course_lib.keras_models.walk import (
+from course_lib.keras_models.graph.order import in_run_order
+from course_lib.keras_models.graph.walk import (
     Call,
     MakeMask,
     MaskPlaces,
@@ -34,6 +23,17 @@ from course_lib.keras_models.walk import (
     Walk,
     call_step,
     empty_mask,
+)
+from course_lib.keras_models.layers.base import channels_to_first, channels_to_last
+from course_lib.keras_models.layers.operations import Operation
+from course_lib.keras_models.layers.operations.sizes import Sizes, as_tensor
+from course_lib.keras_models.spec import (
+    CallSpec,
+    KerasFormatError,
+    ModelSpec,
+    Ref,
+    is_operation,
+    refs_in,
 )
 
 LARGEST_TENSOR = 2**34  # numbers in one tensor of a small batch

@@ -4,11 +4,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from course_lib.keras_models import schema_0, schema_1, schema_2
-from course_lib.keras_models.assembly import Assembly, as_mapping, as_name
-from course_lib.keras_models.dtypes import has_floats, is_float64, is_known, type_names
 from course_lib.keras_models.layers.operations import OPERATIONS
 from course_lib.keras_models.packages import with_package
+from course_lib.keras_models.schema import keras_0, keras_1, keras_2
+from course_lib.keras_models.schema.assembly import Assembly, as_mapping, as_name
+from course_lib.keras_models.schema.dtypes import (
+    has_floats,
+    is_float64,
+    is_known,
+    type_names,
+)
 from course_lib.keras_models.spec import (
     KerasFormatError,
     LayerSpec,
@@ -46,7 +51,7 @@ def read_spec(
     data = as_mapping(data, "the file")
     version = find_version(data, keras_version)
     if "class_name" not in data:
-        data = schema_0.to_keras_1(data)
+        data = keras_0.to_keras_1(data)
     ordering = data_format or _ordering(data)
     reader = _Reader(version, problems, data.get("backend"), ordering)
     spec = reader.model(data, None, True, 0)
@@ -89,7 +94,7 @@ def _ordering(data: Mapping[str, Any]) -> str | None:
     keys = ("dim_ordering", "data_format")
     written = [part.get(key) for part in _walk(data) for key in keys]
     named = {value for value in written if isinstance(value, str)}
-    found = {schema_1.FORMATS.get(value, value) for value in named}
+    found = {keras_1.FORMATS.get(value, value) for value in named}
     return found.pop() if len(found) == 1 else None
 
 
@@ -192,11 +197,11 @@ class _Reader:
         if operation:
             kind = f"ops.{source}"
         elif self.version < (2, 0):
-            kind, config = schema_1.translate(source, config)
+            kind, config = keras_1.translate(source, config)
             self.order(name, kind, source, config)
         elif self.version < (3, 0):
-            kind, config = schema_2.translate(source, config)
-            if kind in schema_2.UNWRITTEN and self.ordering:
+            kind, config = keras_2.translate(source, config)
+            if kind in keras_2.UNWRITTEN and self.ordering:
                 config.setdefault("data_format", self.ordering)
         else:
             kind = source
@@ -216,7 +221,7 @@ class _Reader:
 
     def order(self, name: str, kind: str, source: str, config: dict[str, Any]) -> None:
         """Add the data_format that Keras 1 did not write; ask where nothing tells."""
-        if kind not in schema_1.UNWRITTEN or config.get("data_format") is not None:
+        if kind not in keras_1.UNWRITTEN or config.get("data_format") is not None:
             return
         if self.ordering is None:
             self.problems.add(

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from course_lib.keras_models.foreign import HEAD, refuse_foreign, refuse_missing
+from course_lib.keras_models.source.foreign import HEAD, refuse_foreign, refuse_missing
 from course_lib.keras_models.spec import KerasFormatError
 
 LARGEST_JSON = 2**27  # bytes; NASNetLarge has 2**20

@@ -13,7 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from course_lib.keras_models.files import Arrays, NamedArrays, Stored, check_sizes
+from course_lib.keras_models.source.files import (
+    Arrays,
+    NamedArrays,
+    Stored,
+    check_sizes,
+)
 from course_lib.keras_models.spec import KerasFormatError
 
 _DTYPES = {"float32": "<f4", "float16": "<f2", "int32": "<i4", "bool": "|u1"}

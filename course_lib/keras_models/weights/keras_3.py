@@ -8,13 +8,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from course_lib.keras_models.files import Arrays
-from course_lib.keras_models.foreign import listed
-from course_lib.keras_models.graph import KerasModel
-from course_lib.keras_models.hdf5 import Group, Hdf5
-from course_lib.keras_models.naming import check_renamed
-from course_lib.keras_models.slots import Slot, slots_of
+from course_lib.keras_models.graph.model import KerasModel
+from course_lib.keras_models.source.files import Arrays
+from course_lib.keras_models.source.foreign import listed
+from course_lib.keras_models.source.hdf5 import Group, Hdf5
 from course_lib.keras_models.spec import KerasFormatError
+from course_lib.keras_models.weights.naming import check_renamed
+from course_lib.keras_models.weights.slots import Slot, slots_of
 
 Pair = tuple[list[Slot], Arrays]
 # In tf.keras 2.12 to 2.14 it is visited before "layers", and lists each layer with

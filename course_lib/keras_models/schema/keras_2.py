@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from course_lib.keras_models import schema_1
+from course_lib.keras_models.schema import keras_1
 from course_lib.keras_models.spec import KerasFormatError
 
 _ALIASES = {
@@ -28,9 +28,9 @@ def translate(name: str, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]
     ('LeakyReLU', {'negative_slope': 0.1})
     """
     if name == "Merge":
-        return schema_1.merge(config)
-    if name in schema_1.KERAS_1_ONLY:  # keras/legacy/layers.py, tag 2.2.4
-        return schema_1.translate(name, config)
+        return keras_1.merge(config)
+    if name in keras_1.KERAS_1_ONLY:  # keras/legacy/layers.py, tag 2.2.4
+        return keras_1.translate(name, config)
     new = dict(config)
     if name in ("TFOpLambda", "SlicingOpLambda"):
         function = new.pop("function", None)

@@ -21,7 +21,7 @@ from course_lib.keras_models.layers.recurrent import (
     CuDNNLSTM,
     Recurrent,
 )
-from course_lib.keras_models.origin import Origin
+from course_lib.keras_models.weights.origin import Origin
 
 Decode = Callable[[Tensor], Tensor]
 

@@ -9,7 +9,6 @@ import torch
 from test_rules import RULES
 from torch.testing import assert_close
 
-from course_lib.counts import Count, TracedCount
 from course_lib.explicit import Leaf, adjust, load, save, setup, update, update_
 from course_lib.rules import (
     AccumulateGradients,
@@ -22,6 +21,7 @@ from course_lib.rules import (
     NAdam,
     RAdam,
 )
+from course_lib.rules.counts import Count, TracedCount
 
 NESTED = [
     Chain(Chain(AccumulateGradients(2), Adam(0.1)), AccumulateGradients(3), RAdam(0.1)),

@@ -1,7 +1,7 @@
 """The state of rules: a tree of leaves that mirrors the parameters.
 
-Each leaf holds the rule of one tensor, what the rule remembers of it, and whether it is
-frozen. All functions return new trees; those they are given stay as they are.
+Each leaf holds the rule of one tensor, the rule's state, and whether the tensor is
+frozen. All functions return new trees; their arguments are not changed.
 """
 
 import inspect
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from course_lib.graphs import is_recorded
-from course_lib.hyperparameters import plain
-from course_lib.rules import Chain, Rule, is_rule
+from course_lib.explicit.graphs import is_recorded
+from course_lib.rules.base import Rule, is_rule
+from course_lib.rules.composing import Chain
+from course_lib.rules.hyperparameters import plain
 from course_lib.trees import (
-    CONTAINERS,
     Path,
     Tree,
     branches,
@@ -50,12 +50,12 @@ def setup(
 ) -> Tree:
     """Return the state of a rule for every tensor of the tree, in the same shape.
 
-    What `parameters` found frozen in the model, by `requires_grad_(False)`, is frozen;
-    `thaw` frees it. A warning says so where that is all there is.
+    Tensors that the model froze, by `requires_grad_(False)`, are frozen; `thaw` frees
+    them. A warning says so where all are frozen.
 
     Args:
-        rule: one rule for all; or a dict {key: rule or dict} whose keys are those of
-            params: other rules for other subtrees, a list or a tuple for a sequence; or
+        rule: one rule for all; or a dict {key: rule or dict} with the keys of params,
+            for other rules for other subtrees, and a list or a tuple for a sequence; or
             a function (path, tensor) -> rule, where the path is the tuple of keys. A
             dict may hold functions.
         params: the tree. A tied tensor has one state.
@@ -64,7 +64,6 @@ def setup(
         ValueError: no rule, keys that do not fit, two rules for a tied tensor, or a
             sparse tensor.
 
-    >>> import torch
     >>> from course_lib.rules import AdamW, Momentum
     >>> setup(Momentum(), {"x": torch.zeros(1)})["x"].state
     tensor([0.])
@@ -75,49 +74,45 @@ def setup(
     0.1
     """
     require_tree("setup", "params", params)
-    made: dict[int, tuple[Path, Leaf]] = {}
+    leaves: dict[int, tuple[Path, Leaf]] = {}
 
     def leaf(path: Path, tensor: Tensor) -> Leaf:
         if not isinstance(tensor, Tensor):
             raise ValueError(
                 f"setup: {dotted(path)!r} is {type(tensor).__name__}; wanted a tensor."
             )
-        mine = _rule_at(rule, path, tensor)
-        if id(tensor) not in made:
-            _require_strided(path, tensor)
-            state = mine.init(tensor if is_recorded(tensor) else tensor.detach())
-            made[id(tensor)] = path, Leaf(mine, state, is_frozen_in_model(tensor))
-        first, known = made[id(tensor)]
-        if known.rule != mine:
+        here = _rule_at(rule, path, tensor)
+        if id(tensor) not in leaves:
+            if tensor.layout is not torch.strided:
+                raise ValueError(
+                    f"setup: the parameter {dotted(path)!r} is sparse; wanted a dense "
+                    "one. Call .to_dense() on it."
+                )
+            state = here.init(tensor if is_recorded(tensor) else tensor.detach())
+            leaves[id(tensor)] = path, Leaf(here, state, is_frozen_in_model(tensor))
+        first, known = leaves[id(tensor)]
+        if known.rule != here:
             raise ValueError(
                 f"setup: {dotted(first)!r} and {dotted(path)!r} are one tied "
-                f"tensor, but have the rules {known.rule} and {mine}. "
+                f"tensor, but have the rules {known.rule} and {here}. "
                 "Give both the same rule."
             )
         return known
 
     _refuse_extra(rule, params)
     state = map_tree(leaf, params)
-    if made and all(leaf.frozen for _, leaf in made.values()):
+    if leaves and all(leaf.frozen for _, leaf in leaves.values()):
         warnings.warn(
-            "setup: every parameter is frozen, for the model they are from has "
-            "requires_grad=False everywhere, so `update` moves nothing. If they are to "
-            "be trained, thaw(state) frees them.",
+            "setup: every parameter is frozen, because their model has "
+            "requires_grad=False everywhere, so `update` moves nothing. To train them, "
+            "thaw(state) frees them.",
             stacklevel=2,
         )
     return state
 
 
-def _require_strided(path: Path, tensor: Tensor) -> None:
-    if tensor.layout is not torch.strided:
-        raise ValueError(
-            f"setup: the parameter {dotted(path)!r} is sparse; wanted a dense one. "
-            "Call .to_dense() on it."
-        )
-
-
 def _refuse_extra(rules: Any, params: Any, path: Path = ()) -> None:
-    """Complain of rules for what is not there, at any depth."""
+    """Refuse rules for keys that are not in params, at any depth."""
     rules, params = _parts(rules), branches(params)
     if rules is None or params is None:
         return
@@ -132,7 +127,7 @@ def _refuse_extra(rules: Any, params: Any, path: Path = ()) -> None:
 
 
 def _parts(rule: Any) -> dict[Any, Any] | None:
-    """Return the rules for the parts of a tree, or None for a single one."""
+    """Return the rules of the children of a tree, or None for a single rule."""
     return dict(rule) if isinstance(rule, Mapping) else branches(rule)
 
 
@@ -149,7 +144,14 @@ def _rule_at(rule: Any, path: Path, tensor: Tensor) -> Rule:
         rule = parts[key]
     is_class_or_model = isinstance(rule, type | nn.Module)
     if callable(rule) and not (is_class_or_model or is_rule(rule)):
-        rule = _called(rule, path, tensor)
+        try:
+            inspect.signature(rule).bind(path, tensor)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"setup: got {rule!r} for the rule, which does not take (path, "
+                "tensor); wanted a function of both that returns a rule."
+            ) from None
+        rule = rule(path, tensor)
     if not is_rule(rule):
         raise ValueError(
             f"setup: the rule for {dotted(path)!r} is {rule!r}; wanted one of "
@@ -158,21 +160,9 @@ def _rule_at(rule: Any, path: Path, tensor: Tensor) -> Rule:
     return rule
 
 
-def _called(function: Callable[..., Any], path: Path, tensor: Tensor) -> Any:
-    try:
-        inspect.signature(function).bind(path, tensor)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"setup: got {function!r} for the rule, which does not take (path, "
-            "tensor); wanted a function of both that returns a rule."
-        ) from None
-    return function(path, tensor)
-
-
 def freeze(state: Tree) -> Tree:
-    """Return this state, or a subtree of one, frozen: `update` leaves it alone.
+    """Return this state, or a subtree of one, frozen: `update` does not step it.
 
-    >>> import torch
     >>> from course_lib.rules import Descent
     >>> params = {"a": {"x": torch.zeros(1)}, "b": {"x": torch.ones(1)}}
     >>> state = setup(Descent(), params)
@@ -184,7 +174,7 @@ def freeze(state: Tree) -> Tree:
 
 
 def thaw(state: Tree) -> Tree:
-    """Return this state, or a subtree of one, such that `update` steps it again."""
+    """Return this state, or a subtree of one, not frozen: `update` steps it again."""
     return each_leaf("thaw", state, lambda path, leaf: replace(leaf, frozen=False))
 
 
@@ -195,9 +185,8 @@ def adjust(state: Tree, eta: float | None = None, **hyperparameters: Any) -> Tre
 
     Raises:
         ValueError: a rule has no hyperparameter of that name, refuses the value, or
-            would have to remember other things than it did.
+            would need a state of another form.
 
-    >>> import torch
     >>> from course_lib.rules import Adam
     >>> state = adjust(setup(Adam(), {"x": torch.zeros(1)}), 0.01)
     >>> state["x"].rule.eta
@@ -209,71 +198,66 @@ def adjust(state: Tree, eta: float | None = None, **hyperparameters: Any) -> Tre
     def adjusted(path: Path, leaf: Leaf) -> Leaf:
         rule = leaf.rule
         for name, value in given.items():
-            rule, changed = _with(rule, name, value)
-            if not changed:
+            rule, is_changed = _with(rule, name, value)
+            if not is_changed:
                 raise ValueError(
                     f"adjust: {leaf.rule} of {dotted(path)!r} has no {name!r}. "
                     "Adjust the subtree whose rule has it."
                 )
         if not all(isinstance(value, float) for value in given.values()):
-            _require_same_memory(path, leaf, rule)
+            _require_same_state(path, leaf, rule)
         return replace(leaf, rule=rule)
 
     return each_leaf("adjust", state, adjusted)
 
 
 def _with(rule: Any, name: str, value: Any) -> tuple[Any, bool]:
+    """Return the rule with the value, and whether it has the name."""
     if isinstance(rule, Chain):
         pairs = [_with(member, name, value) for member in rule.rules]
-        return Chain(*(member for member, _ in pairs)), any(done for _, done in pairs)
+        return Chain(*(member for member, _ in pairs)), any(has for _, has in pairs)
     names = [spec.name for spec in fields(rule)] if is_dataclass(rule) else []
     if name in names and name != "rule":
         return replace(rule, **{name: value}), True
     if "rule" in names:  # a rule around a rule
-        inner, changed = _with(rule.rule, name, value)
-        return replace(rule, rule=inner), changed
+        inner, is_changed = _with(rule.rule, name, value)
+        return replace(rule, rule=inner), is_changed
     return rule, False
 
 
-def _require_same_memory(path: Path, leaf: Leaf, rule: Rule) -> None:
-    """Refuse a switch, such as RMSProp's `centered`, that the old state can't follow.
+def _require_same_state(path: Path, leaf: Leaf, rule: Rule) -> None:
+    """Refuse a switch, such as RMSProp's `centered`, that needs another form of state.
 
-    A step size or a decay rate, a float, can't be one: it costs a schedule no look.
+    A float, such as a step size, can't be a switch; `adjust` does not check it here.
     """
-    remembered = [x for x in pytree.tree_leaves(leaf.state) if isinstance(x, Tensor)]
-    probe = remembered[0].detach() if remembered else torch.zeros(1)
-    if _memory(leaf.rule, probe) != _memory(rule, probe):
+    tensors = [x for x in pytree.tree_leaves(leaf.state) if isinstance(x, Tensor)]
+    probe = tensors[0].detach() if tensors else torch.zeros(1)
+    if _form(leaf.rule, probe) != _form(rule, probe):
         raise ValueError(
             f"adjust: {dotted(path)!r} has the state of {leaf.rule}; {rule} wants "
             f"one of another form. Call setup({rule}, params) for a new state."
         )
 
 
-def _memory(rule: Rule, x: Tensor) -> tuple[Any, list[Any]]:
-    """Return the form of a rule's state: which containers, and which dtypes in them."""
+def _form(rule: Rule, x: Tensor) -> tuple[Any, list[Any]]:
+    """Return which containers the rule's state has, and which dtypes in them."""
     leaves, form = pytree.tree_flatten(rule.init(x))
     return form, [getattr(leaf, "dtype", type(leaf)) for leaf in leaves]
 
 
-def each_leaf(place: str, state: Any, function: Callable[[Path, Leaf], Leaf]) -> Any:
-    """Map over the leaves of a state; tied places stay one leaf. A leaf is a state."""
-    if isinstance(state, Leaf):
-        return function((), state)
+def each_leaf(caller: str, state: Any, function: Callable[[Path, Leaf], Leaf]) -> Any:
+    """Map over the leaves of a state, or over one leaf; tied places stay one leaf."""
     done: dict[int, Leaf] = {}
 
     def once(path: Path, leaf: Any) -> Leaf:
         if not isinstance(leaf, Leaf):
+            at = f"{dotted(path)!r} is" if path else "got"
             raise ValueError(
-                f"{place}: {dotted(path)!r} is {type(leaf).__name__}; wanted a "
-                "state, as setup(rule, params) gives it."
+                f"{caller}: {at} {type(leaf).__name__}; wanted a state, as "
+                "setup(rule, params) gives it."
             )
         if id(leaf) not in done:
             done[id(leaf)] = function(path, leaf)
         return done[id(leaf)]
 
-    if not isinstance(state, CONTAINERS):
-        raise ValueError(
-            f"{place}: got {type(state).__name__}; wanted a state, as setup(rule, "
-            "params) gives it."
-        )
     return map_tree(once, state)

@@ -1,8 +1,8 @@
 """Numbers of steps inside a rule's state.
 
-In eager code a count is an int. torch.compile bakes an int into its code and compiles
-anew for each value, so what a compiled step returns counts in a tensor instead; eager
-code takes both.
+In eager code a count is an int. torch.compile builds an int into its code and compiles
+again for each value, so a compiled step returns counts in a tensor instead; eager code
+takes both.
 """
 
 from typing import Any
@@ -44,8 +44,8 @@ pytree.register_pytree_node(Count, lambda t: ([], int(t)), lambda _, t: Count(t)
 pytree.register_pytree_node(TracedCount, lambda t: ([], t), lambda _, t: t)
 
 
-def next_of(t: Any) -> Any:
-    """Return the count after t: traced inside of torch.compile, else a plain one."""
+def next_count(t: Any) -> Any:
+    """Return t + 1: a traced count inside of torch.compile, else a plain one."""
     if not torch.compiler.is_dynamo_compiling():
         return Count(t + 1)
     if isinstance(t, TracedCount):
@@ -54,32 +54,31 @@ def next_of(t: Any) -> Any:
 
 
 def number_of(t: Any) -> Any:
-    """Return what formulas count with: an int, or a float64 of compiled code."""
+    """Return a count as an int, or as a float64 tensor in compiled code."""
     return t.value if type(t) is TracedCount else int(t)
 
 
 class Conditional:
-    """A step in compiled code, which is taken only where `is_due` turns out True."""
+    """A step in compiled code that is taken only where `is_due` turns out True."""
 
     def __init__(self, dx: Tensor, is_due: Tensor) -> None:
         self.dx, self.is_due = dx, is_due
 
-    def settled(self) -> Tensor:
+    def or_zeros(self) -> Tensor:
         """Return the step, or zeros where none is due."""
         return torch.where(self.is_due.to(self.dx.device), self.dx, 0)
 
 
-def chosen(is_due: Tensor, new: Any, old: Any) -> Any:
+def where_due(is_due: Tensor, new: Any, old: Any) -> Any:
     """Return a rule's new state where the step is due, else the old one."""
     if isinstance(new, tuple):
         pairs = zip(new, old, strict=True)
-        return tuple([chosen(is_due, one, other) for one, other in pairs])
+        return tuple([where_due(is_due, one, other) for one, other in pairs])
     if isinstance(new, Count | TracedCount):
-        return TracedCount(torch.where(is_due, *_float64(new, old)))
+        counts = [
+            torch.as_tensor(number_of(t), dtype=torch.float64) for t in (new, old)
+        ]
+        return TracedCount(torch.where(is_due, *counts))
     if isinstance(new, Tensor):
         return torch.where(is_due.to(new.device), new, old)
     return new
-
-
-def _float64(*counts: Any) -> list[Tensor]:
-    return [torch.as_tensor(number_of(t), dtype=torch.float64) for t in counts]

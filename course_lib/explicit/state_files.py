@@ -12,26 +12,27 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from course_lib import rules
-from course_lib.counts import Count, TracedCount
-from course_lib.rules import Chain, Rule, form_of
-from course_lib.states import Leaf, each_leaf
+from course_lib.explicit.states import Leaf, each_leaf
+from course_lib.rules.base import Rule, has_form_of, is_rule
+from course_lib.rules.composing import Chain
+from course_lib.rules.counts import Count, TracedCount
 from course_lib.trees import Path as Keys
 from course_lib.trees import Tree, branches, walk
 
 FORMAT = 1  # of the files; one of another number is refused
 Arrays = dict[str, np.ndarray]
-_RULES = {name: kind for name, kind in vars(rules).items() if isinstance(kind, type)}
-_RULES = {n: kind for n, kind in _RULES.items() if issubclass(kind, Rule)}
+_RULES = {name: getattr(rules, name) for name in rules.__all__}
 
 
 def save(path: str | os.PathLike[str], state: Tree) -> None:
     """Write a state to one `.npz` file, in one step or not at all; nothing is pickled.
 
-    The file holds the arrays, and the rules with their hyperparameters as JSON. Lists
-    and tuples come back as such, a named tuple as a dict of its fields; `update` takes
-    that for it.
+    The file holds the arrays, and the rules with their hyperparameters as JSON. `load`
+    returns lists and tuples as such, a named tuple as a dict of its fields; `update`
+    accepts that in its place.
 
     Raises:
         ValueError: no state, a rule that is not of course_lib.rules, or a key of a dict
@@ -43,28 +44,42 @@ def save(path: str | os.PathLike[str], state: Tree) -> None:
         raise ValueError(
             "save: got a Leaf; wanted a state in nested dicts, for example {'x': leaf}."
         )
-    distinct: dict[int, Leaf] = {}  # a tied leaf stands at several places, stored once
+    distinct: dict[int, Leaf] = {}  # a tied leaf is stored once
     places: dict[str, int] = {}
-    for keys, leaf in walk(each_leaf("save", state, lambda keys, leaf: leaf)):
-        _require_keys(keys)
+    for path_in_tree, leaf in walk(each_leaf("save", state, lambda _, leaf: leaf)):
+        for key in path_in_tree:
+            if not isinstance(key, str | int):
+                raise ValueError(
+                    f"save: {key!r} is a key of the state; wanted strings or integers, "
+                    "which a file can hold. Use another key."
+                )
         distinct.setdefault(id(leaf), leaf)
-        places[json.dumps(keys)] = list(distinct).index(id(leaf))
+        places[json.dumps(path_in_tree)] = list(distinct).index(id(leaf))
     arrays: Arrays = {}
-    leaves = [_leaf_to_json(v, str(i), arrays) for i, v in enumerate(distinct.values())]
-    kinds = {json.dumps(path): kind for path, kind in _containers(state)}
-    content = {"format": FORMAT, "places": places, "containers": kinds}
-    text = json.dumps({**content, "leaves": leaves})
-    arrays["json"] = np.frombuffer(text.encode(), dtype=np.uint8)
+    content = {
+        "format": FORMAT,
+        "places": places,
+        "containers": {json.dumps(path): kind for path, kind in _containers(state)},
+        "leaves": [
+            {
+                "rule": _rule_to_json(leaf.rule),
+                "state": _state_to_json(leaf.state, str(i), arrays),
+                "frozen": leaf.frozen,
+            }
+            for i, leaf in enumerate(distinct.values())
+        ],
+    }
+    arrays["json"] = np.frombuffer(json.dumps(content).encode(), dtype=np.uint8)
     try:
         _write(place, arrays)
     except OSError as error:
-        again = type(error)(
+        advised = type(error)(
             f"save: {path} was not written ({error.strerror or error}); what was there "
             "before is unchanged. Wanted a file in a folder that exists, that may be "
             "written to and has room."
         )
-        again.errno = error.errno
-        raise again from error
+        advised.errno = error.errno
+        raise advised from error
 
 
 def load(path: str | os.PathLike[str], *, device: Any = None) -> Tree:
@@ -120,17 +135,8 @@ def _read(path: Path) -> Tree:
     return _tree(places, content.get("containers", {}))
 
 
-def _require_keys(path: Keys) -> None:
-    for key in path:
-        if not isinstance(key, str | int):
-            raise ValueError(
-                f"save: {key!r} is a key of the state; wanted strings or integers, "
-                "which come back from a file. Name it in another way."
-            )
-
-
 def _containers(state: Tree, path: Keys = ()) -> Iterator[tuple[Keys, str]]:
-    """Yield (path, kind) of what the paths of the leaves don't tell."""
+    """Yield (path, kind) of the containers that the leaves' paths do not show."""
     children = branches(state)
     if children is None:
         return
@@ -168,13 +174,9 @@ def _folder(tree: dict[Any, Any], path: list[Any]) -> dict[Any, Any]:
 
 
 def _moved(state: Tree, device: Any) -> Tree:
-    def moved(part: Any) -> Any:
-        if isinstance(part, tuple):
-            return tuple(map(moved, part))
-        return part.to(device) if isinstance(part, Tensor) else part
-
-    def leaf(keys: Any, leaf: Leaf) -> Leaf:
-        return Leaf(leaf.rule, moved(leaf.state), leaf.frozen)
+    def leaf(_: Keys, leaf: Leaf) -> Leaf:
+        moved = pytree.tree_map_only(Tensor, lambda x: x.to(device), leaf.state)
+        return Leaf(leaf.rule, moved, leaf.frozen)
 
     try:
         torch.empty(0, device=device)
@@ -187,70 +189,54 @@ def _moved(state: Tree, device: Any) -> Tree:
         ) from error
 
 
-def _leaf_to_json(leaf: Leaf, key: str, arrays: Arrays) -> dict[str, Any]:
-    rule, state = _rule_to_json(leaf.rule), _to_json(leaf.state, key, arrays)
-    return {"rule": rule, "state": state, "frozen": leaf.frozen}
-
-
 def _leaf_from_json(content: dict[str, Any], arrays: Arrays) -> Leaf:
     rule = _rule_from_json(content["rule"])
-    state = _from_json(content["state"], arrays)
-    if not _is_of(rule, state):
+    state = _state_from_json(content["state"], arrays)
+    if not any(_is_of(rule, state, kind) for kind in (torch.float32, torch.complex64)):
         raise ValueError(f"it has a state that {rule} does not make")
     return Leaf(rule, state, bool(content["frozen"]))
 
 
-def _is_of(rule: Rule, state: Any) -> bool:
-    """Tell whether a state has the form that the rule gives it for some array."""
-    for dtype in (torch.float32, torch.complex64):
-        try:
-            if form_of(state) == form_of(rule.init(torch.zeros(1, dtype=dtype))):
-                return True
-        except ValueError:  # a MixedPrecision of the other kind
-            continue
-    return False
+def _is_of(rule: Rule, state: Any, dtype: torch.dtype) -> bool:
+    try:
+        return has_form_of(rule, state, torch.zeros(1, dtype=dtype))
+    except ValueError:  # a MixedPrecision of the other kind
+        return False
 
 
-def _rule_to_json(rule: Any) -> dict[str, Any]:
-    name = type(rule).__name__
-    if _RULES.get(name) is not type(rule):
-        raise ValueError(
-            f"save: {rule!r} is not one of course_lib.rules, so a file can't name it. "
-            "Save what it remembers yourself."
-        )
-    if isinstance(rule, Chain):
-        return {"class": name, "rules": [_rule_to_json(r) for r in rule.rules]}
-    return {
-        "class": name,
-        **{f.name: _value(getattr(rule, f.name)) for f in fields(rule)},
-    }
+# Rules
 
 
-def _value(value: Any) -> Any:
-    if isinstance(value, Rule):
-        return _rule_to_json(value)
+def _rule_to_json(value: Any) -> Any:
+    """Describe a rule, or one of its values; tuples become lists in the JSON."""
+    if isinstance(value, tuple):
+        return [_rule_to_json(part) for part in value]
     if isinstance(value, torch.dtype):
         return {"dtype": str(value).removeprefix("torch.")}
-    return value
+    if not is_rule(value):
+        return value
+    name = type(value).__name__
+    if _RULES.get(name) is not type(value):
+        raise ValueError(
+            f"save: {value!r} is not one of course_lib.rules, so a file can't name it. "
+            "Save its state yourself."
+        )
+    values = {spec.name: getattr(value, spec.name) for spec in fields(value)}
+    return {"class": name, **{key: _rule_to_json(v) for key, v in values.items()}}
 
 
-def _rule_from_json(content: dict[str, Any]) -> Rule:
-    content = dict(content)
-    name = content.pop("class")
+def _rule_from_json(content: Any) -> Any:
+    if isinstance(content, list):
+        return tuple(map(_rule_from_json, content))
+    if not isinstance(content, dict):
+        return content
+    if "class" not in content:
+        return _dtype(content["dtype"])
+    name = content["class"]
     if name not in _RULES:
         raise ValueError(f"it names a rule {name!r}, which this course_lib has not")
-    kind = _RULES[name]
-    if kind is Chain:
-        return Chain(*map(_rule_from_json, content["rules"]))
-    return kind(**{name: _argument(value) for name, value in content.items()})
-
-
-def _argument(value: Any) -> Any:
-    if isinstance(value, dict) and "dtype" in value:
-        return _dtype(value["dtype"])
-    if isinstance(value, dict):
-        return _rule_from_json(value)
-    return tuple(value) if isinstance(value, list) else value
+    values = {k: _rule_from_json(v) for k, v in content.items() if k != "class"}
+    return Chain(*values["rules"]) if _RULES[name] is Chain else _RULES[name](**values)
 
 
 def _dtype(name: str) -> torch.dtype:
@@ -260,7 +246,10 @@ def _dtype(name: str) -> torch.dtype:
     return dtype
 
 
-def _to_json(state: Any, key: str, arrays: Arrays) -> Any:
+# States
+
+
+def _state_to_json(state: Any, key: str, arrays: Arrays) -> Any:
     """Describe a state: tensors go into `arrays`, tuples become lists."""
     if isinstance(state, Tensor):
         tensor = state.detach().cpu().reshape(-1).contiguous()
@@ -268,7 +257,7 @@ def _to_json(state: Any, key: str, arrays: Arrays) -> Any:
         dtype = str(tensor.dtype).removeprefix("torch.")
         return {"array": key, "dtype": dtype, "shape": list(state.shape)}
     if isinstance(state, tuple):
-        return [_to_json(s, f"{key}.{i}", arrays) for i, s in enumerate(state)]
+        return [_state_to_json(s, f"{key}.{i}", arrays) for i, s in enumerate(state)]
     if state is None:
         return None
     if isinstance(state, Count | TracedCount):
@@ -279,9 +268,9 @@ def _to_json(state: Any, key: str, arrays: Arrays) -> Any:
     )
 
 
-def _from_json(content: Any, arrays: Arrays) -> Any:
+def _state_from_json(content: Any, arrays: Arrays) -> Any:
     if isinstance(content, list):
-        return tuple(_from_json(part, arrays) for part in content)
+        return tuple(_state_from_json(part, arrays) for part in content)
     if content is None:
         return None
     if "count" in content:
@@ -291,11 +280,8 @@ def _from_json(content: Any, arrays: Arrays) -> Any:
         return Count(count)
     dtype, raw = _dtype(content["dtype"]), arrays[content["array"]]
     size = math.prod(content["shape"]) * dtype.itemsize
-    if (
-        raw.dtype != np.uint8
-        or raw.size != size
-        or min(content["shape"], default=0) < 0
-    ):
+    is_negative = min(content["shape"], default=0) < 0
+    if raw.dtype != np.uint8 or raw.size != size or is_negative:
         raise ValueError(f"an array has {raw.size} bytes of {raw.dtype}, wanted {size}")
     tensor = torch.empty(content["shape"], dtype=dtype)
     tensor.reshape(-1).view(torch.uint8).copy_(torch.from_numpy(raw))

@@ -1,0 +1,150 @@
+"""The base of all rules, and the checks of their arrays and states."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from course_lib.rules.arithmetic import widened
+from course_lib.rules.counts import Conditional, Count, TracedCount
+from course_lib.rules.hyperparameters import validate
+
+State = Any  # a tensor, a Count, or tuples of these; () where nothing is stored
+Step = Tensor | Conditional | None  # None: no step this time
+Steps = tuple[list[State], list[Step]]  # the new states and steps of several arrays
+
+# What a rule may raise while it unpacks the state of another rule
+STATE_ERRORS = TypeError, ValueError, IndexError, AttributeError
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The base of all rules: checks the hyperparameters, and widens half precision.
+
+    A subclass defines `_init(x) -> state` and `_apply(state, x, g) -> (state, dx)`.
+
+    Raises:
+        ValueError: a hyperparameter is no number or out of its range.
+    """
+
+    _widens_halves = True  # and then rounds their steps
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+    def init(self, x: Tensor) -> State:
+        """Return the state for an array before its first step."""
+        if not isinstance(x, Tensor):
+            raise ValueError(
+                f"{type(self).__name__}.init: got {type(x).__name__}; wanted a tensor. "
+                "For a tree of them, call setup(rule, params)."
+            )
+        return self._init(widened(x) if self._widens_halves else x)
+
+    def apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        """Return the new state and the step dx; x and g are unchanged.
+
+        Args:
+            state: from `init` or the step before.
+            x: the array, of any shape; real, complex, or half precision.
+            g: its gradient, of the same shape.
+
+        Raises:
+            ValueError: x and g don't fit, or the state is not of this rule.
+        """
+        _require_fit(self, x, g)
+        try:
+            if not self._widens_halves:
+                state, dx = self._apply(state, x, g)
+            else:
+                state, dx = self._apply(state, widened(x), widened(g))
+        except STATE_ERRORS as error:
+            if not has_form_of(self, state, x):
+                raise ValueError(
+                    f"{type(self).__name__}.apply: the state is not one of {self}. "
+                    "Wanted that of its `init` or of the step before."
+                ) from error
+            raise
+        dx = dx.or_zeros() if isinstance(dx, Conditional) else dx
+        return state, dx.to(x.dtype) if self._widens_halves and dx is not None else dx
+
+    def apply_all(
+        self, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
+    ) -> Steps:
+        """Apply the rule to several arrays; a rule over all of them overrides this.
+
+        A step may be wider than its array: x - dx is rounded once, at the end.
+        """
+        return _apply_each(self, states, xs, gs)
+
+    def _step(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        """Apply the rule, without checks, to arrays that are not half precision."""
+        state, dx = self._apply(state, x, g)
+        return state, dx if dx is None or dx.dtype is x.dtype else dx.to(x.dtype)
+
+    def _init(self, x: Tensor) -> State:
+        return ()
+
+    def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
+        raise NotImplementedError(
+            f"{type(self).__name__} defines no _apply(state, x, g) -> (state, dx)."
+        )
+
+
+def _apply_each(
+    rule: Any, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
+) -> Steps:
+    has_step = getattr(type(rule), "apply", None) is Rule.apply
+    step = rule._step if has_step else rule.apply
+    steps = [
+        step(state, widened(x), widened(g))
+        for state, x, g in zip(states, xs, gs, strict=True)
+    ]
+    return [state for state, _ in steps], [dx for _, dx in steps]
+
+
+def apply_all_of(rule: Any) -> Callable[..., Steps]:
+    """Return the rule's `apply_all`; a rule of the reader may have only `apply`."""
+    return getattr(rule, "apply_all", None) or partial(_apply_each, rule)
+
+
+def is_rule(thing: Any) -> bool:
+    """Tell whether it has what a rule needs; the class Adam is no rule, Adam() is."""
+    has_both = hasattr(thing, "init") and hasattr(thing, "apply")
+    return has_both and not isinstance(thing, type)
+
+
+def has_form_of(rule: Any, state: State, x: Tensor) -> bool:
+    """Tell whether a state has the form that the rule makes for an array like x."""
+    return _form(state) == _form(rule.init(x.detach()))
+
+
+def _form(state: State) -> Any:
+    """Return the types of a state's parts, in the tuples that they are in."""
+    if isinstance(state, tuple):
+        return tuple(map(_form, state))
+    if isinstance(state, Tensor):
+        return Tensor
+    return Count if isinstance(state, TracedCount) else type(state)
+
+
+def _require_fit(rule: Any, x: Any, g: Any) -> None:
+    if (
+        (isinstance(x, Tensor) and isinstance(g, Tensor))
+        and x.shape == g.shape
+        and (x.dtype is g.dtype or x.is_complex() or not g.is_complex())
+    ):
+        return
+    got = [
+        f"{t.dtype} of shape {tuple(t.shape)}"
+        if isinstance(t, Tensor)
+        else type(t).__name__
+        for t in (x, g)
+    ]
+    raise ValueError(
+        f"{type(rule).__name__}.apply: got {got[0]} for the array and {got[1]} for "
+        "its gradient; wanted two tensors of one shape, both real or the array "
+        "complex. For trees, call update(state, params, grads)."
+    )

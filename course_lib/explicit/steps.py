@@ -1,6 +1,5 @@
 """One step of all tensors in a tree: `update`, and `update_` in place."""
 
-from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
@@ -10,7 +9,7 @@ from course_lib.device import forget_casts
 from course_lib.explicit.gathering import Item, gather
 from course_lib.explicit.graphs import is_any_recorded
 from course_lib.explicit.states import Leaf
-from course_lib.rules.adam import has_fused_step
+from course_lib.rules.adam import Adam, has_fused_step
 from course_lib.rules.base import STATE_ERRORS, Rule, has_form_of, is_rule
 from course_lib.rules.groups import Group, apply_groups
 from course_lib.trees import (
@@ -106,8 +105,9 @@ def _with_new(
 
 
 def _replace_leaves(state: Tree, params: Tree, leaves: dict[int, Leaf]) -> None:
-    old = branches(state)
-    for key, child in branches(params).items():
+    is_plain = type(params) is dict and type(state) is dict
+    old = state if is_plain else branches(state)
+    for key, child in (params if is_plain else branches(params)).items():
         if type(child) is not Tensor and not isinstance(child, Tensor):
             _replace_leaves(old[key], child, leaves)
         elif id(child) in leaves:
@@ -116,7 +116,7 @@ def _replace_leaves(state: Tree, params: Tree, leaves: dict[int, Leaf]) -> None:
 
 def _require_mutable(caller: str, state: Tree, path: Path = ()) -> None:
     """Refuse a state whose leaves can't be replaced where they are."""
-    children = branches(state)
+    children = state if type(state) is dict else branches(state)
     if children is None or (
         isinstance(state, tuple) and any(type(c) is Leaf for c in children.values())
     ):
@@ -148,15 +148,13 @@ def _stepped(
             "params have a graph; in place it would overwrite what the graph needs. "
             "Call update, or detach them."
         )
-
-    def require_finite(items: list[Item]) -> None:
-        if check and not is_transformed:
-            _require_finite(caller, items)
-
     may_fuse = not (is_transformed or is_recorded)
     with nullcontext() if is_recorded else torch.no_grad():
         try:
-            return _step(caller, items, require_finite, in_place, may_fuse)
+            plain, fused = _by_rule(caller, items, may_fuse)
+            if check and not is_transformed:
+                _require_finite(caller, items)
+            return _step(caller, plain, fused, in_place)
         except STATE_ERRORS:
             _require_forms(caller, items)
             raise
@@ -190,25 +188,19 @@ def _require_forms(caller: str, items: list[Item]) -> None:
 
 def _step(
     caller: str,
-    items: list[Item],
-    require_finite: Callable[[list[Item]], None],
+    plain: dict[Rule, list[Item]],
+    fused: dict[Rule, list[Item]],
     in_place: bool,
-    may_fuse: bool,
 ) -> list[Stepped]:
     """Apply each rule to all its tensors at once; write only when all steps exist."""
-    plain, fused = _by_rule(caller, items, may_fuse)
-    if in_place:  # a fused kernel writes before it could be checked
-        require_finite(items)
-    else:
-        require_finite([item for group in plain.values() for item in group])
     steps = apply_groups(caller, [_group(rule, part) for rule, part in plain.items()])
     stepped = [
-        (i.tensor, _with_state(i.leaf, state), _moved(i.tensor, dx, in_place))
+        (i.tensor, Leaf(i.leaf.rule, state, i.leaf.frozen), _moved(i, dx, in_place))
         for part, (states, dxs) in zip(plain.values(), steps, strict=True)
         for i, state, dx in zip(part, states, dxs, strict=True)
     ]
     for rule, part in fused.items():
-        stepped += _step_fused(rule, part, require_finite, in_place)
+        stepped += _step_fused(rule, part, in_place)
     return stepped
 
 
@@ -244,11 +236,8 @@ def _group(rule: Rule, items: list[Item]) -> Group:
     )
 
 
-def _with_state(leaf: Leaf, state: object) -> Leaf:
-    return Leaf(leaf.rule, state, leaf.frozen)  # dataclasses.replace is slow
-
-
-def _moved(x: Tensor, dx: Tensor | None, in_place: bool) -> Tensor:
+def _moved(item: Item, dx: Tensor | None, in_place: bool) -> Tensor:
+    x = item.tensor
     if dx is None:
         return x
     new = x - dx
@@ -257,22 +246,15 @@ def _moved(x: Tensor, dx: Tensor | None, in_place: bool) -> Tensor:
     return new if new.dtype is x.dtype else new.to(x.dtype)
 
 
-def _step_fused(
-    rule: Rule,
-    items: list[Item],
-    require_finite: Callable[[list[Item]], None],
-    in_place: bool,
-) -> list[Stepped]:
-    """Let a fused kernel write, into new arrays unless the step is in place."""
+def _step_fused(rule: Adam, items: list[Item], in_place: bool) -> list[Stepped]:
+    """Let torch's kernel write, into new arrays unless the step is in place."""
     states = [item.leaf.state for item in items]
     tensors, grads = [i.tensor for i in items], [i.grad for i in items]
     if in_place:
         states = rule.fused_(states, tensors, grads)
     else:
-        states, tensors, is_finite = rule.fused(states, tensors, grads)
-        if not is_finite:
-            require_finite(items)
+        states, tensors = rule.fused(states, tensors, grads)
     return [
-        (i.tensor, _with_state(i.leaf, state), new)
+        (i.tensor, Leaf(i.leaf.rule, state, i.leaf.frozen), new)
         for i, state, new in zip(items, states, tensors, strict=True)
     ]

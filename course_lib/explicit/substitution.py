@@ -8,6 +8,7 @@ substituted ones; and `with_gradient` can ask which modules were run.
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
@@ -125,21 +126,17 @@ Attributes = list[tuple[nn.Module, dict[str, Any]]]
 Originals = tuple[nn.Module, Tensors]  # a module and its own parameters
 
 
+@dataclass
 class _Scope:
-    """The modules with substituted tensors, inside an outer scope."""
+    """A block in which modules have substituted tensors."""
 
-    def __init__(self, modules: list[nn.Module], outer: "_Scope | None") -> None:
-        self.modules, self.outer = modules, outer
-        self.is_recomputed = False  # in a backward pass, after its end
-        self.attributes: Attributes | None = None  # those at its end, for recomputation
-
-    def nested(self) -> list["_Scope"]:
-        """Return the scopes around this one and itself, the outermost first."""
-        return [*(self.outer.nested() if self.outer else []), self]
+    modules: list[nn.Module]
+    is_recomputed: bool = False  # in a backward pass, after its end
+    attributes: Attributes | None = None  # those at its end, for recomputation
 
 
 class _ThreadState(threading.local):
-    scope: _Scope | None = None
+    scopes: tuple[_Scope, ...] = ()  # the outermost first
     originals: list[Originals] | None = (
         None  # replaced since `recorded_originals` began
     )
@@ -165,21 +162,21 @@ def substituted(substitutions: list[Substitution]) -> Iterator[None]:
         if scope is not None:
             if scope.is_recomputed:
                 scope.attributes = _attributes(dict.fromkeys(modules))
-            _thread.scope = scope.outer
+            _thread.scopes = _thread.scopes[:-1]
         _restore(before)
 
 
 def _enter(modules: list[nn.Module], substitutions: list[Substitution]) -> _Scope:
-    outer = _thread.scope
     if _thread.originals is not None:
-        known = {m for each in (outer.nested() if outer else ()) for m in each.modules}
+        known = {module for scope in _thread.scopes for module in scope.modules}
         _thread.originals += [
             (module, vars(module)["_parameters"])
             for module, kind, _ in substitutions
             if kind == "_parameters" and module not in known
         ]
-    _thread.scope = _Scope(modules, outer)
-    return _thread.scope
+    scope = _Scope(modules)
+    _thread.scopes += (scope,)
+    return scope
 
 
 def _attributes(modules: Iterable[nn.Module]) -> Attributes:
@@ -209,30 +206,30 @@ def recorded_originals() -> Iterator[list[Originals]]:
 # Activation checkpointing
 
 
-def _in_this_scope(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function such that, called later, it runs in the present scope."""
-    scope = _thread.scope
-    if scope is None:
+def _in_these_scopes(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function such that, called later, it runs in the present scopes."""
+    scopes = _thread.scopes
+    if not scopes:
         return function
-    for each in scope.nested():
-        each.is_recomputed = True
+    for scope in scopes:
+        scope.is_recomputed = True
 
     def recompute(*args: Any, **options: Any) -> Any:
-        with _reentered(scope):
+        with _reentered(scopes):
             return function(*args, **options)
 
     return recompute
 
 
 @contextmanager
-def _reentered(scope: _Scope) -> Iterator[None]:
+def _reentered(scopes: tuple[_Scope, ...]) -> Iterator[None]:
     """Give the modules the attributes that they had at the end of their scopes.
 
     A recomputation may write to buffers; it gets copies, because the pass itself wrote.
     """
-    ended = [each.attributes for each in scope.nested() if each.attributes is not None]
+    ended = [scope.attributes for scope in scopes if scope.attributes is not None]
     before = _attributes({module: None for each in ended for module, _ in each})
-    outer, _thread.scope = _thread.scope, scope
+    outer, _thread.scopes = _thread.scopes, scopes
     try:
         for attributes in ended:
             _restore(attributes)
@@ -241,7 +238,7 @@ def _reentered(scope: _Scope) -> Iterator[None]:
                 vars(module)[kind] = tensors
         yield
     finally:
-        _thread.scope = outer
+        _thread.scopes = outer
         _restore(before)
 
 
@@ -264,7 +261,7 @@ def _patch_checkpoints() -> None:
                 "can't do inside of torch.func's transforms, vmap for one. Switch it "
                 "off there."
             )
-        return generator(_in_this_scope(function), *args, **options)
+        return generator(_in_these_scopes(function), *args, **options)
 
     def apply(kind: type, function: Any, *args: Any) -> Any:
         if _thread.originals is not None and torch.is_grad_enabled():
@@ -273,7 +270,7 @@ def _patch_checkpoints() -> None:
                 "use_reentrant=True, which gives gradients to .backward() only. "
                 "Write use_reentrant=False."
             )
-        return super(reentrant, kind).apply(_in_this_scope(function), *args)
+        return super(reentrant, kind).apply(_in_these_scopes(function), *args)
 
     checkpoint._checkpoint_without_reentrant_generator = in_scope
     reentrant.apply = classmethod(apply)

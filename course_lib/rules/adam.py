@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from course_lib import fused
 from course_lib.rules.arithmetic import (
     bias_correction,
     moving_average,
@@ -76,21 +75,11 @@ class Adam(Rule):
 
     def fused(
         self, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
-    ) -> tuple[list[State], list[Tensor], bool | None]:
-        """Return new states and arrays, and whether all gradients are finite.
-
-        The arguments are unchanged. None: the kernel did not check the gradients.
-        """
-        if not fused.takes(xs):
-            xs = [x.clone() for x in xs]
-            states = [(m.clone(), v.clone(), t) for m, v, t in states]
-            return self.fused_(states, xs, gs), xs, None
-        ms, vs, ts = (list(part) for part in zip(*states, strict=True))
-        counts = [Count(t + 1) for t in ts]
-        options = {"eta": self.eta, "beta": self.beta, "eps": self.eps}
-        arrays = map(_contiguous, (xs, gs, ms, vs))
-        xs, ms, vs, is_finite = fused.adam(*arrays, counts, **options)
-        return list(zip(ms, vs, counts, strict=True)), xs, is_finite
+    ) -> tuple[list[State], list[Tensor]]:
+        """Return new states and arrays; the arguments are not changed."""
+        xs = [x.clone() for x in xs]
+        states = [(m.clone(), v.clone(), t) for m, v, t in states]
+        return self.fused_(states, xs, gs), xs
 
 
 def has_fused_step(rule: object, x: Tensor) -> bool:

@@ -1,129 +1,35 @@
-"""Explicit steps and loops: whole models against torch.optim, ties, and bad input."""
+"""What takes a step: ties, sparse gradients, and trees that do not fit."""
 
 from __future__ import annotations
 
-import copy
 import math
 
 import pytest
 import torch
+from explicit_cases import numbers, steps
 from torch import nn
 from torch.func import vmap
 from torch.testing import assert_close
-from torch.utils.data import DataLoader, TensorDataset
 
 from course_lib.explicit import (
-    NonFiniteLoss,
-    adjust,
     call,
-    destructure,
     freeze,
     gradient,
-    load,
     parameters,
-    save,
     setup,
-    store,
     train,
-    trainables,
     update,
     update_,
-    with_gradient,
 )
 from course_lib.rules import (
-    AccumulateGradients,
     Adam,
     Chain,
     ClipGlobalNorm,
     ClipNorm,
     Descent,
-    MixedPrecision,
     Momentum,
-    Nesterov,
-    RMSProp,
-    WeightDecay,
 )
 from course_lib.trees import map_tree, walk
-
-mse = nn.functional.mse_loss
-
-
-def numbers(*values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def net(seed=0, device="cpu", *, tie=False):
-    torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3)).double()
-    if tie:
-        model[2].weight = model[0].weight
-    return model.to(device)
-
-
-def batches(n=10, device="cpu"):
-    torch.manual_seed(1)
-    return [
-        tuple(torch.randn(5, 3, dtype=torch.float64, device=device) for _ in "xy")
-        for _ in range(n)
-    ]
-
-
-def in_place(state, params, grads):
-    update_(state, params, grads)
-    return state, params
-
-
-steps = pytest.mark.parametrize("step", [update, in_place], ids=["pure", "in place"])
-
-# Whole models
-
-
-@steps
-@pytest.mark.parametrize("tie", [False, True])
-@pytest.mark.parametrize(
-    ("rule", "make"),
-    [
-        (Descent(0.1), lambda p: torch.optim.SGD(p, 0.1)),
-        (Nesterov(0.1), lambda p: torch.optim.SGD(p, 0.1, 0.9, nesterov=True)),
-        (Adam(0.1), lambda p: torch.optim.Adam(p, 0.1)),
-        (
-            Chain(WeightDecay(0.1), RMSProp(0.1)),
-            lambda p: torch.optim.RMSprop(p, 0.1, 0.9, weight_decay=0.1),
-        ),
-    ],
-    ids=["Descent", "Nesterov", "Adam", "WeightDecay, RMSProp"],
-)
-def test_a_model_trains_as_with_torch(rule, make, tie, step, device):
-    model = net(device=device, tie=tie)
-    params = parameters(model)
-    state, before = setup(rule, params), [p.clone() for p in model.parameters()]
-    for x, y in batches(device=device):
-        grads = gradient(lambda p, x=x, y=y: mse(call(model, p, x), y), params)
-        state, params = step(state, params, grads)
-    assert all(map(torch.equal, model.parameters(), before))
-    twin = copy.deepcopy(model)
-    optimizer = make(twin.parameters())
-    for x, y in batches(device=device):
-        optimizer.zero_grad()
-        mse(twin(x), y).backward()
-        optimizer.step()
-    assert_close(params, parameters(twin), rtol=0, atol=1e-12)
-    store(model, params)
-    assert_close(model(x), twin(x))
-    if tie:
-        assert params["0"]["weight"] is params["2"]["weight"]
-        assert state["0"]["weight"] is state["2"]["weight"]
-
-
-@steps
-def test_very_basics(step):  # Optimisers.jl
-    params = {"m": numbers(1.0, 2.0)}
-    given = params["m"]
-    state = setup(Descent(0.1), params)
-    state, moved = step(state, params, {"m": numbers(25.0, 33.0)})
-    assert_close(moved["m"], numbers(1.0, 2) - 0.1 * numbers(25.0, 33))
-    assert (moved["m"] is given) == (step is in_place)
-    assert given.tolist() == [1, 2] or step is in_place
 
 
 @pytest.mark.parametrize("rule", [Descent(0.1), Adam(0.1), Chain(Momentum())], ids=repr)
@@ -365,113 +271,6 @@ def test_no_gradient_no_step(step):
     assert moved["b"]["z"].item() == 1
 
 
-def test_a_rule_for_each_part():
-    model = net()
-    params, (x, y) = parameters(model), batches(1)[0]
-    state = setup({"0": Descent(0.1), "2": Chain(ClipNorm(0.1), Descent(1.0))}, params)
-    grads = gradient(lambda p: mse(call(model, p, x), y), params)
-    _, moved = update(state, params, grads)
-    assert_close(moved["0"]["bias"], params["0"]["bias"] - 0.1 * grads["0"]["bias"])
-    assert (moved["2"]["weight"] - params["2"]["weight"]).norm().item() < 0.1001
-
-
-def test_accumulated_small_batches_are_one_large():
-    model, data = net(), batches(4)
-    params = parameters(model)
-
-    def loss(p, x, y):
-        return mse(call(model, p, x), y)
-
-    state = setup(Chain(AccumulateGradients(4), Adam(0.1)), params)
-    _, small, _ = train(loss, params, data, state)
-    large = [tuple(map(torch.cat, zip(*data, strict=True)))]
-    _, once, _ = train(loss, params, large, setup(Adam(0.1), params))
-    assert_close(small, once)
-
-
-@pytest.mark.parametrize("tie", [False, True])
-def test_l2_three_ways(tie):  # Flux
-    model = net(tie=tie)
-    params = parameters(model)
-
-    def plain(p, x, y):
-        return mse(call(model, p, x), y)
-
-    def explicit(p, x, y):
-        squares = [(p["0"]["bias"] ** 2).sum() + (p["2"]["bias"] ** 2).sum()]
-        squares += [(p["0"]["weight"] ** 2).sum()]
-        squares += [] if tie else [(p["2"]["weight"] ** 2).sum()]
-        return plain(p, x, y) + 0.33 * sum(squares) / 2
-
-    def over_trainables(p, x, y):
-        l2 = sum((w**2).sum() for w in trainables(p).values()) / 2
-        return plain(p, x, y) + 0.33 * l2
-
-    adam, decayed = Adam(0.1), Chain(WeightDecay(0.33), Adam(0.1))
-    results = [
-        train(loss, params, batches(), setup(rule, params))[1]
-        for loss, rule in ((explicit, adam), (over_trainables, adam), (plain, decayed))
-    ]
-    assert_close(results[0], results[1])
-    assert_close(results[0], results[2])
-
-
-def test_an_ensemble_trains_in_one_call():
-    model, (x, y) = net(), batches(1)[0]
-    trees = [parameters(net(seed)) for seed in range(3)]
-    stacked = map_tree(
-        lambda path, _: torch.stack([dict(walk(t))[path] for t in trees]), trees[0]
-    )
-    rule = Chain(ClipGlobalNorm(0.5), Adam(0.1))
-
-    def step(state, p):
-        grads = gradient(lambda q: mse(call(model, q, x), y), p)
-        return update(state, p, grads)
-
-    state = vmap(lambda p: setup(rule, p))(stacked)
-    alone = [(setup(rule, p), p) for p in trees]
-    for _ in range(4):
-        state, stacked = vmap(step)(state, stacked)
-        alone = [step(*each) for each in alone]
-    for i, (_, each) in enumerate(alone):
-        assert_close(map_tree(lambda _, w, i=i: w[i], stacked), each)
-
-
-def test_flat_parameters_train_as_well():
-    model, (x, y) = net(tie=True), batches(1)[0]
-    flat, rebuild = destructure(parameters(model))
-    grads = gradient(lambda p: mse(call(model, rebuild(p["v"]), x), y), {"v": flat})
-    _, moved = update(setup(Adam(), {"v": flat}), {"v": flat}, grads)
-    params = parameters(model)
-    grads = gradient(lambda p: mse(call(model, p, x), y), params)
-    _, wanted = update(setup(Adam(), params), params, grads)
-    assert_close(rebuild(moved["v"]), wanted)
-
-
-def test_parameters_that_require_grad_are_stepped_without_a_graph():
-    params = {"x": numbers(1.0).requires_grad_()}
-    state, moved = update(setup(Adam(), params), params, {"x": numbers(1.0)})
-    assert not moved["x"].requires_grad
-    assert not state["x"].state[0].requires_grad
-    update_(setup(Adam(), params), params, {"x": numbers(1.0)})
-    assert params["x"].item() == pytest.approx(0.999)
-
-
-@pytest.mark.parametrize("rule", [Adam(), Momentum(), Chain(ClipNorm(1.0), Adam())])
-def test_steps_compile_once(rule):
-    torch.compiler.reset()  # what other tests compiled
-    params = {"x": torch.ones(2), "y": {"z": torch.ones(1)}}
-    compiled = torch.compile(update, backend="eager")
-    one = other = setup(rule, params), params
-    with torch._dynamo.config.patch(error_on_recompile=True):
-        for _ in range(10):
-            one, other = compiled(*one, one[1]), update(*other, other[1])
-    assert_close(one[1], other[1], rtol=0, atol=0)
-    held = map_tree(lambda _, x: x.clone(), params)
-    torch.compile(update_, backend="eager")(setup(rule, held), held, params)
-    assert_close(held, update(setup(rule, params), params, params)[1])
-
-
 # Bad input: an error with the path, and nothing half-updated
 
 
@@ -510,6 +309,8 @@ def drop(which, name):
 
 
 STATE, PARAMS, GRADS = range(3)
+
+
 BAD = [
     (
         changed(GRADS, "fc.weight", torch.ones(3, 2)),
@@ -601,207 +402,3 @@ def test_a_model_is_no_tree(step):
         step(state, params, None)
     with pytest.raises(ValueError, match=rf"^{step.__name__}: got Adam for state"):
         step(Adam(), params, grads)
-
-
-@pytest.mark.parametrize("step", [update, update_])
-def test_an_error_inside_a_rule_leaves_the_others_as_they_were(step):
-    params = {"a": torch.ones(2), "b": torch.ones(2), "c": torch.ones(2).half()}
-    rules = {"a": Adam(), "b": Chain(ClipNorm(1.0), Descent()), "c": MixedPrecision()}
-    state = setup(rules, params)
-    grads = params | {"b": torch.tensor([1.0, math.nan])}
-    held = {k: v.clone() for k, v in params.items()}
-    with pytest.raises(ValueError, match="ClipNorm: the gradient's norm is nan"):
-        step(state, params, grads, check=False)
-    assert_close(params, held)
-    assert state["a"].state[2] == 0
-
-
-def test_check_false_takes_what_comes():
-    params = {"x": numbers(1.0, 2)}
-    bad = {"x": numbers(math.nan, 1)}
-    _, moved = update(setup(Descent(1.0), params), params, bad, check=False)
-    assert moved["x"].isnan().tolist() == [True, False]
-    update_(setup(Descent(1.0), params), params, bad, check=False)
-    assert params["x"].isnan().tolist() == [True, False]
-
-
-def test_a_frozen_tensor_may_have_any_gradient_that_fits():
-    params = {"x": numbers(1.0)}
-    state = freeze(setup(Descent(), params))
-    assert update(state, params, {"x": numbers(math.nan)})[1]["x"] is params["x"]
-
-
-def test_large_gradients_are_finite():
-    for dtype, large in ((torch.float16, 6e4), (torch.float32, 3e38)):
-        params = {"x": torch.ones(300, dtype=dtype)}
-        grads = {"x": torch.full((300,), large, dtype=dtype)}  # their norm overflows
-        moved = update(setup(Chain(), params), params, grads)[1]["x"]
-        assert_close(moved, params["x"] - grads["x"])
-
-
-# The loop
-
-
-def valley(p, x):
-    return ((p["x"] - x) ** 2).sum()
-
-
-def test_train_is_the_loop_by_hand():
-    params = {"x": numbers(1.0, -2)}
-    data = [numbers(float(i), 0) for i in range(5)]  # single tensors are batches
-    state, moved, losses = train(valley, params, data, setup(Adam(0.1), params))
-    wanted, by_hand, values = setup(Adam(0.1), params), params, []
-    for x in data:
-        value, grads = with_gradient(lambda p, x=x: valley(p, x), by_hand)
-        wanted, by_hand = update(wanted, by_hand, grads)
-        values.append(value.item())
-    assert losses == values
-    assert_close(moved, by_hand, rtol=0, atol=0)
-    assert state["x"].state[2] == 5
-    assert params["x"].tolist() == [1, -2]
-
-
-def test_batches_of_every_kind():
-    params = {"x": numbers(1.0)}
-    x = numbers(1.0, 2, 3)[:, None]
-
-    def run(data, loss=lambda p, x, y: (p["x"] * x - y).sum()):
-        return train(loss, params, data, setup(Descent(), params))[2]
-
-    pairs = [(row, 2 * row) for row in x]
-    wanted = run(pairs)
-    assert run(pair for pair in pairs) == wanted
-    assert run(list(map(list, pairs))) == wanted
-    assert run(DataLoader(TensorDataset(x, 2 * x), batch_size=1)) == wanted
-    assert run([]) == []
-    assert len(run(iter(x), valley)) == 3
-    assert run([{"x": 2.0}], lambda p, batch: p["x"].sum() * batch["x"]) == [2.0]
-
-
-def poisoned(p, i):
-    return (math.nan if i == 51 else 1.0) * p["x"].sum()
-
-
-def test_a_loss_that_is_not_finite_stops_the_run():  # Flux
-    params, seen = {"x": torch.zeros(1)}, []
-
-    def loss(p, i):
-        seen.append(i)
-        return poisoned(p, i)
-
-    with pytest.raises(NonFiniteLoss, match="the loss of batch 50 is nan") as caught:
-        train(loss, params, range(1, 101), setup(Descent(0.1), params))
-    assert len(seen) == 51
-    state, moved = caught.value.args[1]
-    assert_close(moved["x"], torch.tensor([-5.0]))
-    assert params["x"].item() == 0
-    update(state, moved, params)
-    assert isinstance(caught.value, ArithmeticError)
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_or_it_is_left_out_with_a_warning(bad):
-    params, stepped = {"x": torch.zeros(1)}, []
-    with pytest.warns(
-        UserWarning, match="loss of batch 1 is .*; it is skipped"
-    ) as seen:
-        _, moved, losses = train(
-            lambda p, factor: factor * (1 + p["x"].sum()),
-            params,
-            [1.0, bad, 1.0],
-            setup(Descent(0.1), params),
-            on_nonfinite="skip",
-            on_step=lambda step, value: stepped.append(step),
-        )
-    assert len(seen) == 1
-    assert seen[0].filename == __file__
-    assert_close(moved["x"], torch.tensor([-0.2]))
-    assert not math.isfinite(losses[1])
-    assert stepped == [0, 2]
-
-
-def test_another_word_for_on_nonfinite_is_refused():
-    params = {"x": torch.zeros(1)}
-    with pytest.raises(ValueError, match="on_nonfinite='ignore'; wanted 'raise' or"):
-        train(poisoned, params, [1], setup(Descent(), params), on_nonfinite="ignore")
-
-
-def test_a_schedule_sets_eta_before_each_step():
-    params = {"x": numbers(0.0)}
-    state, moved, _ = train(
-        lambda p, _: p["x"].sum(),
-        params,
-        range(3),
-        setup(Descent(7.0), params),
-        schedule=lambda step: [1.0, 0.1, None][step],
-    )
-    assert moved["x"].item() == pytest.approx(-1.2)
-    assert state["x"].rule == Descent(0.1)
-
-
-def test_on_step_sees_the_whole_value_and_may_stop():
-    params, seen = {"x": numbers(3.0)}, []
-
-    def on_step(step, value):
-        seen.append((step, value))
-        return step == 1
-
-    _, _, losses = train(
-        lambda p, x: (valley(p, x), "extra"),
-        params,
-        iter([numbers(0.0)] * 9),
-        setup(Descent(), params),
-        on_step=on_step,
-    )
-    assert len(losses) == 2
-    assert [step for step, _ in seen] == [0, 1]
-    assert seen[0][1] == (numbers(9.0)[0], "extra")
-
-
-def test_an_error_of_the_loss_or_of_update_comes_through():
-    params = {"x": numbers(0.0)}
-    state = setup(Descent(), params)
-    with pytest.raises(ZeroDivisionError):
-        train(lambda p, x: 1 / 0, params, [1], state)
-    with pytest.raises(ValueError, match="update: the gradient of 'x' is not finite"):
-        train(lambda p, x: p["x"].sqrt().sum(), params, [1], state)
-    with pytest.raises(ValueError, match=r"adjust: .* has no 'eta'"):
-        train(valley, params, [1.0], setup(Chain(), params), schedule=lambda step: 1.0)
-
-
-def test_a_run_continues_from_files(tmp_path):
-    model, data = net(tie=True), batches(6)
-    params = parameters(model)
-
-    def loss(p, x, y):
-        return mse(call(model, p, x), y)
-
-    state = setup(Chain(ClipGlobalNorm(1.0), Adam(0.1)), params)
-    _, straight, whole = train(loss, params, data, state)
-    state, half, first = train(loss, params, data[:3], state)
-    save(tmp_path / "state.npz", state)
-    read = load(tmp_path / "state.npz")
-    assert read["0"]["weight"] is read["2"]["weight"]
-    _, rest, second = train(loss, half, data[3:], read)
-    assert_close(rest, straight, rtol=0, atol=0)
-    assert first + second == whole
-
-
-def test_frozen_and_adjusted_parts_in_a_loop():
-    model, data = net(), batches(4)
-    params = parameters(model)
-    state = setup(Adam(0.1), params)
-    state["0"] = freeze(state["0"])
-    state["2"] = adjust(state["2"], 0.2)
-    state, moved, _ = train(
-        lambda p, x, y: mse(call(model, p, x), y), params, data, state
-    )
-    assert moved["0"]["weight"] is params["0"]["weight"]
-    assert state["0"]["weight"].state[2] == 0
-    assert state["2"]["weight"].state[2] == 4
-    assert not torch.equal(moved["2"]["weight"], params["2"]["weight"])
-
-
-def test_train_refuses_a_model_even_without_batches():
-    with pytest.raises(ValueError, match="train: got a Linear for params"):
-        train(mse, torch.nn.Linear(1, 1), [], {})

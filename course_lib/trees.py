@@ -40,29 +40,19 @@ def rebuilt(node: Any, children: dict[Any, Any]) -> Any:
 
 def walk(tree: Tree, path: Path = ()) -> Iterator[tuple[Path, Any]]:
     """Yield (path, leaf) in the order of the containers."""
-    children = branches(tree)
-    if children is None:
+    if not isinstance(tree, CONTAINERS):
         yield path, tree
         return
-    for key, child in children.items():
-        if isinstance(child, CONTAINERS):
-            yield from walk(child, (*path, key))
-        else:
-            yield (*path, key), child
+    for key, child in branches(tree).items():
+        yield from walk(child, (*path, key))
 
 
 def map_tree(function: Callable[[Path, Any], Any], tree: Tree, path: Path = ()) -> Tree:
     """Return a tree of the same shape with function(path, leaf) for each leaf."""
-    children = branches(tree)
-    if children is None:
+    if not isinstance(tree, CONTAINERS):
         return function(path, tree)
-    mapped = {
-        key: map_tree(function, child, (*path, key))
-        if isinstance(child, CONTAINERS)
-        else function((*path, key), child)
-        for key, child in children.items()
-    }
-    return rebuilt(tree, mapped)
+    children = branches(tree).items()
+    return rebuilt(tree, {k: map_tree(function, c, (*path, k)) for k, c in children})
 
 
 def dotted(path: Path) -> str:
@@ -98,7 +88,7 @@ def require_dict(caller: str, name: str, tree: object) -> None:
     if not isinstance(tree, dict):
         raise ValueError(
             f"{caller}: got {type(tree).__name__} for {name}; wanted nested dicts, as "
-            f"{name.rpartition(' ')[-1]}(model) gives them."
+            f"{name}(model) gives them."
         )
 
 
@@ -150,9 +140,19 @@ def is_transformed(x: Tensor) -> bool:
 
 def is_tracked(x: Tensor) -> bool:
     """Tell whether the tensor requires a gradient, at any level of transforms."""
+    return _at_tracked_level(x).requires_grad
+
+
+def is_attached(x: Tensor) -> bool:
+    """Tell whether the tensor was computed from one that requires a gradient."""
+    x = _at_tracked_level(x)
+    return x.requires_grad and not x.is_leaf
+
+
+def _at_tracked_level(x: Tensor) -> Tensor:
     while not x.requires_grad and is_transformed(x):  # vmap's own tensors never do
         x = torch._C._functorch.get_unwrapped(x)
-    return x.requires_grad
+    return x
 
 
 def is_transforming() -> bool:

@@ -27,7 +27,7 @@ class Shared(nn.Module):
 
 
 class Counter(nn.Module):
-    """It writes to itself when it runs: an attribute, and a buffer made anew."""
+    """It writes to itself when it runs: an attribute, and a new buffer."""
 
     def __init__(self):
         super().__init__()
@@ -108,7 +108,7 @@ def assert_untouched(model, before):
 
 
 def other(params, factor=0.5):
-    """Other numbers in the same tree, ties kept."""
+    """Other numbers in the same tree, with the same ties."""
     made = {}
     return map_tree(lambda _, x: made.setdefault(id(x), (factor * x).detach()), params)
 

@@ -32,8 +32,6 @@ from course_lib.rules import (
 )
 from course_lib.trees import map_tree, walk
 
-# What the model has frozen
-
 
 def half_frozen():
     torch.manual_seed(0)

@@ -29,8 +29,6 @@ from course_lib.rules import (
 )
 from course_lib.trees import dotted, map_tree, walk
 
-# Gradients
-
 
 def test_the_value_comes_first():
     value, grads = with_gradient(lambda p: (p["x"] ** 2).sum(), {"x": numbers(3.0)})
@@ -382,7 +380,7 @@ def test_a_penalty_on_the_gradient_trains():
     assert_close(got["0"]["weight"], wanted)
 
 
-def test_nothing_of_a_gradient_is_kept():
+def test_a_gradient_leaves_nothing_in_memory():
     value, grads = with_gradient(lambda p: (p["x"] ** 2).sum(), {"x": numbers(3.0)})
     assert not value.requires_grad
     assert not grads["x"].requires_grad

@@ -75,9 +75,6 @@ def test_l2_three_ways(tie):  # Flux
     assert_close(results[0], results[2])
 
 
-# The loop
-
-
 def valley(p, x):
     return ((p["x"] - x) ** 2).sum()
 

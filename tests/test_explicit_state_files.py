@@ -87,7 +87,7 @@ def test_rules_frost_and_odd_keys_come_back(path):
 SHARED = torch.ones(2)
 
 
-def test_ties_are_stored_once_and_kept(path):
+def test_ties_are_stored_once_and_stay(path):
     params = {"a": SHARED, "b": {"again": SHARED}}
     state = setup(Adam(), params)
     save(path, state)

@@ -1,4 +1,4 @@
-"""Tensors lent to a module: checkpointed passes, and what takes the module itself."""
+"""Tensors substituted in a module: checkpointed passes, and functions of a module."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def test_a_call_within_a_call_is_checkpointed_with_its_own():
     assert_close(distinct(grads["net"]), grads_of(first))
 
 
-def test_both_lendings_are_found_again():
+def test_both_substitutions_are_found_again():
     torch.manual_seed(0)
     x, inner = inputs(), nn.Linear(3, 3)
     other = double(parameters(inner))
@@ -321,7 +321,7 @@ def test_inside_of_a_transform_it_is_refused():
     assert_close(rows[:, 0], model(x))
 
 
-def test_a_checkpoint_of_ones_own_kind_runs_its_own_code():
+def test_another_kind_of_checkpoint_runs_its_own_code():
     class Loud(CheckpointFunction):
         @staticmethod
         def forward(ctx, function, preserve, *args):

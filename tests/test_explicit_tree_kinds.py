@@ -288,7 +288,7 @@ def test_what_is_no_tree_is_refused(bad):
             setup(Adam(), tree)
 
 
-def test_a_bare_tensor_as_torch_users_write_it():
+def test_one_tensor_as_torch_users_write_it():
     x = torch.tensor([1.0, -2.0], requires_grad=True)
     state = setup(Chain(ClipNorm(1.0), Descent(0.5)), x)
     value, g = with_gradient(lambda x: (x**2).sum(), x)

@@ -75,7 +75,7 @@ def test_whatever_is_asked_of_shapes(options):
         assert torch.equal(x, after(rule, rule.apply)[1])
 
 
-def test_a_rule_compiles_inside_a_loop_of_ones_own():
+def test_a_rule_compiles_inside_a_loop():
     rule = Chain(AccumulateGradients(2), Adam(0.1))
 
     @torch.compile(backend="eager", fullgraph=True)

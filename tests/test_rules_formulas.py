@@ -310,7 +310,7 @@ def test_the_derivative_at_zero_is_the_formula_s(rule, wanted):
     assert_close(slope.item(), wanted)
 
 
-# Hyperparameters
+# Defaults
 
 
 def test_defaults_are_flux_s():

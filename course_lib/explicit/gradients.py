@@ -53,13 +53,13 @@ def with_gradient(
     Args:
         loss: takes the tree, returns a scalar tensor, or a tuple that begins with one;
             then the whole tuple is the value.
-        params: the tree: dicts, lists, tuples and named tuples of tensors in each
-            other, or one tensor. A tensor that the loss does not use, or that is not
-            of a floating-point or complex type, has the gradient None. A tied tensor
-            is one in the loss as well: its whole gradient stands at its first place.
+        params: dicts, lists, tuples and named tuples of tensors in each other, or one
+            tensor. A tensor that the loss does not use, or that is not of a
+            floating-point or complex type, has the gradient None. The whole gradient
+            of a tied tensor is at its first place.
         allow_unused: let a loss use none of them, as the constant 0 of an empty batch.
-            Without it that is an error, because it is nearly always a mistake: the
-            module was called itself, or the parameters were detached.
+            Otherwise that is an error: usually the module itself was called, or the
+            parameters were detached.
 
     A module that `call` runs inside the loss must not be used beside it with its own
     parameters, as in `call(model, p, x).sum() + penalty(model)`: that part would train
@@ -67,12 +67,12 @@ def with_gradient(
     `.requires_grad_(False)` on the module, says that they are meant as constants.
     Other modules, such as the judge of a generator, may be called as usual.
 
-    Works inside itself, inside torch.func's transforms, and in torch's forward mode.
-    Where params were computed from what requires a gradient, value and gradient have a
-    graph that leads there, as a step of `update` has: x.detach() leaves it out, and for
-    a leaf x that requires a gradient x.view_as(x) asks for it. Other tensors in the
-    loss, such as a learned weight of a penalty, have no graph: to differentiate with
-    respect to them, take the outer derivative with `gradient` or torch.func, too.
+    Works inside itself, torch.func's transforms, and torch's forward mode. Where params
+    were computed from what requires a gradient, value and gradient have a graph that
+    leads there, as a step of `update` has: x.detach() leaves it out, and for a leaf x
+    that requires a gradient x.view_as(x) asks for it. To differentiate with respect to
+    other tensors in the loss, such as a learned coefficient of a penalty, take the
+    outer derivative with `gradient` or torch.func, too.
 
     Raises:
         ValueError: params are no tree of tensors, the loss is no scalar, it depends on
@@ -164,7 +164,7 @@ def _autograd_gradient(
 ) -> tuple[Any, dict[int, Tensor | None]]:
     depth = getattr(_nesting, "depth", 0)
     is_inner = depth > 0 or _is_any_attached(inputs)
-    leaves = _leaves(inputs, is_inner)
+    leaves = {i: _leaf(tensor, is_inner) for i, tensor in inputs.items()}
     _nesting.depth = depth + 1
     try:
         with torch.enable_grad(), recorded_originals() as originals:
@@ -193,14 +193,8 @@ def _is_any_attached(tensors: Tensors) -> bool:
     return is_attached and torch.is_grad_enabled()
 
 
-def _leaves(tensors: Tensors, is_inner: bool) -> Tensors:
-    """Return new leaves; inside another gradient, views that belong to its graph."""
-    if is_inner or is_forward():
-        return {i: _leaf(tensor, is_inner) for i, tensor in tensors.items()}
-    return {i: tensor.detach().requires_grad_() for i, tensor in tensors.items()}
-
-
 def _leaf(tensor: Tensor, is_inner: bool) -> Tensor:
+    """Return a new leaf; inside another gradient, a view that belongs to its graph."""
     if is_inner and tensor.requires_grad:
         return tensor.view_as(tensor)
     if not is_forward():

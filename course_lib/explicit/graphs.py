@@ -12,13 +12,12 @@ from torch import Tensor
 from torch._C._functorch import (
     TransformType,
     get_interpreter_stack,
-    get_unwrapped,
 )
 from torch.utils import _pytree as pytree
 
 from course_lib.explicit.gradients import is_in_gradient
 from course_lib.rules.counts import Count
-from course_lib.trees import is_forward, is_tracked, is_transformed, is_transforming
+from course_lib.trees import is_attached, is_forward, is_tracked, is_transforming
 
 Tensors = list[Tensor]
 _DERIVATIVES = TransformType.Grad, TransformType.Jvp
@@ -31,7 +30,7 @@ def is_recorded(x: Tensor) -> bool:
     torch.func. A leaf that requires one, such as an nn.Parameter, is usually trained:
     it is stepped without a graph, as torch.optim does.
     """
-    return _is_in_derivative() or (torch.is_grad_enabled() and _is_attached(x))
+    return _is_in_derivative() or (torch.is_grad_enabled() and is_attached(x))
 
 
 def is_any_recorded(xs: Tensors, states: Sequence[Any], gs: Tensors) -> bool:
@@ -42,10 +41,10 @@ def is_any_recorded(xs: Tensors, states: Sequence[Any], gs: Tensors) -> bool:
         return False
     if is_transforming():  # vmap's tensors don't say it themselves
         tensors = pytree.tree_leaves([states, gs])
-        return any(map(is_tracked, tensors)) or any(map(_is_attached, xs))
+        return any(map(is_tracked, tensors)) or any(map(is_attached, xs))
     if torch._C._any_requires_grad(gs) or _any_requires_grad(states):
         return True
-    return torch._C._any_requires_grad(xs) and any(map(_is_attached, xs))
+    return torch._C._any_requires_grad(xs) and any(map(is_attached, xs))
 
 
 def _is_in_derivative() -> bool:
@@ -55,12 +54,6 @@ def _is_in_derivative() -> bool:
     if not is_transforming():
         return is_in_gradient() and torch.is_grad_enabled()
     return any(each.key() in _DERIVATIVES for each in get_interpreter_stack())
-
-
-def _is_attached(x: Tensor) -> bool:
-    while not x.requires_grad and is_transformed(x):
-        x = get_unwrapped(x)
-    return x.requires_grad and not x.is_leaf
 
 
 def _any_requires_grad(states: Sequence[Any]) -> bool:

@@ -44,32 +44,7 @@ def save(path: str | os.PathLike[str], state: Tree) -> None:
         raise ValueError(
             "save: got a Leaf; wanted a state in nested dicts, for example {'x': leaf}."
         )
-    distinct: dict[int, Leaf] = {}  # a tied leaf is stored once
-    places: dict[str, int] = {}
-    for path_in_tree, leaf in walk(each_leaf("save", state, lambda _, leaf: leaf)):
-        for key in path_in_tree:
-            if not isinstance(key, str | int):
-                raise ValueError(
-                    f"save: {key!r} is a key of the state; wanted strings or integers, "
-                    "which a file can hold. Use another key."
-                )
-        distinct.setdefault(id(leaf), leaf)
-        places[json.dumps(path_in_tree)] = list(distinct).index(id(leaf))
-    arrays: Arrays = {}
-    content = {
-        "format": FORMAT,
-        "places": places,
-        "containers": {json.dumps(path): kind for path, kind in _containers(state)},
-        "leaves": [
-            {
-                "rule": _rule_to_json(leaf.rule),
-                "state": _state_to_json(leaf.state, str(i), arrays),
-                "frozen": leaf.frozen,
-            }
-            for i, leaf in enumerate(distinct.values())
-        ],
-    }
-    arrays["json"] = np.frombuffer(json.dumps(content).encode(), dtype=np.uint8)
+    arrays = _to_arrays(state)
     try:
         _write(place, arrays)
     except OSError as error:
@@ -80,6 +55,31 @@ def save(path: str | os.PathLike[str], state: Tree) -> None:
         )
         advised.errno = error.errno
         raise advised from error
+
+
+def _to_arrays(state: Tree) -> Arrays:
+    """Return the arrays of a file, one of which is the JSON of all the rest."""
+    numbers: dict[int, int] = {}  # of the distinct leaves: a tied one is stored once
+    places: dict[str, int] = {}
+    arrays: Arrays = {}
+    leaves = []
+    for path, leaf in walk(each_leaf("save", state, lambda _, leaf: leaf)):
+        for key in path:
+            if not isinstance(key, str | int):
+                raise ValueError(
+                    f"save: {key!r} is a key of the state; wanted strings or integers, "
+                    "which a file can hold. Use another key."
+                )
+        number = numbers.setdefault(id(leaf), len(numbers))
+        places[json.dumps(path)] = number
+        if number == len(leaves):
+            described = _state_to_json(leaf.state, str(number), arrays)
+            rule = _rule_to_json(leaf.rule)
+            leaves.append({"rule": rule, "state": described, "frozen": leaf.frozen})
+    kinds = {json.dumps(path): kind for path, kind in _containers(state)}
+    content = {"format": FORMAT, "places": places, "containers": kinds}
+    text = json.dumps({**content, "leaves": leaves})
+    return {**arrays, "json": np.frombuffer(text.encode(), dtype=np.uint8)}
 
 
 def load(path: str | os.PathLike[str], *, device: Any = None) -> Tree:

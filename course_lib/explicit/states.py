@@ -25,7 +25,9 @@ from course_lib.trees import (
     dotted,
     is_frozen_in_model,
     map_tree,
+    rebuilt,
     require_tree,
+    walk,
 )
 
 
@@ -76,31 +78,30 @@ def setup(
     require_tree("setup", "params", params)
     leaves: dict[int, tuple[Path, Leaf]] = {}
 
-    def leaf(path: Path, tensor: Tensor) -> Leaf:
+    def leaf(path: Path, tensor: Any, rule: Any) -> Leaf:
         if not isinstance(tensor, Tensor):
             raise ValueError(
                 f"setup: {dotted(path)!r} is {type(tensor).__name__}; wanted a tensor."
             )
-        here = _rule_at(rule, path, tensor)
+        rule = _rule_for(rule, path, tensor)
         if id(tensor) not in leaves:
             if tensor.layout is not torch.strided:
                 raise ValueError(
                     f"setup: the parameter {dotted(path)!r} is sparse; wanted a dense "
                     "one. Call .to_dense() on it."
                 )
-            state = here.init(tensor if is_recorded(tensor) else tensor.detach())
-            leaves[id(tensor)] = path, Leaf(here, state, is_frozen_in_model(tensor))
+            state = rule.init(tensor if is_recorded(tensor) else tensor.detach())
+            leaves[id(tensor)] = path, Leaf(rule, state, is_frozen_in_model(tensor))
         first, known = leaves[id(tensor)]
-        if known.rule != here:
+        if known.rule != rule:
             raise ValueError(
                 f"setup: {dotted(first)!r} and {dotted(path)!r} are one tied "
-                f"tensor, but have the rules {known.rule} and {here}. "
+                f"tensor, but have the rules {known.rule} and {rule}. "
                 "Give both the same rule."
             )
         return known
 
-    _refuse_extra(rule, params)
-    state = map_tree(leaf, params)
+    state = _map_with_rules(leaf, params, rule)
     if leaves and all(leaf.frozen for _, leaf in leaves.values()):
         warnings.warn(
             "setup: every parameter is frozen, because their model has "
@@ -111,37 +112,37 @@ def setup(
     return state
 
 
-def _refuse_extra(rules: Any, params: Any, path: Path = ()) -> None:
-    """Refuse rules for keys that are not in params, at any depth."""
-    rules, params = _parts(rules), branches(params)
-    if rules is None or params is None:
-        return
-    if rules.keys() - params.keys():
-        names = (dotted((*path, key)) for key in rules if key not in params)
+def _map_with_rules(
+    function: Callable[[Path, Any, Any], Leaf], tree: Tree, rule: Any, path: Path = ()
+) -> Tree:
+    """Map over (path, tensor, what `rule` names for it)."""
+    children = branches(tree)
+    if children is None:
+        return function(path, tree, rule)
+    parts = dict(rule) if isinstance(rule, Mapping) else branches(rule)
+    if parts is None:  # one rule for the whole tree
+        parts = dict.fromkeys(children, rule)
+    if parts.keys() - children.keys():
+        extra = (dotted((*path, key)) for key in parts if key not in children)
         raise ValueError(
-            f"setup: there are rules for {', '.join(names)}; the keys are "
-            f"{', '.join(map(str, params))}."
+            f"setup: there are rules for {', '.join(extra)}; the keys are "
+            f"{', '.join(map(str, children))}."
         )
-    for key, rule in rules.items():
-        _refuse_extra(rule, params[key], (*path, key))
-
-
-def _parts(rule: Any) -> dict[Any, Any] | None:
-    """Return the rules of the children of a tree, or None for a single rule."""
-    return dict(rule) if isinstance(rule, Mapping) else branches(rule)
-
-
-def _rule_at(rule: Any, path: Path, tensor: Tensor) -> Rule:
-    for depth, key in enumerate(path):
-        parts = _parts(rule)
-        if parts is None:
-            break
-        if key not in parts:
+    for key, child in children.items():
+        if key not in parts and any(True for _ in walk(child)):
             raise ValueError(
-                f"setup: there is no rule for {dotted(path[: depth + 1])!r}; the rules "
+                f"setup: there is no rule for {dotted((*path, key))!r}; the rules "
                 f"are for {', '.join(map(str, parts))}. Name one for every subtree."
             )
-        rule = parts[key]
+    mapped = {
+        key: _map_with_rules(function, child, parts.get(key), (*path, key))
+        for key, child in children.items()
+    }
+    return rebuilt(tree, mapped)
+
+
+def _rule_for(rule: Any, path: Path, tensor: Tensor) -> Rule:
+    """Return the rule, or the one that a function of path and tensor returns."""
     is_class_or_model = isinstance(rule, type | nn.Module)
     if callable(rule) and not (is_class_or_model or is_rule(rule)):
         try:

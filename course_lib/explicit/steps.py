@@ -193,7 +193,17 @@ def _step(
     in_place: bool,
 ) -> list[Stepped]:
     """Apply each rule to all its tensors at once; write only when all steps exist."""
-    steps = apply_groups(caller, [_group(rule, part) for rule, part in plain.items()])
+    groups = [
+        Group(
+            rule,
+            [i.leaf.state for i in part],
+            [i.tensor for i in part],
+            [i.grad for i in part],
+            dotted(part[0].path),
+        )
+        for rule, part in plain.items()
+    ]
+    steps = apply_groups(caller, groups)
     stepped = [
         (i.tensor, Leaf(i.leaf.rule, state, i.leaf.frozen), _moved(i, dx, in_place))
         for part, (states, dxs) in zip(plain.values(), steps, strict=True)
@@ -224,16 +234,6 @@ def _by_rule(
             of_object[key] = groups[is_fused].setdefault(rule, [])
         of_object[key].append(item)
     return groups
-
-
-def _group(rule: Rule, items: list[Item]) -> Group:
-    return Group(
-        rule,
-        [i.leaf.state for i in items],
-        [i.tensor for i in items],
-        [i.grad for i in items],
-        dotted(items[0].path),
-    )
 
 
 def _moved(item: Item, dx: Tensor | None, in_place: bool) -> Tensor:

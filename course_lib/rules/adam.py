@@ -16,7 +16,7 @@ from course_lib.rules.arithmetic import (
 )
 from course_lib.rules.base import Rule, State, Step
 from course_lib.rules.counts import Count, next_count, number_of
-from course_lib.rules.hyperparameters import betas, number
+from course_lib.rules.hyperparameters import number, pair
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Adam(Rule):
     """
 
     eta: float = number(1e-3)
-    beta: tuple[float, float] = betas(0.9, 0.999)
+    beta: tuple[float, float] = pair(0.9, 0.999, 1)
     eps: float = number(1e-8)
 
     def _init(self, x: Tensor) -> State:
@@ -162,7 +162,7 @@ class AMSGrad(Rule):
     """
 
     eta: float = number(1e-3)
-    beta: tuple[float, float] = betas(0.9, 0.999)
+    beta: tuple[float, float] = pair(0.9, 0.999, 1)
     eps: float = number(1e-8)
 
     def _init(self, x: Tensor) -> State:
@@ -246,7 +246,7 @@ class OAdam(Adam):
     Source: Daskalakis et al. 2018, arXiv 1711.00141.
     """
 
-    beta: tuple[float, float] = betas(0.5, 0.9)
+    beta: tuple[float, float] = pair(0.5, 0.9, 1)
 
     def _init(self, x: Tensor) -> State:
         return super()._init(x), torch.zeros_like(x)

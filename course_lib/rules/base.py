@@ -1,8 +1,7 @@
 """The base of all rules, and the checks of their arrays and states."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -70,19 +69,12 @@ class Rule:
         dx = dx.or_zeros() if isinstance(dx, Conditional) else dx
         return state, dx.to(x.dtype) if self._widens_halves and dx is not None else dx
 
-    def apply_all(
-        self, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
-    ) -> Steps:
-        """Apply the rule to several arrays; a rule over all of them overrides this.
-
-        A step may be wider than its array: x - dx is rounded once, at the end.
-        """
-        return _apply_each(self, states, xs, gs)
-
     def _step(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
         """Apply the rule, without checks, to arrays that are not half precision."""
         state, dx = self._apply(state, x, g)
-        return state, dx if dx is None or dx.dtype is x.dtype else dx.to(x.dtype)
+        if dx is None or isinstance(dx, Conditional) or dx.dtype is x.dtype:
+            return state, dx
+        return state, dx.to(x.dtype)
 
     def _init(self, x: Tensor) -> State:
         return ()
@@ -93,21 +85,21 @@ class Rule:
         )
 
 
-def _apply_each(
+def apply_all(
     rule: Any, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
 ) -> Steps:
-    has_step = getattr(type(rule), "apply", None) is Rule.apply
-    step = rule._step if has_step else rule.apply
+    """Apply a rule to several arrays, by its own `apply_all` if it has one.
+
+    A step may be wider than its array: x - dx is rounded once, at the end.
+    """
+    if hasattr(rule, "apply_all"):
+        return rule.apply_all(states, xs, gs)
+    step = rule._step if getattr(type(rule), "apply", 0) is Rule.apply else rule.apply
     steps = [
         step(state, widened(x), widened(g))
         for state, x, g in zip(states, xs, gs, strict=True)
     ]
     return [state for state, _ in steps], [dx for _, dx in steps]
-
-
-def apply_all_of(rule: Any) -> Callable[..., Steps]:
-    """Return the rule's `apply_all`; a rule of the reader may have only `apply`."""
-    return getattr(rule, "apply_all", None) or partial(_apply_each, rule)
 
 
 def is_rule(thing: Any) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from course_lib.rules.adam import Adam
-from course_lib.rules.base import Rule, State, Step, Steps, apply_all_of, is_rule
+from course_lib.rules.base import Rule, State, Step, Steps, apply_all, is_rule
 from course_lib.rules.counts import (
     Conditional,
     Count,
@@ -97,9 +97,9 @@ def _apply_conditional(
 ) -> Steps:
     """Apply the rule; where a gradient is conditional, so are state and step."""
     if not torch.compiler.is_dynamo_compiling():
-        return apply_all_of(rule)(states, xs, gs)
+        return apply_all(rule, states, xs, gs)
     values = [g.dx if isinstance(g, Conditional) else g for g in gs]
-    new, dxs = apply_all_of(rule)(states, xs, values)
+    new, dxs = apply_all(rule, states, xs, values)
     for i, g in enumerate(gs):
         if isinstance(g, Conditional):
             new[i] = where_due(g.is_due, new[i], states[i])
@@ -150,9 +150,6 @@ class AccumulateGradients(Rule):
         if number < self.n:
             return (total, count), None
         return (torch.zeros_like(total), Count(0)), total / number
-
-    def _step(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
-        return self._apply(state, x, g)  # a step that may be conditional
 
 
 @dataclass(frozen=True)
@@ -221,9 +218,8 @@ class MixedPrecision(Rule):
                     "differentiated; for a leaf that requires a gradient, pass "
                     "params.view_as(params)."
                 )
-        inner, dxs = apply_all_of(self.rule)(
-            inner, copies, [g.to(self.dtype) for g in gs]
-        )
+        gs = [g.to(self.dtype) for g in gs]
+        inner, dxs = apply_all(self.rule, inner, copies, gs)
         moved = [
             self.moved(copy, x, dx) for copy, x, dx in zip(copies, xs, dxs, strict=True)
         ]

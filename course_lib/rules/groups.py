@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from course_lib.rules.base import Rule, State, Step, Steps, apply_all_of
+from course_lib.rules.base import Rule, State, Step, Steps, apply_all
 from course_lib.rules.clipping import ClipGlobalNorm
 from course_lib.rules.composing import Chain, MixedPrecision
 
@@ -32,7 +32,7 @@ class Group:
 
     def apply(self) -> Steps:
         """Return the new states and the steps."""
-        return apply_all_of(self.rule)(self.states, self.xs, self.gs)
+        return apply_all(self.rule, self.states, self.xs, self.gs)
 
 
 def apply_groups(caller: str, groups: Sequence[Group]) -> list[Steps]:

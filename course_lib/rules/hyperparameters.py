@@ -25,11 +25,6 @@ def pair(first: float, second: float, high: float = math.inf) -> Any:
     return field(default=(first, second), metadata=metadata)
 
 
-def betas(first: float, second: float) -> Any:
-    """Return a dataclass field for two decay rates, each in [0, 1)."""
-    return pair(first, second, 1.0)
-
-
 def validate(rule: Any) -> None:
     """Check a new rule's numbers and flags, and convert them to Python's.
 

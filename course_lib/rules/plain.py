@@ -7,7 +7,7 @@ from torch import Tensor
 
 from course_lib.rules.arithmetic import moving_average, real_zeros_like
 from course_lib.rules.base import Rule, State, Step
-from course_lib.rules.hyperparameters import betas, number, pair
+from course_lib.rules.hyperparameters import number, pair
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class Lion(Rule):
     """
 
     eta: float = number(1e-3)
-    beta: tuple[float, float] = betas(0.9, 0.999)
+    beta: tuple[float, float] = pair(0.9, 0.999, 1)
 
     def _init(self, x: Tensor) -> State:
         return torch.zeros_like(x)

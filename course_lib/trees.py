@@ -132,6 +132,11 @@ def all_finite(tensors: list[Tensor]) -> bool:
     return all(bool(t.isfinite().all()) for t in tensors)  # a large norm may overflow
 
 
+def is_differentiable(x: Tensor) -> bool:
+    """Tell whether its numbers are real or complex: others have no derivatives."""
+    return x.is_floating_point() or x.is_complex()
+
+
 def is_transformed(x: Tensor) -> bool:
     """Tell whether a torch.func transform wraps the tensor, which has no value yet."""
     is_compiling = torch.compiler.is_compiling()  # which can't trace the question
@@ -241,7 +246,11 @@ def destructure(params: Tree) -> tuple[Tensor, Callable[[Tensor], Tree]]:
     """
     require_tensors("destructure", "params", params)
     distinct = {id(tensor): tensor for _, tensor in walk(params)}
-    in_vector = {i: tensor for i, tensor in distinct.items() if _is_in_vector(tensor)}
+    in_vector = {
+        i: tensor
+        for i, tensor in distinct.items()
+        if is_differentiable(tensor) and not is_frozen_in_model(tensor)
+    }
     constant = {i: tensor for i, tensor in distinct.items() if i not in in_vector}
     tree = map_tree(lambda _, tensor: id(tensor), params)
     kinds = {i: (tensor.shape, tensor.dtype) for i, tensor in in_vector.items()}
@@ -258,11 +267,6 @@ def destructure(params: Tree) -> tuple[Tensor, Callable[[Tensor], Tree]]:
         return map_tree(lambda _, i: tensors[i], tree)
 
     return flat, rebuild
-
-
-def _is_in_vector(tensor: Tensor) -> bool:
-    is_number = tensor.is_floating_point() or tensor.is_complex()
-    return is_number and not is_frozen_in_model(tensor)
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:

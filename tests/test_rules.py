@@ -43,7 +43,7 @@ from course_lib.rules import (
     SignDecay,
     WeightDecay,
 )
-from course_lib.rules.arithmetic import safe_sqrt
+from course_lib.rules.base import safe_sqrt
 from course_lib.trees import map_tree, walk
 
 # One battery for all rules; a new one joins the list, with an eta that suits a bowl

@@ -85,13 +85,13 @@ def _gather(
 ) -> None:
     """Walk the three trees at once; raise, with the path, where they differ."""
     if type(params) is type(state) is type(grads) is dict:  # the usual case, quicker
-        children, leaves, slopes = params, state, grads
+        children, leaves, gradients = params, state, grads
     elif isinstance(params, Tensor) or branches(params) is None:
         _gather_one(caller, state, params, grads, path, found)
         return
     else:
         children, leaves = branches(params), branches(state)
-        slopes = {} if grads is None else branches(grads)
+        gradients = {} if grads is None else branches(grads)
     if leaves is None or leaves.keys() != children.keys():
         got = repr(state) if leaves is None else _names(leaves)
         raise ValueError(
@@ -100,10 +100,10 @@ def _gather(
         )
     # Only a dict of gradients may have fewer children.
     is_short = isinstance(grads, list | tuple) and len(grads) != len(children)
-    if slopes is None or is_short or not slopes.keys() <= children.keys():
+    if gradients is None or is_short or not gradients.keys() <= children.keys():
         got = type(grads).__name__
-        if slopes is not None:
-            extra = _names(key for key in slopes if key not in children)
+        if gradients is not None:
+            extra = _names(key for key in gradients if key not in children)
             got = f"{len(grads)} places" if is_short else extra
         raise ValueError(
             f"{caller}: at {dotted(path)!r} the gradients have {got}, which the "
@@ -111,16 +111,16 @@ def _gather(
             "respect to these params."
         )
     for key, child in children.items():
-        leaf, slope = leaves[key], slopes.get(key)
+        leaf, gradient = leaves[key], gradients.get(key)
         # The plain case without a call, for there may be thousands of arrays.
         if type(leaf) is Leaf and isinstance(child, Tensor) and id(child) not in found:
             kind = child.shape, child.dtype, child.device
-            if isinstance(slope, Tensor) and _fits(slope, kind):
+            if isinstance(gradient, Tensor) and _fits(gradient, kind):
                 if not _fits(leaf.state, kind):
                     _require_state(caller, (*path, key), child, leaf)
-                found[id(child)] = Item((*path, key), child, leaf, slope)
+                found[id(child)] = Item((*path, key), child, leaf, gradient)
                 continue
-        _gather(caller, leaf, child, slope, (*path, key), found)
+        _gather(caller, leaf, child, gradient, (*path, key), found)
 
 
 def _gather_one(

@@ -20,6 +20,7 @@ from course_lib.trees import (
     Tree,
     branches,
     dotted,
+    is_differentiable,
     is_forward,
     is_transformed,
     is_transforming,
@@ -95,7 +96,7 @@ def with_gradient(
     _collect(params, distinct)
     if not all(isinstance(tensor, Tensor) for tensor in distinct.values()):
         require_tensors("with_gradient", "params", params)  # names the one that is none
-    inputs = {i: x for i, x in distinct.items() if _is_differentiable(x)}
+    inputs = {i: x for i, x in distinct.items() if is_differentiable(x)}
 
     def at(new: Tensors) -> Any:
         value = loss(_looked_up(params, {**distinct, **new}.get))
@@ -133,10 +134,6 @@ def _looked_up(tree: Tree, lookup: Callable[[int, None], Tensor | None]) -> Tree
         for key, child in (tree if is_plain else branches(tree)).items()
     }
     return children if is_plain else rebuilt(tree, children)
-
-
-def _is_differentiable(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _refuse_unused(paths: Iterable[Path]) -> NoReturn:
@@ -178,7 +175,9 @@ def _autograd_gradient(
         )
     finally:
         _nesting.depth = depth
-        forget_casts()  # else autocast stores the casts of each step's leaves
+        # Else autocast stores the casts of each step's leaves:
+        # https://github.com/pytorch/pytorch/issues/48049
+        forget_casts()
     used = [x for x, g in zip(own, grads[len(leaves) :], strict=True) if g is not None]
     _refuse_own(originals, used)
     value = value if is_inner else _detached(value)

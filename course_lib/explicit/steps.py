@@ -18,6 +18,7 @@ from course_lib.trees import (
     all_finite,
     branches,
     dotted,
+    is_differentiable,
     is_forward,
     is_transforming,
     rebuilt,
@@ -223,7 +224,7 @@ def _by_rule(
     for item in items:
         rule, x = item.leaf.rule, item.tensor
         is_fused = may_fuse and has_fused_step(rule, x)
-        if not (is_fused or x.is_floating_point() or x.is_complex()):
+        if not (is_fused or is_differentiable(x)):
             raise ValueError(
                 f"{caller}: {dotted(item.path)!r} is {x.dtype}, in which "
                 "a step would be rounded away; wanted a floating-point or complex "

@@ -10,7 +10,7 @@ Optimisers.jl 0.4 (Flux's rules) unless a docstring says otherwise. Half-precisi
 arrays are stepped in float32; |g|**2 is g times its conjugate, so complex arrays work.
 
 Read `base` first, then `plain`, `adaptive` and `adam`, `decay` and `clipping`,
-`composing` and `groups`. `hyperparameters`, `arithmetic` and `counts` serve them.
+`composing` and `groups`. `hyperparameters` and `counts` serve them.
 """
 
 from course_lib.rules.adam import (

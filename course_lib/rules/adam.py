@@ -7,14 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from course_lib.rules.arithmetic import (
+from course_lib.rules.base import (
+    Rule,
+    State,
+    Step,
     bias_correction,
     moving_average,
     real_zeros_like,
     safe_sqrt,
     squared_abs,
 )
-from course_lib.rules.base import Rule, State, Step
 from course_lib.rules.counts import Count, next_count, number_of
 from course_lib.rules.hyperparameters import number, pair
 

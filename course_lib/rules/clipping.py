@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from course_lib.rules.arithmetic import widened
-from course_lib.rules.base import Rule, State, Step, Steps
+from course_lib.rules.base import Rule, State, Step, Steps, widened
 from course_lib.rules.hyperparameters import number
 from course_lib.trees import is_any_transform_active, is_transformed
 
@@ -116,7 +115,8 @@ def _norm_of(g: Tensor, p: float) -> Tensor:
 
 
 def _differentiable_norm_of(g: Tensor, p: float) -> Tensor:
-    is_zero = (g == 0).all()  # where torch's second derivative is nan
+    # torch's second derivative is nan at 0: github.com/pytorch/functorch/issues/1097.
+    is_zero = (g == 0).all()
     norm = _norm_of(torch.where(is_zero, 1.0, g), p)
     return torch.where(is_zero, 0.0, norm)
 

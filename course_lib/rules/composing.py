@@ -69,18 +69,18 @@ class Chain(Rule):
     ) -> Steps:
         """Apply one rule to all arrays, then the next."""
         table, dxs = [list(state) for state in states], list(gs)
-        for place, rule in enumerate(self.rules):
+        for position, rule in enumerate(self.rules):
             moving = [i for i, dx in enumerate(dxs) if dx is not None]
             if not moving:
                 break
             new, steps = _apply_conditional(
                 rule,
-                [table[i][place] for i in moving],
+                [table[i][position] for i in moving],
                 [xs[i] for i in moving],
                 [dxs[i] for i in moving],
             )
             for i, state, dx in zip(moving, new, steps, strict=True):
-                table[i][place], dxs[i] = state, dx
+                table[i][position], dxs[i] = state, dx
         return [tuple(row) for row in table], dxs
 
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from course_lib.rules.arithmetic import moving_average, real_zeros_like
-from course_lib.rules.base import Rule, State, Step
+from course_lib.rules.base import Rule, State, Step, moving_average, real_zeros_like
 from course_lib.rules.hyperparameters import number, pair
 
 

@@ -99,7 +99,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _data(arguments: argparse.Namespace) -> int:
-    from course_lib import archives, data
+    from course_lib import data
+    from course_lib.data import archives
 
     status = 0
     for name in arguments.names or data.NAMES:

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from course_lib.activity import records_kept
 from course_lib.losses import LossCollector, kl_from_logits, reduce
+from course_lib.regularization.activity import restored_records
 from course_lib.trees import require_module
 
 
@@ -136,7 +136,7 @@ class _Passes:
     def __call__(self, inputs: Tensor) -> Tensor:
         for generator, state in zip(self.generators, self.states, strict=True):
             generator.set_state(state)
-        with LossCollector(), records_kept(self.model):
+        with LossCollector(), restored_records(self.model):
             outputs = _call_on_copied_buffers(self.model, inputs)
         if self.refuses_randomness:
             self._require_same_states()

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import TensorDataset
 
 from course_lib.began import DIGITS, Config
-from course_lib.began_training import (
+from course_lib.began.training import (
     History,
     Record,
     Run,

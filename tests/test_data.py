@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from test_archives import IDX, THINGS, cifar_pixels, put, small_cifar, small_mnist
+from test_data_archives import IDX, THINGS, cifar_pixels, put, small_cifar, small_mnist
 
-from course_lib import archives, data
-from course_lib.data import DataError, Dataset, Split, available, load
+from course_lib import data
+from course_lib.data import DataError, Dataset, Split, archives, available, load
 
 OFFICIAL = os.environ.get("COURSE_DATA")
 DEVICES = [

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from course_lib import training
 from course_lib.data import Dataset, Split
 from course_lib.losses import LossCollector, add_loss
 from course_lib.regularization import (
@@ -19,7 +18,7 @@ from course_lib.regularization import (
     penalty,
     regularize,
 )
-from course_lib.training import Epoch, History, TrainingError, evaluate, fit
+from course_lib.training import Epoch, History, TrainingError, evaluate, fit, loop
 
 CROSS_ENTROPY = functional.cross_entropy
 
@@ -293,14 +292,14 @@ def test_a_penalty_that_is_not_finite_stops_with_the_history_so_far(number):
 
 def test_patience_counts_epochs_without_a_better_test_loss(monkeypatch):
     losses = iter([3.0, 2.0, 2.5, 1.9, 1.9, 2.0, 1.0])
-    monkeypatch.setattr(training, "evaluate", lambda *_, **__: (next(losses), 0.5))
+    monkeypatch.setattr(loop, "evaluate", lambda *_, **__: (next(losses), 0.5))
     history = train(network(), epochs=7, patience=2)
     assert history["test_loss"] == [3.0, 2.0, 2.5, 1.9, 1.9, 2.0]
 
 
 def test_patience_lets_an_improving_run_end_by_itself(monkeypatch):
     losses = iter([3.0, 2.0, 1.0])
-    monkeypatch.setattr(training, "evaluate", lambda *_, **__: (next(losses), 0.5))
+    monkeypatch.setattr(loop, "evaluate", lambda *_, **__: (next(losses), 0.5))
     assert len(train(network(), epochs=3, patience=1)) == 3
 
 

@@ -12,11 +12,17 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from course_lib.batches import Batch, Batches, Source, home, is_tensors, require_source
-from course_lib.data import Dataset
-from course_lib.history import Epoch, History, TrainingError, table
+from course_lib.data.sets import Dataset
 from course_lib.losses import LossCollector
-from course_lib.training_checks import (
+from course_lib.training.batches import (
+    Batch,
+    Batches,
+    Source,
+    home,
+    is_tensors,
+    require_source,
+)
+from course_lib.training.checks import (
     ERRORS,
     Buffers,
     Reach,
@@ -31,6 +37,7 @@ from course_lib.training_checks import (
     require_optimizer,
     scalar,
 )
+from course_lib.training.history import Epoch, History, TrainingError, table
 from course_lib.trees import all_finite, require_module
 
 __all__ = ["Epoch", "History", "TrainingError", "evaluate", "fit", "table"]

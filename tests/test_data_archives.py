@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from course_lib import archives
-from course_lib.archives import DataError, locate, present
+from course_lib.data import archives
+from course_lib.data.archives import DataError, locate, present
 from course_lib.vision import import_torchvision
 
 IDX = ["train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"]

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from course_lib.batches import Batch
 from course_lib.device import forget_casts
 from course_lib.losses import reduce
+from course_lib.training.batches import Batch
 
 
 def require_loss(place: str, loss: object) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from course_lib import archives
-from course_lib.archives import DataError, Root
+from course_lib.data import archives
+from course_lib.data.archives import DataError, Root
 
 __all__ = ["NAMES", "DataError", "Dataset", "Split", "available", "load"]
 

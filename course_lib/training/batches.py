@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import TensorDataset
 
-from course_lib.data import Split, epoch_indices
+from course_lib.data.sets import Split, epoch_indices
 
 Source = Split | TensorDataset | Iterable[Any]
 

@@ -24,7 +24,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("doctor", help="say what keeps the lessons from work")
     command.set_defaults(run=_doctor)
 
-    command = commands.add_parser("data", help="load data sets, fetching what lacks")
+    command = commands.add_parser("data", help="load data sets, download missing ones")
     command.add_argument("names", nargs="*", metavar="NAME", help="default: all")
     command.set_defaults(run=_data)
 
@@ -109,8 +109,8 @@ def _data(arguments: argparse.Namespace) -> int:
         except (ValueError, data.DataError) as error:
             print(error, file=sys.stderr)
             status = 1
-    folders = ", then ".join(str(folder) for folder in archives.homes(None))
-    print(f"Files are looked for in {folders}; COURSE_DATA names another folder.")
+    folders = ", then ".join(str(folder) for folder in archives.search_path(None))
+    print(f"Files are searched in {folders}; COURSE_DATA names another folder.")
     return status
 
 

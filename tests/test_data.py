@@ -142,7 +142,7 @@ def test_unshuffled_batches_are_views_in_order():
 
 @pytest.mark.parametrize("size", [0, -1, 2.0, True, "2", None])
 def test_a_bad_batch_size_is_refused_at_the_call(size):
-    with pytest.raises(ValueError, match=r"batch_size is .*wanted an int >= 1"):
+    with pytest.raises(ValueError, match=r"got batch_size=.*wanted an int >= 1"):
         counting(4).batches(size)
 
 

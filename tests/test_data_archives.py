@@ -236,7 +236,7 @@ def test_a_corrupt_archive_is_named_with_its_md5(root, cache, packed):
     good, bad = packed[path], packed[path][:-1] + b"?"
     put(root, {**packed, path: bad})
     got, wanted = (hashlib.md5(content).hexdigest() for content in (bad, good))
-    message = f"{path} has md5 {got}; wanted {wanted}. Delete them and fetch"
+    message = f"{path} has md5 {got}; wanted {wanted}. Delete them and download"
     with pytest.raises(DataError, match=message):
         locate("mnist", root, download=True)  # nor does a download hide it
     assert not cache.exists()
@@ -398,7 +398,7 @@ def test_a_download_replaces_damage_in_the_cache(cache, mirror, mnist, unpacked)
     assert listing(cache) == mnist
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
+@pytest.mark.parametrize("name", list(archives.SOURCES))
 def test_offline_the_error_names_what_was_tried(monkeypatch, root, name):
     def refuse(*arguments, **options):
         raise OSError("no network\nin tests")

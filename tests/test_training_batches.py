@@ -263,7 +263,7 @@ def test_batches_that_are_made_already_take_no_such_options(options):
 
 
 def test_tensors_need_a_batch_size():
-    with pytest.raises(ValueError, match="batch_size is None; wanted an int >= 1"):
+    with pytest.raises(ValueError, match="got batch_size=None; wanted an int >= 1"):
         train(linear(2, 3), TensorDataset(X, Y))
 
 

@@ -1,7 +1,7 @@
 """The loop over batches: `fit` a model, `evaluate` it, and the History of a run.
 
-Read in this order: `batches` turns the reader's data into batches, `history` records
-each epoch and prints as a table, `checks` notices what goes wrong in a step, and `loop`
+Read in this order: `batches` makes batches of any data, `history` records each epoch
+and prints as a table, `checks` and `reach` find what goes wrong in a step, and `loop`
 puts them together.
 """
 

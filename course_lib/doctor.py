@@ -1,8 +1,8 @@
-"""Examine the machine: will the lessons run here, and what is to be done if not?
+"""Examine the machine: will the lessons run here, and what can be done if not?
 
 `python -m course_lib doctor` prints the table and ends with status 1 if a lesson would
-fail. Each check is a function that returns a `Check`; none raises. What a check looks
-at is imported inside it, so that a broken library is a line of the table.
+fail. Each check is a function that returns a `Check`; none raises. A check imports what
+it examines, so that a broken library is a line of the table.
 """
 
 from __future__ import annotations
@@ -32,19 +32,12 @@ CONSTRAINTS = Path(__file__).resolve().parents[1] / "constraints.txt"
 
 @dataclass(frozen=True)
 class Check:
-    """What one check found.
-
-    Args:
-        name: what was examined, in a word.
-        status: OK, WARNING (lessons run, but mind the remedy) or FAULT (one fails).
-        found: what is there.
-        remedy: what to do; empty where there is nothing to do.
-    """
+    """The result of one check."""
 
     name: str
-    status: str
+    status: str  # OK, WARNING (lessons run, but see the remedy) or FAULT (one fails)
     found: str
-    remedy: str = ""
+    remedy: str = ""  # what to do, if anything
 
 
 def examine(*, kernel: bool = True) -> list[Check]:
@@ -52,7 +45,7 @@ def examine(*, kernel: bool = True) -> list[Check]:
 
     Args:
         kernel: start a Jupyter kernel too, which takes a second or two. A notebook
-            passes False: its own kernel runs already.
+            passes False, as its own kernel is running.
     """
     checks = [python(), *versions(), device(), threads(), compiler(), memory()]
     checks += data_sets()
@@ -80,18 +73,21 @@ def exit_status(checks: Sequence[Check]) -> int:
 def _verdict(checks: Sequence[Check]) -> str:
     faults = [check.name for check in checks if check.status == FAULT]
     if faults:
-        return f"A lesson would fail here. Mend first: {', '.join(faults)}."
+        return f"A lesson would fail here. Repair first: {', '.join(faults)}."
     return "The lessons will run here."
 
 
-def _failsafe(name: str) -> Callable[[Callable[[], Check]], Callable[[], Check]]:
-    """Turn an error inside a check into a fault: the other checks still count."""
+Result = tuple[str, ...]  # status, found, and perhaps a remedy
 
-    def decorate(check: Callable[[], Check]) -> Callable[[], Check]:
-        @functools.wraps(check)
+
+def _check(name: str) -> Callable[[Callable[[], Result]], Callable[[], Check]]:
+    """Make a Check of a function's result; an error is a fault, and others go on."""
+
+    def decorate(examine: Callable[[], Result]) -> Callable[[], Check]:
+        @functools.wraps(examine)
         def guarded() -> Check:
             try:
-                return check()
+                return Check(name, *examine())
             except Exception as error:
                 remedy = "Install the course again: remove .venv, then `make lab`."
                 found = f"{type(error).__name__}: {_first_line(error)}"
@@ -106,13 +102,14 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), "")
 
 
-def python() -> Check:
+@_check("Python")
+def python() -> Result:
     """Python itself: one of the tested versions?"""
     found = platform.python_version()
     if sys.version_info[:2] not in TESTED:
         remedy = "Not tested with it. Remove .venv, then `make lab PYTHON=python3.12`."
-        return Check("Python", WARNING, found, remedy)
-    return Check("Python", OK, found)
+        return WARNING, found, remedy
+    return OK, found
 
 
 def versions() -> list[Check]:
@@ -165,9 +162,9 @@ def _pins(constraints: Path) -> dict[str, Requirement]:
     return {pin.name: pin for pin in pins if not pin.marker or pin.marker.evaluate()}
 
 
-@_failsafe("device")
-def device() -> Check:
-    """The device that the lessons pick: does it compute?"""
+@_check("device")
+def device() -> Result:
+    """The device that the lessons choose: does it compute?"""
     import torch
 
     from course_lib.device import pick_device
@@ -180,12 +177,12 @@ def device() -> Check:
         works.sum().item()
     except RuntimeError as error:
         remedy = "Update the GPU's driver, or remove .venv and `make lab TORCH=cpu`."
-        return Check("device", FAULT, f"{found}: {_first_line(error)}", remedy)
-    return Check("device", OK, found)
+        return FAULT, f"{found}: {_first_line(error)}", remedy
+    return OK, found
 
 
-@_failsafe("threads")
-def threads() -> Check:
+@_check("threads")
+def threads() -> Result:
     """Threads against CPUs: more threads than CPUs wait for each other."""
     import torch
 
@@ -196,12 +193,12 @@ def threads() -> Check:
     if used > cpus or (asked.isdigit() and int(asked) > cpus):
         found += f", OMP_NUM_THREADS={asked}" if asked else ""
         remedy = f"Threads above CPUs are slow: set OMP_NUM_THREADS={cpus}, restart."
-        return Check("threads", WARNING, found, remedy)
-    return Check("threads", OK, found)
+        return WARNING, found, remedy
+    return OK, found
 
 
-@_failsafe("compiler")
-def compiler() -> Check:
+@_check("compiler")
+def compiler() -> Result:
     """A C++ compiler, which a few functions use where there is one."""
     from course_lib import compiler as cpp
     from course_lib import fused
@@ -211,12 +208,12 @@ def compiler() -> Check:
     except cpp.NoCompiler as error:
         remedy = "Lessons run without it, RSO several times as fast with one: `apt "
         remedy += "install g++`, or on macOS `xcode-select --install`."
-        return Check("compiler", WARNING, _first_line(error), remedy)
+        return WARNING, _first_line(error), remedy
     obstacle = cpp.obstacle()
     if obstacle is not None:
         remedy = "Until then each start compiles for itself, some seconds."
-        return Check("compiler", WARNING, f"compiles, but {obstacle}", remedy)
-    return Check("compiler", OK, f"{cpp.used()}, kept for the next start")
+        return WARNING, f"compiles, but {obstacle}", remedy
+    return OK, f"{cpp.used()}, kept for the next start"
 
 
 def _cpus() -> int:
@@ -226,22 +223,22 @@ def _cpus() -> int:
     return os.cpu_count() or 1
 
 
-@_failsafe("memory")
-def memory() -> Check:
+@_check("memory")
+def memory() -> Result:
     """Memory: enough in all, and enough free?"""
     total, free = _memory()
     found = f"{free:.1f} GB free of {total:.1f} GB"
     if total < NEEDED_MEMORY:
         remedy = f"Lessons need {NEEDED_MEMORY} GB: give the container or machine more."
-        return Check("memory", FAULT, found, remedy)
+        return FAULT, found, remedy
     if free < NEEDED_MEMORY:
         remedy = f"Lessons need {NEEDED_MEMORY} GB: shut down other kernels, programs."
-        return Check("memory", WARNING, found, remedy)
-    return Check("memory", OK, found)
+        return WARNING, found, remedy
+    return OK, found
 
 
 def _memory(cgroup: Path = Path("/sys/fs/cgroup")) -> tuple[float, float]:
-    """Return total and free memory in GB, of the container where it sets a limit."""
+    """Return total and free memory in GB: of the container if it has a limit."""
     import psutil
 
     machine = psutil.virtual_memory()
@@ -267,16 +264,16 @@ def data_sets() -> Iterator[Check]:
             yield Check(name, OK, "here" if here else absent)
 
 
-@_failsafe("digits")
-def digits() -> Check:
+@_check("digits")
+def digits() -> Result:
     """The data set that every lesson uses by default."""
     from course_lib import data
 
-    return Check("digits", OK, str(data.load("digits", download=False)))
+    return OK, str(data.load("digits", download=False))
 
 
-@_failsafe("kernel")
-def jupyter_kernel() -> Check:
+@_check("kernel")
+def jupyter_kernel() -> Result:
     """The kernel that JupyterLab would start: does it compute, with this Python?"""
     from jupyter_client.manager import KernelManager
 
@@ -291,8 +288,8 @@ def jupyter_kernel() -> Check:
     if answers != {"sum": "2", "python": repr(sys.prefix)}:
         found = f"python3 is the kernel of another Python: {answers.get('python')}"
         remedy = f"Run `{sys.executable} -m ipykernel install --sys-prefix`."
-        return Check("kernel", FAULT, found, remedy)
-    return Check("kernel", OK, "python3 starts and computes")
+        return FAULT, found, remedy
+    return OK, "python3 starts and computes"
 
 
 def _ask(manager, *, timeout: float = 30, **expressions: str) -> dict[str, str]:
@@ -308,21 +305,21 @@ def _ask(manager, *, timeout: float = 30, **expressions: str) -> dict[str, str]:
     return {name: value["data"]["text/plain"] for name, value in values.items()}
 
 
-@_failsafe("widgets")
-def widgets() -> Check:
+@_check("widgets")
+def widgets() -> Result:
     """Widgets: does JupyterLab find the extension that draws them?"""
     from jupyter_core.paths import jupyter_path
 
     extension = "@jupyter-widgets/jupyterlab-manager/package.json"
     if any((Path(p) / extension).exists() for p in jupyter_path("labextensions")):
-        return Check("widgets", OK, "JupyterLab's extension is there")
+        return OK, "JupyterLab's extension is there"
     again = f"{sys.executable} -m pip install --force-reinstall jupyterlab_widgets"
     remedy = f"Run `{again}`, then restart JupyterLab."
-    return Check("widgets", FAULT, "JupyterLab's extension is missing", remedy)
+    return FAULT, "JupyterLab's extension is missing", remedy
 
 
-@_failsafe("disk")
-def disk() -> Check:
+@_check("disk")
+def disk() -> Result:
     """The disk: can progress and notebooks be saved?"""
     progress = os.environ.get("COURSE_PROGRESS")
     folder = Path(progress).parent if progress else Path.cwd()
@@ -333,7 +330,7 @@ def disk() -> Check:
             pass
     except OSError:
         remedy = "Copy the course to a folder of your own; nothing can be saved here."
-        return Check("disk", WARNING, f"{folder} can't be written", remedy)
+        return WARNING, f"{folder} can't be written", remedy
     if free < NEEDED_DISK:
-        return Check("disk", WARNING, found, "Make room, or your work can't be saved.")
-    return Check("disk", OK, found)
+        return WARNING, found, "Make room, or your work can't be saved."
+    return OK, found

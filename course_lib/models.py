@@ -1,11 +1,8 @@
-"""The small networks that the lessons use, and modules to put others together.
-
-A module holds its weights: called twice it shares them, copied it doesn't.
-"""
+"""The small networks of the lessons, and modules that combine others."""
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -61,7 +58,7 @@ def small_cnn(
         channels: input channels, 1 for gray images.
         classes: number of logits.
         widths: output channels of the convolutions.
-        norm: put batch norm behind each convolution, in place of its bias.
+        norm: batch norm after each convolution, in place of its bias.
 
     Raises:
         ValueError: a number below 1, or images too small for the poolings.
@@ -84,32 +81,6 @@ def small_cnn(
         layers += [conv, *between, nn.ReLU(), nn.MaxPool2d(2)]
     return nn.Sequential(
         *layers, nn.Flatten(), nn.Linear(widths[-1] * left * left, classes)
-    )
-
-
-def mnist_cnn(*, dropout: bool = False) -> nn.Sequential:
-    """Two 3x3 convolutions without padding, 2x2 max pooling, two linear layers.
-
-    Takes `(batch, 1, 28, 28)`, returns logits `(batch, 10)`; 600,810 parameters.
-
-    Args:
-        dropout: drop a quarter after the pooling and a half of the 128 hidden units.
-
-    >>> sum(p.numel() for p in mnist_cnn().parameters())
-    600810
-
-    Source: examples/mnist_cnn.py of Keras 1.2.
-    """
-    convs = [nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU()]
-    hidden = [nn.Flatten(), nn.Linear(32 * 12 * 12, 128), nn.ReLU()]
-    after_pooling, after_hidden = ([nn.Dropout(p)] * dropout for p in (0.25, 0.5))
-    return nn.Sequential(
-        *convs,
-        nn.MaxPool2d(2),
-        *after_pooling,
-        *hidden,
-        *after_hidden,
-        nn.Linear(128, 10),
     )
 
 
@@ -160,9 +131,9 @@ class RSOCifar10CNN(nn.Module):
 
         x_i = norm(pool(conv(relu(x_(i-1))) + shortcut(x_(i-2)))),  i = 1..9,
 
-    where the shortcut stands at i = 3, 5, 7, 9, as it is or, where the channels grow,
-    through a 1x1 convolution with batch norm; the 2x2 average pooling at i = 3, 5.
-    Global pooling and a linear layer follow. Nothing has a bias.
+    with the shortcut at i = 3, 5, 7, 9 only: the identity or, if the channels grow, a
+    1x1 convolution with batch norm; the 2x2 average pooling is at i = 3, 5. Global
+    pooling and a linear layer follow. Nothing has a bias.
 
     Takes `(batch, channels, height, width)` of at least 4x4, returns logits.
 
@@ -230,21 +201,20 @@ def _global_pooling(place: str, kind: str) -> nn.Module:
 
 
 class Lambda(nn.Module):
-    """A function as a module: a transformation of samples that has no weights.
+    """A function as a module: a transformation of samples without weights.
 
-    Takes what the function takes, and returns what it returns. The first axis is the
-    batch and must stay as long as it is in the first argument: `x[:5]` takes five
-    samples, `x[:, :5]` the first five features of each. Weights that the function
-    reaches by a name are not the module's: no optimizer and no state_dict sees them.
+    The first axis is the batch, and the output's must be as long as the first input's:
+    `x[:5]` takes five samples, `x[:, :5]` the first five features of each. Weights that
+    the function uses are not the module's: no optimizer and no state_dict sees them.
 
     Args:
         function: tensors `(batch, ...)` -> a tensor `(batch, ...)`, or a tuple of such.
-            It can be pickled with the module if it has a name of its own in a file.
-        name: what the repr shows; a lambda expression has no name.
+            It can be pickled with the module if a file defines it by a name.
+        name: shown by repr, as a lambda expression has no name.
 
     Raises:
         ValueError: not a function, or a module, which needs no wrapper; and at a call,
-            where the output has another batch.
+            if the output has another batch size.
 
     >>> Lambda(torch.tanh), Lambda(lambda x: x[:, :5], name="first five")
     (Lambda(tanh), Lambda(first five))
@@ -298,8 +268,8 @@ def _function_name(function: Callable) -> str:
 class Shared(nn.Module):
     """One bundle of layers called on each of several inputs: one set of weights.
 
-    The gradients of all the calls add up in it. Not one call on the inputs joined:
-    they may differ in batch size, and batch norm sees each by itself.
+    The gradients of all calls add up. The inputs are not joined: they may differ in
+    batch size, and batch norm normalizes each by itself.
 
     Args:
         bundle: any module of one input.
@@ -322,8 +292,7 @@ class Shared(nn.Module):
 class Siamese(nn.Module):
     """Two inputs through one encoder: |encoder(first) - encoder(second)|, `(batch,)`.
 
-    The distance is Euclidean. It is symmetric, and 0 for equal inputs, whatever the
-    weights: both follow from sharing them.
+    This Euclidean distance is symmetric, and 0 for equal inputs, for all weights.
 
     Args:
         encoder: a module `(batch, ...)` -> `(batch, features)`.
@@ -343,58 +312,10 @@ class Siamese(nn.Module):
         return torch.linalg.vector_norm(one - other, dim=1)
 
 
-class MultiInputOutput(nn.Module):
-    """Named inputs through encoders of their own, a common trunk, and named heads.
-
-    output[name] = heads[name](trunk(codes side by side)). Head and trunk weights learn
-    from every loss that is taken of the outputs they lead to.
-
-    Args:
-        encoders: {input name: module `(batch, ...)` -> `(batch, features)`}, joined in
-            this order.
-        trunk: module from the joined codes `(batch, all features)` to features.
-        heads: {output name: module on the trunk's features}.
-
-    Raises:
-        ValueError: at a call, where the inputs' names are not the encoders'.
-
-    >>> model = MultiInputOutput(
-    ...     {"image": mlp((64, 8)), "weight": mlp((1, 2))},
-    ...     mlp((10, 16)),
-    ...     {"digit": mlp((16, 10)), "slant": mlp((16, 1))},
-    ... )
-    >>> outputs = model(image=torch.zeros(5, 1, 8, 8), weight=torch.zeros(5, 1))
-    >>> {name: tuple(output.shape) for name, output in outputs.items()}
-    {'digit': (5, 10), 'slant': (5, 1)}
-    """
-
-    def __init__(
-        self,
-        encoders: Mapping[str, nn.Module],
-        trunk: nn.Module,
-        heads: Mapping[str, nn.Module],
-    ) -> None:
-        super().__init__()
-        self.encoders, self.trunk = nn.ModuleDict(encoders), trunk
-        self.heads = nn.ModuleDict(heads)
-
-    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
-        """Return {output name: tensor}."""
-        if inputs.keys() != self.encoders.keys():
-            raise ValueError(
-                f"MultiInputOutput: got the inputs {', '.join(inputs) or 'none'}; "
-                f"wanted {', '.join(self.encoders)}. Pass each by its name."
-            )
-        codes = [encoder(inputs[name]) for name, encoder in self.encoders.items()]
-        features = self.trunk(torch.cat(codes, dim=1))
-        return {name: head(features) for name, head in self.heads.items()}
-
-
 def shared_parameters(model: nn.Module) -> dict[str, list[str]]:
-    """Return {parameter: its other names} of those that stand at several places.
+    """Return {parameter: its other names} of those that several layers share.
 
-    Empty where each layer has weights of its own. Meant or by accident, sharing looks
-    the same in the code; here it shows.
+    Sharing by design or by accident looks the same in the code; here it shows.
 
     >>> shared_parameters(nn.Sequential(*[nn.Linear(4, 4, bias=False)] * 3))
     {'0.weight': ['1.weight', '2.weight']}

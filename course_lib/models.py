@@ -9,19 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from course_lib.checks import is_int
+
 
 def mlp(sizes: Sequence[int] = (64, 32, 10), *, dropout: float = 0.0) -> nn.Sequential:
     """Fully connected layers of the given sizes, ReLU between them.
 
-    Inputs of any shape `(batch, ...)` are flattened to `(batch, sizes[0])`; the
-    outputs `(batch, sizes[-1])` are logits.
+    Inputs `(batch, ...)` are flattened to `(batch, sizes[0])`; the outputs
+    `(batch, sizes[-1])` are logits.
 
     Args:
-        sizes: input, hidden and output widths; at least two positive ints.
+        sizes: input, hidden and output widths; at least two ints >= 1.
         dropout: probability in [0, 1) of dropping each hidden unit; 0 adds no layer.
 
     Raises:
-        ValueError: fewer than two sizes, a size below 1, a dropout out of range.
+        ValueError: an argument out of range.
 
     >>> [tuple(p.shape) for p in mlp((64, 32, 10)).parameters()]
     [(32, 64), (32,), (10, 32), (10,)]
@@ -97,8 +99,7 @@ def rso_mnist_cnn(
         width: channels of each convolution.
         channels: input channels, 1 for gray images.
         classes: number of logits.
-        pooling: over the whole image at the end: "max" as in the authors' code, or
-            "average" as in two ports of it.
+        pooling: the global one: "max" as in the authors' code, or "average".
 
     Raises:
         ValueError: a number below 1, or another pooling.
@@ -110,8 +111,7 @@ def rso_mnist_cnn(
 
     Source: Tripathi and Singh 2020, arXiv:2005.05955, and the authors' code.
     """
-    numbers = (width, channels, classes)
-    _check_positive("rso_mnist_cnn", "width, channels, classes", numbers)
+    _require_rso("rso_mnist_cnn", width, channels, classes, pooling)
     layers: list[nn.Module] = []
     for number in range(1, 7):
         fan_in = channels if number == 1 else width
@@ -119,9 +119,8 @@ def rso_mnist_cnn(
         layers += [nn.AvgPool2d(2)] if number in (2, 4) else []
         layers.append(nn.BatchNorm2d(width))
         layers += [nn.ReLU()] if number < 6 else []
-    whole = _global_pooling("rso_mnist_cnn", pooling)
     head = nn.Linear(width, classes, bias=False)
-    return nn.Sequential(*layers, whole, nn.Flatten(), head)
+    return nn.Sequential(*layers, _GLOBAL_POOLING[pooling](1), nn.Flatten(), head)
 
 
 class RSOCifar10CNN(nn.Module):
@@ -141,8 +140,7 @@ class RSOCifar10CNN(nn.Module):
         width: channels of the first three convolutions; the others have twice as many.
         channels: input channels.
         classes: number of logits.
-        pooling: over the whole image at the end: "max" as in the authors' code, or
-            "average".
+        pooling: the global one: "max" as in the authors' code, or "average".
 
     Raises:
         ValueError: a number below 1, or another pooling.
@@ -162,8 +160,7 @@ class RSOCifar10CNN(nn.Module):
         classes: int = 10,
         pooling: str = "max",
     ) -> None:
-        numbers = (width, channels, classes)
-        _check_positive("RSOCifar10CNN", "width, channels, classes", numbers)
+        _require_rso("RSOCifar10CNN", width, channels, classes, pooling)
         super().__init__()
         widths = [channels, *[width] * 3, *[2 * width] * 6]
         self.convs = nn.ModuleList(
@@ -175,7 +172,7 @@ class RSOCifar10CNN(nn.Module):
             nn.Conv2d(width, 2 * width, 1, bias=False), nn.BatchNorm2d(2 * width)
         )
         self.relu, self.halve = nn.ReLU(), nn.AvgPool2d(2)
-        self.pool = _global_pooling("RSOCifar10CNN", pooling)
+        self.pool = _GLOBAL_POOLING[pooling](1)
         self.flatten = nn.Flatten()
         self.linear = nn.Linear(2 * width, classes, bias=False)
 
@@ -193,11 +190,18 @@ class RSOCifar10CNN(nn.Module):
         return self.linear(self.flatten(self.pool(x)))
 
 
-def _global_pooling(place: str, kind: str) -> nn.Module:
-    kinds = {"max": nn.AdaptiveMaxPool2d, "average": nn.AdaptiveAvgPool2d}
-    if kind not in kinds:
-        raise ValueError(f"{place}: got pooling={kind!r}; wanted 'max' or 'average'.")
-    return kinds[kind](1)
+_GLOBAL_POOLING = {"max": nn.AdaptiveMaxPool2d, "average": nn.AdaptiveAvgPool2d}
+
+
+def _require_rso(
+    place: str, width: int, channels: int, classes: int, pooling: str
+) -> None:
+    numbers = (width, channels, classes)
+    _check_positive(place, "width, channels, classes", numbers)
+    if pooling not in _GLOBAL_POOLING:
+        raise ValueError(
+            f"{place}: got pooling={pooling!r}; wanted 'max' or 'average'."
+        )
 
 
 class Lambda(nn.Module):
@@ -333,7 +337,7 @@ def _check_positive(place: str, name: str, numbers: Sequence[int]) -> None:
             "for example (64, 32, 10)."
         )
     for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        if not is_int(number) or number < 1:
             raise ValueError(
                 f"{place}: got {name}={tuple(numbers)}; wanted whole numbers of at "
                 f"least 1, and {number!r} is not one."

@@ -193,7 +193,7 @@ def test_what_to_test_on_may_be_any_of_these(kind):
     tests = {"loader": DataLoader(data, batch_size=6), "table": data}
     tests["list"] = list(tests["loader"])
     model = linear()
-    history = train(model, data, batch_size=8, test=tests[kind], patience=1)
+    history = train(model, data, batch_size=8, test=tests[kind])
     outputs = model(x)
     assert history["test_loss"][-1] == pytest.approx(
         CROSS_ENTROPY(outputs, labels).item()

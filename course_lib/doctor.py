@@ -7,6 +7,7 @@ it examines, so that a broken library is a line of the table.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
@@ -62,19 +63,14 @@ def report(checks: Sequence[Check]) -> str:
         lines.append(f"{check.status:8} {check.name:{width}}  {check.found}")
         if check.remedy:
             lines.append(f"{'':8} {'':{width}}  -> {check.remedy}")
-    return "\n".join([*lines, "", _verdict(checks)])
+    faults = ", ".join(check.name for check in checks if check.status == FAULT)
+    verdict = f"A lesson would fail here. Repair first: {faults}." if faults else ""
+    return "\n".join([*lines, "", verdict or "The lessons will run here."])
 
 
 def exit_status(checks: Sequence[Check]) -> int:
     """Return 1 if a lesson would fail, else 0."""
     return int(any(check.status == FAULT for check in checks))
-
-
-def _verdict(checks: Sequence[Check]) -> str:
-    faults = [check.name for check in checks if check.status == FAULT]
-    if faults:
-        return f"A lesson would fail here. Repair first: {', '.join(faults)}."
-    return "The lessons will run here."
 
 
 Result = tuple[str, ...]  # status, found, and perhaps a remedy
@@ -135,22 +131,19 @@ def version(requirement: Requirement, pin: Requirement | None) -> Check:
         requirement: the range, from the package's metadata.
         pin: the exact version of constraints.txt; None outside a checkout.
     """
-    name = requirement.name
-    try:
+    name, found = requirement.name, "not installed"
+    fits = False
+    with contextlib.suppress(metadata.PackageNotFoundError):
         found = metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return Check(name, FAULT, "not installed", _install(pin or requirement))
-    if not requirement.specifier.contains(found, prereleases=True):
-        return Check(name, FAULT, found, _install(pin or requirement))
+        fits = requirement.specifier.contains(found, prereleases=True)
+    if not fits:
+        wanted = f"{name}{(pin or requirement).specifier}"
+        remedy = f'Run `make lab`, or `{sys.executable} -m pip install "{wanted}"`.'
+        return Check(name, FAULT, found, remedy)
     if pin and not pin.specifier.contains(found):
         remedy = f"Stored outputs are of {pin.specifier}; last digits may differ."
         return Check(name, WARNING, found, remedy)
     return Check(name, OK, found)
-
-
-def _install(requirement: Requirement) -> str:
-    wanted = f"{requirement.name}{requirement.specifier}"
-    return f'Run `make lab`, or `{sys.executable} -m pip install "{wanted}"`.'
 
 
 def _pins(constraints: Path) -> dict[str, Requirement]:
@@ -186,7 +179,9 @@ def threads() -> Result:
     """Threads against CPUs: more threads than CPUs wait for each other."""
     import torch
 
-    used, cpus = torch.get_num_threads(), _cpus()
+    used, cpus = torch.get_num_threads(), os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # Linux: the CPUs of this process
+        cpus = len(os.sched_getaffinity(0))
     asked = os.environ.get("OMP_NUM_THREADS", "")
     found = f"{used} of torch on {cpus} CPUs"
     # torch may take fewer than it is asked for; NumPy's and SciPy's libraries don't.
@@ -214,13 +209,6 @@ def compiler() -> Result:
         remedy = "Until then each start compiles for itself, some seconds."
         return WARNING, f"compiles, but {obstacle}", remedy
     return OK, f"{cpp.used()}, kept for the next start"
-
-
-def _cpus() -> int:
-    """Return how many CPUs this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @_check("memory")

@@ -34,7 +34,7 @@ def absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
 def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return mean (outputs - targets)**2 over all axes but the first, `(batch,)`.
 
-    There is no factor 1/2. Arguments and errors are those of `absolute_error`.
+    Without a factor 1/2. Arguments and errors are those of `absolute_error`.
 
     >>> squared_error(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.zeros(2, 2))
     tensor([ 2.5000, 12.5000])
@@ -60,8 +60,7 @@ def cross_entropy(
     second time.
 
     Args:
-        logits: `(batch, classes, ...)`, floats; axes beyond the second are averaged
-            over.
+        logits: `(batch, classes, ...)`, floats; later axes are averaged.
         labels: class numbers `(batch, ...)`, or probabilities of the logits' shape.
         ignore_index: the class number of padding.
 
@@ -106,8 +105,7 @@ def kl_from_logits(logits: Tensor, other: Tensor) -> Tensor:
     symmetric. Both get a gradient; detach the one that is the target.
 
     Args:
-        logits: `(batch, classes, ...)`, finite; axes beyond the second are averaged
-            over.
+        logits: `(batch, classes, ...)`, finite; later axes are averaged.
         other: of the same shape, finite.
 
     Raises:

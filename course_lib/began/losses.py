@@ -95,13 +95,12 @@ class BEGANLoss(nn.Module):
     def _apply(
         self, fn: Callable[[Tensor], Tensor], recurse: bool = True
     ) -> "BEGANLoss":
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)
-        for name, after in self._buffers.items():
-            if after.dtype in (torch.float16, torch.bfloat16):
-                unrounded = before[name].to(after.device)
-                self._buffers[name] = _at_least_float32(unrounded)
-        return self
+        def in_float32(x: Tensor) -> Tensor:
+            y = fn(x)
+            is_half = y.dtype in (torch.float16, torch.bfloat16)
+            return _at_least_float32(x.to(y.device)) if is_half else y
+
+        return super()._apply(in_float32, recurse)
 
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)

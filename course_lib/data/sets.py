@@ -6,6 +6,7 @@ of the other sets.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib.util
 from collections.abc import Iterator
@@ -79,8 +80,8 @@ class Split:
     ) -> Iterator[Batch]:
         """Return an iterator over one epoch of (inputs, labels).
 
-        The order is drawn at the call, on the CPU, so that one seed gives one
-        order on every device. Unshuffled batches are views of the split.
+        The order is drawn at the call, on the CPU: one seed gives one order on every
+        device. Unshuffled batches are views of the split.
 
         Args:
             batch_size: samples in a batch, >= 1; above n gives one batch of n.
@@ -170,9 +171,9 @@ class Dataset:
 
     def to(self, device: str | torch.device) -> Dataset:
         """Return this data set with all its tensors on `device`."""
-        train, test = self.train.to(device), self.test.to(device)
-        mean, std = self.mean.to(device), self.std.to(device)
-        return Dataset(self.name, train, test, self.classes, mean, std)
+        names = ("train", "test", "mean", "std")
+        moved = {name: getattr(self, name).to(device) for name in names}
+        return dataclasses.replace(self, **moved)
 
     def pixels(self, inputs: Tensor) -> Tensor:
         """Undo the normalization: inputs * std + mean, up to rounding.
@@ -203,7 +204,7 @@ def load(
     root: Root = None,
     download: bool = True,
 ) -> Dataset:
-    """Return a data set whose tensors lie whole on one device.
+    """Return a data set with all its tensors on one device.
 
     Args:
         name: one of `NAMES`.

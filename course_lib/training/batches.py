@@ -64,15 +64,18 @@ class Batches:
     def _drawn(self) -> Iterable[Any]:
         if not is_tensors(self.data):
             return self.data
-        options = {
-            "shuffle": self.shuffle,
-            "generator": self.generator,
-            "drop_last": self.drop_last,
-        }
         if isinstance(self.data, Split):
-            return self.data.batches(self.batch_size, **options)
-        tensors = self.data.tensors
-        chosen = epoch_indices(len(tensors[0]), self.batch_size, **options)
+            tensors = (self.data.inputs, self.data.labels)
+        else:
+            tensors = self.data.tensors
+        chosen = epoch_indices(
+            len(tensors[0]),
+            self.batch_size,
+            shuffle=self.shuffle,
+            generator=self.generator,
+            drop_last=self.drop_last,
+            device=tensors[0].device,
+        )
         return (
             [tensor[_on_device_of(tensor, index)] for tensor in tensors]
             for index in chosen
@@ -96,34 +99,32 @@ def require_source(place: str, data: object) -> None:
         raise ValueError(f"{place}: got a TensorDataset without samples; wanted one.")
     if is_tensors(data):
         return
-    wanted = (
-        f"{place}: got data of type {type(data).__name__}; wanted a Dataset or a "
-        "Split, a TensorDataset, or batches (inputs, labels) such as a DataLoader "
-        "gives. "
-    )
+    advice = _advice(data)
+    if advice:
+        raise ValueError(
+            f"{place}: got data of type {type(data).__name__}; wanted a Dataset or a "
+            "Split, a TensorDataset, or batches (inputs, labels) such as a DataLoader "
+            f"gives. {advice}"
+        )
+
+
+def _advice(data: object) -> str:
+    """Return what to do with data that gives no batches, or nothing."""
     if isinstance(data, Iterator):
-        raise ValueError(
-            f"{wanted}An iterator is used up after one epoch: pass list(...) of it."
-        )
+        return "An iterator is used up after one epoch: pass list(...) of it."
     if isinstance(data, TorchDataset):
-        raise ValueError(
-            f"{wanted}Wrap it: DataLoader(data, batch_size=32, shuffle=True)."
-        )
-    if _holds_tensors(data):
-        raise ValueError(
-            f"{wanted}Wrap the tensors: TensorDataset(inputs, labels); "
-            "torch.from_numpy makes tensors of NumPy's arrays."
+        return "Wrap it: DataLoader(data, batch_size=32, shuffle=True)."
+    parts = data if isinstance(data, tuple | list) else ()
+    if any(isinstance(part, Tensor | np.ndarray) for part in (data, *parts)):
+        return (
+            "Wrap the tensors: TensorDataset(inputs, labels); torch.from_numpy makes "
+            "tensors of NumPy's arrays."
         )
     is_iterable = isinstance(data, Iterable) and not isinstance(data, str | Mapping)
-    parts = data if isinstance(data, tuple | list) else ()
     kinds = tuple | list | Mapping  # `_read` explains what is wrong with a Mapping
-    if not is_iterable or not all(isinstance(part, kinds) for part in parts):
-        raise ValueError(f"{wanted}course_lib.data.load() gives a Dataset.")
-
-
-def _holds_tensors(data: object) -> bool:
-    parts = data if isinstance(data, tuple | list) else [data]
-    return any(isinstance(part, Tensor | np.ndarray) for part in parts)
+    if is_iterable and all(isinstance(part, kinds) for part in parts):
+        return ""
+    return "course_lib.data.load() gives a Dataset."
 
 
 def _on_device_of(tensor: Tensor, index: Tensor | slice) -> Tensor | slice:

@@ -1,6 +1,7 @@
 """Find what goes wrong in a step of training, and say what to do about it."""
 
 import inspect
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -17,47 +18,47 @@ from course_lib.training.batches import Batch
 def require_loss(place: str, loss: object) -> None:
     """Raise ValueError unless `loss` is a function, and not a class of losses."""
     if isinstance(loss, type) or not callable(loss):
-        got = loss.__name__ if isinstance(loss, type) else repr(loss)
         raise ValueError(
-            f"{place}: got loss={got}; wanted a function (outputs, labels) -> loss, "
-            "for example torch.nn.CrossEntropyLoss() or losses.cross_entropy."
+            f"{place}: got loss={_name(loss)}; wanted a function (outputs, labels) -> "
+            "loss, for example torch.nn.CrossEntropyLoss() or losses.cross_entropy."
         )
 
 
 def require_optimizer(place: str, optimizer: object) -> None:
-    """Raise ValueError unless it is an optimizer, or has an optimizer's interface."""
-    has_all = all(hasattr(optimizer, n) for n in ("param_groups", "step", "zero_grad"))
-    if not has_all:
-        is_type = isinstance(optimizer, type)
-        got = optimizer.__name__ if is_type else repr(optimizer)
+    """Raise ValueError unless it has an optimizer's interface."""
+    if not all(hasattr(optimizer, n) for n in ("param_groups", "step", "zero_grad")):
         raise ValueError(
-            f"{place}: got optimizer={got}; wanted one of torch.optim over the model's "
-            "parameters, for example torch.optim.SGD(model.parameters(), lr=0.1). "
-            "course_lib.rules go with course_lib.explicit.train."
+            f"{place}: got optimizer={_name(optimizer)}; wanted one of torch.optim "
+            "over the model's parameters, for example "
+            "torch.optim.SGD(model.parameters(), lr=0.1). course_lib.rules go with "
+            "course_lib.explicit.train."
         )
+
+
+def _name(value: object) -> str:
+    return value.__name__ if isinstance(value, type) else repr(value)
 
 
 def scalar(place: str, loss: object, samples: int, *, name: str = "loss") -> Tensor:
     """Return a loss as a scalar: itself, or the mean of one number for each sample."""
     if not isinstance(loss, Tensor):
-        raise ValueError(
-            f"{place}: the {name} is of type {type(loss).__name__}; wanted a tensor. "
-            ".item(), float() and NumPy cut it off from the parameters."
+        wrong = (
+            f"is of type {type(loss).__name__}; wanted a tensor. .item(), float() and "
+            "NumPy cut it off from the parameters."
         )
-    if not loss.is_floating_point():
-        raise ValueError(
-            f"{place}: the {name} is of {loss.dtype}; wanted real floating-point "
-            "numbers."
-        )
-    if loss.numel() == 1:
+    elif not loss.is_floating_point():
+        wrong = f"is of {loss.dtype}; wanted real floating-point numbers."
+    elif loss.numel() == 1:
         return loss.reshape(()) if loss.dim() else loss
-    if loss.shape != (samples,):
-        raise ValueError(
-            f"{place}: the {name} has shape {tuple(loss.shape)}; wanted a scalar, or "
-            f"({samples},), a number for each sample. For a loss for each sample pass "
-            "lambda outputs, labels: reduce(cross_entropy(outputs, labels))."
+    elif loss.shape == (samples,):
+        return reduce(loss)
+    else:
+        wrong = (
+            f"has shape {tuple(loss.shape)}; wanted a scalar, or ({samples},), a "
+            "number for each sample. For a loss for each sample pass lambda outputs, "
+            "labels: reduce(cross_entropy(outputs, labels))."
         )
-    return reduce(loss)
+    raise ValueError(f"{place}: the {name} {wrong}")
 
 
 def call_model(place: str, model: nn.Module, batch: Batch) -> Any:
@@ -109,23 +110,19 @@ class _Broadcasts(TorchFunctionMode):
             [a for a in tensors if any(a is known for known in side)]
             for side in self.sides
         )
-        if getattr(func, "__name__", "") not in _PRODUCTS:
-            for first in ours:
-                for second in theirs:
-                    if _is_column_and_row(first, second):
-                        self._refuse(first, second)
+        is_product = getattr(func, "__name__", "") in _PRODUCTS
+        for first, second in itertools.product(ours, theirs):
+            if not is_product and _is_column_and_row(first, second):
+                raise ValueError(
+                    f"{self.place}: in the loss, outputs of shape {tuple(first.shape)} "
+                    f"meet labels of shape {tuple(second.shape)}, and broadcasting "
+                    "compares all pairs of samples. Give both one shape: labels[:, "
+                    "None] in the data, or nn.Flatten(0) at the model's end."
+                )
         result = func(*args, **(kwargs or {}))
         if isinstance(result, Tensor) and bool(ours) != bool(theirs):
             self.sides[0 if ours else 1].append(result)
         return result
-
-    def _refuse(self, outputs: Tensor, targets: Tensor) -> None:
-        raise ValueError(
-            f"{self.place}: in the loss, outputs of shape {tuple(outputs.shape)} meet "
-            f"labels of shape {tuple(targets.shape)}, and broadcasting compares all "
-            "pairs of samples. Give both one shape: labels[:, None] in the data, or "
-            "nn.Flatten(0) at the model's end."
-        )
 
 
 _PRODUCTS = {"matmul", "__matmul__", "__rmatmul__", "mv", "mm", "dot", "einsum"}

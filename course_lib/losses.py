@@ -133,8 +133,8 @@ def reduce(
     adds 1e-7 to that n.) Half precision is added up in float32.
 
     A masked loss, or its weight, may be nan, as it gets no gradient. But 0 * nan is nan
-    in the backward pass through the operations that made this loss: if their inputs may
-    be nan or infinite, replace those too.
+    in the backward pass through the operations that made this loss: replace inputs of
+    theirs that are nan or infinite, too, by `x.where(mask[:, None], 0)`.
 
     Args:
         per_sample: losses `(batch,)`, or `(batch, time, ...)`.
@@ -153,13 +153,6 @@ def reduce(
     tensor(1.)
     >>> reduce(losses, mask=torch.tensor([True, True, False]))  # / 2
     tensor(1.5000)
-    >>> mask = torch.tensor([True, False])
-    >>> z = torch.tensor([[0.0, 0.0], [torch.nan, 0.0]], requires_grad=True)
-    >>> clean = z.where(mask[:, None], 0)  # else z.grad is nan in the second row
-    >>> reduce(cross_entropy(clean, torch.tensor([1, 0])), mask=mask).backward()
-    >>> z.grad
-    tensor([[ 0.5000, -0.5000],
-            [ 0.0000,  0.0000]])
 
     Source: keras.losses.Loss of Keras 3, reduction "sum_over_batch_size".
     """
@@ -254,8 +247,8 @@ def add_loss(name: str, term: Tensor) -> None:
             "name comes first, then the term."
         )
     if not isinstance(term, Tensor) or term.dim():
-        shape = getattr(term, "shape", None)
-        got = type(term).__name__ if shape is None else f"shape {tuple(shape)}"
+        is_shaped = hasattr(term, "shape")
+        got = f"shape {tuple(term.shape)}" if is_shaped else type(term).__name__
         raise ValueError(
             f"add_loss: {name!r} is of {got}; wanted a scalar tensor. reduce(...) "
             "makes one of a loss for each sample."
@@ -275,7 +268,7 @@ def _mean_of_each(values: Tensor) -> Tensor:
 
 def _spread(name: str, factors: Tensor, losses: Tensor) -> Tensor:
     """Return a view of the losses' shape; missing axes are added at the end."""
-    _require_tensors("reduce", {name: factors})
+    _require_tensors("reduce", **{name: factors})
     if factors.dim() == 0 or factors.shape != losses.shape[: factors.dim()]:
         raise ValueError(
             f"reduce: got {name} of shape {tuple(factors.shape)} for losses of shape "
@@ -285,17 +278,13 @@ def _spread(name: str, factors: Tensor, losses: Tensor) -> Tensor:
     if factors.is_complex() and not losses.is_complex():
         got = factors.dtype
         raise ValueError(f"reduce: got {name} of {got}; wanted real numbers.")
-    if factors.device != losses.device:
-        raise ValueError(
-            f"reduce: got {name} on {factors.device} for losses on {losses.device}. "
-            f"Move them: {name}.to({str(losses.device)!r})."
-        )
+    _require_one_device("reduce", "losses", losses, name, factors)
     missing = losses.dim() - factors.dim()
     return factors.reshape(*factors.shape, *[1] * missing).expand_as(losses)
 
 
 def _require_losses(per_sample: Tensor) -> None:
-    _require_tensors("reduce", {"losses": per_sample})
+    _require_tensors("reduce", losses=per_sample)
     if per_sample.dim() == 0:
         raise ValueError(
             "reduce: got a scalar; wanted a loss for each sample, shape (batch,). "
@@ -310,7 +299,7 @@ def _require_losses(per_sample: Tensor) -> None:
     _require_floats("reduce", "losses", per_sample)
 
 
-def _require_tensors(place: str, values: dict[str, object]) -> None:
+def _require_tensors(place: str, **values: object) -> None:
     for name, value in values.items():
         if not isinstance(value, Tensor):
             raise ValueError(
@@ -330,7 +319,7 @@ def _require_floats(place: str, name: str, value: Tensor) -> None:
 def _require_one_shape(
     place: str, name: str, first: Tensor, other_name: str, second: Tensor
 ) -> None:
-    _require_tensors(place, {name: first, other_name: second})
+    _require_tensors(place, **{name: first, other_name: second})
     if first.shape != second.shape or first.dim() == 0:
         raise ValueError(
             f"{place}: {name} has shape {tuple(first.shape)}, {other_name} "
@@ -357,7 +346,7 @@ def _require_one_device(
 
 
 def _require_classes(place: str, logits: Tensor) -> None:
-    _require_tensors(place, {"logits": logits})
+    _require_tensors(place, logits=logits)
     if logits.dim() < 2:
         raise ValueError(
             f"{place}: got logits of shape {tuple(logits.shape)}; wanted (batch, "
@@ -367,7 +356,7 @@ def _require_classes(place: str, logits: Tensor) -> None:
 
 
 def _require_labels(logits: Tensor, labels: Tensor) -> None:
-    _require_tensors("cross_entropy", {"labels": labels})
+    _require_tensors("cross_entropy", labels=labels)
     _require_one_device("cross_entropy", "logits", logits, "labels", labels)
     numbers = (*logits.shape[:1], *logits.shape[2:])
     if labels.is_floating_point():

@@ -238,20 +238,17 @@ class Lambda(nn.Module):
     def forward(self, *inputs: Any) -> Any:
         """Return function(*inputs)."""
         outputs = self.function(*inputs)
-        if inputs and isinstance(inputs[0], Tensor):
-            for output in outputs if isinstance(outputs, tuple) else (outputs,):
-                self._require_batch(inputs[0], output)
+        first = inputs[0] if inputs else None
+        for output in outputs if isinstance(outputs, tuple) else (outputs,):
+            shape = tuple(output.shape) if isinstance(output, Tensor) else None
+            if isinstance(first, Tensor) and (not shape or shape[0] != len(first)):
+                got = type(output).__name__ if shape is None else f"shape {shape}"
+                raise ValueError(
+                    f"{self!r}: the input has shape {tuple(first.shape)}, the output "
+                    f"is {got}; wanted a tensor ({len(first)}, ...), as the first axis "
+                    "is the batch. Index the features behind it: x[:, :5]."
+                )
         return outputs
-
-    def _require_batch(self, first: Tensor, output: object) -> None:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else None
-        if not shape or shape[0] != len(first):
-            got = type(output).__name__ if shape is None else f"shape {shape}"
-            raise ValueError(
-                f"{self!r}: the input has shape {tuple(first.shape)}, the output is "
-                f"{got}; wanted a tensor ({len(first)}, ...), as the first axis is the "
-                "batch. Index the features behind it: x[:, :5]."
-            )
 
     def extra_repr(self) -> str:
         """Return the function's name, for repr."""

@@ -122,8 +122,7 @@ class _Passes:
         self.model, self.inputs = model, inputs.detach()
         self.start = torch.randn_like(self.inputs)
         devices = {inputs.device, *(p.device for p in model.parameters())}
-        self.generators = list(_generators(devices))
-        self.states = [generator.get_state() for generator in self.generators]
+        self.states = [(g, g.get_state()) for g in _generators(devices)]
         self.refuses_randomness = logits is not None
         if logits is None:
             with torch.no_grad():
@@ -132,22 +131,18 @@ class _Passes:
         self.target = logits.detach()
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        for generator, state in zip(self.generators, self.states, strict=True):
+        for generator, state in self.states:
             generator.set_state(state)
         with LossCollector(), restored_records(self.model):
             outputs = _call_on_copied_buffers(self.model, inputs)
-        if self.refuses_randomness:
-            self._require_same_states()
-        return outputs
-
-    def _require_same_states(self) -> None:
-        for generator, state in zip(self.generators, self.states, strict=True):
+        for generator, state in self.states if self.refuses_randomness else ():
             if not torch.equal(generator.get_state(), state):
                 raise ValueError(
                     f"{_PLACE}: the model draws random numbers (dropout?), and the "
                     "given logits were computed with other ones. Leave logits "
                     "out: then the clean pass is computed again, with the same ones."
                 )
+        return outputs
 
 
 def _call_on_copied_buffers(model: nn.Module, inputs: Tensor) -> Tensor:

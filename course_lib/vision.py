@@ -39,7 +39,10 @@ def import_torchvision() -> ModuleType:
         if "torchvision::nms" not in str(error):
             raise
     _declare_operators()
-    _forget_half_import()
+    # The failed import removes only the package itself. Its submodules would be
+    # reused, but not become attributes of the new package.
+    for name in [name for name in sys.modules if name.startswith("torchvision.")]:
+        del sys.modules[name]
     return _import()
 
 
@@ -66,10 +69,3 @@ def _declare_operators() -> None:
             f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
         )
     _fragments.append(fragment)
-
-
-def _forget_half_import() -> None:
-    # The failed import removes only the package itself. Its submodules would be
-    # reused, but not become attributes of the new package.
-    for name in [name for name in sys.modules if name.startswith("torchvision.")]:
-        del sys.modules[name]

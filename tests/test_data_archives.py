@@ -203,7 +203,7 @@ def test_missing_files_are_named_with_the_remedy(root, cache, packed):
     last = packed.popitem()[0]
     put(root, packed)
     message = (
-        f"{root} lacks {last}; {cache} has none of the files. Put the official "
+        f"{root} does not have {last}; {cache} has none of the files. Put the official "
         f"train-images.*into {root}/MNIST/raw, or set COURSE_DATA .*load\\('digits'\\)"
     )
     with pytest.raises(DataError, match=message):

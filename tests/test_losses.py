@@ -591,7 +591,10 @@ Z, LABELS = torch.zeros(2, 3), torch.tensor([0, 1])
         (lambda: reduce([1.0]), "losses is of type list"),
         (lambda: reduce(Z, weights=[1.0, 2.0]), "weights is of type list"),
         (lambda: reduce(Z, mask=[True, False]), "mask is of type list"),
-        (lambda: reduce(Z, weights=Z.to("meta")), "weights on meta for losses on cpu"),
+        (
+            lambda: reduce(Z, weights=Z.to("meta")),
+            "losses is on cpu, weights on meta. Move",
+        ),
     ],
 )
 def test_labels_and_losses_that_cannot_be_right_are_refused(call, message):

@@ -158,7 +158,12 @@ def gradients_(
     mixed = torch.autocast(images.device.type, torch.bfloat16, enabled=mixed_precision)
     with mixed:
         made = generator(latents)
-        _require_shape(made, images)
+        if made.shape != images.shape:
+            raise ValueError(
+                f"gradients_: the generator made images of shape {tuple(made.shape)}; "
+                f"the real ones have {tuple(images.shape)}. Use one size, and as many "
+                "latents as images."
+            )
         generated = absolute_error(discriminator(made), made).mean()
     generated.backward()
     grads = [p.grad for p in discriminator.parameters() if p.grad is not None]
@@ -167,12 +172,3 @@ def gradients_(
         real = absolute_error(discriminator(images), images).mean()
     real.backward()
     return real.detach(), generated.detach()
-
-
-def _require_shape(made: Tensor, images: Tensor) -> None:
-    if made.shape != images.shape:
-        raise ValueError(
-            f"gradients_: the generator made images of shape {tuple(made.shape)}; the "
-            f"real ones have {tuple(images.shape)}. Use one size, and as many latents "
-            "as images."
-        )

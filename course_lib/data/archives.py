@@ -111,7 +111,7 @@ def locate(name: str, root: Root, download: bool) -> Path:
     which are checked by their md5 and unpacked into the cache.
 
     Raises:
-        DataError: the files are missing or damaged, or cannot be fetched.
+        DataError: the files are missing or damaged, or the download fails.
     """
     source, folders = SOURCES[name], search_path(root)
     if folders[0].exists() and not folders[0].is_dir():
@@ -119,22 +119,24 @@ def locate(name: str, root: Root, download: bool) -> Path:
             f"load: the data root {folders[0]} is a file; wanted a folder. Pass "
             "another root, or set the environment variable COURSE_DATA to a folder."
         )
-    damage: list[tuple[Path, str]] = []
+    damaged: set[Path] = set()
+    faults: list[str] = []
     for home, files in _copies(source, folders):
-        faults = _faults(home, files, _md5s(name))
-        if not faults:
+        found = _faults(home, files, _md5s(name))
+        if not found:
             return home if files is source.unpacked else _unpack(name, home)
-        damage += [(home, fault) for fault in faults]
+        damaged.add(home)
+        faults += found
     # Damage in the user's root is an error; files of our cache are replaced.
-    if download and all(home == cache() for home, _ in damage):
+    if download and damaged <= {cache()}:
         return _download(name, folders)
-    if damage:
-        faults = " ".join(fault for _, fault in damage)
-        what = f"damaged files: {faults} Delete them and download them again."
+    if damaged:
+        listed = " ".join(faults)
+        problem = f"damaged files: {listed} Delete them and download them again."
     else:
-        lacks = "; ".join(_lacks(home, source.archives) for home in folders)
-        what = f"no complete copy found and no download allowed: {lacks}."
-    raise _error(name, folders, what)
+        listed = "; ".join(_absence(home, source.archives) for home in folders)
+        problem = f"no complete copy found and no download allowed: {listed}."
+    raise _error(name, folders, problem)
 
 
 def _copies(source: Source, folders: list[Path]) -> Iterator[tuple[Path, Files]]:
@@ -148,17 +150,17 @@ def _missing(home: Path, files: Files) -> list[str]:
     return [path for path in files if not (home / path).is_file()]
 
 
-def _lacks(home: Path, files: Files) -> str:
+def _absence(home: Path, files: Files) -> str:
     missing = _missing(home, files)
     if len(missing) == len(files):
         return f"{home} has none of the files"
-    return f"{home} lacks {', '.join(missing)}"
+    return f"{home} does not have {', '.join(missing)}"
 
 
-def _error(name: str, folders: list[Path], what: str) -> DataError:
+def _error(name: str, folders: list[Path], problem: str) -> DataError:
     archives = [Path(path) for path in SOURCES[name].archives]
     return DataError(
-        f"load({name!r}): {what} Put the official "
+        f"load({name!r}): {problem} Put the official "
         f"{', '.join(path.name for path in archives)} into "
         f"{folders[0] / archives[0].parent}, or set COURSE_DATA to a folder that has "
         "them in this layout, or use load('digits'), which needs no download."
@@ -171,14 +173,14 @@ def _faults(home: Path, files: Files, md5s: dict[str, str] | None) -> list[str]:
     for file, size in files.items():
         path = home / file
         if size is not None:
-            what, wanted, got = "byte count", size, path.stat().st_size
-        elif md5s is None:
-            continue
-        else:
+            kind, wanted, got = "byte count", size, path.stat().st_size
+        elif md5s is not None:
             got = _datasets().utils.calculate_md5(path)
-            what, wanted = "md5", md5s[path.name]
+            kind, wanted = "md5", md5s[path.name]
+        else:
+            continue
         if got != wanted:
-            faults.append(f"{path} has {what} {got}; wanted {wanted}.")
+            faults.append(f"{path} has {kind} {got}; wanted {wanted}.")
     return faults
 
 
@@ -224,8 +226,8 @@ def _download(name: str, folders: list[Path]) -> Path:
             kind(root=scratch, train=True, download=True)
     except Exception as error:  # URL, socket, HTTP, gzip, tar, checksum, disk
         tried = ", ".join(kind.mirrors if hasattr(kind, "mirrors") else [kind.url])
-        what = f"the download from {tried} failed ({brief(error)})."
-        raise _error(name, folders, what) from error
+        problem = f"the download from {tried} failed ({brief(error)})."
+        raise _error(name, folders, problem) from error
     return home
 
 

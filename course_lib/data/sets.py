@@ -341,12 +341,11 @@ def _usable_device(device: str | torch.device | None) -> torch.device:
 def _check_tensor(
     name: str, value: Tensor, dtype: torch.dtype, dims: int, wanted: str
 ) -> None:
-    if not isinstance(value, Tensor):
-        got = type(value).__name__
-    elif value.dtype == dtype and value.dim() == dims:
-        return
-    else:
+    got = type(value).__name__
+    if isinstance(value, Tensor):
         got = f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+        if value.dtype == dtype and value.dim() == dims:
+            return
     raise ValueError(
         f"Split: {name} is {got}; wanted {wanted}. Convert it first; of other data "
         "than images and classes give fit a TensorDataset(inputs, labels) or a "

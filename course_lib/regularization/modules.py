@@ -117,9 +117,7 @@ def penalties(model: nn.Module) -> dict[str, Tensor]:
     ['0.bias']
     """
     _require_eager("penalties", model)
-    parts = {
-        term.name: term.regularizer(term.tensor) for term in _distinct_terms(model)
-    }
+    parts = {name: call(tensor) for name, tensor, call in _distinct_terms(model)}
     for path, values in recorded_penalties(model):
         parts[_join(path, "activity")] = sum(values)
     return parts
@@ -251,9 +249,9 @@ def _owner(module: nn.Module, name: str) -> nn.Module:
         _require_eager("regularize", owner)
     if not isinstance(tensor, Tensor) or _is_constant(owner, leaf):
         known = ", ".join(n for n, _ in module.named_parameters()) or "none"
-        what = "None" if owner is not None and tensor is None else "no parameter"
+        found = "None" if owner is not None and tensor is None else "no parameter"
         raise ValueError(
-            f"regularize: {name!r} is {what} in this {type(module).__name__}; its "
+            f"regularize: {name!r} is {found} in this {type(module).__name__}; its "
             f"parameters are: {known}."
         )
     require_real(f"regularize: {name!r}", tensor)

@@ -1,4 +1,4 @@
-"""Regularizers: what computes the penalty of one tensor, of weights or of an output."""
+"""Regularizers, which compute the penalty of one tensor: of weights or an output."""
 
 import sys
 from collections.abc import Iterator

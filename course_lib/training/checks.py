@@ -1,4 +1,4 @@
-"""Find what goes wrong in a step of training, and say what to do about it."""
+"""Find mistakes in a step of training, and explain them."""
 
 import inspect
 import itertools
@@ -172,16 +172,17 @@ _ERRORS = (RuntimeError, NotImplementedError, IndexError, TypeError, ValueError)
 class Explained:
     """A block whose errors of torch become a ValueError that says `who` failed.
 
-    The message shows the tensors of `what` and gives advice, for which the model's
-    parameters are compared with the inputs. Other errors, and our own, pass unchanged.
+    The message shows the tensors and gives advice, for which the model's parameters
+    are compared with the inputs. Other errors, and our own, pass unchanged.
     """
 
-    __slots__ = ("model", "place", "what", "who")
+    __slots__ = ("model", "place", "tensors", "who")
 
     def __init__(
-        self, place: str, who: str, *, model: nn.Module | None = None, **what: Any
+        self, place: str, who: str, *, model: nn.Module | None = None, **tensors: Any
     ) -> None:
-        self.place, self.who, self.model, self.what = place, who, model, what
+        self.place, self.who = place, who
+        self.model, self.tensors = model, tensors
 
     def __enter__(self) -> None:
         pass
@@ -190,10 +191,10 @@ class Explained:
         message = str(error)
         if kind not in _ERRORS or message.startswith(self.place):
             return
-        shown = " and ".join(f"{k} of {_shown(v)}" for k, v in self.what.items())
+        shown = " and ".join(f"{k} of {_shown(v)}" for k, v in self.tensors.items())
         first = (message.splitlines() or [kind.__name__])[0].rstrip(".")
         on = f" on {shown}" if shown else ""
-        advice = _advice(message, self.model, self.what) if shown else ""
+        advice = _advice(message, self.model, self.tensors) if shown else ""
         text = f"{self.place}: {self.who} failed{on}: {first}. {advice}"
         raise ValueError(text.strip()) from error
 
@@ -207,8 +208,8 @@ def _shown(value: Any) -> str:
     return type(value).__name__
 
 
-def _advice(message: str, model: nn.Module | None, what: dict[str, Any]) -> str:
-    if isinstance(what.get("outputs"), tuple | list | Mapping):
+def _advice(message: str, model: nn.Module | None, tensors: dict[str, Any]) -> str:
+    if isinstance(tensors.get("outputs"), tuple | list | Mapping):
         return (
             "The model returns several outputs; let the loss choose: lambda outputs, "
             "labels: loss(outputs[0], labels)."
@@ -216,9 +217,9 @@ def _advice(message: str, model: nn.Module | None, what: dict[str, Any]) -> str:
     for part, advice in _ADVICE.items():
         if part in message:
             return advice
-    if model is not None and (kind := _other_kind(model, what["inputs"])):
+    if model is not None and (kind := _other_kind(model, tensors["inputs"])):
         return kind
-    if "labels" in what and ("dtype" in message or "type" in message.lower()):
+    if "labels" in tensors and ("dtype" in message or "type" in message.lower()):
         return (
             "Class numbers are int64 (.long()), numbers to come close to are floats "
             "as the outputs (.float()); both belong into the data."

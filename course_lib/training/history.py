@@ -116,8 +116,5 @@ def table(header: list[str], rows: list[list[str]]) -> str:
         rows = [*rows[:5], ["..." for _ in header], *rows[-4:]]
     lines = [header, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(_line(line, widths) for line in lines)
-
-
-def _line(row: list[str], widths: list[int]) -> str:
-    return "  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True))
+    pairs = (zip(line, widths, strict=True) for line in lines)
+    return "\n".join("  ".join(text.rjust(w) for text, w in each) for each in pairs)

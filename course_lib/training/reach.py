@@ -81,14 +81,11 @@ class Reach:
         for key in found:
             del self.missing[key]
         if self.steps == 1:
-            self._watch()
-
-    def _watch(self) -> None:
-        for module in self.model.modules():
-            if self._missing_of(module):
-                self.hooks.append(
-                    module.register_forward_hook(lambda m, *_: self.called.add(m))
-                )
+            self.hooks = [
+                module.register_forward_hook(lambda m, *_: self.called.add(m))
+                for module in self.model.modules()
+                if self._missing_of(module)
+            ]
 
     def _missing_of(self, module: nn.Module) -> dict[int, Tensor]:
         own = [id(p) for p in module._parameters.values() if p is not None]

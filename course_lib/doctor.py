@@ -208,7 +208,7 @@ def compiler() -> Result:
     if obstacle is not None:
         remedy = "Until then each start compiles for itself, some seconds."
         return WARNING, f"compiles, but {obstacle}", remedy
-    return OK, f"{cpp.used()}, kept for the next start"
+    return OK, f"{cpp.used()}, stored for the next start"
 
 
 @_check("memory")

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from course_lib.activity import record_outputs
 from course_lib.keras_models.graph.plan import Planner, module_name
 from course_lib.keras_models.graph.walk import Call, Walk, call_step
 from course_lib.keras_models.layers.base import Layer, MaskRule
@@ -30,6 +29,7 @@ from course_lib.keras_models.regularizers import (
 from course_lib.keras_models.schema.dtypes import integer_type
 from course_lib.keras_models.spec import ModelSpec, Ref, refs_in
 from course_lib.regularization import regularize
+from course_lib.regularization.activity import record_outputs
 
 
 class KerasModel(nn.Module):

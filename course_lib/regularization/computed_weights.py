@@ -1,4 +1,4 @@
-"""Weights that are no parameters themselves: normed, pruned or parametrized ones."""
+"""Weights that are computed from parameters: normalized, pruned, parametrized."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 
 @torch.enable_grad()
 def computed_weight(module: nn.Module, name: str, path: str) -> Tensor | None:
-    """Return a weight that is no parameter itself but computed from parameters.
+    """Return a weight that is computed from parameters; None if it was removed.
 
-    The spectral norms of torch move their estimate at each call in train mode. For a
-    penalty it stays: then the weight is that of the last pass, and nothing changes.
+    torch's spectral norms update their estimate at each call in train mode; in eval
+    mode the weight is that of the last pass, and nothing changes.
     """
     with _eval_mode(_spectral_norms(module, name)):
         if (hook := hook_of(module, name)) is not None:

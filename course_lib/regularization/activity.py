@@ -1,9 +1,9 @@
-"""Record what modules' outputs cost, in each forward pass of the model anew.
+"""Record the penalties of modules' outputs during a forward pass of the model.
 
-A layer that is called twice in one pass pays twice; the next pass begins at zero. But a
-layer doesn't know which model it stands in, nor when a pass begins. So the outermost
-module, the one that the user called, is read off the stack, and a hook there empties
-the records when it is called again.
+Two calls of a layer in one pass give two penalties; the next pass starts with none. A
+layer doesn't know which model contains it, nor when a pass begins. So the outermost
+module that is being called is found on the call stack, and a hook on it empties the
+records at its next call.
 """
 
 import contextlib
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 
 class _Record:
-    """The costs of one module's outputs in one forward pass.
+    """The penalties of one module's outputs in one forward pass.
 
-    Copies and pickles are empty: tensors inside a graph can be neither.
+    Copies and pickles are empty: tensors inside a graph can't be copied or pickled.
     """
 
     def __init__(self) -> None:
-        self.costs: list[Tensor] = []
+        self.penalties: list[Tensor] = []
 
     def __deepcopy__(self, memo: dict) -> "_Record":
         return _Record()
@@ -31,74 +31,72 @@ class _Record:
         return _Record, ()
 
 
-def record_outputs(module: nn.Module, cost: Callable[[Any], Tensor]) -> None:
-    """From now on record cost(output) at each call; replaces an earlier cost.
+def record_outputs(module: nn.Module, regularizer: Callable[[Any], Tensor]) -> None:
+    """Record regularizer(output) at each later call; replaces an earlier regularizer.
 
     >>> layer = nn.ReLU()
     >>> record_outputs(layer, torch.sum)
     >>> model = nn.Sequential(layer, layer)  # one layer, called twice
     >>> for _ in range(3):
     ...     outputs = model(torch.ones(2))
-    >>> list(recorded_costs(model))
+    >>> list(recorded_penalties(model))
     [('0', [tensor(2.), tensor(2.)])]
     """
     if not records_outputs(module):
         module.register_forward_hook(_record)
-    module.__dict__.update(_activity_cost=cost, _activity_record=_Record())
+    module.__dict__.update(_activity_cost=regularizer, _activity_record=_Record())
 
 
 def records_outputs(module: nn.Module) -> bool:
-    """Tell whether `record_outputs` was called on this very module."""
+    """Return whether `record_outputs` was called on this module."""
     return "_activity_cost" in module.__dict__
 
 
-def recorded_costs(model: nn.Module) -> Iterator[tuple[str, list[Tensor]]]:
-    """Yield (name, costs of the last pass, one a call) of the modules that have any."""
+def recorded_penalties(model: nn.Module) -> Iterator[tuple[str, list[Tensor]]]:
+    """Yield (module's name, its penalties in the last pass, one for each call)."""
     for path, module in model.named_modules():
         record = module.__dict__.get("_activity_record")
-        if record is not None and record.costs:
-            yield path, record.costs
+        if record is not None and record.penalties:
+            yield path, record.penalties
 
 
 @contextlib.contextmanager
-def records_kept(model: nn.Module) -> Iterator[None]:
-    """Forget, after this block, the passes that ran in it: the last one before counts.
+def restored_records(model: nn.Module) -> Iterator[None]:
+    """Restore, after this block, the records of the last pass before it.
 
     >>> layer = nn.ReLU()
     >>> record_outputs(layer, torch.sum)
     >>> outputs = layer(torch.ones(2))
-    >>> with records_kept(layer):
+    >>> with restored_records(layer):
     ...     outputs = layer(torch.ones(9))
-    >>> list(recorded_costs(layer))
+    >>> list(recorded_penalties(layer))
     [('', [tensor(2.)])]
     """
-    kept = []
-    for module in model.modules():
-        record = module.__dict__.get("_activity_record")
-        filled = module.__dict__.get("_activity_pass")
-        kept.append((module, record, record and list(record.costs), filled))
+    spaces = [module.__dict__ for module in model.modules()]
+    records = [s["_activity_record"] for s in spaces if "_activity_record" in s]
+    before = [list(record.penalties) for record in records]
+    passes = [(s, s["_activity_pass"]) for s in spaces if "_activity_pass" in s]
     try:
         yield
     finally:
-        for module, record, costs, filled in kept:
-            if record is not None:
-                record.costs = costs
-            if filled is not None:
-                module.__dict__["_activity_pass"] = filled
+        for record, penalties in zip(records, before, strict=True):
+            record.penalties = penalties
+        for space, filled in passes:
+            space["_activity_pass"] = filled
 
 
 @torch._disable_dynamo  # a compiled graph has no stack to read; `import torch` has this
 def _record(module: nn.Module, args: tuple, output: Any) -> None:
     record: _Record = module.__dict__["_activity_record"]
     records = _records_of_this_pass(module)
-    if record not in records:  # it may still hold what another model's pass left
-        record.costs = []
+    if record not in records:  # it may hold penalties of another model's pass
+        record.penalties = []
         records.add(record)
-    record.costs.append(module.__dict__["_activity_cost"](output))
+    record.penalties.append(module.__dict__["_activity_cost"](output))
 
 
 def _records_of_this_pass(module: nn.Module) -> set[_Record]:
-    """Return the records that the running call of the outermost module has filled."""
+    """Return the records filled during this call of the outermost module."""
     root = _outermost_module(module)
     if _begin_pass not in root._forward_pre_hooks.values():
         root.register_forward_pre_hook(_begin_pass)  # from its next call on
@@ -107,9 +105,9 @@ def _records_of_this_pass(module: nn.Module) -> set[_Record]:
 
 
 def _begin_pass(module: nn.Module, args: tuple) -> None:
-    """Empty all records of the pass before, also of layers that this one leaves out."""
+    """Empty all records of the pass before, also of layers not called this time."""
     for record in module.__dict__.get("_activity_pass", ()):
-        record.costs = []
+        record.penalties = []
     module.__dict__["_activity_pass"] = set()
 
 

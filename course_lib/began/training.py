@@ -1,19 +1,19 @@
-"""Train a BEGAN: steps, their history, sample images on the way, and checkpoints.
+"""Train a BEGAN: steps, their history, sample images, and checkpoints.
 
 >>> from dataclasses import replace
 >>> from course_lib.began import DIGITS
 >>> pixels = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
->>> run = train(replace(DIGITS, steps=4), pixels, every=2, device="cpu")
->>> run.history["step"], run.samples(3).shape
-([2, 4], torch.Size([3, 1, 8, 8]))
+>>> for run in watch(replace(DIGITS, steps=4), pixels, every=2, device="cpu"):
+...     print(run.steps, run.samples(3).shape)
+2 torch.Size([3, 1, 8, 8])
+4 torch.Size([3, 1, 8, 8])
 """
 
-import contextlib
 import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,37 +22,30 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
-from tqdm.auto import tqdm
 
-from course_lib.began import BEGANLoss, Config, autoencoder, generator, gradients_
-from course_lib.began_history import History, Record
+from course_lib.began.history import History, Record
+from course_lib.began.losses import BEGANLoss, gradients_
+from course_lib.began.networks import Config, autoencoder, generator
+from course_lib.checks import require_ints
 from course_lib.device import forget_casts, pick_device
-from course_lib.history import TrainingError
+from course_lib.training.history import TrainingError
 from course_lib.trees import all_finite
 from course_lib.vision import import_torchvision
 
-__all__ = [
-    "History",
-    "Record",
-    "Run",
-    "image_folder",
-    "learning_rate",
-    "train",
-    "watch",
-]
+__all__ = ["History", "Run", "image_folder", "learning_rate", "watch"]
 
 
 class Run:
-    """A run so far: `generator`, `discriminator`, `loss`, `history` and `steps` taken.
+    """The state of a run: `generator`, `discriminator`, `loss`, `history`, `steps`.
 
-    `train` and `watch` make one and move it on. Its weights, batches and latents
-    follow from the seed, whatever else draws random numbers.
+    `watch` makes one and trains it. Its weights, batches and latents depend on the seed
+    alone, whatever else draws random numbers.
     """
 
     def __init__(self, config: Config, *, seed: int, device: torch.device) -> None:
         self.config, self.seed, self.device = config, seed, device
         self.steps, self.history = 0, History()
-        with torch.random.fork_rng(devices=[]):  # the weights are made on the CPU
+        with torch.random.fork_rng(devices=[]):  # the weights are drawn on the CPU
             torch.default_generator.set_state(_stream(seed, 0).get_state())
             self.generator = generator(config).to(device)
             self.discriminator = autoencoder(config).to(device)
@@ -65,8 +58,8 @@ class Run:
         """Update both players, then k and M; return L_real, L_gen and M, shape (3,).
 
         Raises:
-            TrainingError: an error or a gradient is not finite; the weights and k stay
-                as they were.
+            TrainingError: an error or a gradient is not finite; the weights and k are
+                unchanged.
         """
         latents = self._latents(len(images), self._random)
         self.optimizer.param_groups[0]["lr"] = learning_rate(self.config, self.steps)
@@ -74,8 +67,7 @@ class Run:
         players = self.loss, self.generator, self.discriminator
         mixed = self.config.mixed_precision
         errors = gradients_(*players, images, latents, mixed_precision=mixed)
-        self._require_finite(errors)
-        self._require_finite_gradients()
+        self._require_finite(torch.stack(errors))
         self.optimizer.step()
         forget_casts()
         self.loss.update_(*errors)
@@ -84,38 +76,34 @@ class Run:
 
     @torch.no_grad()
     def samples(self, count: int = 64) -> Tensor:
-        """Return generated pixels in [0, 1], of the same latents at each call."""
+        """Return generated pixels in [0, 1], from the same latents at each call."""
         latents = self._latents(count, _stream(self.seed, 2))
         return self.generator(latents).clamp(0, 1)
 
     def _latents(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw from U(-1, 1), on the CPU, so that every device sees the same."""
+        """Draw from U(-1, 1), on the CPU: the same numbers for every device."""
         drawn = torch.rand(count, self.config.latent, generator=generator)
         return (2 * drawn - 1).to(self.device)
 
-    def _require_finite(self, errors: tuple[Tensor, Tensor]) -> None:
-        real, made = torch.stack(errors).tolist()  # the step's one wait for a GPU
-        if not (math.isfinite(real) and math.isfinite(made)):
-            raise TrainingError(
-                f"began: step {self.steps + 1}: L_real is {real:.4g} and L_gen "
-                f"{made:.4g}; wanted finite numbers. The weights and k are those "
-                "before this step. Lower the learning rate, or look for nan in the "
-                "images.",
-                self.history,
-            )
-
-    def _require_finite_gradients(self) -> None:
+    def _require_finite(self, errors: Tensor) -> None:
+        real, made = errors.tolist()  # the step's one wait for a GPU
         moved = self.optimizer.param_groups[0]["params"]
-        if not all_finite([p.grad for p in moved if p.grad is not None]):
-            raise TrainingError(
-                f"began: step {self.steps + 1}: a gradient is nan or infinite, though "
-                "the errors are finite. The weights and k are those before this step. "
-                "Lower the learning rate.",
-                self.history,
-            )
+        if not (math.isfinite(real) and math.isfinite(made)):
+            found = f"L_real is {real:.4g} and L_gen {made:.4g}; wanted finite numbers"
+            advice = ", or look for nan in the images"
+        elif not all_finite([p.grad for p in moved if p.grad is not None]):
+            found = "a gradient is nan or infinite, though the errors are finite"
+            advice = ""
+        else:
+            return
+        raise TrainingError(
+            f"began: step {self.steps + 1}: {found}. The weights and k are those "
+            f"before this step. Lower the learning rate{advice}.",
+            self.history,
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that a run needs to go on as if it had never stopped."""
+        """Return everything that a run needs to continue to the same numbers."""
         parts = {name: getattr(self, name).state_dict() for name in _PARTS}
         records = [tuple(record) for record in self.history.records]
         own = {"steps": self.steps, "records": records, "seed": self.seed}
@@ -123,12 +111,12 @@ class Run:
         return {**parts, **own, "random": random, "config": asdict(self.config)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to a state of a run with the same seed and configuration.
+        """Restore a state of a run with the same seed and configuration.
 
-        The number of steps in the configuration may differ: a run can be prolonged.
+        The number of steps in the configuration may differ: a run can be extended.
 
         Raises:
-            ValueError: another seed or configuration, with what differs.
+            ValueError: the seed or the configuration differs.
         """
         ours = {**asdict(self.config), "seed": self.seed, "steps": None}
         theirs = {**state["config"], "seed": state["seed"], "steps": None}
@@ -150,7 +138,7 @@ _PARTS = ("generator", "discriminator", "loss", "optimizer")
 
 
 def _stream(seed: int, number: int) -> torch.Generator:
-    """Return one of four generators: weights, latents, samples, order of the images."""
+    """Return generator 0 to 3: of weights, latents, samples, order of the images."""
     return torch.Generator().manual_seed(4 * seed + number)
 
 
@@ -168,8 +156,8 @@ def learning_rate(config: Config, step: int) -> float:
 def image_folder(path: str | os.PathLike[str], *, size: int = 64) -> TorchDataset:
     """Return the images in the subfolders of `path`, as pixels `(3, size, size)`.
 
-    torchvision's ImageFolder: each image is scaled, cut to its middle square, and read
-    when it is asked for.
+    torchvision's ImageFolder: an image is read when it is used, scaled, and cut to its
+    middle square.
 
     Raises:
         ValueError: there is no image in a subfolder of `path`.
@@ -186,54 +174,6 @@ def image_folder(path: str | os.PathLike[str], *, size: int = 64) -> TorchDatase
         ) from error
 
 
-def train(
-    config: Config,
-    images: Tensor | TorchDataset,
-    *,
-    every: int = 100,
-    seed: int = 0,
-    device: str | torch.device | None = None,
-    workers: int = 0,
-    checkpoint: str | os.PathLike[str] | None = None,
-    on_record: Callable[[Run], object] | None = None,
-    progress: bool = True,
-) -> Run:
-    """Train to the configuration's last step and return the run.
-
-    Args:
-        config: DIGITS, FOLDER_64 or your own.
-        images: real pixels in [0, 1], `(n, channels, size, size)`, or a data set of
-            (pixels, label) such as `image_folder` returns.
-        every: steps between two records of the history.
-        seed: of the weights, the batches and the latents.
-        device: where to compute; None is `pick_device()`.
-        workers: processes that read a data set's images; 0 reads them here.
-        checkpoint: a file that the run is saved to at each record. Where it exists,
-            the run goes on from it, to the same numbers as without a stop (on a GPU,
-            up to the order in which its kernels add).
-        on_record: called with the run at each record, for example to draw
-            `run.samples()`; a true answer stops.
-        progress: show a bar; TQDM_DISABLE=1 in the environment hides it too.
-
-    Raises:
-        TrainingError: L_real or L_gen is not finite; it carries the history so far.
-        ValueError: an argument is out of range, the images don't fit the
-            configuration, or the checkpoint is of another run.
-    """
-    options = {"every": every, "seed": seed, "device": device, "workers": workers}
-    stretches = watch(config, images, **options, checkpoint=checkpoint)
-    hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
-    bar = tqdm(total=config.steps, unit="step", disable=hidden)
-    with bar, contextlib.closing(stretches):
-        for run in stretches:
-            bar.update(run.steps - bar.n)
-            last = run.history.records[-1]
-            bar.set_postfix(k=f"{last.k:.3f}", M=f"{last.M:.3g}")
-            if on_record and on_record(run):
-                break
-    return run
-
-
 def watch(
     config: Config,
     images: Tensor | TorchDataset,
@@ -244,20 +184,36 @@ def watch(
     workers: int = 0,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> Iterator[Run]:
-    """Return an iterator that trains for `every` steps and yields the run, live.
+    """Return an iterator that trains for `every` steps and yields the run.
 
-    It is one and the same run each time, further on. Arguments and errors are those
-    of `train`; what can be checked is checked at the call.
+    It yields the same object each time. Arguments are checked at the call.
 
-    >>> from dataclasses import replace
-    >>> from course_lib.began import DIGITS
-    >>> pixels = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    >>> for run in watch(replace(DIGITS, steps=4), pixels, every=2, device="cpu"):
-    ...     print(run.steps, run.loss.k <= 1)
-    2 tensor(True)
-    4 tensor(True)
+    Args:
+        config: DIGITS, FOLDER_64 or your own.
+        images: real pixels in [0, 1], `(n, channels, size, size)`, or a data set of
+            (pixels, label) such as `image_folder` returns.
+        every: steps between two records of the history.
+        seed: of the weights, the batches and the latents.
+        device: where to compute; None is `pick_device()`.
+        workers: processes that read a data set's images; 0 reads them here.
+        checkpoint: a file where the run is saved at each record. If it exists, the run
+            continues from it, to the same numbers as without a stop (on a GPU, up to
+            the order in which its kernels add).
+
+    Raises:
+        TrainingError: L_real, L_gen or a gradient is not finite; the error carries the
+            history.
+        ValueError: an argument is out of range, the images don't fit the
+            configuration, or the checkpoint is of another run.
     """
-    _check_numbers(config, every=(every, 1), seed=(seed, None), workers=(workers, 0))
+    if not isinstance(config, Config):
+        raise ValueError(
+            f"began: got a configuration of type {type(config).__name__}; wanted a "
+            "Config, for example DIGITS."
+        )
+    require_ints("began", every=every)
+    require_ints("began", None, seed=seed)
+    require_ints("began", 0, workers=workers)
     if checkpoint is not None and not Path(checkpoint).absolute().parent.is_dir():
         raise ValueError(
             f"began: the folder of the checkpoint {checkpoint} is missing. Make it "
@@ -277,7 +233,7 @@ def _stretches(
     workers: int,
     checkpoint: str | os.PathLike[str] | None,
 ) -> Iterator[Run]:
-    """Move the run on; yield at each multiple of `every`, and at the end."""
+    """Train the run; yield it at each multiple of `every`, and at the end."""
     if run.steps >= run.config.steps:  # a checkpoint of a finished run
         yield run
         return
@@ -314,9 +270,9 @@ def _batches(run: Run, images: Tensor | TorchDataset, workers: int) -> Iterator[
 
 
 def _order(count: int, size: int, seed: int) -> Iterator[Tensor]:
-    """Yield the indices of batch after batch, shuffled anew in each pass.
+    """Yield the indices of each batch, shuffled again in each pass.
 
-    The samples that don't fill the last batch of a pass wait for another one.
+    The samples that don't fill the last batch of a pass are left out of it.
     """
     generator = _stream(seed, 3)
     while True:
@@ -325,7 +281,7 @@ def _order(count: int, size: int, seed: int) -> Iterator[Tensor]:
 
 
 def _save(run: Run, path: Path) -> None:
-    """Write the checkpoint beside the old one, then put it in its place."""
+    """Write the checkpoint beside the old one, then replace it."""
     written = path.with_name(path.name + ".part")
     torch.save(run.state_dict(), written)
     os.replace(written, path)
@@ -345,21 +301,8 @@ def _read(path: Path) -> dict[str, Any]:
     return state
 
 
-def _check_numbers(config: Config, **numbers: tuple[object, int | None]) -> None:
-    if not isinstance(config, Config):
-        raise ValueError(
-            f"began: got a configuration of type {type(config).__name__}; wanted a "
-            "Config, for example DIGITS."
-        )
-    for name, (value, least) in numbers.items():
-        is_int = isinstance(value, int) and not isinstance(value, bool)
-        if not is_int or (least is not None and value < least):
-            wanted = "an int" if least is None else f"an int >= {least}"
-            raise ValueError(f"began: got {name}={value!r}; wanted {wanted}.")
-
-
 def _check_images(config: Config, images: Tensor | TorchDataset) -> None:
-    """Look at all of a tensor, or at the first image of a data set."""
+    """Check all of a tensor, or the first image of a data set."""
     if not isinstance(images, Tensor | TorchDataset):
         raise ValueError(
             f"began: got images of type {type(images).__name__}; wanted a tensor or a "

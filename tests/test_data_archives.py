@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from course_lib import archives
-from course_lib.archives import DataError, locate, present
+from course_lib.data import archives
+from course_lib.data.archives import DataError, locate, present
 from course_lib.vision import import_torchvision
 
 IDX = ["train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"]
@@ -203,7 +203,7 @@ def test_missing_files_are_named_with_the_remedy(root, cache, packed):
     last = packed.popitem()[0]
     put(root, packed)
     message = (
-        f"{root} lacks {last}; {cache} has none of the files. Put the official "
+        f"{root} does not have {last}; {cache} has none of the files. Put the official "
         f"train-images.*into {root}/MNIST/raw, or set COURSE_DATA .*load\\('digits'\\)"
     )
     with pytest.raises(DataError, match=message):
@@ -236,7 +236,7 @@ def test_a_corrupt_archive_is_named_with_its_md5(root, cache, packed):
     good, bad = packed[path], packed[path][:-1] + b"?"
     put(root, {**packed, path: bad})
     got, wanted = (hashlib.md5(content).hexdigest() for content in (bad, good))
-    message = f"{path} has md5 {got}; wanted {wanted}. Delete them and fetch"
+    message = f"{path} has md5 {got}; wanted {wanted}. Delete them and download"
     with pytest.raises(DataError, match=message):
         locate("mnist", root, download=True)  # nor does a download hide it
     assert not cache.exists()
@@ -398,7 +398,7 @@ def test_a_download_replaces_damage_in_the_cache(cache, mirror, mnist, unpacked)
     assert listing(cache) == mnist
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
+@pytest.mark.parametrize("name", list(archives.SOURCES))
 def test_offline_the_error_names_what_was_tried(monkeypatch, root, name):
     def refuse(*arguments, **options):
         raise OSError("no network\nin tests")

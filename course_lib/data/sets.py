@@ -1,11 +1,12 @@
 """Data sets as tensors, normalized, each whole on one device.
 
-`load("digits")` needs no files: they come with scikit-learn. Those of the other
-sets are found, checked and fetched by `course_lib.archives`.
+`load("digits")` needs no files: they come with scikit-learn. `archives` finds the files
+of the other sets.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib.util
 from collections.abc import Iterator
@@ -15,10 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from course_lib import archives
-from course_lib.archives import DataError, Root
-
-__all__ = ["NAMES", "DataError", "Dataset", "Split", "available", "load"]
+from course_lib.checks import require_ints
+from course_lib.data import archives
+from course_lib.data.archives import DataError, Root
 
 Batch = tuple[Tensor, Tensor]
 NAMES: tuple[str, ...] = ("digits", *archives.SOURCES)
@@ -28,14 +28,14 @@ NAMES: tuple[str, ...] = ("digits", *archives.SOURCES)
 class Split:
     """Images with their classes, all on one device.
 
-    `training.fit` takes other data as a TensorDataset or a DataLoader.
+    For other data give `training.fit` a TensorDataset or a DataLoader.
 
     Args:
         inputs: float32 of shape (n, channels, height, width), n >= 1.
         labels: int64 class numbers of shape (n,), on the inputs' device.
 
     Raises:
-        ValueError: another shape or dtype, or the two do not fit together.
+        ValueError: another shape or dtype, lengths or devices that differ.
 
     >>> Split(torch.zeros(3, 1, 8, 8), torch.tensor([0, 1, 2]))
     Split(3 samples, inputs (1, 8, 8), on cpu)
@@ -80,14 +80,14 @@ class Split:
     ) -> Iterator[Batch]:
         """Return an iterator over one epoch of (inputs, labels).
 
-        The order is drawn at the call, on the CPU, so that one seed gives one
-        order on every device. Unshuffled batches are views of the split.
+        The order is drawn at the call, on the CPU: one seed gives one order on every
+        device. Unshuffled batches are views of the split.
 
         Args:
             batch_size: samples in a batch, >= 1; above n gives one batch of n.
-            shuffle: visit the samples in a fresh random order.
+            shuffle: visit the samples in a new random order.
             generator: on the CPU; None takes torch's global one.
-            drop_last: leave out a last batch that is smaller than the others.
+            drop_last: skip a last batch that is smaller than the others.
 
         Raises:
             ValueError: batch_size is not such an int, or exceeds n while
@@ -117,11 +117,22 @@ def epoch_indices(
     drop_last: bool,
     device: str | torch.device = "cpu",
 ) -> Iterator[Tensor | slice]:
-    """Return an iterator over what chooses each batch of one epoch out of a tensor.
+    """Return an iterator over the indices, or the slice, of each batch of an epoch.
 
     Arguments and errors are those of `Split.batches`.
     """
-    _check_epoch(batch_size, samples, drop_last, generator)
+    require_ints("batches", batch_size=batch_size)
+    if drop_last and batch_size > samples:
+        raise ValueError(
+            f"batches: batch_size {batch_size} exceeds the {samples} samples, so "
+            "drop_last would leave no batch. Take a smaller batch_size, or "
+            "drop_last=False."
+        )
+    if generator is not None and generator.device.type != "cpu":
+        raise ValueError(
+            f"batches: the generator is on {generator.device}; wanted one on the CPU, "
+            "so that every device sees the same order. Use torch.Generator()."
+        )
     stop = samples - samples % batch_size if drop_last else samples
     if shuffle:
         order = torch.randperm(samples, generator=generator, device="cpu")
@@ -132,14 +143,14 @@ def epoch_indices(
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """A named data set: two normalized splits and the way back to pixels.
+    """A named data set: two normalized splits, which `pixels` turns into pixels again.
 
-    Inputs are (pixels - mean) / std. Mean and std are those of the training
-    pixels, for each channel, with division by n (population deviation): the
-    test split must not influence what we train on.
+    Inputs are (pixels - mean) / std, with the mean and the population deviation
+    (division by n) of each channel of the training pixels: the test split must not
+    influence the training.
 
     Args:
-        name: one of `NAMES`, or your own.
+        name: one of `NAMES`, or another.
         train, test: the splits, on one device.
         classes: the name of each label.
         mean, std: float32 of shape (channels, 1, 1), in units of pixels in [0, 1].
@@ -160,9 +171,9 @@ class Dataset:
 
     def to(self, device: str | torch.device) -> Dataset:
         """Return this data set with all its tensors on `device`."""
-        train, test = self.train.to(device), self.test.to(device)
-        mean, std = self.mean.to(device), self.std.to(device)
-        return Dataset(self.name, train, test, self.classes, mean, std)
+        names = ("train", "test", "mean", "std")
+        moved = {name: getattr(self, name).to(device) for name in names}
+        return dataclasses.replace(self, **moved)
 
     def pixels(self, inputs: Tensor) -> Tensor:
         """Undo the normalization: inputs * std + mean, up to rounding.
@@ -193,22 +204,22 @@ def load(
     root: Root = None,
     download: bool = True,
 ) -> Dataset:
-    """Return a data set whose tensors lie whole on one device.
+    """Return a data set with all its tensors on one device.
 
     Args:
         name: one of `NAMES`.
         device: where the tensors go; None is torch's default device.
         root: folder in torchvision's layout: MNIST/raw, FashionMNIST/raw, or
-            cifar-10-batches-py, with the official archives or what they hold.
+            cifar-10-batches-py, with the official archives or their content.
             None is the environment variable COURSE_DATA, or else the cache.
-        download: fetch the set where neither root nor cache has it.
+        download: download the set if neither root nor cache has it.
 
     An archive in root is checked by its md5 and unpacked into the cache. A
     damaged file in root is an error; one in the cache is replaced.
 
     Raises:
         ValueError: an unknown name, or a device that cannot be used here.
-        DataError: the files are missing or damaged, or cannot be fetched.
+        DataError: the files are missing or damaged, or the download fails.
 
     >>> load("digits", device="cpu")
     Dataset('digits': 1437 train, 360 test, inputs (1, 8, 8), 10 classes)
@@ -233,10 +244,10 @@ def load(
 
 
 def available(name: str, root: Root = None) -> bool:
-    """Tell whether `load(name, root=root, download=False)` would find its files.
+    """Return whether `load(name, root=root, download=False)` would find its files.
 
-    Looks at names and sizes only: quick, without network, checksums or the
-    import of torchvision. False where the root is a file.
+    Compares names and sizes only: without network, checksums or the import of
+    torchvision. False if the root is a file.
 
     Raises:
         ValueError: an unknown name.
@@ -267,18 +278,18 @@ def _read_digits() -> tuple[Batch, Batch]:
 def _read(name: str, home: Path, *, train: bool) -> tuple[Batch, tuple[str, ...]]:
     """Return uint8 pixels (n, channels, height, width), int64 labels, and classes."""
     try:
-        with archives.habits():
-            part = archives.reader(name)(root=home, train=train)
+        with archives.suppress_torchvision_warnings():
+            part = archives.SOURCES[name].reader()(root=home, train=train)
             pixels = torch.as_tensor(part.data)  # (n, h, w) or (n, h, w, channels)
             labels = torch.as_tensor(part.targets, dtype=torch.int64)
-        # MNIST's are "0 - zero" and so on; the first part will do.
+        # MNIST's are "0 - zero" and so on; we need the first part.
         classes = tuple(each.partition(" - ")[0] for each in part.classes)
         _check_labels(labels, len(pixels), len(classes))
     except Exception as error:  # a damaged file can fail in any way
         raise DataError(
             f"load({name!r}): cannot read the {'train' if train else 'test'} files in "
             f"{(home / next(iter(archives.SOURCES[name].unpacked))).parent} "
-            f"({archives.brief(error)}). Delete them and fetch them again."
+            f"({archives.brief(error)}). Delete them and download them again."
         ) from error
     pixels = pixels.reshape(*pixels.shape[:3], -1)  # (n, h, w, channels)
     return (in_order(pixels.permute(0, 3, 1, 2)), labels), classes
@@ -287,7 +298,7 @@ def _read(name: str, home: Path, *, train: bool) -> tuple[Batch, tuple[str, ...]
 def _moments(pixels: Tensor, white: int) -> tuple[Tensor, Tensor]:
     """Return mean and population deviation of pixels / white, each (channels, 1, 1).
 
-    Bytes take 256 values, so counting them is exact and needs no float copy.
+    Counting the 256 values of a byte is exact and needs no float copy.
     """
     counts = [channel.flatten().bincount(minlength=256) for channel in pixels.unbind(1)]
     share = torch.stack(counts).double() / pixels[:, 0].numel()  # (channels, 256)
@@ -299,7 +310,7 @@ def _moments(pixels: Tensor, white: int) -> tuple[Tensor, Tensor]:
 
 def _normalize(batch: Batch, white: int, mean: Tensor, std: Tensor) -> Split:
     pixels, labels = batch
-    inputs = pixels.to(mean.device).to(torch.float32)  # move bytes, then widen
+    inputs = pixels.to(mean.device).to(torch.float32)  # bytes move faster than floats
     inputs.div_(white).sub_(mean).div_(std)
     return Split(inputs, labels.to(mean.device))
 
@@ -330,36 +341,16 @@ def _usable_device(device: str | torch.device | None) -> torch.device:
 def _check_tensor(
     name: str, value: Tensor, dtype: torch.dtype, dims: int, wanted: str
 ) -> None:
-    if not isinstance(value, Tensor):
-        got = type(value).__name__
-    elif value.dtype == dtype and value.dim() == dims:
-        return
-    else:
+    got = type(value).__name__
+    if isinstance(value, Tensor):
         got = f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+        if value.dtype == dtype and value.dim() == dims:
+            return
     raise ValueError(
         f"Split: {name} is {got}; wanted {wanted}. Convert it first; of other data "
         "than images and classes give fit a TensorDataset(inputs, labels) or a "
         "DataLoader."
     )
-
-
-def _check_epoch(
-    size: int, samples: int, drop_last: bool, generator: torch.Generator | None
-) -> None:
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise ValueError(
-            f"batches: batch_size is {size!r}; wanted an int >= 1, such as 32."
-        )
-    if drop_last and size > samples:
-        raise ValueError(
-            f"batches: batch_size {size} exceeds the {samples} samples, so drop_last "
-            "would leave no batch. Take a smaller batch_size, or drop_last=False."
-        )
-    if generator is not None and generator.device.type != "cpu":
-        raise ValueError(
-            f"batches: the generator is on {generator.device}; wanted one on the CPU, "
-            "so that every device sees the same order. Use torch.Generator()."
-        )
 
 
 def _check_labels(labels: Tensor, samples: int, classes: int) -> None:
@@ -371,11 +362,11 @@ def _check_labels(labels: Tensor, samples: int, classes: int) -> None:
 
 
 def in_order(x: Tensor) -> Tensor:
-    """Return a tensor whose strides are those of its shape; a copy if need be.
+    """Return the tensor with the default strides of its shape, copied if necessary.
 
-    Images of one channel pass for channels-first and channels-last alike, and their
-    strides tell torch which. In channels-last memory its batch norm on a CPU adds up in
-    float32, value by value: over 1,000 images of MNIST its output was off by 1e-2,
-    channels first by 1e-6.
+    Images of one channel are both channels-first and channels-last, and torch decides
+    by their strides. In channels-last memory its batch norm on a CPU adds up value by
+    value in float32: over 1,000 images of MNIST its output was off by 1e-2, and by 1e-6
+    in channels-first memory.
     """
     return x.contiguous().flatten().view(x.shape)

@@ -1,4 +1,4 @@
-"""What people bring to train on, turned into batches of inputs and targets."""
+"""Batches of inputs and targets, made from any data that a user trains on."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,24 +11,18 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import TensorDataset
 
-from course_lib.data import Split, epoch_indices
+from course_lib.data.sets import Split, epoch_indices
 
 Source = Split | TensorDataset | Iterable[Any]
 
 
 @dataclass(slots=True)
 class Batch:
-    """What a model and a loss are called with: model(*inputs), loss(outputs, targets).
+    """The arguments of model(*inputs) and loss(outputs, targets)."""
 
-    Attributes:
-        inputs: one tensor or more.
-        targets: a tensor, or what else the data holds last.
-        size: how many samples; the length of the (first) target.
-    """
-
-    inputs: tuple[Tensor, ...]
-    targets: Any
-    size: int
+    inputs: tuple[Tensor, ...]  # at least one
+    targets: Any  # a tensor, or the last part of the data's batch
+    size: int  # samples: the length of the (first) target
 
 
 @dataclass(frozen=True)
@@ -36,11 +30,11 @@ class Batches:
     """The batches of some data, drawn again at each iteration, on one device.
 
     Args:
-        place: who asks, for the messages.
+        place: begins the error messages.
         data: a Split, a TensorDataset, or an iterable of batches such as a DataLoader.
         device: where the batches go; None leaves them where they are.
-        batch_size, shuffle, generator, drop_last: see `Split.batches`. Of a Split or a
-            TensorDataset; an iterable has made its batches already.
+        batch_size, shuffle, generator, drop_last: see `Split.batches`; ignored for an
+            iterable of batches.
 
     Raises:
         ValueError: other data, a batch that is no (inputs, targets), or no batch.
@@ -70,26 +64,30 @@ class Batches:
     def _drawn(self) -> Iterable[Any]:
         if not is_tensors(self.data):
             return self.data
-        options = {
-            "shuffle": self.shuffle,
-            "generator": self.generator,
-            "drop_last": self.drop_last,
-        }
         if isinstance(self.data, Split):
-            return self.data.batches(self.batch_size, **options)
-        tensors = self.data.tensors
-        chosen = epoch_indices(len(tensors[0]), self.batch_size, **options)
+            tensors = (self.data.inputs, self.data.labels)
+        else:
+            tensors = self.data.tensors
+        chosen = epoch_indices(
+            len(tensors[0]),
+            self.batch_size,
+            shuffle=self.shuffle,
+            generator=self.generator,
+            drop_last=self.drop_last,
+            device=tensors[0].device,
+        )
         return (
-            [tensor[_beside(index, tensor)] for tensor in tensors] for index in chosen
+            [tensor[_on_device_of(tensor, index)] for tensor in tensors]
+            for index in chosen
         )
 
 
 def is_tensors(data: object) -> bool:
-    """Tell whether we draw the batches ourselves, and the data has none of its own."""
+    """Return whether the data is tensors, so that we draw the batches."""
     return isinstance(data, Split | TensorDataset)
 
 
-def home(model: nn.Module) -> torch.device | None:
+def device_of(model: nn.Module) -> torch.device | None:
     """Return the device of the model's first parameter or buffer; None without any."""
     first = next(itertools.chain(model.parameters(), model.buffers()), None)
     return None if first is None else first.device
@@ -101,42 +99,35 @@ def require_source(place: str, data: object) -> None:
         raise ValueError(f"{place}: got a TensorDataset without samples; wanted one.")
     if is_tensors(data):
         return
-    wanted = (
-        f"{place}: got data of type {type(data).__name__}; wanted a Dataset or a "
-        "Split, a TensorDataset, or batches (inputs, labels) such as a DataLoader "
-        "gives. "
-    )
+    advice = _advice(data)
+    if advice:
+        raise ValueError(
+            f"{place}: got data of type {type(data).__name__}; wanted a Dataset or a "
+            "Split, a TensorDataset, or batches (inputs, labels) such as a DataLoader "
+            f"gives. {advice}"
+        )
+
+
+def _advice(data: object) -> str:
+    """Return what to do with data that gives no batches, or nothing."""
     if isinstance(data, Iterator):
-        raise ValueError(
-            f"{wanted}An iterator is used up after one epoch: pass list(...) of it."
-        )
+        return "An iterator is used up after one epoch: pass list(...) of it."
     if isinstance(data, TorchDataset):
-        raise ValueError(
-            f"{wanted}Wrap it: DataLoader(data, batch_size=32, shuffle=True)."
-        )
-    if _holds_tensors(data):
-        raise ValueError(
-            f"{wanted}Wrap the tensors: TensorDataset(inputs, labels); "
-            "torch.from_numpy makes tensors of NumPy's arrays."
+        return "Wrap it: DataLoader(data, batch_size=32, shuffle=True)."
+    parts = data if isinstance(data, tuple | list) else ()
+    if any(isinstance(part, Tensor | np.ndarray) for part in (data, *parts)):
+        return (
+            "Wrap the tensors: TensorDataset(inputs, labels); torch.from_numpy makes "
+            "tensors of NumPy's arrays."
         )
     is_iterable = isinstance(data, Iterable) and not isinstance(data, str | Mapping)
-    is_list = isinstance(data, tuple | list)
-    if not is_iterable or (is_list and not all(map(_is_batch, data))):
-        raise ValueError(f"{wanted}course_lib.data.load() gives a Dataset.")
+    kinds = tuple | list | Mapping  # `_read` explains what is wrong with a Mapping
+    if is_iterable and all(isinstance(part, kinds) for part in parts):
+        return ""
+    return "course_lib.data.load() gives a Dataset."
 
 
-def _is_batch(value: object) -> bool:
-    return isinstance(value, tuple | list | Mapping)  # `_read` has words for the last
-
-
-def _holds_tensors(data: object) -> bool:
-    arrays = Tensor | np.ndarray
-    if isinstance(data, tuple | list):
-        return any(isinstance(part, arrays) for part in data)
-    return isinstance(data, arrays)
-
-
-def _beside(index: Tensor | slice, tensor: Tensor) -> Tensor | slice:
+def _on_device_of(tensor: Tensor, index: Tensor | slice) -> Tensor | slice:
     return index if isinstance(index, slice) else index.to(tensor.device)
 
 
@@ -173,7 +164,7 @@ def _kind(value: object) -> str:
 
 
 def _first_axis(targets: Any, inputs: Tensor) -> Tensor:
-    """Return a tensor as long as the batch: the first target, or else the inputs."""
+    """Return the first target, or else the inputs: both are as long as the batch."""
     while isinstance(targets, tuple | list) and targets:
         targets = targets[0]
     return targets if isinstance(targets, Tensor) and targets.dim() else inputs

@@ -193,7 +193,7 @@ def test_what_to_test_on_may_be_any_of_these(kind):
     tests = {"loader": DataLoader(data, batch_size=6), "table": data}
     tests["list"] = list(tests["loader"])
     model = linear()
-    history = train(model, data, batch_size=8, test=tests[kind], patience=1)
+    history = train(model, data, batch_size=8, test=tests[kind])
     outputs = model(x)
     assert history["test_loss"][-1] == pytest.approx(
         CROSS_ENTROPY(outputs, labels).item()
@@ -263,7 +263,7 @@ def test_batches_that_are_made_already_take_no_such_options(options):
 
 
 def test_tensors_need_a_batch_size():
-    with pytest.raises(ValueError, match="batch_size is None; wanted an int >= 1"):
+    with pytest.raises(ValueError, match="got batch_size=None; wanted an int >= 1"):
         train(linear(2, 3), TensorDataset(X, Y))
 
 

@@ -1,4 +1,4 @@
-"""What a training saw, an epoch at a time, and how it prints."""
+"""The History of a training, with one record for each epoch, and how it prints."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class TrainingError(RuntimeError):
-    """Training can't go on; `history` holds the epochs that were finished."""
+    """Training can't continue; `history` holds the finished epochs."""
 
     def __init__(self, message: str, history: "History") -> None:
         super().__init__(message)
@@ -26,17 +26,17 @@ class Epoch(NamedTuple):
     """One pass over the training data; losses are means over the samples."""
 
     epoch: int
-    loss: float  # without the penalty, while the weights move
+    loss: float  # without the penalty, while the weights change
     penalty: float  # mean over the batches
     test_loss: float
     test_accuracy: float  # in [0, 1]; nan where the labels are no classes
     seconds: float
-    terms: Mapping[str, float] = {}  # means over the samples of what add_loss was given
+    terms: Mapping[str, float] = {}  # means over the samples of the terms of add_loss
 
 
 @dataclass
 class History:
-    """What `fit` saw, an Epoch at a time; prints as a table.
+    """The epochs of a call of `fit`; prints as a table.
 
     >>> history = History([Epoch(1, 2.0, 0.0, 1.9, 0.25, 0.1)])
     >>> history
@@ -51,7 +51,7 @@ class History:
     def __getitem__(self, column: str) -> list[float]:
         """Return one column, for example `history["test_loss"]`.
 
-        A term of the loss is a column by its name; 0 where an epoch did not have it.
+        A term of the loss is a column by its name; 0 in epochs without it.
         """
         names = [*Epoch._fields[:-1], *_term_names(self.epochs)]
         if column not in names:
@@ -75,12 +75,12 @@ class History:
     def plot(self, ax: "Axes") -> "Axes":
         """Draw the training and test loss over the epochs on `ax`."""
         series = {"training loss": self["loss"], "test loss": self["test_loss"]}
-        kept = {name: values for name, values in series.items() if not _blank(values)}
-        return plots.curves(ax, kept, xlabel="epoch", ylabel="loss")
+        known = {name: values for name, values in series.items() if not _blank(values)}
+        return plots.curves(ax, known, xlabel="epoch", ylabel="loss")
 
 
 def _columns(epochs: list[Epoch]) -> list[tuple[str, Callable[[Epoch], str]]]:
-    """Return (header, text of an epoch) for the columns that say something."""
+    """Return (header, epoch -> its text) for the columns that hold any number."""
     columns: list[tuple[str, Callable[[Epoch], str]]] = [
         ("epoch", lambda e: str(e.epoch)),
         ("loss", lambda e: f"{e.loss:.4g}" if e.loss >= 1e4 else f"{e.loss:.3f}"),
@@ -105,19 +105,16 @@ def _blank(values: list[float]) -> bool:
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """Return rows of text under a header, each column to the right; of many, the ends.
+    """Return rows of text under a header, right-aligned; of many, the first and last.
 
     >>> print(table(["step", "k"], [["5", "0.1"], ["10", "0.25"]]))
     step     k
        5   0.1
       10  0.25
     """
-    if len(rows) > 10:  # the ends tell the story
+    if len(rows) > 10:
         rows = [*rows[:5], ["..." for _ in header], *rows[-4:]]
     lines = [header, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(_line(line, widths) for line in lines)
-
-
-def _line(row: list[str], widths: list[int]) -> str:
-    return "  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True))
+    pairs = (zip(line, widths, strict=True) for line in lines)
+    return "\n".join("  ".join(text.rjust(w) for text, w in each) for each in pairs)

@@ -1,10 +1,10 @@
-"""The loop over batches: fit a model, watch it, stop it before it breaks."""
+"""The loop over batches: fit a model, test it, and stop before it breaks."""
 
-import contextlib
 import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,28 +12,31 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from course_lib.batches import Batch, Batches, Source, home, is_tensors, require_source
-from course_lib.data import Dataset
-from course_lib.history import Epoch, History, TrainingError, table
+from course_lib.checks import require_ints
+from course_lib.data.sets import Dataset
 from course_lib.losses import LossCollector
-from course_lib.training_checks import (
-    ERRORS,
-    Buffers,
-    Reach,
+from course_lib.training.batches import (
+    Batch,
+    Batches,
+    Source,
+    device_of,
+    is_tensors,
+    require_source,
+)
+from course_lib.training.checks import (
+    Explained,
     call_loss,
     call_model,
-    every,
-    explain,
-    names_of,
     needs_closure,
     parts_in_eval_mode,
     require_loss,
     require_optimizer,
+    restored_buffers,
     scalar,
 )
+from course_lib.training.history import Epoch, History, TrainingError
+from course_lib.training.reach import Reach, all_parameters, names_of
 from course_lib.trees import all_finite, require_module
-
-__all__ = ["Epoch", "History", "TrainingError", "evaluate", "fit", "table"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -50,7 +53,6 @@ def fit(
     penalty: Callable[[nn.Module], Tensor] | None = None,
     after_forward: Callable[[nn.Module, Tensor, Tensor], object] | None = None,
     after_backward: Callable[[nn.Module], object] | None = None,
-    patience: int | None = None,
     on_epoch: Callable[[History], object] | None = None,
     seed: int = 0,
     shuffle: bool = True,
@@ -59,84 +61,85 @@ def fit(
 ) -> History:
     """Train `model` on `data.train`, test it on `data.test` after each epoch.
 
-    Each step minimizes loss(model(inputs), labels) + penalty(model) + the terms that
-    `losses.add_loss` was given since the step began, by the model's parts, the loss or
-    `after_forward`. The model and its parts are left in the modes (train or eval)
-    that they came in.
+    Each step minimizes loss(model(inputs), labels) + penalty(model) + the terms passed
+    to `losses.add_loss` during the step, by the model, the loss or `after_forward`.
+    The model and its parts end in the modes (train or eval) in which they began.
 
-    Frozen stays frozen: a parameter with `requires_grad=False`, and a part in eval mode
-    inside of a model in train mode (a batch norm whose statistics shall not move). If
-    the model itself is in eval mode, as an evaluation leaves it, that says nothing
-    about its parts, and all of them train.
+    A parameter with `requires_grad=False` stays fixed, and so does a part in eval mode
+    of a model in train mode (a batch norm whose statistics must not change). If the
+    model itself is in eval mode, as after an evaluation, all its parts train.
 
     Args:
         model: takes inputs `(batch, ...)`; each batch is moved to the device of its
             first parameter.
         data: a Dataset, or one of these to train without testing: a Split, a
-            TensorDataset, or what gives batches in each epoch, for example a
-            DataLoader. A batch is (inputs, labels); several inputs come first, and the
-            model is called with all of them.
-        loss: (outputs, labels) -> scalar mean over the batch, or a number for each
-            sample, `(batch,)`, whose mean is taken.
+            TensorDataset, or an iterable that gives batches in each epoch, for example
+            a DataLoader. A batch is (inputs, labels), or several inputs and then the
+            labels; the model is called with all inputs.
+        loss: (outputs, labels) -> scalar mean over the batch, or one number for each
+            sample, `(batch,)`, which are averaged.
         optimizer: any torch.optim optimizer over the model's parameters. LBFGS calls
-            the model and the loss several times a step.
+            the model and the loss several times in each step.
         epochs: passes over the data, >= 1.
-        batch_size: samples a step, >= 1; left out where the data has batches already.
-        test: what to test on, if data is no Dataset.
+        batch_size: samples in a step, >= 1; omitted if the data is batches already.
+        test: data to test on, if data is no Dataset.
         penalty: model -> scalar added to the loss, for example
             `regularization.penalty`.
-        after_forward: called with (model, inputs, outputs) before backward, to hand
+        after_forward: called with (model, inputs, outputs) before backward, to pass
             terms from outside the model to `add_loss`, for example
-            `vat.virtual_adversarial_loss`. They have columns in the History. Several
+            `vat.virtual_adversarial_loss`. They become columns of the History. Several
             inputs are a tuple.
         after_backward: called with the model between backward and step, for example
             `regularization.add_penalty_gradients_`, the faster form of a penalty.
-        patience: stop when the test loss has not improved for so many epochs.
         on_epoch: called with the History after each epoch; a true answer stops.
         seed: of the batches' order, drawn on the CPU.
         shuffle: visit the samples in a new order in each epoch.
-        drop_last: leave out a last batch that is smaller than the others; a batch norm
-            can't train on one sample.
+        drop_last: skip a last batch that is smaller than the others; a batch norm can't
+            train on one sample.
         progress: show a bar; TQDM_DISABLE=1 in the environment hides it too.
 
     Raises:
         TrainingError: the loss, the penalty, a term or a gradient is not finite. The
-            weights and buffers are those before that batch, and the error carries the
-            History.
+            weights and buffers are those before that batch; the error has the History.
         ValueError: an argument is out of range, the loss reaches no parameter of the
             optimizer or compares all pairs of samples by broadcasting, the model or
             the loss fails on a batch, or a term has the name of another column.
 
     Warns:
-        UserWarning: a layer was called, and no loss reached its parameters.
+        UserWarning: a layer was called, but no loss reached its parameters.
     """
     require_module("fit", model)
     require_loss("fit", loss)
     require_optimizer("fit", optimizer)
-    train, test = _parts_of(data, test)
-    own = {"batch_size": batch_size, "shuffle": shuffle, "drop_last": drop_last}
-    _check_arguments(train, own, epochs=epochs, patience=patience, tests=test)
+    if isinstance(data, Dataset):
+        if test is not None:
+            raise ValueError(
+                "fit: got a Dataset and test=; the Dataset has a test split. Pass "
+                "data.train to test on something else."
+            )
+        data, test = data.train, data.test
+    options = {"batch_size": batch_size, "shuffle": shuffle, "drop_last": drop_last}
+    _check_arguments(data, test, options, epochs)
     history = History()
     trainer = _Trainer(
         model, loss, optimizer, penalty, after_forward, after_backward, history
     )
     generator = torch.Generator().manual_seed(seed)
-    batches = Batches("fit", train, home(model), generator=generator, **own)
+    batches = Batches("fit", data, device_of(model), generator=generator, **options)
     hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
     bar = tqdm(range(1, epochs + 1), unit="epoch", disable=hidden)
-    ends = contextlib.closing(bar), contextlib.closing(trainer.reach)
-    with ends[0], ends[1], _modes_put_back(model):
+    with closing(bar), closing(trainer.reach), _restored_modes(model):
         for number in bar:
             start = time.perf_counter()
-            means = trainer.run_epoch(batches, number)
+            terms = trainer.run_epoch(batches, number)
+            means = terms.pop("loss"), terms.pop("penalty")
             tested = (math.nan, math.nan)
             if test is not None:
                 tested = evaluate(model, test, loss=loss)
             seconds = time.perf_counter() - start
-            own = means.pop("loss"), means.pop("penalty")  # the terms remain
-            history.epochs.append(Epoch(number, *own, *tested, seconds, means))
-            bar.set_postfix(loss=f"{own[0]:.3g}")
-            if _is_stale(history, patience) or (on_epoch and on_epoch(history)):
+            history.epochs.append(Epoch(number, *means, *tested, seconds, terms))
+            bar.set_postfix(loss=f"{means[0]:.3g}")
+            if on_epoch and on_epoch(history):
                 break
     return history
 
@@ -145,16 +148,16 @@ def fit(
 def evaluate(
     model: nn.Module, split: Source, *, loss: Loss, batch_size: int = 1000
 ) -> tuple[float, float]:
-    """Return (mean loss, accuracy) on a split, in eval mode; the modes are put back.
+    """Return (mean loss, accuracy) on a split, in eval mode; the modes are restored.
 
     The accuracy is nan unless the outputs are `(batch, classes)` and the labels are
-    class numbers. Other data than a Split is taken as in `fit`.
+    class numbers. `split` may be any data without a test split that `fit` takes.
     """
     require_module("evaluate", model)
     require_loss("evaluate", loss)
     total, right, samples = 0.0, 0.0, 0
-    batches = Batches("evaluate", split, home(model), batch_size, shuffle=False)
-    with _modes_put_back(model), LossCollector():  # whose terms nobody reads
+    batches = Batches("evaluate", split, device_of(model), batch_size, shuffle=False)
+    with _restored_modes(model), LossCollector():  # whose terms are not used
         model.eval()
         for batch in batches:
             outputs = call_model("evaluate", model, batch)
@@ -165,9 +168,9 @@ def evaluate(
     return total / samples, right / samples
 
 
-@contextlib.contextmanager
-def _modes_put_back(model: nn.Module) -> Iterator[None]:
-    """Put back the mode of each module: one layer may be in eval mode on purpose."""
+@contextmanager
+def _restored_modes(model: nn.Module) -> Iterator[None]:
+    """Restore each module's own mode: one layer may be in eval mode on purpose."""
     modes = {module: module.training for module in model.modules()}
     try:
         yield
@@ -178,7 +181,7 @@ def _modes_put_back(model: nn.Module) -> Iterator[None]:
 
 @dataclass
 class _Trainer:
-    """One epoch of optimizer steps, and the means that the History needs."""
+    """The steps of an epoch, and the means that the History needs."""
 
     model: nn.Module
     loss: Loss
@@ -210,69 +213,54 @@ class _Trainer:
         return {name: total / samples for name, total in totals.items()}
 
     def step(self, batch: Batch) -> dict[str, float]:
-        buffers = Buffers(self.model)
-        try:
+        with restored_buffers(self.model):
             if self.needs_closure:
                 return self._step_with_closure(batch)
             values = self._backward(batch)
-            self._step()
-        except Exception:
-            buffers.put_back()
-            raise
-        return values
-
-    def _step(self) -> None:
-        try:
-            self.optimizer.step()
-        except ERRORS as error:
-            explain(error, self.place, type(self.optimizer).__name__)
-            raise
+            with Explained(self.place, type(self.optimizer).__name__):
+                self.optimizer.step()
+            return values
 
     def _step_with_closure(self, batch: Batch) -> dict[str, float]:
-        """Let the optimizer ask for loss and gradients as often as it likes."""
-        moved = every(self.optimizer)
+        """Let the optimizer compute loss and gradients as often as it needs them."""
+        moved = all_parameters(self.optimizer)
         before = [p.detach().clone() for p in moved]
-        asked: list[dict[str, float]] = []
+        calls: list[dict[str, float]] = []
 
         def closure() -> float:
-            asked.append(self._backward(batch))
-            return sum(asked[-1].values())
+            calls.append(self._backward(batch))
+            return sum(calls[-1].values())
 
         try:
             self.optimizer.step(closure)
-        except Exception:  # after some of its moves
+        except Exception:  # perhaps after some updates
             with torch.no_grad():
                 torch._foreach_copy_(moved, before)
             raise
-        return asked[0]
+        return calls[0]
 
     def _backward(self, batch: Batch) -> dict[str, float]:
         """Leave finite gradients in .grad; return the parts of the loss."""
         parts = self.parts(batch)
         self.reach.note(self.place, parts)
-        values = {"loss": 0.0, "penalty": 0.0}  # in this order, whatever there is
+        values = {"loss": 0.0, "penalty": 0.0}  # both are columns of the History
         values |= {name: part.item() for name, part in parts.items()}
         self._require_finite(values)
         total, *others = parts.values()
         for part in others:
             total = total + part
         self.optimizer.zero_grad()
-        try:
+        with Explained(self.place, "backward", labels=batch.targets):
             total.backward()
-        except ERRORS as error:
-            explain(error, self.place, "backward", labels=batch.targets)
-            raise
         if self.after_backward:
             self.after_backward(self.model)
         self._require_finite_gradients()
         return values
 
     def _require_finite_gradients(self) -> None:
-        moved = every(self.optimizer)
-        if not all_finite([g for p in moved if (g := p.grad) is not None]):
-            wrong = [
-                p for p in moved if p.grad is not None and not all_finite([p.grad])
-            ]
+        moved = [p for p in all_parameters(self.optimizer) if p.grad is not None]
+        if not all_finite([p.grad for p in moved]):
+            wrong = [p for p in moved if not all_finite([p.grad])]
             raise TrainingError(
                 f"{self.place}: the loss is finite, but the gradient of "
                 f"{', '.join(names_of(self.model, wrong))} is not. The weights are "
@@ -282,14 +270,14 @@ class _Trainer:
             )
 
     def parts(self, batch: Batch) -> dict[str, Tensor]:
-        """Return what is to be minimized, as scalars by name."""
+        """Return the scalars to be minimized, by name."""
         with LossCollector() as collector:
             outputs = call_model(self.place, self.model, batch)
             loss = call_loss(self.place, self.loss, outputs, batch)
             parts = {"loss": loss}
             if self.penalty:
-                cost = self.penalty(self.model)
-                parts["penalty"] = scalar(self.place, cost, 1, name="penalty")
+                value = self.penalty(self.model)
+                parts["penalty"] = scalar(self.place, value, 1, name="penalty")
             if self.after_forward:
                 inputs = batch.inputs if len(batch.inputs) > 1 else batch.inputs[0]
                 self.after_forward(self.model, inputs, outputs)
@@ -303,9 +291,9 @@ class _Trainer:
 
     def _require_finite(self, values: dict[str, float]) -> None:
         if not all(map(math.isfinite, values.values())):
-            loss, *others = (f"{name} {value:.4g}" for name, value in values.items())
+            others = [f"{name} {v:.4g}" for name, v in values.items() if name != "loss"]
             raise TrainingError(
-                f"{self.place}: the loss is {loss[5:]} "
+                f"{self.place}: the loss is {values['loss']:.4g} "
                 f"and the {' and the '.join(others)}; wanted finite numbers. The "
                 "weights are those before this batch. Lower the learning rate, or "
                 "look for nan in the inputs.",
@@ -314,11 +302,11 @@ class _Trainer:
 
 
 def _count_right(outputs: Any, labels: Any) -> float:
-    if not isinstance(outputs, Tensor) or not isinstance(labels, Tensor):
+    are_logits = isinstance(outputs, Tensor) and outputs.dim() == 2
+    if not are_logits or outputs.shape[1] < 2:
         return math.nan
-    if outputs.dim() != 2 or outputs.shape[1] < 2 or labels.shape != outputs.shape[:1]:
-        return math.nan
-    if labels.dtype not in _INTEGERS:
+    are_labels = isinstance(labels, Tensor) and labels.shape == outputs.shape[:1]
+    if not are_labels or labels.dtype not in _INTEGERS:
         return math.nan
     return float((outputs.argmax(dim=1) == labels).sum())
 
@@ -326,51 +314,17 @@ def _count_right(outputs: Any, labels: Any) -> float:
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
-def _is_stale(history: History, patience: int | None) -> bool:
-    losses = history["test_loss"]
-    if patience is None or len(losses) <= patience:
-        return False
-    return min(losses[-patience:]) >= min(losses[:-patience])
-
-
-def _parts_of(
-    data: Dataset | Source, test: Source | None
-) -> tuple[Source, Source | None]:
-    """Return what to train and what to test on."""
-    if not isinstance(data, Dataset):
-        return data, test
-    if test is not None:
-        raise ValueError(
-            "fit: got a Dataset and test=; the Dataset has a test split. Pass "
-            "data.train to test on something else."
-        )
-    return data.train, data.test
-
-
 def _check_arguments(
-    train: Source,
-    own: dict[str, Any],
-    *,
-    epochs: int,
-    patience: int | None,
-    tests: Source | None,
+    train: Source, test: Source | None, options: dict[str, Any], epochs: int
 ) -> None:
+    require_ints("fit", epochs=epochs)
     require_source("fit", train)
-    if tests is not None:
-        require_source("fit: test", tests)
-    unset = {"batch_size": None, "shuffle": True, "drop_last": False}
-    for name, value in own.items():
-        if not is_tensors(train) and value != unset[name]:
+    if test is not None:
+        require_source("fit: test", test)
+    defaults = {"batch_size": None, "shuffle": True, "drop_last": False}
+    for name, value in options.items():
+        if not is_tensors(train) and value != defaults[name]:
             raise ValueError(
                 f"fit: got {name}={value!r}; a {type(train).__name__} has made its "
                 f"batches already. Leave {name} out, and set it there."
             )
-    for name, value in (("epochs", epochs), ("patience", patience)):
-        is_count = isinstance(value, int) and not isinstance(value, bool) and value > 0
-        if not is_count and not (name == "patience" and value is None):
-            raise ValueError(f"fit: got {name}={value!r}; wanted an int >= 1.")
-    if patience is not None and tests is None:
-        raise ValueError(
-            "fit: patience watches the test loss, and one Split has none. Pass the "
-            "whole Dataset, or test=, or leave patience out."
-        )

@@ -1,11 +1,8 @@
-"""The files of the data sets that torchvision reads: find, check, unpack, fetch.
+"""The files of the data sets that torchvision reads: find, check, unpack, download.
 
-A set is looked for in a root folder and then in this user's cache, unpacked or
-as the official archives, and fetched only when neither has it. A root folder is
-only read, unless a download goes there.
-
-    >>> list(SOURCES["cifar10"].archives)
-    ['cifar-10-python.tar.gz']
+A set is searched in a root folder and then in this user's cache, unpacked or as the
+official archives, and downloaded only if neither has it. A root folder is only read,
+unless a download goes there. To add a set, add an entry to `SOURCES`.
 """
 
 from __future__ import annotations
@@ -38,6 +35,10 @@ class Source:
     unpacked: Files
     archives: Files
 
+    def reader(self) -> type:
+        """Return the class of torchvision that reads and downloads the set."""
+        return getattr(_datasets(), self.kind)
+
 
 _IDX_BYTES = {
     "train-images-idx3-ubyte": 16 + 60_000 * 28 * 28,
@@ -64,11 +65,6 @@ SOURCES = {
 }
 
 
-def reader(name: str) -> type:
-    """Return the class of torchvision that reads and downloads the set."""
-    return getattr(_datasets(), SOURCES[name].kind)
-
-
 def _datasets() -> ModuleType:
     from course_lib.vision import import_torchvision
 
@@ -76,8 +72,8 @@ def _datasets() -> ModuleType:
 
 
 @contextmanager
-def habits() -> Iterator[None]:
-    """Let torchvision work on the CPU, without two warnings about its own ways."""
+def suppress_torchvision_warnings() -> Iterator[None]:
+    """Let torchvision compute on the CPU, without two warnings about its own code."""
     with warnings.catch_warnings(), torch.device("cpu"):
         # NumPy 2.4.0 to 2.4.4 on CIFAR-10's pickles, which Python 2 wrote.
         warnings.filterwarnings("ignore", message=r"dtype\(\): align should be")
@@ -89,8 +85,8 @@ def habits() -> Iterator[None]:
 # Find and check the files: unpacked, then in archives.
 
 
-def homes(root: Root) -> list[Path]:
-    """Return the folders to look in: the root, or else COURSE_DATA; the cache."""
+def search_path(root: Root) -> list[Path]:
+    """Return the folders to search: the root, or else COURSE_DATA; then the cache."""
     given = root or os.environ.get("COURSE_DATA") or cache()
     return list(dict.fromkeys([Path(given).expanduser(), cache()]))
 
@@ -103,42 +99,44 @@ def cache() -> Path:
 
 
 def present(name: str, root: Root) -> bool:
-    """Tell, by names and sizes alone, whether there is a copy of the set."""
-    copies = _copies(SOURCES[name], homes(root))
+    """Return whether there is a copy of the set, by names and sizes alone."""
+    copies = _copies(SOURCES[name], search_path(root))
     return any(not _faults(home, files, md5s=None) for home, files in copies)
 
 
 def locate(name: str, root: Root, download: bool) -> Path:
     """Return the folder from which torchvision can read the set.
 
-    A sound copy wins over a damaged one, and an unpacked copy over archives,
+    A complete copy is preferred to a damaged one, and an unpacked copy to archives,
     which are checked by their md5 and unpacked into the cache.
 
     Raises:
-        DataError: the files are missing or damaged, or cannot be fetched.
+        DataError: the files are missing or damaged, or the download fails.
     """
-    source, folders = SOURCES[name], homes(root)
+    source, folders = SOURCES[name], search_path(root)
     if folders[0].exists() and not folders[0].is_dir():
         raise DataError(
             f"load: the data root {folders[0]} is a file; wanted a folder. Pass "
             "another root, or set the environment variable COURSE_DATA to a folder."
         )
-    damage: list[tuple[Path, str]] = []
+    damaged: set[Path] = set()
+    faults: list[str] = []
     for home, files in _copies(source, folders):
-        faults = _faults(home, files, _md5s(name))
-        if not faults:
+        found = _faults(home, files, _md5s(name))
+        if not found:
             return home if files is source.unpacked else _unpack(name, home)
-        damage += [(home, fault) for fault in faults]
-    # What a user put into the root is the user's to mend; the cache is ours.
-    if download and all(home == cache() for home, _ in damage):
+        damaged.add(home)
+        faults += found
+    # Damage in the user's root is an error; files of our cache are replaced.
+    if download and damaged <= {cache()}:
         return _download(name, folders)
-    if damage:
-        faults = " ".join(fault for _, fault in damage)
-        what = f"damaged files: {faults} Delete them and fetch them again."
+    if damaged:
+        listed = " ".join(faults)
+        problem = f"damaged files: {listed} Delete them and download them again."
     else:
-        lacks = "; ".join(_lacks(home, source.archives) for home in folders)
-        what = f"no complete copy found and no download allowed: {lacks}."
-    raise _error(name, folders, what)
+        listed = "; ".join(_absence(home, source.archives) for home in folders)
+        problem = f"no complete copy found and no download allowed: {listed}."
+    raise _error(name, folders, problem)
 
 
 def _copies(source: Source, folders: list[Path]) -> Iterator[tuple[Path, Files]]:
@@ -152,17 +150,17 @@ def _missing(home: Path, files: Files) -> list[str]:
     return [path for path in files if not (home / path).is_file()]
 
 
-def _lacks(home: Path, files: Files) -> str:
+def _absence(home: Path, files: Files) -> str:
     missing = _missing(home, files)
     if len(missing) == len(files):
         return f"{home} has none of the files"
-    return f"{home} lacks {', '.join(missing)}"
+    return f"{home} does not have {', '.join(missing)}"
 
 
-def _error(name: str, folders: list[Path], what: str) -> DataError:
+def _error(name: str, folders: list[Path], problem: str) -> DataError:
     archives = [Path(path) for path in SOURCES[name].archives]
     return DataError(
-        f"load({name!r}): {what} Put the official "
+        f"load({name!r}): {problem} Put the official "
         f"{', '.join(path.name for path in archives)} into "
         f"{folders[0] / archives[0].parent}, or set COURSE_DATA to a folder that has "
         "them in this layout, or use load('digits'), which needs no download."
@@ -170,26 +168,26 @@ def _error(name: str, folders: list[Path], what: str) -> DataError:
 
 
 def _faults(home: Path, files: Files, md5s: dict[str, str] | None) -> list[str]:
-    """Say what is wrong with each damaged file; without md5s, look at sizes only."""
+    """Describe each damaged file; without md5s, compare sizes only."""
     faults = []
     for file, size in files.items():
         path = home / file
         if size is not None:
-            what, wanted, got = "byte count", size, path.stat().st_size
-        elif md5s is None:
-            continue
-        else:
+            kind, wanted, got = "byte count", size, path.stat().st_size
+        elif md5s is not None:
             got = _datasets().utils.calculate_md5(path)
-            what, wanted = "md5", md5s[path.name]
+            kind, wanted = "md5", md5s[path.name]
+        else:
+            continue
         if got != wanted:
-            faults.append(f"{path} has {what} {got}; wanted {wanted}.")
+            faults.append(f"{path} has {kind} {got}; wanted {wanted}.")
     return faults
 
 
 def _md5s(name: str) -> dict[str, str]:
     """Return the official md5 of each file by name, from torchvision's tables."""
-    kind = reader(name)
-    if name != "cifar10":
+    kind = SOURCES[name].reader()
+    if hasattr(kind, "resources"):  # MNIST and its relatives
         return dict(kind.resources)
     meta = (kind.meta["filename"], kind.meta["md5"])
     return dict(
@@ -197,13 +195,13 @@ def _md5s(name: str) -> dict[str, str]:
     )
 
 
-# Unpack or fetch them.
+# Unpack or download them.
 
 
 def _unpack(name: str, home: Path) -> Path:
     """Unpack the checked archives of `home` into the cache; return the cache."""
     try:
-        with _arriving(cache()) as scratch:
+        with _moved_when_complete(cache()) as scratch:
             for archive in SOURCES[name].archives:
                 target = (scratch / archive).parent
                 target.mkdir(parents=True, exist_ok=True)
@@ -217,25 +215,24 @@ def _unpack(name: str, home: Path) -> Path:
 
 
 def _download(name: str, folders: list[Path]) -> Path:
-    """Fetch the set into the first folder that can be written; return it."""
+    """Download the set into the first folder that can be written; return it."""
     home = next((folder for folder in folders if _writable(folder)), None)
     if home is None:
         nowhere = " nor ".join(map(str, folders))
         raise _error(name, folders, f"cannot write to {nowhere}.")
-    kind = reader(name)
+    kind = SOURCES[name].reader()
     try:
-        with _arriving(home) as scratch:
+        with _moved_when_complete(home) as scratch:
             kind(root=scratch, train=True, download=True)
     except Exception as error:  # URL, socket, HTTP, gzip, tar, checksum, disk
         tried = ", ".join(kind.mirrors if hasattr(kind, "mirrors") else [kind.url])
-        what = f"the download from {tried} failed ({brief(error)})."
-        raise _error(name, folders, what) from error
+        problem = f"the download from {tried} failed ({brief(error)})."
+        raise _error(name, folders, problem) from error
     return home
 
 
 def _writable(folder: Path) -> bool:
-    # Permission bits say nothing of a read-only mount: try it.
-    try:
+    try:  # permission bits are silent about a read-only mount
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return True
@@ -244,10 +241,11 @@ def _writable(folder: Path) -> bool:
 
 
 @contextmanager
-def _arriving(home: Path) -> Iterator[Path]:
-    """Yield a folder whose files then move to `home`, each whole or not at all."""
+def _moved_when_complete(home: Path) -> Iterator[Path]:
+    """Yield a folder whose files then move to `home`, each in one step."""
     home.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=home) as folder, habits():
+    hidden = tempfile.TemporaryDirectory(prefix=".partial-", dir=home)
+    with hidden as folder, suppress_torchvision_warnings():
         scratch = Path(folder)
         yield scratch
         for path in filter(Path.is_file, sorted(scratch.rglob("*"))):
@@ -257,5 +255,5 @@ def _arriving(home: Path) -> Iterator[Path]:
 
 
 def brief(error: Exception) -> str:
-    """Return the kind and text of an error on one line."""
+    """Return the class and message of an error on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from course_lib import plots
-from course_lib.history import table
+from course_lib.training.history import table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

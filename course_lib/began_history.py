@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from course_lib import plots
 from course_lib.history import table
+from course_lib.plots.common import lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,4 +58,4 @@ class History:
         """Draw columns over the steps on `ax`: k and M, unless others are named."""
         series = {name: torch.tensor(self[name]) for name in columns or ("k", "M")}
         across = torch.tensor(self["step"])
-        return plots.lines(ax, across, series, xlabel="step", ylabel="")
+        return lines(ax, across, series, xlabel="step", ylabel="")

@@ -23,13 +23,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import course_lib.lessons
 from course_lib.lessons import progress
-from course_lib.lessons.exercises import (
-    Exercise,
-    NotYet,
-    Verdict,
-    lessons,
-    require_written,
-)
+from course_lib.lessons.checks import require_written
+from course_lib.lessons.exercises import Exercise, NotYet, Verdict, lessons
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 HINTS = ("Look.", "Look at `w < 0`.", "It is 3.")

@@ -75,7 +75,7 @@ WRONG = {
             _twins(_KEEP, _BOTH, "return (one * other.detach()).sum(1)"),
             "only a part of the gradient",
         ),
-        (_twins(_KEEP, _BOTH, "(one * other).sum(1)"), "`forward` is a NoneType"),
+        (_twins(_KEEP, _BOTH, "(one * other).sum(1)"), "`forward` returned None"),
     ],
     "center": [
         (_center("return x - x.mean()"), "one mean over the whole batch"),
@@ -89,7 +89,7 @@ WRONG = {
         ),
         (
             _center("x -= x.flatten(1).mean(1).view(-1, *[1] * (x.dim() - 1))"),
-            "is a NoneType",
+            "`center` returned None",
         ),
         (
             _center(
@@ -199,7 +199,7 @@ WRONG = {
             + f"    {_RETURN}\n",
             "not its gradient",
         ),
-        (_balance(_LOSS, "return loss"), "Return three tensors"),
+        (_balance(_LOSS, "return loss"), "wanted three tensors"),
     ],
     "vat_term": [
         (

@@ -22,7 +22,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import course_lib.lessons
-from course_lib.lessons import progress
+from course_lib.lessons import progress_file
 from course_lib.lessons.checks import require_written
 from course_lib.lessons.exercises import Exercise, NotYet, Verdict, lessons
 
@@ -50,12 +50,12 @@ three = Exercise("numbers.three", judge_three, HINTS)
 
 def test_a_right_answer_is_praised_and_kept():
     assert three.check(3) == Verdict(True, "Two and one is three.")
-    assert progress.solved() == {"numbers.three"}
+    assert progress_file.solved() == {"numbers.three"}
 
 
 def test_a_wrong_answer_is_named_gets_hints_and_is_not_kept():
     assert three.check(4) == Verdict(False, "`4` is not 3.", HINTS)
-    assert progress.solved() == set()
+    assert progress_file.solved() == set()
 
 
 def test_the_untouched_stub_is_told_what_to_do():
@@ -309,7 +309,7 @@ def prove(notebook, module, wrong):
         assert len(set(exercise.hints)) == 3
         assert all(hint.strip() for hint in exercise.hints)
         prove_one(desk, name, wrong[name])
-        assert exercise.name in progress.solved()
+        assert exercise.name in progress_file.solved()
 
 
 def prove_one(desk, name, wrong):

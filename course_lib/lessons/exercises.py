@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from course_lib.lessons import progress
+from course_lib.lessons import progress_file
 
 Judge = Callable[[Any], str]
 
@@ -95,7 +95,7 @@ class Exercise:
 
     def _store(self) -> str:
         try:
-            progress.mark_solved(self.name)
+            progress_file.mark_solved(self.name)
         except (OSError, ValueError) as error:
             return f" (Your progress could not be kept: {error})"
         return ""

@@ -1,6 +1,6 @@
 """Checks that never raise, and each lesson's own exercises, right and wrong.
 
-The second half goes through every lesson: its starters must be told "not yet", the
+The second half goes through every lesson: its starters must get "not yet", the
 solution that stands in the notebook must pass, and each likely wrong answer must get
 its own message.
 """
@@ -48,17 +48,17 @@ three = Exercise("numbers.three", judge_three, HINTS)
 # What a check says
 
 
-def test_a_right_answer_is_praised_and_kept():
+def test_a_right_answer_is_praised_and_stored():
     assert three.check(3) == Verdict(True, "Two and one is three.")
     assert progress_file.solved() == {"numbers.three"}
 
 
-def test_a_wrong_answer_is_named_gets_hints_and_is_not_kept():
+def test_a_wrong_answer_is_named_gets_hints_and_is_not_stored():
     assert three.check(4) == Verdict(False, "`4` is not 3.", HINTS)
     assert progress_file.solved() == set()
 
 
-def test_the_untouched_stub_is_told_what_to_do():
+def test_the_untouched_stub_gets_instructions():
     verdict = three.check(...)
     assert not verdict.solved
     assert verdict.message == "Replace the ... with your answer, then check again."
@@ -240,7 +240,7 @@ def test_a_stub_that_is_returned_is_recognized():
 
 
 @pytest.mark.parametrize("content", [b"not ours", None], ids=["damaged", "no folder"])
-def test_progress_that_can_not_be_kept_is_said_and_costs_nothing(
+def test_progress_that_can_not_be_stored_is_reported_and_costs_nothing(
     tmp_path, monkeypatch, content
 ):
     path = tmp_path / "folder" / "progress.json"
@@ -251,7 +251,7 @@ def test_progress_that_can_not_be_kept_is_said_and_costs_nothing(
     verdict = three.check(3)
     assert verdict.solved
     assert verdict.message.startswith(
-        "Two and one is three. (Your progress could not be kept: "
+        "Two and one is three. (Your progress could not be stored: "
     )
 
 

@@ -36,7 +36,7 @@ def show(figure: Figure, *, alt: str) -> None:
 
 
 def explore(draw: Draw, **controls: Any) -> "Explorer":
-    """Show a picture under controls; each move of a control computes it anew.
+    """Show a picture under controls; each move of a control computes it again.
 
     Args:
         draw: a plain function of the controls' values, by name, that returns

@@ -97,7 +97,7 @@ class Exercise:
         try:
             progress_file.mark_solved(self.name)
         except (OSError, ValueError) as error:
-            return f" (Your progress could not be kept: {error})"
+            return f" (Your progress could not be stored: {error})"
         return ""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 File = dict[str, Any]
 
-_L2 = 0.0010000000474974513  # 0.001 in float32, which Keras 1 kept it in
+_L2 = 0.0010000000474974513  # 0.001 as Keras 1 stored it, in float32
 
 
 def layer(
@@ -26,8 +26,8 @@ def layer(
 
 def sequential(*layers: File, version: str = "2.2.4") -> File:
     """Return the file of a Sequential model."""
-    kept = ("class_name", "config")
-    config = [{key: entry[key] for key in kept} for entry in layers]
+    keys = ("class_name", "config")
+    config = [{key: entry[key] for key in keys} for entry in layers]
     return {"class_name": "Sequential", "config": config, "keras_version": version}
 
 

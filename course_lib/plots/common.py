@@ -9,7 +9,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette: told apart with every common form of color blindness.
+# Okabe and Ito's palette: distinct with every common form of color blindness.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 
 
@@ -41,7 +41,7 @@ def lines(
     ylabel: str,
     title: str = "",
 ) -> "Axes":
-    """Draw named lines over `across`, told apart by color and by dashes."""
+    """Draw named lines over `across`, which differ in color and in dashes."""
     for i, (name, values) in enumerate(series.items()):
         style = {"color": line_color(i), "linestyle": ("-", "--", ":", "-.")[i % 4]}
         ax.plot(across, values.detach().cpu(), label=name, linewidth=2, **style)

@@ -1,7 +1,7 @@
 """Pictures that several lessons use: each function draws on a given Axes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,9 +27,7 @@ def curves(
         (line,) = ax.plot(steps, values, label=name, markersize=4, **style)
         if len(values) > 20:
             line.set(markevery=len(values) // 10, linewidth=4 if i == 0 else 1.5)
-    ax.set(xlabel=xlabel, ylabel=ylabel)
-    ax.legend(frameon=False)
-    return without_frame(ax)
+    return finish(ax, xlabel=xlabel, ylabel=ylabel)
 
 
 def lines(
@@ -45,10 +43,8 @@ def lines(
     for i, (name, values) in enumerate(series.items()):
         style = {"color": line_color(i), "linestyle": ("-", "--", ":", "-.")[i % 4]}
         ax.plot(across, values.detach().cpu(), label=name, linewidth=2, **style)
-    ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.set_title(title, fontsize=11)
-    ax.legend(frameon=False)
-    return without_frame(ax)
+    return finish(ax, xlabel=xlabel, ylabel=ylabel)
 
 
 def races(
@@ -60,17 +56,14 @@ def races(
         xs, ys = list(points), list(points.values())
         every = max(len(xs) // 10, 1)  # few markers on a long line
         ax.plot(xs, ys, label=name, markersize=4, markevery=every, **style)
-    ax.set(xscale="log", xlabel=xlabel, ylabel=ylabel)
-    ax.legend(frameon=False)
-    return without_frame(ax)
+    return finish(ax, xscale="log", xlabel=xlabel, ylabel=ylabel)
 
 
 def bars(ax: "Axes", lengths: Mapping[str, float], *, xlabel: str) -> "Axes":
     """Draw a horizontal bar for each name, the first on top, from zero."""
     ax.barh(list(lengths), list(lengths.values()), color=COLORS[0], height=0.6)
     ax.invert_yaxis()
-    ax.set(xlabel=xlabel, xlim=(0, None))
-    return without_frame(ax)
+    return finish(ax, legend=False, xlabel=xlabel, xlim=(0, None))
 
 
 def images(axes: Sequence["Axes"], pixels: Tensor, titles: Sequence[str]) -> None:
@@ -143,8 +136,8 @@ def descent(
         style = {"color": line_color(i), "linewidth": 1.5}
         ax.plot(*path.T, marker="o", markersize=3, label=name, **style)
         ax.plot(*path[-1], marker="*", markersize=13, color=style["color"])
-    ax.set(xlim=xlim, ylim=ylim, xlabel="first weight", ylabel="second weight")
-    return without_frame(ax)
+    labels = {"xlabel": "first weight", "ylabel": "second weight"}
+    return finish(ax, legend=False, xlim=xlim, ylim=ylim, **labels)
 
 
 def line_color(number: int) -> str:
@@ -152,7 +145,10 @@ def line_color(number: int) -> str:
     return COLORS[(0, 5, 2, 1)[number % 4]]
 
 
-def without_frame(ax: "Axes") -> "Axes":
-    """Hide the upper and the right edge; return the Axes."""
+def finish(ax: "Axes", *, legend: bool = True, **settings: Any) -> "Axes":
+    """Set labels and limits, hide the upper and the right edge; return the Axes."""
+    ax.set(**settings)
     ax.spines[["top", "right"]].set_visible(False)
+    if legend:
+        ax.legend(frameon=False)
     return ax

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from course_lib.plots.boxes import connect
-from course_lib.plots.common import line_color, without_frame
+from course_lib.plots.common import finish, line_color
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,5 +56,4 @@ def spread(ax: "Axes", groups: Mapping[str, Sequence[float]], *, xlabel: str) ->
         mean = sum(numbers) / len(numbers)
         ax.plot([mean, mean], [i - 0.3, i + 0.3], color=color, linewidth=3)
     ax.set_yticks(range(len(groups)), list(groups))
-    ax.set(xlabel=xlabel, ylim=(len(groups) - 0.5, -0.5))
-    return without_frame(ax)
+    return finish(ax, legend=False, xlabel=xlabel, ylim=(len(groups) - 0.5, -0.5))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from course_lib.plots.common import COLORS, without_frame
+from course_lib.plots.common import COLORS, finish
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,9 +21,7 @@ def histogram(ax: "Axes", tensors: Mapping[str, Tensor], *, bins: int = 61) -> "
         counts = torch.histogram(values, edges).hist
         style = {"color": COLORS[i % len(COLORS)], "linestyle": ("-", "--", ":")[i % 3]}
         ax.stairs(counts, edges, label=name, linewidth=1.8, **style)
-    ax.set(yscale="log", xlabel="weight", ylabel="how many")
-    ax.legend(frameon=False)
-    return without_frame(ax)
+    return finish(ax, yscale="log", xlabel="weight", ylabel="how many")
 
 
 def valley(
@@ -46,8 +44,8 @@ def valley(
         style = {"color": COLORS[(0, 5)[i % 2]], "marker": "o*"[i % 2]}
         ax.plot(first, second, linestyle="", markersize=(8, 15)[i % 2], label=name)
         ax.lines[-1].set(**style)
-    ax.set(xlabel="first weight", ylabel="second weight", aspect="equal")
     ax.set_title(title, fontsize=11, pad=26)
     place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 2}
     ax.legend(**place, frameon=False, columnspacing=1, handletextpad=0.2)
-    return without_frame(ax)
+    labels = {"xlabel": "first weight", "ylabel": "second weight"}
+    return finish(ax, legend=False, aspect="equal", **labels)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from course_lib.plots.common import COLORS, without_frame
+from course_lib.plots.common import COLORS, finish
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,4 +23,4 @@ def three(ax: "Axes", tries: Tensor, winner: int) -> "Axes":
     star = {**style, "marker": "*", "color": COLORS[5], "markersize": 17}
     ax.plot(*tries[winner : winner + 1 or None].T, label="kept", **star)
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    return without_frame(ax)
+    return finish(ax, legend=False)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from course_lib.plots.common import COLORS, bars, without_frame
+from course_lib.plots.common import COLORS, bars, finish
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +42,6 @@ def channels(
         style = {"linestyle": "", "markeredgecolor": "0.4", "markersize": 7}
         ax.plot(xs, ys, marker, label=name, color=color, **style)
     ax.set_xticks(range(len(layers)), list(layers))
-    ax.set(yticks=[], xlim=(-0.5, len(layers) - 0.5))
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     ax.spines["left"].set_visible(False)
-    return without_frame(ax)
+    return finish(ax, legend=False, yticks=[], xlim=(-0.5, len(layers) - 0.5))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from course_lib.plots.boxes import arrow, box, heights
-from course_lib.plots.common import COLORS, line_color, without_frame
+from course_lib.plots.common import COLORS, finish, line_color
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,9 +30,9 @@ def arrows(
             ax.annotate("", xy=tip.tolist(), xytext=(0, 0), arrowprops=look)
         ax.annotate(name, was.tolist(), xytext=(4, 4), textcoords="offset points")
     x, y = torch.stack([*before.values(), *after.values()]).T
-    ax.set(xlim=_with_zero(x), ylim=_with_zero(y), aspect="equal")
     ax.set_title(title, fontsize=11)
-    return without_frame(ax)
+    limits = {"xlim": _with_zero(x), "ylim": _with_zero(y)}
+    return finish(ax, legend=False, aspect="equal", **limits)
 
 
 def _with_zero(values: Tensor) -> tuple[float, float]:

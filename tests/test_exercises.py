@@ -317,18 +317,18 @@ def prove_one(desk, name, wrong):
     assert not starter.solved, f"{name}: the starter passes"
     assert "Your code raised" not in starter.message, f"{name}: {starter.message}"
 
-    told = {}
+    messages = {}
     assert len(wrong) >= 3, f"{name}: only {len(wrong)} wrong answers"
     for answer, fragment in wrong:
         verdict = desk.check(name, answer)
         assert not verdict.solved, f"{name} accepts:\n{answer}"
         assert fragment in verdict.message, f"{name}: {verdict.message}\n{answer}"
-        told.setdefault(verdict.message, []).append(answer)
-    assert len(told) == len(wrong), f"{name}: one message for two mistakes: {told}"
+        messages.setdefault(verdict.message, []).append(answer)
+    assert len(messages) == len(wrong), f"{name}: one message for two mistakes: {messages}"
 
     solution = solution_in(cell_with(desk.notebook, f"solution:{name}"))
     verdict = desk.check(name, solution)
-    assert verdict.solved, f"{name}: the solution is told {verdict.message}"
+    assert verdict.solved, f"{name}: the solution gets {verdict.message}"
 
 
 def notebook_of(number, lesson):
@@ -415,7 +415,7 @@ def test_a_good_lesson_is_proved():
     ("changes", "wrong", "complaint"),
     [
         ({"stub": "answer = 3"}, GOOD, "three: the starter passes"),
-        ({"solution": "answer = 2"}, GOOD, "three: the solution is told `2` is not 3"),
+        ({"solution": "answer = 2"}, GOOD, "three: the solution gets `2` is not 3"),
         ({}, {}, "assert set"),
         ({}, {"three": GOOD["three"][:2]}, "three: only 2 wrong answers"),
         ({}, {"three": [*GOOD["three"], ("answer = 3", "")]}, "three accepts:"),

@@ -324,7 +324,8 @@ def prove_one(desk, name, wrong):
         assert not verdict.solved, f"{name} accepts:\n{answer}"
         assert fragment in verdict.message, f"{name}: {verdict.message}\n{answer}"
         messages.setdefault(verdict.message, []).append(answer)
-    assert len(messages) == len(wrong), f"{name}: one message for two mistakes: {messages}"
+    repeated = f"{name}: one message for two mistakes: {messages}"
+    assert len(messages) == len(wrong), repeated
 
     solution = solution_in(cell_with(desk.notebook, f"solution:{name}"))
     verdict = desk.check(name, solution)

@@ -219,6 +219,14 @@ print((lambda: "still here")())
     assert done.stdout.splitlines()[1:] == ["still here"], done.stderr
 
 
+@pytest.mark.parametrize("lesson", ["regularization", "explicit"])
+def test_no_answer_waits_for_an_import_of_many_seconds(lesson):
+    """An optimizer and vmap import torch._dynamo; stopped midway, torch is broken."""
+    names = f"sys, course_lib.lessons.{lesson}"
+    program = f"import {names}; assert 'torch._dynamo' in sys.modules"
+    subprocess.run([sys.executable, "-c", program], timeout=120, check=True)
+
+
 def test_a_clock_that_strikes_at_the_last_moment_hits_no_later_cell():
     """Answers that end just when the time does, many times over."""
 

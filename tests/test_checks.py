@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from course_lib.lessons.checks import (
     as_text,
@@ -12,6 +12,7 @@ from course_lib.lessons.checks import (
     require_close,
     require_gradient,
     require_kind,
+    require_parameters,
     require_scalar,
     require_unchanged,
 )
@@ -105,6 +106,19 @@ def test_changed_arguments_are_named():
     assert require_unchanged([HALF], [HALF.clone()], "`x`") is None
     with pytest.raises(NotYet, match=r"^You changed `x`\. Make new tensors"):
         require_unchanged([HALF], [HALF + 1], "`x`")
+
+
+def test_a_module_must_train_exactly_what_it_was_given():
+    one, other, copy = (nn.Linear(2, 2) for _ in range(3))
+    assert require_parameters(nn.Sequential(one, other, one), one, other) is None
+    for model, message in (
+        (nn.Sequential(), "has no parameters"),
+        (nn.Sequential(one, other, copy), "has 6 parameters, 4 were given"),
+        (nn.Sequential(one, copy), "does not train the parameters"),
+        (nn.Sequential(one), "does not train the parameters"),
+    ):
+        with pytest.raises(NotYet, match=message):
+            require_parameters(model, one, other)
 
 
 def test_an_exercise_is_named_after_its_function_and_module(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from course_lib.lessons.exercises import NotYet
 
@@ -55,6 +55,26 @@ def require_unchanged(
             f"You changed {name}. Make new tensors: no `+=`, `-=` or `*=`, and no "
             "methods that end in `_`."
         )
+
+
+def require_parameters(model: nn.Module, *given: nn.Module) -> None:
+    """Refuse a module that does not train exactly the modules that it was given."""
+    found = {id(parameter) for parameter in model.parameters()}
+    wanted = {id(parameter) for part in given for parameter in part.parameters()}
+    reject(
+        {
+            "The module has no parameters: an optimizer would train nothing, and "
+            "`state_dict` is empty. After `super().__init__()`, set what it was given "
+            "as attributes; a list, a dict or a lambda hides a module.": not found,
+            f"The module has {len(found)} parameters, {len(wanted)} were given: it has "
+            "copies. They start equal and differ after the first step, and a penalty "
+            "counts each of them. Call the same module twice.": (
+                len(found) > len(wanted)
+            ),
+            "The module does not train the parameters that it was given. Use the "
+            "modules themselves, not copies, and all of them.": found != wanted,
+        }
+    )
 
 
 def close(got: Any, wanted: Tensor | float) -> bool:

@@ -18,6 +18,7 @@ from course_lib.lessons.checks import (
     require_close,
     require_gradient,
     require_kind,
+    require_parameters,
     require_scalar,
 )
 from course_lib.lessons.exercises import NotYet, exercise
@@ -143,7 +144,7 @@ def twin(answer: Callable[[nn.Module, nn.Module], nn.Module]) -> None:
     model = answer(look, decide)
     require_kind(model, nn.Module, "a module")
     _judge_twin_output(model(left, right), decide, look(left), look(right))
-    _judge_twin_weights(model, look, decide)
+    require_parameters(model, look, decide)
 
 
 def _judge_twin_output(
@@ -162,28 +163,6 @@ def _judge_twin_output(
         "`torch.cat(..., dim=1)`"
     )
     require_close(got, decided(left, right), place, mistakes)
-
-
-def _judge_twin_weights(model: nn.Module, look: nn.Module, decide: nn.Module) -> None:
-    found = {id(parameter) for parameter in model.parameters()}
-    given = {id(p) for part in (look, decide) for p in part.parameters()}
-    if len(found) > len(given):
-        times = penalty(model).item() / penalty(look).item()
-        raise NotYet(
-            f"The model has {len(found)} parameters, {len(given)} were given: a half "
-            f"has a copy of its own. The penalty counts {times:.0f} times, and after "
-            "one step the copies differ. Call the same `look` twice."
-        )
-    if not found:
-        raise NotYet(
-            "The model has no parameters: an optimizer would train nothing. Set "
-            "`look` and `decide` as attributes, after `super().__init__()`."
-        )
-    if found != given:
-        raise NotYet(
-            "The model does not train the parameters that it was given. Use the "
-            "modules themselves, not copies, and both of them."
-        )
 
 
 @exercise(

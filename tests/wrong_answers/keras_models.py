@@ -131,7 +131,7 @@ WRONG = {
                     "return self.decide(torch.cat(both, dim=1))",
                 ],
             ),
-            "a copy of its own. The penalty counts 2 times",
+            "has 6 parameters, 4 were given: it has copies",
         ),
         (
             _twin(

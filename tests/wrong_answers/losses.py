@@ -44,7 +44,7 @@ WRONG = {
                 ["self.one, self.other = encoder, copy.deepcopy(encoder)"],
                 "return (self.one(first) * self.other(second)).sum(1)",
             ),
-            "There are two sets of weights",
+            "has 2 parameters, 1 were given: it has copies",
         ),
         (
             _twins(
@@ -52,14 +52,14 @@ WRONG = {
                 _BOTH,
                 "return (one * other).sum(1)",
             ),
-            "The module trains a copy",
+            "does not train the parameters that it was given",
         ),
         (
             _twins(
                 ["self.both = [encoder, encoder]"],
                 "return (self.both[0](first) * self.both[1](second)).sum(1)",
             ),
-            "The module has no weights",
+            "The module has no parameters",
         ),
         (_twins(_KEEP, _BOTH, "return (one * other).sum()"), "for the whole batch"),
         (_twins(_KEEP, _BOTH, "return one @ other.T"), "with all others"),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from course_lib import plots
+from course_lib.plots.common import lines
 from course_lib.training.history import table
 
 if TYPE_CHECKING:
@@ -58,4 +58,4 @@ class History:
         """Draw columns over the steps on `ax`: k and M, unless others are named."""
         series = {name: torch.tensor(self[name]) for name in columns or ("k", "M")}
         across = torch.tensor(self["step"])
-        return plots.lines(ax, across, series, xlabel="step", ylabel="")
+        return lines(ax, across, series, xlabel="step", ylabel="")

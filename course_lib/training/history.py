@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from course_lib import plots
+from course_lib.plots.common import curves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +76,7 @@ class History:
         """Draw the training and test loss over the epochs on `ax`."""
         series = {"training loss": self["loss"], "test loss": self["test_loss"]}
         known = {name: values for name, values in series.items() if not _blank(values)}
-        return plots.curves(ax, known, xlabel="epoch", ylabel="loss")
+        return curves(ax, known, xlabel="epoch", ylabel="loss")
 
 
 def _columns(epochs: list[Epoch]) -> list[tuple[str, Callable[[Epoch], str]]]:

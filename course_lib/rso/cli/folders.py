@@ -17,7 +17,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from course_lib import __version__, plots
+from course_lib import __version__
+from course_lib.plots.common import curves
 from course_lib.rso.checkpoints import remove_leftovers, replacing
 from course_lib.rso.cli.locks import locked
 from course_lib.rso.parallel.processes import Processes
@@ -148,7 +149,7 @@ class Folder:
         self._write(REPORTS, table.getvalue())
         figure = Figure(figsize=(6, 3.5), layout="constrained")
         series = {"training": [r.accuracy for r in reports], "test": accuracies}
-        plots.curves(figure.subplots(), series, xlabel="cycle", ylabel="accuracy")
+        curves(figure.subplots(), series, xlabel="cycle", ylabel="accuracy")
         with replacing(self.path / PLOT, "the picture") as stream:
             figure.savefig(stream, format="png", dpi=150)
 

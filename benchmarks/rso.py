@@ -146,7 +146,7 @@ class Timed:
 
     def _take(self, weight: int, winner: int) -> None:
         self.task.target.values[weight] = self.task.values[weight, winner]
-        self.sweep.took(weight, winner)
+        self.sweep.record_decision(weight, winner)
 
 
 def synchronize(tensor: Tensor) -> None:
@@ -194,7 +194,7 @@ def multiply_adds(case: Case, target: Target) -> tuple[float, float]:
     folded = plain = 0.0
     for segment in plan.tail.segments:
         for node, *_ in segment.steps:
-            taps = network.taps(node)
+            taps = network.conv_of(node)
             if taps is None or node in plan.dense:
                 continue
             outputs = math.prod(network.shapes[node])

@@ -306,4 +306,4 @@ def side_by_side(
                 for weight, which in zip(group, won, strict=True):
                     target.values[weight] = values[weight, which]
                     for sweep in sweeps.values():
-                        sweep.took(weight, which)
+                        sweep.record_decision(weight, which)

@@ -31,7 +31,7 @@ from course_lib.models import RSOCifar10CNN, rso_mnist_cnn
 from course_lib.rso import RSO, SearchError, engines
 from course_lib.rso.eager import prefixes
 from course_lib.rso.eager.incremental import Incremental
-from course_lib.rso.eager.kernels import Taps
+from course_lib.rso.eager.kernels import FoldedConv
 from course_lib.rso.eager.network import Network
 from course_lib.rso.eager.plan import Plan
 from course_lib.rso.eager.prefixes import Prefixes
@@ -311,14 +311,14 @@ def test_convolutions_in_fewer_products(image, padding, dtype):
     for number, layer in enumerate(layers, start=1):
         layer.weight.requires_grad_(False)
         after = tuple((size + number * (2 * around - 2)).tolist())
-        assert program.saves_products(Taps(layer), after)
+        assert program.saves_products(FoldedConv(layer), after)
     assert_alike(model, random_split(19, (1, *image)), dtype=dtype, batch_size=19)
 
 
 def test_fewer_products_are_for_plain_3x3_convolutions_of_many_channels():
     def saves(*arguments, pooled=(1, 1), image=(8, 8), **options):
         layer = nn.Conv2d(*arguments, **options)
-        return program.saves_products(Taps(layer, pooled), image)
+        return program.saves_products(FoldedConv(layer, pooled), image)
 
     assert saves(16, 16, 3)
     assert not saves(16, 16, (3, 1))

@@ -45,7 +45,7 @@ def test_losses_by_hand(engine):
     # y = 3 with w = (1, 1); w0 moves it by +-1, w1 by +-1: loss (y - 1)**2.
     assert sweep.losses([0], 0).tolist() == [4, 9, 1]
     target.values[0] = 0.0
-    sweep.took(0, 2)
+    sweep.record_decision(0, 2)
     assert sweep.losses([1], 0).tolist() == [1, 4, 0]
 
 
@@ -56,7 +56,7 @@ def test_decayed_losses_by_hand(engine):
     sweep, target = two_weights(engine, values)
     assert sweep.losses([0], 0).tolist() == [2.25, 6.25, 0.25]  # y = 2.5, 3.5, 1.5
     target.values[0] = 0.5
-    sweep.took(0, 0)  # kept, and yet it moved
+    sweep.record_decision(0, 0)  # kept, and yet it moved
     assert sweep.losses([1], 0).tolist() == [0.25, 6.25, 2.25]  # y = 1.5, 3.5, -0.5
 
 

@@ -141,7 +141,9 @@ class Chooser:
         )
 
 
-def mixing(model: nn.Module, network: Network | None, inputs: Tensor) -> str | None:
+def find_cross_sample_op(
+    model: nn.Module, network: Network | None, inputs: Tensor
+) -> str | None:
     """Name an operation whose output for a sample depends on the others, or None.
 
     Batch norm as the engines know it is passed over: they add up its sums.

@@ -427,8 +427,10 @@ class RSO:
         self._room = chooser.room(choices, own.inputs.element_size())
         if processes.reduce is not None:
             with searched(self.model):
-                mixing = engines.mixing(self.model, self.network, self._probe())
-            processes.require_additive(self.model, choices, mixing)
+                cross_sample_op = engines.find_cross_sample_op(
+                    self.model, self.network, self._probe()
+                )
+            processes.require_additive(self.model, choices, cross_sample_op)
         return choices
 
     def _obstacle(self, compiled: bool) -> str:

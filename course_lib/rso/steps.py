@@ -74,7 +74,7 @@ class HostStep:
         for weight, winner in zip(group, winners, strict=True):
             self.flat[weight] = self.values[weight][winner]
             self.winners[weight] = winner
-            self.sweep.took(weight, winner)
+            self.sweep.record_decision(weight, winner)
         return is_asked
 
     def decisions(self) -> Tensor:
@@ -154,7 +154,7 @@ class DeviceStep:
         self.is_finite &= losses[0].isfinite()
         self.flat[weight] = self.values[weight].gather(0, winner.view(1))[0]
         self.winners[weight] = winner
-        self.sweep.took(weight, winner)
+        self.sweep.record_decision(weight, winner)
         return asked and processes.reduce is None
 
     def decisions(self) -> Tensor:

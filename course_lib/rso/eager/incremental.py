@@ -63,7 +63,7 @@ class Incremental:
         row = [(weight, self.steps[weight][winner]) for weight, winner in pairs]
         return self._judge(self.state, chosen[0] // self.per_channel, [row], None)[-1]
 
-    def took(self, weight: int, winner: int | Tensor) -> None:
+    def record_decision(self, weight: int, winner: int | Tensor) -> None:
         """Remember a change until each mini-batch has seen it."""
         if isinstance(winner, int):
             if winner or self.decays:

@@ -200,7 +200,7 @@ def average_blocks(module: nn.Module | None) -> Pair | None:
 # Convolution
 
 
-class Taps:
+class FoldedConv:
     """A convolution, with the average pooling that follows it taken in.
 
     conv(3x3) then mean of 2x2 blocks is one conv(4x4) of stride 2: 16 multiply-adds
@@ -321,7 +321,7 @@ def batch_last(x: Tensor) -> Tensor:
     return turned.view(*rows.shape[1:], len(x)).permute(2, 0, 1, 3)
 
 
-def patches(planes: Tensor, taps: Taps, kernel: Pair, out: Tensor) -> Tensor:
+def patches(planes: Tensor, taps: FoldedConv, kernel: Pair, out: Tensor) -> Tensor:
     """Return the columns of one channel for a matrix product: `(taps, rows)`.
 
     planes: `(candidates, batch, height, width)`; out: `(kh, kw, candidates, batch,

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from course_lib.rso.eager import eligibility
-from course_lib.rso.eager.kernels import Taps, average_blocks, pooling
+from course_lib.rso.eager.kernels import FoldedConv, average_blocks, pooling
 
 Reduce = Callable[[Tensor], Tensor]  # sums a tensor over all processes
 Env = dict[fx.Node, Any]
@@ -54,7 +54,7 @@ class Network:
     nodes: list[fx.Node]
     shapes: dict[fx.Node, tuple[int, ...] | None]  # without the batch
     reduce: Reduce | None = None
-    folded: dict[fx.Node, tuple[fx.Node, Taps]] = field(default_factory=dict)
+    folded: dict[fx.Node, tuple[fx.Node, FoldedConv]] = field(default_factory=dict)
     batches: set[fx.Node] = field(default_factory=set)  # a row for each sample
     output: fx.Node = field(init=False, repr=False)
     _modules: dict[str, nn.Module] = field(default_factory=dict)
@@ -132,7 +132,7 @@ class Network:
             conv = node.all_input_nodes[0] if blocks else node
             is_alone = len(conv.users) == 1 and conv is not self.output
             if blocks and self.kind(conv) == "conv" and is_alone:
-                taps = Taps(self.module(conv), blocks)
+                taps = FoldedConv(self.module(conv), blocks)
                 if taps.can_fold:
                     self.folded[node] = conv, taps
 
@@ -148,12 +148,12 @@ class Network:
             node = self.folded[node][0]
         return node.all_input_nodes
 
-    def taps(self, node: fx.Node) -> Taps | None:
+    def conv_of(self, node: fx.Node) -> FoldedConv | None:
         """Return the convolution or linear layer that a step stands for."""
         if node in self.folded:
             return self.folded[node][1]
         is_dense = self.kind(node) in ("conv", "linear")
-        return Taps(self.module(node)) if is_dense else None
+        return FoldedConv(self.module(node)) if is_dense else None
 
     def module(self, node: fx.Node) -> nn.Module | None:
         """Return the module that a node calls, if it calls one."""
@@ -236,7 +236,7 @@ class Network:
         if kind == "add":
             return lambda env, batch: _add(env[used[0]], env[used[-1]], batch)
         if kind == "conv":
-            taps, layout = self.taps(node), torch.channels_last
+            taps, layout = self.conv_of(node), torch.channels_last
             weight = taps.weight().contiguous(memory_format=layout)
 
             def convolve(env: Env, batch: int) -> Tensor:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from course_lib.rso.eager.kernels import (
-    Taps,
+    FoldedConv,
     batch_last,
     normalize_plane,
     patches,
@@ -21,7 +21,7 @@ from course_lib.rso.eager.kernels import (
 )
 from course_lib.rso.eager.network import Network
 from course_lib.rso.eager.pipeline import Piece, Pipeline
-from course_lib.rso.eager.prefixes import Prefixes, in_batch
+from course_lib.rso.eager.prefixes import Prefixes, from_blocks
 
 SMALL = 64  # pixels of an image up to which a convolution is taken as a matrix
 Step = Callable[[Tensor, int, "State"], Tensor]
@@ -36,7 +36,7 @@ class State:
     """What a mini-batch remembers, in step with all weights before `seen`."""
 
     labels: Tensor
-    inputs: Tensor | None  # phases of the swept layer's input; see Taps.phases
+    inputs: Tensor | None  # phases of the swept layer's input; see FoldedConv.phases
     planes: Tensor  # its output, (channels, rows, columns, batch)
     bases: dict[fx.Node, Tensor]  # what follows it, for all channels
     fixed: dict[fx.Node, Tensor]  # what else the rest needs
@@ -60,7 +60,7 @@ class Plan:
         self.channels = len(parameter)
         ends = [n for n, (conv, _) in network.folded.items() if conv is self.reader]
         self.source = ends[0] if ends else self.reader
-        self.taps = network.taps(self.source)
+        self.conv = network.conv_of(self.source)
         self.channelwise: list[tuple[fx.Node, fx.Node, Step]] = []
         self.dense: dict[fx.Node, Dense] = {}
         self.source_of: dict[fx.Node, fx.Node] = {}
@@ -68,23 +68,23 @@ class Plan:
         if network.output not in moving:
             raise Unsuitable("the output does not depend on it")
         self._sort(moving[moving.index(self.source) + 1 :])
-        (self.own,) = self.reader.all_input_nodes
+        (self.input,) = self.reader.all_input_nodes
         later = [n for n in moving if n is not self.source]
         used = {n for node in later for n in network.used_by(node)}
         self.fixed = used - set(moving)
         self.tail = Pipeline(
             network, [network.output], self.fixed, sources=self.source_of
         )
-        self.wanted = {self.own, self.source, *self.source_of, *self.fixed}
+        self.wanted = {self.input, self.source, *self.source_of, *self.fixed}
         self.heads: dict[object, Pipeline] = {}
         self.pointwise = {
             n for n, _, _ in self.channelwise if network.kind(n) == "elementwise"
         }
         self.size = self._size(network.shapes[self.source])
         self.places, self.padded = [(0, 0)], self.size
-        if self.taps is not None and not self.is_bias:
-            self.places = self.taps.places(self.size)
-            self.padded = self.taps.padded(self.size)
+        if self.conv is not None and not self.is_bias:
+            self.places = self.conv.places(self.size)
+            self.padded = self.conv.padded(self.size)
 
     @staticmethod
     def _size(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -109,7 +109,7 @@ class Plan:
             if is_alone and self._spreads(node, narrow[moving[0]]):
                 shapes = self.network.shapes
                 sizes = self._size(shapes[moving[0]]), self._size(shapes[node])
-                taps = self.network.taps(node)
+                taps = self.network.conv_of(node)
                 self.dense[node] = Dense(taps, self.channels, *sizes)
                 self.source_of[node] = moving[0]
             else:
@@ -131,7 +131,7 @@ class Plan:
         return (kind == "norm" and len(shapes[0]) != 2) or len(shapes[0]) == 3
 
     def _spreads(self, node: fx.Node, is_flat: bool) -> bool:
-        taps = self.network.taps(node)
+        taps = self.network.conv_of(node)
         if taps is None:
             return False
         if isinstance(taps.module, nn.Linear):
@@ -183,7 +183,7 @@ class Plan:
         known = prefixes.known(number) if prefixes else {}
         head = self._head(known, prefixes.missing(number) if prefixes else set())
         shapes = self.network.shapes
-        known = {n: in_batch(v, shapes[n], len(labels)) for n, v in known.items()}
+        known = {n: from_blocks(v, shapes[n], len(labels)) for n, v in known.items()}
         given = {self.network.nodes[0]: inputs, **known}
         env = head.run(given, labels.shape[0])
         if prefixes:
@@ -211,13 +211,13 @@ class Plan:
         return self.heads[key]
 
     def _planes(self, env: dict, batch: int) -> tuple[Tensor | None, Tensor]:
-        out, own = batch_last(env[self.source]), env[self.own]
+        out, own = batch_last(env[self.source]), env[self.input]
         planes = out.new_zeros(len(out), *self.padded, batch)
         planes[:, : self.size[0], : self.size[1]] = out
         if self.is_bias:
             return None, planes
-        if self.taps is not None:
-            return self.taps.phases(own, self.size).flatten(2), planes
+        if self.conv is not None:
+            return self.conv.phases(own, self.size).flatten(2), planes
         standard = batch_last(standardize(own, self.module, self.network.reduce))
         return standard.reshape(len(planes), 1, -1), planes
 
@@ -229,12 +229,12 @@ class Plan:
 
     def inputs_of(self, inputs: Tensor, channel: int) -> Tensor:
         """Return the input planes that feed a channel: `(sources, phases, length)`."""
-        if self.taps is None:
+        if self.conv is None:
             return inputs[channel : channel + 1]
-        if self.taps.groups == 1:
+        if self.conv.groups == 1:
             return inputs
-        width = len(inputs) // self.taps.groups
-        group = channel // (self.channels // self.taps.groups)
+        width = len(inputs) // self.conv.groups
+        group = channel // (self.channels // self.conv.groups)
         return inputs[group * width : (group + 1) * width]
 
     def run_channel(
@@ -263,9 +263,9 @@ class Plan:
         """Return how many numbers a mini-batch remembers for each sample."""
         shapes = self.network.shapes
         own = self.channels * self.padded[0] * self.padded[1]
-        if not self.is_bias and self.taps is not None:
-            sources = shapes[self.own][0]
-            phases = self.taps.stride[0] * self.taps.stride[1]
+        if not self.is_bias and self.conv is not None:
+            sources = shapes[self.input][0]
+            phases = self.conv.stride[0] * self.conv.stride[1]
             own += sources * phases * self.padded[0] * self.padded[1]
         elif not self.is_bias:
             own *= 2
@@ -281,9 +281,13 @@ class Dense:
     """
 
     def __init__(
-        self, taps: Taps, channels: int, image: tuple[int, int], size: tuple[int, int]
+        self,
+        taps: FoldedConv,
+        channels: int,
+        image: tuple[int, int],
+        size: tuple[int, int],
     ) -> None:
-        self.taps, self.size = taps, size
+        self.conv, self.size = taps, size
         weight = taps.weight()  # (outputs, inputs, kernel height, kernel width)
         self.is_linear = isinstance(taps.module, nn.Linear)
         self.kernel = weight.shape[2:]
@@ -303,7 +307,7 @@ class Dense:
         pixels = math.prod(image)
         one = torch.eye(pixels, dtype=weight.dtype, device=weight.device)
         kernels = weight.transpose(0, 1).reshape(-1, 1, *self.kernel)
-        taps = self.taps
+        taps = self.conv
         given = F.conv2d(
             one.view(pixels, 1, *image),
             kernels,
@@ -368,7 +372,7 @@ class Dense:
             return change
         shape = (*self.kernel, *change.shape[:2], *self.size)
         columns = patches(
-            change, self.taps, self.kernel, buffer("columns", shape, change)
+            change, self.conv, self.kernel, buffer("columns", shape, change)
         )
         return columns.view(self.matrix.shape[1], change.shape[0], -1).permute(1, 2, 0)
 

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from course_lib.rso.eager.network import Network
 
 
-def in_blocks(value: Tensor, lanes: int) -> Tensor:
+def to_blocks(value: Tensor, lanes: int) -> Tensor:
     """Return `(batch, ...)` as `(blocks, numbers, lanes)`, zeros at the end.
 
     What is in blocks already is returned as it is: no layer's input has three axes.
@@ -26,7 +26,7 @@ def in_blocks(value: Tensor, lanes: int) -> Tensor:
     return flat.view(-1, lanes, flat.shape[1]).transpose(1, 2).contiguous()
 
 
-def in_batch(value: Tensor, shape: Sequence[int] | None, batch: int) -> Tensor:
+def from_blocks(value: Tensor, shape: Sequence[int] | None, batch: int) -> Tensor:
     """Return `(blocks, numbers, lanes)` as `(batch, *shape)`; all else as it is.
 
     Sequences, `(batch, length, features)`, never were in blocks.
@@ -98,7 +98,7 @@ def multiply_adds(network: Network, node: fx.Node) -> int:
     """Return those of all layers that lead from the input to a value."""
     count = 0
     for step in network.needed({node}, {network.nodes[0]}, set()):
-        taps, shape = network.taps(step), network.shapes[step]
+        taps, shape = network.conv_of(step), network.shapes[step]
         if taps is not None and shape is not None:
             count += math.prod(shape) * taps.unpooled()[0].numel()
     return count

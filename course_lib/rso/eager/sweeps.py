@@ -67,7 +67,7 @@ class Reference:
                 self.flat[weight] = self.task.values[weight, winner]
             return self.judge()
 
-    def took(self, weight: int, winner: int | Tensor) -> None:
+    def record_decision(self, weight: int, winner: int | Tensor) -> None:
         """Hear what became of a weight; nothing here remembers it."""
 
     def _judge(self, number: int) -> Callable[[], Tensor]:

@@ -58,7 +58,7 @@ class Compiled:
         row = [(weight, self.steps[weight][winner]) for weight, winner in pairs]
         return self._judge(chosen[0] // self.per_channel, [row], [])[-1]
 
-    def took(self, weight: int, winner: int) -> None:
+    def record_decision(self, weight: int, winner: int) -> None:
         """Remember a change until each mini-batch has seen it."""
         if change := self.steps[weight][winner]:
             self.moves.append((weight, change))

@@ -202,8 +202,8 @@ class Processes:
             )
         if cross_sample_op is not None:
             raise ValueError(
-                f"RSO: in {cross_sample_op!r} a sample's output depends on the others of its "
-                "mini-batch, of which each process has a share. Run one process."
+                f"RSO: in {cross_sample_op!r} a sample's output depends on the others "
+                "of its mini-batch, of which each process has a share. Run one process."
             )
 
 

@@ -10,8 +10,9 @@ from course_lib.rso.eager.incremental import Incremental
 from course_lib.rso.eager.network import Network
 from course_lib.rso.eager.plan import Unsuitable
 from course_lib.rso.eager.sweeps import Cached, Reference, Task
+from course_lib.rso.losses import cross_entropy
 from course_lib.rso.minibatches import Minibatches
-from course_lib.rso.modes import cross_entropy, searched
+from course_lib.rso.modes import search_mode
 from course_lib.rso.native.program import Unwritten
 from course_lib.rso.native.sweep import Compiled
 from course_lib.rso.proposals import (
@@ -267,7 +268,7 @@ def side_by_side(
     chosen = targets(model, train_norm=train_norm)
     initialize(chosen, 0)
     sigmas = {target.name: base_sigma(target, "measured") for target in chosen}
-    with searched(model):
+    with search_mode(model):
         network = Network.trace(model, inputs[:8], None)
         for cycle, target in ((c, t) for c in range(cycles) for t in reversed(chosen)):
             words = 0, cycle, target.name

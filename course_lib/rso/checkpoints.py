@@ -13,6 +13,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 
+from course_lib.rso.checks import first_line
+
 FORMAT = 1
 TEMPORARY = ".rso"
 LEFTOVER = re.compile(r"\.rso[a-z0-9_]{8}")  # as tempfile.mkstemp names them
@@ -63,7 +65,7 @@ def replacing(path: str | os.PathLike[str], what: str) -> Iterator[IO[bytes]]:
         if not isinstance(error, (OSError, RuntimeError)):
             raise
         raise OSError(
-            f"RSO: {what} {path} could not be written ({_brief(error)}). The one "
+            f"RSO: {what} {path} could not be written ({first_line(error)}). The one "
             "before it, if there is one, is intact. Make room, or choose another "
             "folder."
         ) from error
@@ -85,11 +87,6 @@ def _umask() -> int:
     return mask
 
 
-def _brief(error: BaseException) -> str:
-    lines = str(error).splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"
-
-
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a state; nothing in the file is run.
 
@@ -103,7 +100,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     except Exception as error:  # a damaged file can fail in any way
         raise ValueError(
             f"RSO: {path} is not a checkpoint of a search, or a damaged one "
-            f"({_brief(error)})."
+            f"({first_line(error)})."
         ) from error
     if not _is_state(state):
         raise ValueError(f"RSO: {path} is not a checkpoint of a search.")

@@ -14,7 +14,7 @@ AT_ONCE = 0.5  # seconds; a terminal and a launcher may both send one Ctrl-C's s
 
 
 @dataclass
-class Request:
+class StopRequest:
     """Whether somebody asked to stop, and when."""
 
     asked_at: float | None = None
@@ -24,7 +24,7 @@ class Request:
 
 
 @contextlib.contextmanager
-def deferred(request: Request) -> Iterator[None]:
+def deferred(request: StopRequest) -> Iterator[None]:
     """Turn Ctrl-C into a request inside; a second one stops at once, as usual.
 
     Signals reach the main thread alone: nothing changes in another one, nor where

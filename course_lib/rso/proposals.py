@@ -15,15 +15,47 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-Sampler = Callable[[int, torch.Generator], Tensor]
+Sampler = Callable[[int, torch.Generator], Tensor]  # (count, generator) -> numbers
 
-SAMPLERS: dict[str, Sampler] = {
-    "normal": lambda n, g: torch.randn(n, generator=g, dtype=torch.float64),
-    "uniform": lambda n, g: (
-        math.sqrt(3) * (2 * torch.rand(n, generator=g, dtype=torch.float64) - 1)
+
+@dataclass(frozen=True)
+class NamedSampler:
+    """Numbers of deviation 1, in float64.
+
+    meaning: for the documentation of RSO and the command.
+    """
+
+    meaning: str
+    draw: Sampler
+
+    def __call__(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw so many numbers."""
+        return self.draw(count, generator)
+
+
+SAMPLERS = {  # an entry here is all that a new one needs
+    "normal": NamedSampler(
+        "a normal distribution",
+        lambda n, g: torch.randn(n, generator=g, dtype=torch.float64),
     ),
-    "fixed": lambda n, g: torch.ones(n, dtype=torch.float64),
+    "uniform": NamedSampler(
+        "a uniform one of the same deviation",
+        lambda n, g: (
+            math.sqrt(3) * (2 * torch.rand(n, generator=g, dtype=torch.float64) - 1)
+        ),
+    ),
+    "fixed": NamedSampler(
+        "sigma alone", lambda n, g: torch.ones(n, dtype=torch.float64)
+    ),
 }
+
+
+def describe_samplers() -> str:
+    """Return all names and meanings, for the documentation of RSO and the command."""
+    named = (f'"{name}" ({own.meaning})' for name, own in SAMPLERS.items())
+    return ", ".join(named)
+
+
 NORM_SIGMA = 0.167  # of gamma and beta, in the authors' code
 _NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
@@ -142,6 +174,41 @@ def annealed(sigma: float, cycle: int, cycles: int, final: float) -> float:
     """
     done = cycle / (cycles - 1) if cycles > 1 else 0.0
     return sigma * (1 - (1 - final) * done)
+
+
+def ordered(chosen: list[Target], order: str, seed: int, cycle: int) -> list[Target]:
+    """Return parameters "output_first", "input_first" or in "random" order."""
+    if order == "output_first":
+        return chosen[::-1]
+    if order == "random":
+        generator = generator_of(seed, "order", cycle)
+        shuffled = torch.randperm(len(chosen), generator=generator)
+        return [chosen[i] for i in shuffled.tolist()]
+    return chosen
+
+
+def candidates(
+    target: Target, drawn: Tensor, sigma: float, weight_decay: float
+) -> Tensor:
+    """Return what each weight may become, `(weights, 3)`: kept, w + dw, w - dw.
+
+    drawn: a number of deviation 1 for each weight; dw is sigma times that.
+    """
+    old = target.values
+    dw = (sigma * drawn).to(old.device, old.dtype)
+    kept = old * (1 - weight_decay)
+    return torch.stack([kept, kept + dw, kept - dw], dim=1)
+
+
+def groups(target: Target, size: int) -> list[range]:
+    """Return the weights that are judged together: up to `size` of one channel."""
+    count = target.values.numel()
+    channel = count // target.channels
+    return [
+        range(i, min(i + size, start + channel))
+        for start in range(0, count, channel)
+        for i in range(start, start + channel, size)
+    ]
 
 
 def generator_of(seed: int, *words: object) -> torch.Generator:

@@ -1,14 +1,15 @@
-"""`python -m course_lib rso`: a search from the shell, kept in a folder."""
+"""`python -m course_lib rso`: a search from the shell, stored in a folder."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import copy
+import inspect
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,39 +19,75 @@ from torch import nn
 
 from course_lib import data
 from course_lib.data import DataError, Dataset
+from course_lib.rso.checks import CHOICES
 from course_lib.rso.cli import nets
 from course_lib.rso.cli.folders import FILES, Folder
 from course_lib.rso.modes import refresh_norm_statistics
 from course_lib.rso.parallel import processes
 from course_lib.rso.parallel.processes import LostProcess, Processes
+from course_lib.rso.proposals import describe_samplers
 from course_lib.rso.search import RSO, CycleReport
 from course_lib.rso.steps import SearchError
 from course_lib.training import evaluate
 
-DEFAULTS: dict[str, Any] = {
-    "data": "digits",
-    "net": "small",
-    "cycles": 10,
-    "batch_size": 512,
-    "seed": 0,
-    "engine": "auto",
-    "device": None,
-    "minibatches": "partition",
-    "proposals_at_once": 1,
-    "order": "output_first",
-    "sampler": "normal",
-    "sigma": "measured",
-    "final_sigma": 0.1,
-    "weight_decay": 0.0,
-    "train_norm": False,
-    "precision": "float32",
+
+def _values(name: str) -> str:
+    return ", ".join(CHOICES[name])
+
+
+OPTIONS = {  # name -> help
+    "data": "digits, mnist, fashion_mnist or cifar10",
+    "net": "small, paper, or PATH.py:NAME, a module or a function that returns one; "
+    "the code in that file is run",
+    "cycles": "visits to every weight",
+    "batch_size": "samples of a mini-batch",
+    "seed": "of weights, proposals and mini-batches",
+    "engine": _values("engine"),
+    "device": "cpu or cuda; a GPU is taken if there is one",
+    "minibatches": _values("minibatches"),
+    "proposals_at_once": "weights judged together",
+    "order": f"{_values('order')}, of the layers",
+    "sampler": describe_samplers(),
+    "sigma": _values("sigma"),
+    "final_sigma": "in the last cycle, over the first's",
+    "weight_decay": "of each weight at its visit",
+    "train_norm": "batch norm too",
+    "precision": f"{_values('precision')}; tf32 on a GPU only",
 }
-OUR_OWN = ("data", "net", "device")  # not arguments of RSO
+COMMAND_ONLY = ("data", "net", "device")  # not passed to RSO
+_RSO = inspect.signature(RSO).parameters
+DEFAULTS: dict[str, Any] = {
+    **{name: _RSO[name].default for name in OPTIONS if name in _RSO},
+    **{"data": "digits", "net": "small", "cycles": 10, "batch_size": 512},
+}
 
 
-def main(arguments: argparse.Namespace) -> int:
+def parser() -> argparse.ArgumentParser:
+    """Return the command's options; those that are not given are None."""
+    made = argparse.ArgumentParser(
+        prog="python -m course_lib rso",
+        description="Search the weights of a network one by one, and store the run in "
+        "a folder. Several processes: torchrun --nproc-per-node=N -m course_lib rso",
+    )
+    add = made.add_argument
+    for name, text in OPTIONS.items():
+        default, option = DEFAULTS[name], f"--{name.replace('_', '-')}"
+        if default is False:
+            add(option, action="store_const", const=True, help=text)
+        elif default is None:
+            add(option, help=text)
+        else:
+            add(option, type=type(default), help=f"{text} (default: {default})")
+    add("--out", default="runs/rso", help="the run's folder (default: %(default)s)")
+    add("--resume", action="store_true", help="continue the run in the folder")
+    add("--overwrite", action="store_true", help="replace the run in the folder")
+    return made
+
+
+def main(argv: Sequence[str]) -> int:
     """Run or resume a search; return the exit status."""
-    given = {name: getattr(arguments, name, None) for name in DEFAULTS}
+    arguments = parser().parse_args(argv)
+    given = {name: getattr(arguments, name) for name in OPTIONS}
     given = {name: value for name, value in given.items() if value is not None}
     out, rank = Path(arguments.out), int(os.environ.get("RANK", "0"))
     try:
@@ -64,7 +101,7 @@ def main(arguments: argparse.Namespace) -> int:
         return 1
     except KeyboardInterrupt:
         if rank == 0:
-            print(f"\nStopped. To go on: --resume --out {out}", file=sys.stderr)
+            print(f"\nStopped. To continue: --resume --out {out}", file=sys.stderr)
         return 130
     return 0
 
@@ -75,7 +112,7 @@ def run(given: dict[str, Any], out: Path, *, resume: bool, overwrite: bool) -> N
     Args:
         given: what differs from DEFAULTS, or from the settings of a run to resume.
         out: the run's folder.
-        resume: go on with the run in the folder.
+        resume: continue the run in the folder.
         overwrite: remove the run in the folder.
 
     Raises:
@@ -83,45 +120,35 @@ def run(given: dict[str, Any], out: Path, *, resume: bool, overwrite: bool) -> N
             in which another one is at work.
         OSError: the folder can't be written.
     """
-    with contextlib.ExitStack() as held:
-        _run(given, Folder(out), held, resume=resume, overwrite=overwrite)
-
-
-def _run(
-    given: dict[str, Any],
-    folder: Folder,
-    held: contextlib.ExitStack,
-    *,
-    resume: bool,
-    overwrite: bool,
-) -> None:
+    folder = Folder(out)
     device = processes.start(given.get("device"))
     own = Processes.current()
+    with contextlib.ExitStack() as stack:
 
-    def prepare() -> dict[str, Any]:
-        held.enter_context(folder.held(resume=resume))
-        known = folder.claim(given, resume=resume, overwrite=overwrite)
-        asked = {**DEFAULTS, **known, "device": str(device)}
-        data.load(asked["data"])  # which may download it
-        return asked
+        def prepare() -> dict[str, Any]:
+            stack.enter_context(folder.locked(resume=resume))
+            known = folder.claim(given, resume=resume, overwrite=overwrite)
+            asked = {**DEFAULTS, **known, "device": str(device)}
+            data.load(asked["data"])  # which may download it
+            return asked
 
-    asked = _first_alone(own, prepare)
-    dataset = data.load(asked["data"]).to(device)
-    torch.manual_seed(asked["seed"])
-    model = nets.build(asked["net"], dataset).to(device)
-    options = {k: v for k, v in asked.items() if k not in OUR_OWN}
-    search = RSO(model, dataset.train, checkpoint=folder.checkpoint, **options)
-    if resume and folder.checkpoint.exists():
-        search.load(folder.checkpoint)
-    if own.share[0] == 0:
-        if not resume:
-            folder.clear()
-        folder.write_settings(asked, model, device)
-        _work(search, dataset, folder)
-    else:
-        for _ in search:
-            pass
-    processes.stop()
+        asked = _first_alone(own, prepare)
+        dataset = data.load(asked["data"]).to(device)
+        torch.manual_seed(asked["seed"])
+        model = nets.build(asked["net"], dataset).to(device)
+        options = {k: v for k, v in asked.items() if k not in COMMAND_ONLY}
+        search = RSO(model, dataset.train, checkpoint=folder.checkpoint, **options)
+        if resume and folder.checkpoint.exists():
+            search.load(folder.checkpoint)
+        if own.share[0] == 0:
+            if not resume:
+                folder.clear()
+            folder.write_settings(asked, model, device)
+            _work(search, dataset, folder)
+        else:
+            for _ in search:
+                pass
+        processes.stop()
 
 
 def _work(search: RSO, dataset: Dataset, folder: Folder) -> None:
@@ -152,7 +179,7 @@ def _test(
     search: RSO, dataset: Dataset, folder: Folder, tested: dict[int, float]
 ) -> None:
     """Test the model after its last cycle, and store all of that."""
-    model = copy.deepcopy(search.model)  # the search goes on as if untested
+    model = copy.deepcopy(search.model)  # the search itself must not change
     refresh_norm_statistics(model, dataset.train)
     folder.write_weights(model)
     tested[search.reports[-1].cycle] = _accuracy(model.float(), dataset)
@@ -182,7 +209,7 @@ def _first_alone(own: Processes, work: Callable[[], Any]) -> Any:
     """Let process 0 work while the others wait; return what it got in all of them.
 
     Raises:
-        ValueError: process 0 failed; its words.
+        ValueError: process 0 failed; its message.
     """
     result, problem = None, None
     if own.share[0] == 0:

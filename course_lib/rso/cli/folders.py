@@ -19,9 +19,9 @@ from torch import nn
 
 from course_lib import __version__, plots
 from course_lib.rso.checkpoints import remove_leftovers, replacing
-from course_lib.rso.cli.locks import locked
+from course_lib.rso.cli import locks
 from course_lib.rso.parallel.processes import Processes
-from course_lib.rso.search import CycleReport
+from course_lib.rso.reports import CycleReport
 
 CHECKPOINT, SETTINGS, REPORTS = "checkpoint.pt", "settings.json", "reports.csv"
 PLOT, WEIGHTS = "accuracy.png", "weights.pt"
@@ -36,8 +36,8 @@ class Folder:
         self.path, self.checkpoint = path, path / CHECKPOINT
 
     @contextlib.contextmanager
-    def held(self, *, resume: bool) -> Iterator[None]:
-        """Keep other runs out meanwhile; clear away what a killed one left half done.
+    def locked(self, *, resume: bool) -> Iterator[None]:
+        """Keep other runs out meanwhile; remove what a killed one was still writing.
 
         Raises:
             ValueError: another run is at work there.
@@ -46,7 +46,7 @@ class Folder:
         if resume and not self.path.exists():
             yield  # for `claim` to refuse
             return
-        with locked(self.path):
+        with locks.locked(self.path):
             remove_leftovers(self.path)
             yield
 
@@ -71,7 +71,7 @@ class Folder:
             return {**self._settings()["arguments"], **given}
         if here and not overwrite:
             raise ValueError(
-                f"rso: {self.path} holds a run ({', '.join(here)}). Go on with it by "
+                f"rso: {self.path} holds a run ({', '.join(here)}). Continue it by "
                 "--resume, replace it by --overwrite, or choose another --out."
             )
         return dict(given)
@@ -133,7 +133,8 @@ class Folder:
             return {int(row["cycle"]): float(row["test_accuracy"]) for row in rows}
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"rso: {path} is not what a run wrote ({error}). Move it away to go on."
+                f"rso: {path} is not what a run wrote ({error}). Move it away "
+                "to continue."
             ) from error
 
     def write_reports(

@@ -207,15 +207,17 @@ def _copies(model: nn.Module) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class Weights:
+class ParameterForms:
     """The parameters that are searched, and their form when the search was made."""
 
     forms: dict[str, tuple[nn.Parameter, Any]]
 
     @staticmethod
-    def of(targets: Iterable[Target]) -> Weights:
+    def of(targets: Iterable[Target]) -> ParameterForms:
         """Return those of targets as they are now."""
-        return Weights({t.name: (t.parameter, _form(t.parameter)) for t in targets})
+        return ParameterForms(
+            {t.name: (t.parameter, _form(t.parameter)) for t in targets}
+        )
 
     def require_same(self, model: nn.Module) -> None:
         """Raise ValueError where a model has other ones now."""

@@ -18,8 +18,8 @@ from torch import Tensor, fx
 
 from course_lib.rso.eager.pipeline import Piece, Source
 from course_lib.rso.eager.plan import Plan, State
-from course_lib.rso.eager.sweeps import Task
-from course_lib.rso.modes import loss_sums
+from course_lib.rso.eager.sweeps import Task, candidate_changes
+from course_lib.rso.losses import loss_sums
 
 
 class Incremental:
@@ -47,11 +47,7 @@ class Incremental:
     def losses(self, chosen: Sequence[int], number: int) -> Tensor:
         """Judge the chosen proposals, which belong to one channel."""
         first = chosen[0]
-        kept = [(weight, self.steps[weight][0]) for weight in chosen]
-        rows = [kept] if self.decays else []
-        for i, weight in enumerate(chosen):
-            others = kept[:i] + kept[i + 1 :] if self.decays else []
-            rows += [[*others, (weight, self.steps[weight][k])] for k in (1, 2)]
+        rows = candidate_changes(self.steps, chosen, decays=self.decays)
         self.state = state = self._state(number, first)
         channel = first // self.per_channel
         behind = self._catch_up(state, first, channel)

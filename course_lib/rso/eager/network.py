@@ -62,7 +62,7 @@ class Network:
 
     @staticmethod
     def trace(model: nn.Module, inputs: Tensor, reduce: Reduce | None) -> Network:
-        """Write a model down, in the state of `modes.searched`.
+        """Write a model down, in the state of `modes.search_mode`.
 
         Raises:
             NotTraceable: its path depends on values, or on what torch.fx can't follow,

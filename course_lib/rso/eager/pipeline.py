@@ -161,7 +161,7 @@ class Pipeline:
         return self.buffers[key]
 
 
-def run_whole(network: Network, inputs: Tensor) -> Tensor:
+def run_network(network: Network, inputs: Tensor) -> Tensor:
     """Return the network's outputs with its weights as they are."""
     start, end = network.nodes[0], network.output
     return Pipeline(network, [end], [start]).run({start: inputs}, len(inputs))[end]

@@ -15,8 +15,8 @@ from course_lib.rso.eager.kernels import FoldedConv, Pair
 from course_lib.rso.eager.network import Network
 from course_lib.rso.eager.plan import Plan
 from course_lib.rso.eager.prefixes import from_blocks, to_blocks
+from course_lib.rso.losses import Loss, cross_entropy, loss_sums
 from course_lib.rso.minibatches import Minibatches
-from course_lib.rso.modes import Loss, cross_entropy, loss_sums
 from course_lib.rso.native.buffers import Rows
 from course_lib.rso.native.program import Program, Unwritten, Value, arranged
 from course_lib.rso.native.structures import TAIL, Op, State

@@ -89,24 +89,30 @@ def standardize(x: Tensor, norm: nn.Module, reduce: Reduce | None) -> Tensor:
 
 
 def affine_of(
-    sums: Tensor, squares: Tensor, count: int, norm: nn.Module, reduce: Reduce | None
+    sums: Tensor,
+    squares: Tensor,
+    count: int,
+    norm: nn.Module,
+    reduce: Reduce | None,
+    channels: slice = slice(None),
 ) -> tuple[Tensor, Tensor]:
     """Return (scale, shift) with norm(x) = x * scale + shift, `(candidates, channels)`.
 
-    `sums` and `squares` are those of this process; `reduce` adds the others'.
+    `sums` and `squares` of `channels` are those of this process; `reduce` adds the
+    others'.
     """
     if reduce is not None:
-        own = sums.new_full((1, *sums.shape[1:]), count)
-        total = reduce(torch.cat([sums, squares, own]))
+        counts = sums.new_full((1, *sums.shape[1:]), count)
+        total = reduce(torch.cat([sums, squares, counts]))
         sums, squares = total[: len(sums)], total[len(sums) : -1]
         count = total[-1]
     mean = sums / count
     variance = (squares / count - mean * mean).clamp_min_(0)
     scale = (variance + norm.eps).rsqrt_()
     if norm.weight is not None:
-        scale = scale * norm.weight
+        scale = scale * norm.weight[channels]
     shift = -mean * scale
-    return scale, shift if norm.bias is None else shift + norm.bias
+    return scale, shift if norm.bias is None else shift + norm.bias[channels]
 
 
 def normalize_plane(
@@ -116,8 +122,7 @@ def normalize_plane(
     flat = planes.view(len(planes), -1)
     count = flat.shape[1]
     if reduce is None:  # two passes over a small plane: exact
-        mean = flat.sum(1, keepdim=True) / count
-        flat -= mean
+        flat -= flat.sum(1, keepdim=True) / count
         variance = torch.linalg.vecdot(flat, flat).div_(count).unsqueeze_(1)
         scale = (variance + norm.eps).rsqrt_()
         if norm.weight is not None:
@@ -126,20 +131,11 @@ def normalize_plane(
         if norm.bias is not None:
             flat += norm.bias[channel]
         return planes
-    sums = flat.sum(1, dtype=torch.float64)
-    squares = torch.linalg.vecdot(flat, flat).double()
-    own = sums.new_tensor([count])
-    total = reduce(torch.cat([sums, squares, own]))
-    mean = total[: len(flat)] / total[-1]
-    variance = (total[len(flat) : -1] / total[-1] - mean * mean).clamp_min_(0)
-    scale = (variance + norm.eps).rsqrt_()
-    if norm.weight is not None:
-        scale = scale * norm.weight[channel]
-    shift = -mean * scale
-    if norm.bias is not None:
-        shift = shift + norm.bias[channel]
-    scale, shift = (t.to(flat.dtype).unsqueeze(1) for t in (scale, shift))
-    torch.addcmul(shift, flat, scale, out=flat)
+    sums = flat.sum(1, keepdim=True, dtype=torch.float64)
+    squares = torch.linalg.vecdot(flat, flat).double().unsqueeze(1)
+    own = slice(channel, channel + 1)
+    scale, shift = affine_of(sums, squares, count, norm, reduce, own)
+    torch.addcmul(shift.to(flat.dtype), flat, scale.to(flat.dtype), out=flat)
     return planes
 
 
@@ -159,11 +155,6 @@ def pooling(module: nn.Module) -> Callable[[Tensor], Tensor]:
     return module
 
 
-def pool(x: Tensor, module: nn.Module) -> Tensor:
-    """Pool as `module` does."""
-    return pooling(module)(x)
-
-
 def _largest(x: Tensor) -> Tensor:
     """Return the maximum over all pixels: halves against halves, in long rows."""
     rows = x.permute(0, 2, 3, 1).flatten(1, 2)  # (batch, pixels, channels)
@@ -178,10 +169,9 @@ def _largest(x: Tensor) -> Tensor:
 
 def _is_blocks(module: nn.Module) -> bool:
     stride = module.stride if module.stride is not None else module.kernel_size
-    is_plain = pair(module.kernel_size) == pair(stride) and not module.ceil_mode
-    dilation = pair(getattr(module, "dilation", 1))
-    is_plain = is_plain and pair(module.padding) == (0, 0) and dilation == (1, 1)
-    return is_plain and pair(module.kernel_size) != (1, 1)
+    size, dilation = pair(module.kernel_size), pair(getattr(module, "dilation", 1))
+    is_plain = pair(module.padding) == (0, 0) and dilation == (1, 1)
+    return is_plain and not module.ceil_mode and pair(stride) == size != (1, 1)
 
 
 def _max_of_blocks(x: Tensor, size: Pair) -> Tensor:
@@ -201,7 +191,7 @@ def average_blocks(module: nn.Module | None) -> Pair | None:
 
 
 class FoldedConv:
-    """A convolution, with the average pooling that follows it taken in.
+    """A convolution into which the average pooling after it is folded.
 
     conv(3x3) then mean of 2x2 blocks is one conv(4x4) of stride 2: 16 multiply-adds
     instead of 36 for each output, and the same numbers up to rounding.
@@ -222,7 +212,7 @@ class FoldedConv:
         self.stride = tuple(s * p for s, p in zip(self.inner, pooled, strict=True))
 
     def weight(self) -> Tensor:
-        """Return the kernel with the pooling in it."""
+        """Return the kernel of convolution and pooling together."""
         weight = self.unpooled()
         if self.pooled == (1, 1):
             return weight
@@ -242,19 +232,12 @@ class FoldedConv:
     def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
         """Run it on `(batch, channels, height, width)`."""
         x = x if x.dim() == 4 else x[:, :, None, None]
-        return F.conv2d(
-            x,
-            weight,
-            self.module.bias,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-        )
+        spaced = self.stride, self.padding, self.dilation
+        return F.conv2d(x, weight, self.module.bias, *spaced, self.groups)
 
     @property
     def can_fold(self) -> bool:
-        """Tell whether taking the pooling in saves multiply-adds."""
+        """Tell whether folding the pooling saves multiply-adds."""
         if self.dilation != (1, 1):
             return False
         sizes = zip(self.kernel, self.pooled, self.inner, strict=True)
@@ -292,12 +275,8 @@ class FoldedConv:
 
     def padded(self, size: Pair) -> Pair:
         """Return the rows and columns of a plane in which each tap is a stretch."""
-        return tuple(
-            n + (k - 1) * d // s
-            for n, k, d, s in zip(
-                size, self.kernel, self.dilation, self.stride, strict=True
-            )
-        )
+        axes = zip(size, self.kernel, self.dilation, self.stride, strict=True)
+        return tuple(n + (k - 1) * d // s for n, k, d, s in axes)
 
     def places(self, size: Pair) -> list[tuple[int, int]]:
         """Return (phase, offset in pixels) of each tap, in the order of the kernel."""

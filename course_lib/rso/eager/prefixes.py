@@ -85,7 +85,7 @@ class Prefixes:
         return dict(self.values.get(number, {}))
 
     def missing(self, number: int) -> set[fx.Node]:
-        """Return the nodes whose values later sweeps will read, and that are not stored."""
+        """Return the nodes that later sweeps read and that are not stored."""
         wanted = {node for node, last in self.last.items() if last > self.sweep}
         return wanted - self.values.get(number, {}).keys()
 

@@ -285,7 +285,7 @@ def side_by_side(
                 own.numbers = own.schedule(len(groups), generator_of(*words, "batch"))
                 return own
 
-            drawn = SAMPLERS["normal"](count, generator_of(*words))
+            drawn = SAMPLERS["normal"].draw(count, generator_of(*words))
             dw = (sigmas[target.name] * drawn).to(device, dtype)
             kept = target.values * (1 - decay)
             values = torch.stack([kept, kept + dw, kept - dw], 1)

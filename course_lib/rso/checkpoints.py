@@ -31,21 +31,17 @@ KINDS = {
 
 
 def write(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
-    """Write a state; see `replacing`.
-
-    Raises:
-        OSError: the disk is full, or the folder can't be written; what was there stays.
-    """
+    """Write a state; see `replacing`."""
     with replacing(path, "the checkpoint") as stream:
         torch.save(state, stream)
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str], what: str) -> Iterator[IO[bytes]]:
-    """Write beside a file, and move it there at the end, so that no half file is left.
+    """Write beside a file, and rename at the end: it is replaced whole or not at all.
 
     Raises:
-        OSError: the disk is full, or the folder can't be written; what was there stays.
+        OSError: the disk is full, or the folder can't be written; the old file stays.
     """
     path, temporary = Path(path), None
     folder = path.absolute().parent
@@ -56,7 +52,7 @@ def replacing(path: str | os.PathLike[str], what: str) -> Iterator[IO[bytes]]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's are for the owner alone
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's are 0o600
         os.replace(temporary, path)
     except BaseException as error:
         if temporary is not None:
@@ -72,10 +68,7 @@ def replacing(path: str | os.PathLike[str], what: str) -> Iterator[IO[bytes]]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what `replacing` was writing when a process was killed.
-
-    Nobody else may be writing to the folder.
-    """
+    """Remove the unfinished files of killed processes from a folder that is locked."""
     for path in folder.glob(f"{TEMPORARY}*"):
         if LEFTOVER.fullmatch(path.name):
             path.unlink(missing_ok=True)
@@ -119,13 +112,9 @@ def require_fitting(
     model: nn.Module,
     lengths: Mapping[str, int],
 ) -> None:
-    """Raise ValueError unless a state is that of this search and model.
+    """Raise ValueError unless a state is that of a search with these settings.
 
-    Args:
-        state: what `state_dict` of a search gave.
-        settings: this search's.
-        model: this search's.
-        lengths: {parameter that is searched: how many weights it has}.
+    lengths: {parameter that is searched: how many weights it has}.
     """
     if not _is_state(state):
         raise ValueError("RSO: this is not what state_dict() of a search gave.")
@@ -153,11 +142,10 @@ def require_fitting(
 
 def _require_model(theirs: Mapping[str, Tensor], model: nn.Module) -> None:
     own = model.state_dict()
-    parted = sorted(own.keys() ^ theirs.keys())
-    if parted:
+    if unshared := sorted(own.keys() ^ theirs.keys()):
         raise ValueError(
             "RSO: the checkpoint is of another model; only one of the two has "
-            f"{', '.join(parted[:5])}."
+            f"{', '.join(unshared[:5])}."
         )
     for name, tensor in own.items():
         if theirs[name].shape != tensor.shape or theirs[name].dtype != tensor.dtype:

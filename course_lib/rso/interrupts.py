@@ -25,9 +25,9 @@ class StopRequest:
 
 @contextlib.contextmanager
 def deferred(request: StopRequest) -> Iterator[None]:
-    """Turn Ctrl-C into a request inside; a second one stops at once, as usual.
+    """Turn Ctrl-C into a request; a second one stops at once, as usual.
 
-    Signals reach the main thread alone: nothing changes in another one, nor where
+    Only the main thread gets signals: nothing changes in another thread, nor where
     Ctrl-C is ignored.
     """
     before = signal.getsignal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Put a model into the state in which it is searched, and back again."""
+"""A model during a search: batch statistics, no gradients, nothing random."""
 
 import contextlib
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ from course_lib.data import Split
 def search_mode(model: nn.Module) -> Iterator[None]:
     """Dropout off, batch norm with batch statistics, no gradients.
 
-    Running statistics are set aside, so that no pass changes them; modes and buffers
-    are put back at the end.
+    Running statistics are removed, so that no pass changes them; modes and buffers are
+    restored at the end.
     """
     modes = {module: module.training for module in model.modules()}
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
@@ -36,10 +36,9 @@ def search_mode(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _uncached() -> Iterator[None]:
-    """Switch off what remembers weights: rounded ones, and parametrized ones.
+    """Switch off the caches of torch.autocast and `parametrize.cached()`.
 
-    Inside of `torch.autocast` a weight is cast at its first use alone, and inside of
-    `parametrize.cached()` it is computed then: candidates would change nothing.
+    They hold weights as they were at their first use: candidates would change nothing.
     """
     casts, computed = torch.is_autocast_cache_enabled(), parametrize._cache_enabled
     try:
@@ -59,9 +58,9 @@ def refresh_norm_statistics(
 ) -> None:
     """Set each batch norm's running statistics to those of one batch.
 
-    A search leaves them as they were, and testing needs them. The batch is the first
-    `samples` of the split, moved to the model: 2,000 training images in the authors'
-    code. Modes are kept.
+    A search does not change them, and testing needs them. The batch is the first
+    `samples` of the split, moved to the model's device: 2,000 training images in the
+    authors' code. The modules' modes do not change.
 
     Raises:
         ValueError: samples below 2.
@@ -89,7 +88,7 @@ def refresh_norm_statistics(
 
 
 def require_batch_statistics(model: nn.Module) -> None:
-    """Raise ValueError where batch norm can't be made to use those of its batch."""
+    """Raise ValueError where batch norm can't use the statistics of its batch."""
     for name, module in model.named_modules():
         is_script = isinstance(module, torch.jit.ScriptModule)
         if is_script and "BatchNorm" in module.original_name:
@@ -102,31 +101,29 @@ def require_batch_statistics(model: nn.Module) -> None:
 
 def require_repeatable(model: nn.Module, inputs: Tensor) -> None:
     """Raise ValueError where a pass draws random numbers, naming the module."""
+    names = {module: name for name, module in model.named_modules()}
     drawing: list[str] = []
     before: dict[nn.Module, Tensor] = {}
     hooks = []
 
-    def watch(name: str, module: nn.Module) -> None:
-        def enter(module: nn.Module, inputs: object) -> None:
-            before[module] = _random_state()
+    def enter(module: nn.Module, inputs: object) -> None:
+        before[module] = _random_state()
 
-        def leave(module: nn.Module, inputs: object, output: object) -> None:
-            if not drawing and not _random_state().equal(before[module]):
-                drawing.append(name or type(module).__name__)
+    def leave(module: nn.Module, inputs: object, output: object) -> None:
+        if not drawing and not _random_state().equal(before[module]):
+            drawing.append(names[module] or type(module).__name__)
 
-        hooks.append(module.register_forward_pre_hook(enter))
-        hooks.append(module.register_forward_hook(leave))
-
-    for name, module in model.named_modules():
-        if not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
-            watch(name, module)
     try:
+        for module in names:
+            if not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
+                hooks.append(module.register_forward_pre_hook(enter))
+                hooks.append(module.register_forward_hook(leave))
         first = model(inputs.clone())  # which a layer may overwrite
         again = model(inputs.clone())
     finally:
         for hook in hooks:
             hook.remove()
-    if not drawing and not _are_alike(first, again):  # it has a generator of its own
+    if not drawing and not _are_alike(first, again):  # from a private generator
         drawing.append(type(model).__name__)
     if drawing:
         raise ValueError(

@@ -2,13 +2,14 @@
 
 Every random number of a search is drawn here, on the CPU, from the seed, the cycle and
 the parameter's name alone. So all engines, devices and processes see the same ones, and
-a search can be taken up again anywhere.
+a search can be continued anywhere.
 """
 
 import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,19 +19,11 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 Sampler = Callable[[int, torch.Generator], Tensor]  # (count, generator) -> numbers
 
 
-@dataclass(frozen=True)
-class NamedSampler:
-    """Numbers of deviation 1, in float64.
+class NamedSampler(NamedTuple):
+    """Numbers of deviation 1, in float64."""
 
-    meaning: for the documentation of RSO and the command.
-    """
-
-    meaning: str
+    meaning: str  # for the documentation of RSO and the command
     draw: Sampler
-
-    def __call__(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw so many numbers."""
-        return self.draw(count, generator)
 
 
 SAMPLERS = {  # an entry here is all that a new one needs
@@ -52,8 +45,7 @@ SAMPLERS = {  # an entry here is all that a new one needs
 
 def describe_samplers() -> str:
     """Return all names and meanings, for the documentation of RSO and the command."""
-    named = (f'"{name}" ({own.meaning})' for name, own in SAMPLERS.items())
-    return ", ".join(named)
+    return ", ".join(f'"{name}" ({s.meaning})' for name, s in SAMPLERS.items())
 
 
 NORM_SIGMA = 0.167  # of gamma and beta, in the authors' code
@@ -89,8 +81,8 @@ class Target:
 def targets(model: nn.Module, *, train_norm: bool = False) -> list[Target]:
     """Return what can be searched, in the order in which the model registers it.
 
-    Frozen parameters are left out, a shared one stands once, and those of norm layers
-    are there only with `train_norm`.
+    Frozen parameters are left out, a shared one is listed once, and those of norm
+    layers are included only with `train_norm`.
 
     Raises:
         ValueError: nothing is left, or a parameter that is no dense float tensor.
@@ -135,7 +127,7 @@ def _fan_in(module: nn.Module, parameter: nn.Parameter) -> int:
 def initialize(chosen: Sequence[Target], seed: int) -> None:
     """Draw weights from N(0, sqrt(2 / fan_in)); biases become 0, a norm's gamma 1.
 
-    Other vectors and numbers, such as a PReLU's slope, stay as they are.
+    Other vectors and numbers, such as a PReLU's slope, do not change.
 
     Source: He et al. 2015, arXiv:1502.01852; step 2 of algorithm 1 of RSO.
     """
@@ -147,7 +139,7 @@ def initialize(chosen: Sequence[Target], seed: int) -> None:
                 target.values.fill_(1.0)
             continue
         generator = generator_of(seed, "initialize", target.name)
-        drawn = SAMPLERS["normal"](target.values.numel(), generator)
+        drawn = SAMPLERS["normal"].draw(target.values.numel(), generator)
         target.values.copy_(math.sqrt(2 / target.fan_in) * drawn)
 
 
@@ -155,8 +147,8 @@ def base_sigma(target: Target, how: str) -> float:
     """Return a proposal's standard deviation before annealing.
 
     "measured" is the deviation of the layer's weights, "analytic" sqrt(2 / fan_in).
-    A bias, which starts at 0, takes sqrt(2 / fan_in) either way, and gamma and beta
-    the 0.167 of the authors' code.
+    A bias, which starts at 0, always takes sqrt(2 / fan_in), and gamma and beta the
+    0.167 of the authors' code.
     """
     if target.is_norm:
         return NORM_SIGMA
@@ -167,7 +159,7 @@ def base_sigma(target: Target, how: str) -> float:
 
 
 def annealed(sigma: float, cycle: int, cycles: int, final: float) -> float:
-    """Fall in a line from sigma in cycle 0 to final * sigma in the last.
+    """Fall linearly from sigma in cycle 0 to final * sigma in the last.
 
     >>> [round(annealed(1.0, c, 4, 0.1), 2) for c in range(4)]
     [1.0, 0.7, 0.4, 0.1]

@@ -139,7 +139,7 @@ class RSO:
         self.final_sigma, self.weight_decay = final_sigma, weight_decay
         self.order, self.at_once = order, proposals_at_once
         self.loss = LOSSES[loss] if isinstance(loss, str) else loss
-        self.sampler = SAMPLERS[sampler] if isinstance(sampler, str) else sampler
+        self.sampler = SAMPLERS[sampler].draw if isinstance(sampler, str) else sampler
         self.checkpoint = checkpoint
         self.processes = Processes.current()
         is_first = self.processes.share[0] == 0

@@ -49,15 +49,8 @@ def visit(
     """Judge groups of weights from weight `first` on, until asked to stop.
 
     Returns the weight that comes next, and whether any process was asked to stop.
-
-    Args:
-        rules: those of the cycle.
-        step: judges one group.
-        groups: all of a parameter's weights.
-        schedule: the number of each group's mini-batch.
-        first: the first weight that is not judged yet.
-        request: whether this process was asked to stop.
-        advance: is called with the size of each group.
+    `schedule` has the number of each group's mini-batch; `advance` is called with the
+    size of each group that was judged.
     """
     start = next((i for i, g in enumerate(groups) if g[0] >= first), len(groups))
     rules.minibatches.skip(start)

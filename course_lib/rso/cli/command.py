@@ -9,7 +9,7 @@ import inspect
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ OPTIONS = {  # name -> help
     "train_norm": "batch norm too",
     "precision": f"{_values('precision')}; tf32 on a GPU only",
 }
+TITLES = "cycle", "loss", "train", "test", "moved", "proposals/s", "seconds"
 COMMAND_ONLY = ("data", "net", "device")  # not passed to RSO
 _RSO = inspect.signature(RSO).parameters
 DEFAULTS: dict[str, Any] = {
@@ -89,31 +90,24 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser().parse_args(argv)
     given = {name: getattr(arguments, name) for name in OPTIONS}
     given = {name: value for name, value in given.items() if value is not None}
-    out, rank = Path(arguments.out), int(os.environ.get("RANK", "0"))
+    out, is_first = Path(arguments.out), int(os.environ.get("RANK", "0")) == 0
     try:
         run(given, out, resume=arguments.resume, overwrite=arguments.overwrite)
-    except LostProcess as error:
-        print(error, file=sys.stderr, flush=True)
-        return 1
-    except (ValueError, OSError, DataError, SearchError) as error:
-        if rank == 0:
-            print(error, file=sys.stderr)
+    except (ValueError, OSError, DataError, SearchError, LostProcess) as error:
+        if is_first or isinstance(error, LostProcess):
+            print(error, file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt:
-        if rank == 0:
+        if is_first:
             print(f"\nStopped. To continue: --resume --out {out}", file=sys.stderr)
         return 130
     return 0
 
 
 def run(given: dict[str, Any], out: Path, *, resume: bool, overwrite: bool) -> None:
-    """Search, and write the folder: process 0 does, if there are several.
+    """Search, and write the folder `out`: process 0 does, if there are several.
 
-    Args:
-        given: what differs from DEFAULTS, or from the settings of a run to resume.
-        out: the run's folder.
-        resume: continue the run in the folder.
-        overwrite: remove the run in the folder.
+    given: what differs from DEFAULTS, or from the settings of a run to resume.
 
     Raises:
         ValueError: an argument out of range, or a folder that holds a run already, or
@@ -161,14 +155,14 @@ def _work(search: RSO, dataset: Dataset, folder: Folder) -> None:
         f"{search.settings['samples']} samples, {len(search.decisions)} weights, "
         f"{', '.join(engines)}"
     )
-    print(_line(["cycle", "loss", "train", "test", "moved", "proposals/s", "seconds"]))
+    print("".join(f"{title:>12}" for title in TITLES))
     if search.reports and search.is_between_cycles:
         last = search.reports[-1].cycle
         if math.isnan(tested.get(last, math.nan)):  # killed before it was tested
             _test(search, dataset, folder, tested)
     for report in search:
         _test(search, dataset, folder, tested)
-        print(_line(_texts(report, tested[report.cycle])), flush=True)
+        print(_row(report, tested[report.cycle]), flush=True)
         if search.precision != "float32":
             print(f"{search.changed:.2%} of the decisions differ from those in float32")
     folder.write_reports(search.reports, tested)
@@ -190,19 +184,12 @@ def _accuracy(model: nn.Module, dataset: Dataset) -> float:
     return evaluate(model, dataset.test, loss=F.cross_entropy)[1]
 
 
-def _texts(report: CycleReport, tested: float) -> list[str]:
-    shares = (report.accuracy, tested, report.accepted)
-    return [
-        str(report.cycle),
-        f"{report.loss:.4f}",
-        *(f"{share:.2%}" for share in shares),
-        f"{report.proposals_a_second:.0f}",
-        f"{report.seconds:.1f}",
-    ]
-
-
-def _line(texts: Iterable[str]) -> str:
-    return "".join(text.rjust(12) for text in texts)
+def _row(report: CycleReport, tested: float) -> str:
+    shares = report.accuracy, tested, report.accepted
+    rates = report.proposals_a_second, report.seconds
+    return "{:12}{:12.4f}{:12.2%}{:12.2%}{:12.2%}{:12.0f}{:12.1f}".format(
+        report.cycle, report.loss, *shares, *rates
+    )
 
 
 def _first_alone(own: Processes, work: Callable[[], Any]) -> Any:

@@ -53,12 +53,9 @@ class Folder:
     def claim(
         self, given: Mapping[str, Any], *, resume: bool, overwrite: bool
     ) -> dict[str, Any]:
-        """Return a run's arguments that are known; nothing is changed yet.
+        """Return the arguments of a run to start or to resume; write nothing yet.
 
-        Args:
-            given: arguments of the command line.
-            resume: take those of the run in the folder, and `given` above them.
-            overwrite: remove the run that is there.
+        `given`, of the command line, have precedence over those of a run to resume.
 
         Raises:
             ValueError: there is a run and neither is wanted, both are, or there is none
@@ -99,14 +96,14 @@ class Folder:
         self, arguments: Mapping[str, Any], model: nn.Module, device: torch.device
     ) -> None:
         """Write what the run is made with; a resumed run keeps its first date."""
-        path, now = self.path / SETTINGS, datetime.now(timezone.utc)
-        date = now.isoformat(timespec="seconds")
-        before = self._settings() if path.exists() else {"date": date, "resumed": []}
-        resumed = [*before["resumed"], *([date] if path.exists() else [])]
+        date, resumed = datetime.now(timezone.utc).isoformat(timespec="seconds"), []
+        if (self.path / SETTINGS).exists():
+            before = self._settings()
+            date, resumed = before["date"], [*before["resumed"], date]
         settings = {
             "arguments": dict(arguments),
             "parameters": sum(p.numel() for p in model.parameters()),
-            "date": before["date"],
+            "date": date,
             "resumed": resumed,
             "versions": {
                 "python": platform.python_version(),

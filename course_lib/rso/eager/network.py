@@ -90,7 +90,7 @@ class Network:
         if effect := eligibility.side_effect(self.model, inputs):
             raise NotTraceable(effect)
         found = [env[node] for node in self.after(self.nodes[:1])]
-        dtypes = {v.dtype for v in found if _is_inexact(v)} - {inputs.dtype}
+        dtypes = {v.dtype for v in found if eligibility.is_inexact(v)} - {inputs.dtype}
         if dtypes:
             values = dtypes.pop()
             raise NotTraceable(f"values of {values}, and inputs of {inputs.dtype}")
@@ -324,11 +324,6 @@ def _other_weights(model: nn.Module, seed: int) -> Iterator[None]:
         with torch.no_grad():
             for weight, old in zip(weights, before, strict=True):
                 weight.copy_(old)
-
-
-def _is_inexact(value: Any) -> bool:
-    is_tensor = isinstance(value, Tensor)
-    return is_tensor and (value.is_floating_point() or value.is_complex())
 
 
 def _rows(value: Any) -> int:

@@ -124,7 +124,7 @@ def require_fitting(
             raise ValueError(
                 f"RSO: the checkpoint was made with {name}="
                 f"{state['settings'].get(name)!r}, this search has {value!r}. Use the "
-                "same settings and data to go on."
+                "same settings and data to continue."
             )
     is_whole = (
         state["sigmas"].keys() == lengths.keys()
@@ -141,13 +141,13 @@ def require_fitting(
 
 
 def _require_model(theirs: Mapping[str, Tensor], model: nn.Module) -> None:
-    own = model.state_dict()
-    if unshared := sorted(own.keys() ^ theirs.keys()):
+    ours = model.state_dict()
+    if unshared := sorted(ours.keys() ^ theirs.keys()):
         raise ValueError(
             "RSO: the checkpoint is of another model; only one of the two has "
             f"{', '.join(unshared[:5])}."
         )
-    for name, tensor in own.items():
+    for name, tensor in ours.items():
         if theirs[name].shape != tensor.shape or theirs[name].dtype != tensor.dtype:
             raise ValueError(
                 f"RSO: the checkpoint is of another model; {name!r} has shape "

@@ -19,13 +19,13 @@ def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
 def _cross_entropies(outputs: Tensor, labels: Tensor) -> Tensor:
     """Return `(candidates, batch)` from `(candidates * batch, classes)`.
 
-    Classes stand in front meanwhile: torch takes the softmax of short rows one row at a
-    time, and of columns many at once, which is 20 times faster.
+    The softmax is taken over columns, of which torch computes many at once: that is 20
+    times as fast as over short rows.
     """
     logs = torch.log_softmax(outputs.t().contiguous(), dim=0)
     logs = logs.view(outputs.shape[1], -1, labels.shape[0])
-    own = labels.expand(1, logs.shape[1], -1)
-    return logs.gather(0, own)[0].neg_()
+    picked = labels.expand(1, logs.shape[1], -1)
+    return logs.gather(0, picked)[0].neg_()
 
 
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy}

@@ -100,5 +100,5 @@ class Minibatches:
 
     def _part(self, index: Tensor) -> tuple[Tensor, Tensor]:
         rank, processes = self.share
-        own = index.tensor_split(processes)[rank].to(self.labels.device)
-        return self.inputs[own], self.labels[own]
+        share = index.tensor_split(processes)[rank].to(self.labels.device)
+        return self.inputs[share], self.labels[share]

@@ -38,7 +38,7 @@ def search_mode(model: nn.Module) -> Iterator[None]:
 def _uncached() -> Iterator[None]:
     """Switch off the caches of torch.autocast and `parametrize.cached()`.
 
-    They hold weights as they were at their first use: candidates would change nothing.
+    They hold the weights of their first use: candidates would change nothing.
     """
     casts, computed = torch.is_autocast_cache_enabled(), parametrize._cache_enabled
     try:
@@ -95,7 +95,7 @@ def require_batch_statistics(model: nn.Module) -> None:
             raise ValueError(
                 f"RSO: {name!r} is a {module.original_name} in a ScriptModule, which "
                 "can't be searched with the statistics of its mini-batch. Pass the "
-                "model as it was before torch.jit."
+                "model before torch.jit."
             )
 
 

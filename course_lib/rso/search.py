@@ -179,7 +179,7 @@ class RSO:
         )
         self.cycle = 0  # cycles that are finished
         self._place = (0, 0)  # of the cycle that runs: target, and its next proposal
-        self._seconds = 0.0  # that were spent on the cycle that runs
+        self._seconds = 0.0  # of the cycle that runs
         self._request = StopRequest()
         self.reports: list[CycleReport] = []
         self._count = sum(t.values.numel() for t in self.targets)
@@ -356,7 +356,7 @@ class RSO:
 
 
 def _digest(labels: Tensor) -> str:
-    """Return a fingerprint of the labels, which tells other data apart."""
+    """Return a fingerprint of the labels, which differs for other data."""
     raw = labels.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
     return hashlib.blake2b(raw.tobytes(), digest_size=8).hexdigest()
 

@@ -23,7 +23,7 @@ SIGNS = torch.tensor([0, 1, -1], dtype=torch.int8)  # of kept, w + dw, w - dw
 
 
 class SearchError(RuntimeError):
-    """A search can't go on; weights and checkpoint are those before the error."""
+    """A search can't continue; weights and checkpoint are those before the error."""
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def run(given: dict[str, Any], out: Path, *, resume: bool, overwrite: bool) -> N
     """
     folder = Folder(out)
     device = processes.start(given.get("device"))
-    own = Processes.current()
+    group = Processes.current()
     with contextlib.ExitStack() as stack:
 
         def prepare() -> dict[str, Any]:
@@ -126,7 +126,7 @@ def run(given: dict[str, Any], out: Path, *, resume: bool, overwrite: bool) -> N
             data.load(asked["data"])  # which may download it
             return asked
 
-        asked = _first_alone(own, prepare)
+        asked = _first_alone(group, prepare)
         dataset = data.load(asked["data"]).to(device)
         torch.manual_seed(asked["seed"])
         model = nets.build(asked["net"], dataset).to(device)
@@ -134,7 +134,7 @@ def run(given: dict[str, Any], out: Path, *, resume: bool, overwrite: bool) -> N
         search = RSO(model, dataset.train, checkpoint=folder.checkpoint, **options)
         if resume and folder.checkpoint.exists():
             search.load(folder.checkpoint)
-        if own.share[0] == 0:
+        if group.share[0] == 0:
             if not resume:
                 folder.clear()
             folder.write_settings(asked, model, device)
@@ -192,19 +192,19 @@ def _row(report: CycleReport, tested: float) -> str:
     )
 
 
-def _first_alone(own: Processes, work: Callable[[], Any]) -> Any:
-    """Let process 0 work while the others wait; return what it got in all of them.
+def _first_alone(group: Processes, work: Callable[[], Any]) -> Any:
+    """Return the result of process 0 in all processes; the others wait for it.
 
     Raises:
         ValueError: process 0 failed; its message.
     """
     result, problem = None, None
-    if own.share[0] == 0:
+    if group.share[0] == 0:
         try:
             result = work()
         except (ValueError, OSError, DataError) as error:
             problem = str(error)
-    result, problem = own.gather((result, problem))[0]
+    result, problem = group.gather((result, problem))[0]
     if problem is not None:
         raise ValueError(problem)
     return result

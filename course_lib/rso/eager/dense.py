@@ -85,8 +85,8 @@ class Dense:
                 out[0] = base[rows]
                 out, low = out[1:], 0
             if out.shape[0]:
-                own = change[low : low + out.shape[0], piece.samples]
-                columns = self._columns(own, buffer)
+                part = change[low : low + out.shape[0], piece.samples]
+                columns = self._columns(part, buffer)
                 if out.shape[0] == 1:
                     torch.addmm(base[rows], columns[0], weights, out=out[0])
                 else:
@@ -104,8 +104,8 @@ class Dense:
         if self.is_whole:
             return memory.transpose(1, 2)
         out = buffer("batch first", change.shape, change)
-        for own, plane in zip(out.flatten(2), memory, strict=True):
-            own.copy_(plane.t())  # a transposed matrix, which torch copies by blocks
+        for target, plane in zip(out.flatten(2), memory, strict=True):
+            target.copy_(plane.t())  # a transposed matrix, which torch copies by blocks
         return out
 
     def _columns(self, change: Tensor, buffer: Callable) -> Tensor:

@@ -195,9 +195,9 @@ class ParameterForms:
 
     def require_same(self, model: nn.Module) -> None:
         """Raise ValueError where a model has other ones now."""
-        own = dict(model.named_parameters(remove_duplicate=False))
+        present = dict(model.named_parameters(remove_duplicate=False))
         for name, (parameter, form) in self.forms.items():
-            now, what = own.get(name), ""
+            now, what = present.get(name), ""
             if now is not parameter:
                 what = "is another parameter than when the search was made"
             elif not now.requires_grad:

@@ -82,10 +82,10 @@ class Incremental:
             self.states[number] = state
         return state
 
-    def _catch_up(self, state: State, weight: int, own: int) -> range | None:
-        """Update the channels that moved since the last visit, except `own`.
+    def _catch_up(self, state: State, weight: int, current: int) -> range | None:
+        """Update the channels that moved since the last visit, except `current`.
 
-        Returns the weights of `own` whose changes `_judge` has to add.
+        Returns the weights of `current` whose changes `_judge` has to add.
         """
         size, unseen = self.per_channel, None
         if any(self.has_moved[state.seen : weight]):
@@ -93,7 +93,7 @@ class Incremental:
                 start = max(state.seen, channel * size)
                 moved = range(start, min(weight, (channel + 1) * size))
                 if any(self.has_moved[moved.start : moved.stop]):
-                    if channel == own:
+                    if channel == current:
                         unseen = moved
                     else:
                         self._update(state, channel, moved)
@@ -156,7 +156,7 @@ class Incremental:
         """Return the loss sums with nothing changed, then with each row's changes.
 
         Where weights decay, the first sum is left out: no candidate is unchanged.
-        `unseen` are weights of this channel whose changes the mini-batch lacks.
+        `unseen` are weights of this channel whose changes it does not have yet.
         """
         now = 0 if unseen is None else 1  # the row with nothing changed
         count = now + 1 + len(rows)
@@ -203,16 +203,16 @@ class Incremental:
             return dense.source(base, planes, first, channel, self._buffer)
 
         def fill(piece: Piece, out: Tensor) -> None:
-            own = planes[first:][piece.candidates, piece.samples]
+            part = planes[first:][piece.candidates, piece.samples]
             for whole in out.split(piece.batch):
                 whole.copy_(base[piece.samples])
             place = self.plan.channel_of(out, channel)
-            place.copy_(own.reshape(place.shape))
+            place.copy_(part.reshape(place.shape))
 
         return fill
 
     def _tap(self, state: State, weight: int) -> Tensor | None:
-        """Return the plane that a weight multiplies; None stands for ones."""
+        """Return the plane that a weight multiplies; None where it is all ones."""
         if state.inputs is None:
             return None
         channel, within = divmod(weight, self.per_channel)
@@ -222,7 +222,7 @@ class Incremental:
         return self.plan.inputs_of(state.inputs, channel)[source, phase, start:]
 
     def _buffer(self, name: object, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Return the same memory at each call: fresh memory would be paged in anew."""
+        """Return the same memory at each call: mapping new memory takes longer."""
         key = name, *shape
         if key not in self.buffers:
             self.buffers[key] = like.new_empty(shape)

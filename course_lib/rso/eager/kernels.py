@@ -1,7 +1,7 @@
 """The arithmetic of the fast engine: what torch's own layers do too slowly here.
 
 Images are in channels-last memory, `(batch, height, width, channels)`, and the
-candidates of a proposal stand one after another in the batch.
+candidates of a proposal follow one another along the batch axis.
 """
 
 from __future__ import annotations
@@ -133,8 +133,8 @@ def normalize_plane(
         return planes
     sums = flat.sum(1, keepdim=True, dtype=torch.float64)
     squares = torch.linalg.vecdot(flat, flat).double().unsqueeze(1)
-    own = slice(channel, channel + 1)
-    scale, shift = affine_of(sums, squares, count, norm, reduce, own)
+    one = slice(channel, channel + 1)
+    scale, shift = affine_of(sums, squares, count, norm, reduce, one)
     torch.addcmul(shift.to(flat.dtype), flat, scale.to(flat.dtype), out=flat)
     return planes
 
@@ -256,11 +256,11 @@ class FoldedConv:
         rows, columns = self.padded(size)
         x = batch_last(x)
         phases = x.new_zeros(len(x), sy * sx, rows, columns, x.shape[3])
-        for own, channel in zip(phases, x, strict=True):  # one at a time: in the cache
+        for target, channel in zip(phases, x, strict=True):  # so it stays in the cache
             plane = self._averaged(F.pad(channel, (0, 0, px, px, py, py)))
             for a, b in product(range(sy), range(sx)):
                 part = plane[a::sy, b::sx][:rows, :columns]
-                own[a * sx + b, : part.shape[0], : part.shape[1]] = part
+                target[a * sx + b, : part.shape[0], : part.shape[1]] = part
         return phases
 
     def _averaged(self, x: Tensor) -> Tensor:

@@ -166,7 +166,7 @@ class Network:
         return [
             node
             for node in self.nodes
-            if any(own is parameter for own in self.parameters_of(node))
+            if any(p is parameter for p in self.parameters_of(node))
         ]
 
     def after(self, sources: list[fx.Node]) -> list[fx.Node]:

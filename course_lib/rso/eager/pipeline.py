@@ -29,7 +29,7 @@ class Piece(NamedTuple):
 
     candidates: slice
     samples: slice
-    rows: slice  # of a whole value, in which the candidates stand one after another
+    rows: slice  # of a whole value, in which the candidates follow one another
     count: int  # candidates
     batch: int  # samples of each
 
@@ -206,20 +206,20 @@ class _Segment:
     ) -> None:
         network = self.network = pipeline.network
         self.pipeline = pipeline
-        own = [
+        batched = [
             n for n in nodes if n in pipeline.sources or network.kind(n) != "unknown"
         ]
-        self.unknown = [n for n in nodes if n not in own]  # run on whole batches
-        self.norms = [n for n in own if self._is_norm(n)]
+        self.unknown = [n for n in nodes if n not in batched]  # run on whole batches
+        self.norms = [n for n in batched if self._is_norm(n)]
         self.reads = {
             used
-            for n in own
+            for n in batched
             if n not in pipeline.sources
             for used in network.used_by(n)
-            if used not in own
+            if used not in batched
         }
         self.steps = [
-            (n, self._step(n, kept), n in kept, n in pipeline.measured) for n in own
+            (n, self._step(n, kept), n in kept, n in pipeline.measured) for n in batched
         ]
 
     def _is_norm(self, node: fx.Node) -> bool:

@@ -210,14 +210,14 @@ class Plan:
         return self.heads[key]
 
     def _planes(self, env: dict, batch: int) -> tuple[Tensor | None, Tensor]:
-        out, own = batch_last(env[self.source]), env[self.input]
+        out, inputs = batch_last(env[self.source]), env[self.input]
         planes = out.new_zeros(len(out), *self.padded, batch)
         planes[:, : self.size[0], : self.size[1]] = out
         if self.is_bias:
             return None, planes
         if self.conv is not None:
-            return self.conv.phases(own, self.size).flatten(2), planes
-        standard = batch_last(standardize(own, self.module, self.network.reduce))
+            return self.conv.phases(inputs, self.size).flatten(2), planes
+        standard = batch_last(standardize(inputs, self.module, self.network.reduce))
         return standard.reshape(len(planes), 1, -1), planes
 
     def channel_of(self, value: Tensor, channel: int) -> Tensor:
@@ -261,15 +261,15 @@ class Plan:
     def numbers_per_sample(self) -> int:
         """Return how many numbers are stored for each sample of a mini-batch."""
         shapes = self.network.shapes
-        own = self.channels * self.padded[0] * self.padded[1]
+        count = self.channels * self.padded[0] * self.padded[1]
         if not self.is_bias and self.conv is not None:
             sources = shapes[self.input][0]
             phases = self.conv.stride[0] * self.conv.stride[1]
-            own += sources * phases * self.padded[0] * self.padded[1]
+            count += sources * phases * self.padded[0] * self.padded[1]
         elif not self.is_bias:
-            own *= 2
+            count *= 2
         kept = {*self.source_of, *self.fixed}
-        return own + sum(math.prod(shapes[n]) for n in kept if shapes[n] is not None)
+        return count + sum(math.prod(shapes[n]) for n in kept if shapes[n] is not None)
 
 
 def _only_reader(network: Network, parameter: nn.Parameter) -> fx.Node:

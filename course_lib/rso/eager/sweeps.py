@@ -81,7 +81,7 @@ class Reference:
         self.flat = task.target.values
 
     def losses(self, chosen: Sequence[int], number: int) -> Tensor:
-        """Judge the chosen proposals; the weights are left as they were."""
+        """Judge the chosen proposals; the weights are restored."""
         judge = self._judge(number)
         with _put_back(self.flat, chosen):
             kept, *moved = self.task.values[list(chosen)].unbind(1)

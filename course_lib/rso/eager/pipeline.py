@@ -60,45 +60,38 @@ class Pipeline:
         self.buffers: dict[object, Tensor] = {}
         self.cut: dict[tuple[int, int], list[Piece]] = {}
         self.order = order = network.needed(self.wanted, self.given, self.sources)
-        levels = self._levels(order)
+        levels = self._levels()
+        kept = self.wanted & set(order) | {
+            used
+            for node in order
+            for used in self.reads(node)
+            if levels.get(used, levels[node]) < levels[node]
+        }
         self.measured = {
             network.used_by(n)[0] for n in order if network.kind(n) == "norm"
         }
-        self.widest = self._widest(order)
-        kept = self._kept(order, levels)
+        shapes = [s for s in map(network.shapes.get, order) if s is not None]
+        self.widest = max(map(math.prod, shapes), default=1)  # numbers a sample
         for level in range(max(levels.values(), default=-1) + 1):
             steps = [n for n in order if levels[n] == level]
             self.segments.append(_Segment(self, steps, kept))
 
-    def _levels(self, order: list[fx.Node]) -> dict[fx.Node, int]:
+    def reads(self, node: fx.Node) -> list[fx.Node]:
+        """Return the nodes whose values a step reads; a source reads none."""
+        return [] if node in self.sources else self.network.used_by(node)
+
+    def _levels(self) -> dict[fx.Node, int]:
         """Return the number of each step's segment."""
         levels: dict[fx.Node, int] = {}
-        network = self.network
-        for node in order:
-            used = [] if node in self.sources else network.used_by(node)
-            waits = network.kind(node) in ("norm", "unknown")
+        kind = self.network.kind
+        for node in self.order:
+            waits = kind(node) in ("norm", "unknown")
             after = [
-                levels.get(n, -1) + (waits or network.kind(n) == "unknown")
-                for n in used
+                levels.get(n, -1) + (waits or kind(n) == "unknown")
+                for n in self.reads(node)
             ]
             levels[node] = max([0, *after])
         return levels
-
-    def _kept(self, order: list[fx.Node], levels: dict[fx.Node, int]) -> set[fx.Node]:
-        """Return the steps whose whole value is read by a later segment, or wanted."""
-        read_later = {
-            used
-            for node in order
-            if node not in self.sources
-            for used in self.network.used_by(node)
-            if levels.get(used, levels[node]) < levels[node]
-        }
-        return read_later | (self.wanted & set(order))
-
-    def _widest(self, order: list[fx.Node]) -> int:
-        """Return the numbers that the largest value holds for a sample."""
-        shapes = (self.network.shapes[n] for n in order)
-        return max((math.prod(s) for s in shapes if s is not None), default=1)
 
     def run(
         self,
@@ -210,26 +203,20 @@ class _Segment:
             n for n in nodes if n in pipeline.sources or network.kind(n) != "unknown"
         ]
         self.unknown = [n for n in nodes if n not in batched]  # run on whole batches
-        self.norms = [n for n in batched if self._is_norm(n)]
-        self.reads = {
-            used
+        self.norms = [
+            n
             for n in batched
-            if n not in pipeline.sources
-            for used in network.used_by(n)
-            if used not in batched
-        }
+            if n not in pipeline.sources and network.kind(n) == "norm"
+        ]
+        self.reads = {n for node in batched for n in pipeline.reads(node)} - {*batched}
         self.steps = [
             (n, self._step(n, kept), n in kept, n in pipeline.measured) for n in batched
         ]
 
-    def _is_norm(self, node: fx.Node) -> bool:
-        is_source = node in self.pipeline.sources
-        return not is_source and self.network.kind(node) == "norm"
-
     def _step(self, node: fx.Node, kept: set[fx.Node]) -> Callable | None:
         if node in self.pipeline.sources:
             return None
-        if self._is_norm(node):
+        if node in self.norms:
             return self._norm(node)
         is_live = self.pipeline.is_live
         return self.network.step(node, is_live=is_live, kept=kept)

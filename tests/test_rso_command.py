@@ -235,7 +235,7 @@ def test_a_folder_that_can_not_be_written(tmp_path, rso, monkeypatch, capsys, co
     def refuse(*given, **options):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(locks, "_taken", refuse)
+    monkeypatch.setattr(locks, "_acquire", refuse)
     assert rso() == 1
     err = capsys.readouterr().err
     assert f"nothing can be written to {tmp_path / 'run'} ({os.strerror(code)})" in err

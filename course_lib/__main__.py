@@ -1,7 +1,7 @@
-"""The course's commands, `python -m course_lib doctor` and its like.
+"""The course's commands, for example `python -m course_lib doctor`.
 
-Each command imports its module only when it is called, so that `--help` is quick and
-a fault in one module leaves the others usable; above all `doctor`, which looks for it.
+Each command imports its module only when it is called, so that `--help` is quick, and
+`doctor` works even if other modules fail.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m course_lib")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = commands.add_parser("doctor", help="say what keeps the lessons from work")
+    command = commands.add_parser("doctor", help="check whether the lessons run here")
     command.set_defaults(run=_doctor)
 
-    command = commands.add_parser("data", help="load data sets, fetching what lacks")
+    command = commands.add_parser("data", help="load data sets, download missing ones")
     command.add_argument("names", nargs="*", metavar="NAME", help="default: all")
     command.set_defaults(run=_data)
 
@@ -53,7 +53,9 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("rso", help="train without gradients")  # see `main`
 
-    command = commands.add_parser("notebooks", help="store notebooks' outputs anew")
+    command = commands.add_parser(
+        "notebooks", help="run notebooks, store their outputs"
+    )
     command.add_argument("paths", nargs="*", metavar="PATH", help="default: all")
     command.set_defaults(run=_notebooks)
 
@@ -71,7 +73,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _data(arguments: argparse.Namespace) -> int:
-    from course_lib import archives, data
+    from course_lib import data
+    from course_lib.data import archives
 
     status = 0
     for name in arguments.names or data.NAMES:
@@ -80,8 +83,8 @@ def _data(arguments: argparse.Namespace) -> int:
         except (ValueError, data.DataError) as error:
             print(error, file=sys.stderr)
             status = 1
-    folders = ", then ".join(str(folder) for folder in archives.homes(None))
-    print(f"Files are looked for in {folders}; COURSE_DATA names another folder.")
+    folders = ", then ".join(str(folder) for folder in archives.search_path(None))
+    print(f"Files are searched in {folders}; COURSE_DATA names another folder.")
     return status
 
 

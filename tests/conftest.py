@@ -8,7 +8,7 @@ import matplotlib
 import pytest
 import torch
 
-from course_lib import archives
+from course_lib.data import archives
 
 matplotlib.use("Agg")  # for this process alone: notebooks keep their own backend
 

@@ -18,8 +18,9 @@ from keras_weights import hdf5_file
 from torch.testing import assert_close
 
 from course_lib import __main__ as commands
-from course_lib.keras_models import KerasFormatError, hdf5, load_keras
+from course_lib.keras_models import KerasFormatError, load_keras
 from course_lib.keras_models.initializers import parse_initializer
+from course_lib.keras_models.source import hdf5
 from course_lib.keras_models.spec import Version
 from course_lib.keras_models.summary import check, compare
 

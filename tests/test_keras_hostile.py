@@ -25,8 +25,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras_weights import hdf5_file
 
-from course_lib.keras_models import KerasFormatError, hdf5, load_keras
+from course_lib.keras_models import KerasFormatError, load_keras
 from course_lib.keras_models.regularizers import nested_count
+from course_lib.keras_models.source import hdf5
 
 CASES = Path(__file__).parent / "keras_cases"
 DAMAGED = Path(__file__).parent / "keras_damaged"
@@ -197,7 +198,7 @@ def test_a_child_that_never_answers(tmp_path, monkeypatch):
 def test_the_child_is_quick_and_knows_no_torch(tmp_path):
     path = hdf5_file(tmp_path / "w.h5", kernel=KERNEL, bias=BIAS)
     code = "import sys, {}; assert 'torch' not in sys.modules"
-    name = "course_lib/keras_models"
+    name = "course_lib/keras_models/source"
     command = [sys.executable, "-c", code.format("hdf5_child")]
     folder = Path(hdf5.__file__).parent
     assert str(folder).endswith(str(Path(name)))

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from course_lib.keras_models import KerasFormatError, load_keras
-from course_lib.keras_models.lambda_code import describe
+from course_lib.keras_models.schema.lambda_code import describe
 
 # lambda x, s=3: K.l2_normalize(x * 2.5, axis=-1)[:, 2:5] + sum(q for q in x)
 # as marshal.dumps of its __code__, by each Python.

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from course_lib.keras_models import KerasFormatError, load_keras
 from course_lib.keras_models.layers.images import RANDOM
-from course_lib.keras_models.resize import METHODS, resize
+from course_lib.keras_models.layers.resize import METHODS, resize
 
 CASES = Path(__file__).parent / "keras_cases"
 

@@ -69,6 +69,11 @@ def threshold(x: Tensor, threshold: float = 0.0, default: float = 0.0) -> Tensor
     return torch.where(x > threshold, x, default)
 
 
+def thresholded_relu(x: Tensor, theta: float = 1.0) -> Tensor:
+    """X where x > theta, else 0."""
+    return threshold(x, theta)
+
+
 def relu(
     x: Tensor,
     *,
@@ -85,6 +90,17 @@ def relu(
         return torch.relu(x) if max_value is None else x.clamp(0, max_value)
     above = torch.where(x > threshold, x, negative_slope * (x - threshold))
     return above if max_value is None else above.clamp(max=max_value)
+
+
+def softmax(axes: tuple[int, ...]) -> Activation:
+    """Return the softmax along one axis, or over several together."""
+    if len(axes) == 1:
+        return partial(F.softmax, dim=axes[0])
+    return partial(_softmax_over, dim=axes)
+
+
+def _softmax_over(x: Tensor, dim: tuple[int, ...]) -> Tensor:
+    return torch.exp(x - torch.logsumexp(x, dim, keepdim=True))
 
 
 def along(function: Activation, axis: int) -> Activation:
@@ -136,6 +152,14 @@ _ALONG_AN_AXIS = {
     "log_softmax": F.log_softmax,
     "sparsemax": sparsemax,
     "glu": F.glu,
+}
+
+# The layers that are a function with numbers: their settings and Keras's defaults.
+LAYERS: dict[str, tuple[Activation, dict[str, float | None]]] = {
+    "ReLU": (relu, {"negative_slope": 0.0, "threshold": 0.0, "max_value": None}),
+    "LeakyReLU": (F.leaky_relu, {"negative_slope": 0.3}),
+    "ELU": (F.elu, {"alpha": 1.0}),
+    "ThresholdedReLU": (thresholded_relu, {"theta": 1.0}),
 }
 
 

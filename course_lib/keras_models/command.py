@@ -6,7 +6,7 @@ import sys
 import torch
 
 from course_lib.keras_models import KerasFormatError, load_keras
-from course_lib.keras_models.graph import KerasModel
+from course_lib.keras_models.graph.model import KerasModel
 from course_lib.keras_models.summary import compare, summary
 
 

@@ -1,6 +1,7 @@
 """Read a layer's settings with their types checked; what is left over is a problem."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from course_lib.keras_models import activations
@@ -228,17 +229,33 @@ class Settings:
 
     def _layer_activation(self, key: str, name: Any, options: Any) -> Any:
         """Return an activation that is given as one of the activation layers."""
-        from course_lib.keras_models.layers.activation import ACTIVATION_LAYERS
-
-        known = isinstance(name, str) and name in ACTIVATION_LAYERS
-        if not known or not isinstance(options, Mapping):
+        if not isinstance(name, str) or not isinstance(options, Mapping):
             return None
         source = f"{name}, {key} of {self.spec.source}"
         spec = LayerSpec(self.name, name, options, source)
         settings = Settings(spec, self.version, self.problems)
-        function = ACTIVATION_LAYERS[name](settings)
-        settings.finish()
+        function = settings.activation_layer()
+        if function is not None:
+            settings.finish()
         return function
+
+    def activation_layer(self) -> Activation | None:
+        """Return the function of an activation layer, None of another layer."""
+        kind = self.spec.kind
+        if kind == "Activation":
+            return self.activation(default="")
+        if kind == "Softmax":
+            return activations.softmax(self.list_of_integers("axis", -1))
+        if kind not in activations.LAYERS:
+            return None
+        function, defaults = activations.LAYERS[kind]
+        options = {}
+        for key, default in defaults.items():
+            if default is None and self.left.get(key) is None:
+                self.ignore(key)
+            else:
+                options[key] = self.number(key, default)
+        return partial(function, **options)
 
     def finish(self) -> None:
         """Note every setting that nobody has read."""

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from matplotlib.axes import Axes
 
-from course_lib.keras_models.files import npz_arrays, open_zip
-from course_lib.keras_models.graph import KerasModel
+from course_lib.keras_models.graph.model import KerasModel
 from course_lib.keras_models.layers.base import Layer
+from course_lib.keras_models.source.files import npz_arrays, open_zip
 from course_lib.keras_models.spec import KerasFormatError
 from course_lib.regularization import L1L2, Activity, penalty
 

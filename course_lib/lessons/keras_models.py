@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.keras_models import load_keras
-from course_lib.keras_models.graph import KerasModel
+from course_lib.keras_models.graph.model import KerasModel
 from course_lib.lessons.exercises import Exercise, NotYet, require_written
 from course_lib.regularization import L1L2, penalty, regularize
 

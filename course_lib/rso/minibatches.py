@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from course_lib.data import in_order
+from course_lib.data.sets import in_order
 from course_lib.rso.proposals import generator_of
 
 KINDS = ("partition", "fresh")

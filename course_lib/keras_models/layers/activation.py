@@ -1,14 +1,11 @@
 """Activation, and the layers that are activations."""
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from course_lib.keras_models import activations
-from course_lib.keras_models.activations import Activation
 from course_lib.keras_models.layers.base import (
     Layer,
     Pointwise,
@@ -16,57 +13,11 @@ from course_lib.keras_models.layers.base import (
     apply,
     weight_options,
 )
+from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
 
 
-def _named(settings: Settings) -> Activation:
-    return settings.activation(default="")
-
-
-def _relu(settings: Settings) -> Activation:
-    options = {
-        "negative_slope": settings.number("negative_slope", 0.0),
-        "threshold": settings.number("threshold", 0.0),
-    }
-    if settings.left.get("max_value") is not None:
-        options["max_value"] = settings.number("max_value")
-    settings.ignore("max_value")
-    return partial(activations.relu, **options)
-
-
-def _leaky_relu(settings: Settings) -> Activation:
-    return partial(F.leaky_relu, negative_slope=settings.number("negative_slope", 0.3))
-
-
-def _elu(settings: Settings) -> Activation:
-    return partial(F.elu, alpha=settings.number("alpha", 1.0))
-
-
-def _thresholded_relu(settings: Settings) -> Activation:
-    return partial(activations.threshold, threshold=settings.number("theta", 1.0))
-
-
-def _softmax(settings: Settings) -> Activation:
-    axes = settings.list_of_integers("axis", -1)
-    if len(axes) == 1:
-        return partial(F.softmax, dim=axes[0])
-    return partial(_softmax_over, dim=axes)
-
-
-def _softmax_over(x: Tensor, dim: tuple[int, ...]) -> Tensor:
-    return torch.exp(x - torch.logsumexp(x, dim, keepdim=True))
-
-
-ACTIVATION_LAYERS: dict[str, Callable[[Settings], Activation]] = {
-    "ReLU": _relu,
-    "LeakyReLU": _leaky_relu,
-    "ELU": _elu,
-    "ThresholdedReLU": _thresholded_relu,
-    "Softmax": _softmax,
-    "Activation": _named,
-}
-
-
+@keras_layer("Softmax")
 class Softmax(Pointwise):
     """Softmax; since tf.keras 2.4 what a mask of x's own shape leaves out gets 0.
 
@@ -76,7 +27,7 @@ class Softmax(Pointwise):
     """
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(settings, _softmax(settings))
+        super().__init__(settings, settings.activation_layer())
         version = settings.version
         self.uses_mask = version >= (2, 4) and (version.tf or version >= (3, 0))
 
@@ -93,11 +44,10 @@ class Softmax(Pointwise):
         return shares if self.keras_version < (3, 10) else shares * mask
 
 
+@keras_layer("Activation", "ReLU", "LeakyReLU", "ELU", "ThresholdedReLU")
 def activation_layer(settings: Settings) -> Layer:
-    """Activation, ReLU, LeakyReLU, ELU, ThresholdedReLU, Softmax."""
-    if settings.spec.kind == "Softmax":
-        return Softmax(settings)
-    return Pointwise(settings, ACTIVATION_LAYERS[settings.spec.kind](settings))
+    """Apply a function to each number."""
+    return Pointwise(settings, settings.activation_layer())
 
 
 class Shaped(Layer):
@@ -131,6 +81,7 @@ class Shaped(Layer):
         return numbers.movedim(-1, 0) if self.wants_first else numbers
 
 
+@keras_layer("PReLU")
 class PReLU(Shaped):
     """X above zero, a learned slope times x below; one slope for each place."""
 
@@ -149,6 +100,7 @@ class PReLU(Shaped):
         return torch.relu(x) - self.placed(self.weight) * torch.relu(-x)
 
 
+@keras_layer("ParametricSoftplus")
 class ParametricSoftplus(Shaped):
     """alpha * log(1 + exp(beta x)), of Keras 1."""
 
@@ -173,6 +125,7 @@ class ParametricSoftplus(Shaped):
         return F.softplus(self.placed(self.beta) * x) * self.placed(self.alpha)
 
 
+@keras_layer("SReLU")
 class SReLU(Shaped):
     """S-shaped: slope a_left below t_left, 1, and a_right above t_left + |t_right|.
 

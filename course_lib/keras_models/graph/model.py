@@ -1,0 +1,309 @@
+"""The imported model: a module that walks through the calls of its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from course_lib.keras_models.graph.plan import Planner, module_name
+from course_lib.keras_models.graph.walk import Call, Walk, call_step
+from course_lib.keras_models.layers.base import Layer, MaskRule
+from course_lib.keras_models.layers.core import Embedding
+from course_lib.keras_models.layers.wrappers import Bidirectional, TimeDistributed
+from course_lib.keras_models.regularizers import (
+    InputActivity,
+    activity,
+    calls_first_model,
+    counts_backward,
+    counts_frozen,
+    counts_nested_calls,
+    counts_wrapped_activity,
+    nested_activity,
+    nested_count,
+    times,
+)
+from course_lib.keras_models.schema.dtypes import integer_type
+from course_lib.keras_models.spec import ModelSpec, Ref, refs_in
+from course_lib.regularization import regularize
+from course_lib.regularization.activity import record_outputs
+
+
+class KerasModel(nn.Module):
+    """A model that was loaded from a Keras file.
+
+    Its children bear the names of the Keras layers, and so does its state_dict. It
+    takes one tensor for each input, by position, as a list, or by name, and returns a
+    tensor, or a tuple where the Keras model has several outputs. Inputs and outputs
+    that are a dict in Keras stand in the order of the sorted keys, as `model.inputs`.
+
+    Attributes:
+        input_names, output_names: names in the order of inputs and outputs.
+        input_shapes: what each input looks like; None where a size is open.
+        calls: each layer's calls, in the order of the walk, with their shapes.
+        version: the Keras version whose meaning the model has.
+    """
+
+    wants_first = False
+    makes_mask = ends_mask = uses_mask = False
+    passes_mask = uses_masks = True  # by the rules of the layers inside
+    argument_names = call_options = ()
+    takes_masks_off = False
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        layers: Mapping[str, nn.Module | None],
+        axis_order: str = "keras",
+    ) -> None:
+        super().__init__()
+        self.keras_name, self.keras_class = spec.name, spec.kind
+        self.version = spec.version
+        self.input_names = tuple(ref.layer for ref in spec.inputs)
+        self.input_keys = spec.input_keys or self.input_names
+        self.output_names = spec.output_names
+        self.axis_order = axis_order
+        self.calls: tuple[Call, ...] = ()
+        # One walk for each choice of inputs that have a mask.
+        self.walks: dict[tuple[bool, ...], Walk] = {}
+        self._spec: ModelSpec | None = spec
+        for name, layer in layers.items():
+            # The name may be that of a method, which add_module would refuse.
+            self._modules[module_name(name)] = layer
+        self.register_buffer("_like", torch.empty(0), persistent=False)
+        self.input_shapes = spec.input_shapes
+        self.input_types = tuple(
+            integer_type(spec.layers[name].config.get("dtype"))
+            for name in self.input_names
+        )
+        self.looked_up = tuple(map(self._is_looked_up, spec.inputs))
+
+    def _is_looked_up(self, ref: Ref) -> bool:
+        assert self._spec is not None
+        users = [call for call in self._spec.calls if ref in refs_in(list(call.args))]
+        return all(isinstance(self.child(call.layer), Embedding) for call in users)
+
+    def extra_repr(self) -> str:
+        """Name the model and its era."""
+        return f"{self.keras_name!r}, Keras {self.version}"
+
+    def child(self, name: str) -> Any:
+        """Return the layer of that Keras name."""
+        return self._modules[module_name(name)]
+
+    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
+        """Take Keras's order, as a layer of another model."""
+        return False
+
+    def build(self, *shapes: tuple[int, ...]) -> None:
+        """Make all variables on the meta device and plan the walk.
+
+        Args:
+            shapes: of the inputs, where another model calls this one.
+        """
+        assert self._spec is not None
+        self._shapes = list(shapes)
+        planner = Planner(self, self._spec, self._shapes, self._unmasked)
+        self.walks[self._unmasked], self.calls = planner.plan()
+        self.first_inputs = planner.first_inputs
+        if not shapes:
+            for module in self.modules():
+                if isinstance(module, KerasModel):
+                    module._spec = None
+
+    @property
+    def _unmasked(self) -> tuple[bool, ...]:
+        return (False,) * len(self.input_names)
+
+    def walk_for(self, masked: tuple[bool, ...]) -> Walk:
+        """Return the walk for inputs of which those have a mask."""
+        if masked not in self.walks:
+            assert self._spec is not None
+            planner = Planner(self, self._spec, self._shapes, masked)
+            self.walks[masked], _ = planner.plan()
+        return self.walks[masked]
+
+    def mask_after(self, masked: tuple[bool, ...]) -> MaskRule:
+        """Say which mask the first output has, for a layer that wraps this model."""
+        mask = self.walk_for(masked).masks[0]
+        return self._first_mask if isinstance(mask, int) else mask
+
+    def _first_mask(self, *inputs: Tensor, masks: tuple[Tensor | None, ...]) -> Tensor:
+        return self(*inputs, masks=masks)[len(self.output_names)]
+
+    def reset_states(self) -> None:
+        """Let every stateful layer forget what it remembers between calls."""
+        for module in self.modules():
+            if module is not self and hasattr(module, "reset_states"):
+                module.reset_states()
+
+    def forward(self, *inputs: Any, **named: Any) -> Tensor | tuple[Tensor, ...]:
+        """Walk through the calls.
+
+        Another model that calls this one passes `masks`, a tuple of one for each input
+        or None, and gets the outputs' masks after the outputs.
+
+        Raises:
+            ValueError: too many or too few inputs, an unknown name, a wrong shape.
+        """
+        masks = named.pop("masks") if _are_masks(named.get("masks")) else None
+        found = self._unmasked
+        if masks is not None:
+            found = tuple(mask is not None for mask in masks)
+        walk = self.walk_for(found)
+        values: list[Any] = [None] * walk.slots
+        count = len(found)
+        values[:count] = self._bind(inputs, named)
+        if masks is not None:
+            values[count : count + sum(found)] = [m for m in masks if m is not None]
+        modules = self._modules
+        for step in walk.steps:
+            call = step.function if step.layer is None else modules[step.layer]
+            result = call_step(call, step, values)
+            outputs = step.outputs
+            if len(outputs) == 1 and not isinstance(result, tuple):
+                values[outputs[0]] = result
+            else:
+                for place, part in zip(outputs, result, strict=True):
+                    values[place] = part
+            for place in step.free:
+                values[place] = None
+        places = walk.outputs if masks is None else (*walk.outputs, *walk.kept_masks)
+        results = tuple(values[place] for place in places)
+        return results[0] if len(results) == 1 else results
+
+    def _bind(self, inputs: tuple, named: Mapping[str, Any]) -> list[Tensor]:
+        names = self.input_names
+        if len(inputs) == 1 and isinstance(inputs[0], Mapping) and not named:
+            inputs, named = (), self._by_name(inputs[0])
+        elif len(inputs) == 1 and isinstance(inputs[0], list | tuple):
+            inputs = tuple(inputs[0])
+        if named:
+            unknown = sorted(set(named) - set(names))
+            lacking = [name for name in names[len(inputs) :] if name not in named]
+            if unknown or lacking:
+                raise ValueError(
+                    f"{self.keras_name}: got inputs named {sorted(named)}; wanted "
+                    f"{list(names[len(inputs) :])}."
+                )
+            inputs = (*inputs, *(named[name] for name in names[len(inputs) :]))
+        if len(inputs) != len(names):
+            raise ValueError(
+                f"{self.keras_name}: got {len(inputs)} inputs; wanted {len(names)}: "
+                f"{', '.join(names)}."
+            )
+        return [self._checked(i, x) for i, x in enumerate(inputs)]
+
+    def _by_name(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Name a dict's inputs after the layers, where it has the model's keys."""
+        if {*inputs} != {*self.input_keys}:
+            return inputs
+        return {
+            name: inputs[key]
+            for name, key in zip(self.input_names, self.input_keys, strict=True)
+        }
+
+    def _checked(self, i: int, x: Any) -> Tensor:
+        """Return input number i as a tensor of the model's dtype."""
+        like = self._like
+        if not isinstance(x, Tensor):
+            x = torch.as_tensor(np.asarray(x), device=like.device)
+        wanted_type = self.input_types[i] or like.dtype
+        if x.dtype != wanted_type and not (x.is_meta or self._stays_whole(i, x)):
+            x = x.to(wanted_type)
+        wanted = self.input_shapes[i]
+        if self.first_inputs[i]:
+            wanted = (wanted[0], wanted[-1], *wanted[1:-1])
+        if x.shape[1:] == wanted[1:]:
+            return x
+        if len(x.shape) != len(wanted) or any(
+            n is not None and size != n
+            for n, size in zip(wanted[1:], x.shape[1:], strict=False)
+        ):
+            raise ValueError(
+                f"{self.keras_name}: input {self.input_names[i]!r} has shape "
+                f"{tuple(x.shape)}; wanted {wanted} with None for any size"
+                f"{', channels first' if self.first_inputs[i] else ''}."
+            )
+        return x
+
+    def _stays_whole(self, i: int, x: Tensor) -> bool:
+        """Tell whether whole numbers are rows of tables, which floats may not hold."""
+        return self.looked_up[i] and not x.is_floating_point()
+
+    def attach_regularizers(
+        self, outer: tuple[int, ...] = (), called: bool = False, runs: int = 1
+    ) -> None:
+        """Give each layer its penalties, as often as this Keras version counts them.
+
+        Args:
+            outer: how often the models around this one and it itself are called.
+            called: whether one of them is called by another model.
+            runs: how often each call runs the layers.
+        """
+        for i, (name, module) in enumerate(self._modules.items()):
+            calls = sum(module_name(call.layer) == name for call in self.calls)
+            path = (*outer, max(calls, 1))
+            if isinstance(module, KerasModel):
+                begins = i == 0 and self.keras_class == "Sequential"
+                taken_over = begins and not calls_first_model(self.version)
+                module.attach_regularizers(path, called or not taken_over, runs)
+            elif isinstance(module, Layer):
+                counted = outer and counts_nested_calls(self.version)
+                count = nested_count(path) if counted else 1
+                costs = nested_activity(self.version) if called else "outputs"
+                _attach(module, count, costs, runs)
+
+
+def _are_masks(value: Any) -> bool:
+    """Tell masks from an input that happens to be called so."""
+    return type(value) is tuple and all(
+        mask is None or (isinstance(mask, Tensor) and mask.dtype == torch.bool)
+        for mask in value
+    )
+
+
+def _attach(layer: Layer, repeat: int, costs: str = "outputs", runs: int = 1) -> None:
+    by_parameter = {}
+    for variable in layer.variables.values():
+        parameter = getattr(layer, variable.attribute)
+        counts = parameter.requires_grad or counts_frozen(layer.keras_version)
+        if variable.regularizer is not None and counts:
+            by_parameter[variable.attribute] = times(variable.regularizer, repeat)
+    own = layer.activity and times(layer.activity, runs)
+    penalty = own and activity(own, layer.keras_version)
+    taken = penalty if costs == "outputs" else None
+    regularize(layer, activity=taken, **by_parameter)
+    if penalty and costs == "inputs":
+        layer.inputs_of_calls = Inputs()
+        record_outputs(layer.inputs_of_calls, InputActivity(penalty))
+        layer.register_forward_pre_hook(_pass_inputs)
+    inners = layer.sublayers()
+    if isinstance(layer, Bidirectional) and not counts_backward(layer.keras_version):
+        inners = inners[:1]
+    for inner in inners:
+        if isinstance(inner, KerasModel):
+            # In tf.keras TimeDistributed asks it for a mask, and so runs it once more:
+            # keras/src/layers/rnn/time_distributed.py, compute_mask, at v2.15.0.
+            again = isinstance(layer, TimeDistributed) and layer.keras_version.tf
+            inner.attach_regularizers(runs=2 if again else 1)
+            continue
+        wrapped = isinstance(layer, TimeDistributed)  # it alone runs layer.call
+        if wrapped and not counts_wrapped_activity(layer.keras_version):
+            inner.activity = None
+        _attach(inner, repeat)
+
+
+class Inputs(nn.Module):
+    """What a layer is called with, as a module whose output can cost something."""
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the inputs."""
+        return inputs
+
+
+def _pass_inputs(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    layer.inputs_of_calls(*inputs)

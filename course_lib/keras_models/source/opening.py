@@ -1,0 +1,277 @@
+"""Open what a caller gives: find the model's JSON, and the weights that go with it."""
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from course_lib.keras_models.source.files import (
+    LARGEST_JSON,
+    NamedArrays,
+    Zip,
+    as_path,
+    kind_of,
+    npz_arrays,
+    open_zip,
+    parse_json,
+    reading,
+)
+from course_lib.keras_models.source.foreign import (
+    listed,
+    refuse_folder,
+    refuse_foreign_json,
+    refuse_text,
+    refuse_zip,
+)
+from course_lib.keras_models.source.hdf5 import Hdf5, open_hdf5
+from course_lib.keras_models.source.tensorflow_js import (
+    is_tensorflow_js,
+    topology,
+    weights_of,
+)
+from course_lib.keras_models.spec import KerasFormatError
+
+Weights = Hdf5 | NamedArrays
+_WEIGHTS = "model.weights.h5"
+_DEEPEST_TEXT = 8  # JSON in a JSON string in a JSON string, ...
+
+
+@dataclass
+class Opened:
+    """What a source holds.
+
+    Args:
+        data: the model's JSON.
+        place: a name for messages.
+        open_weights: opens the weights beside it, None where its form has none.
+        lacking: says why a file that should bring weights does not.
+    """
+
+    data: Any
+    place: str
+    open_weights: Callable[[], Weights] | None = None
+    lacking: str | None = None
+
+    def weights(self) -> Weights | None:
+        """Return the weights of the source itself, None where it is JSON alone.
+
+        Raises:
+            KerasFormatError: a whole-model file without weights.
+        """
+        if self.lacking:
+            raise KerasFormatError(
+                f"load_keras: {self.place} {self.lacking}, so its layers would be "
+                "untrained. Pass weights=; or, if you want them untrained, pass the "
+                "model's JSON as source."
+            )
+        return self.open_weights() if self.open_weights else None
+
+
+def open_source(source: Any, stack: ExitStack) -> Opened:
+    """Open a model, given as `load_keras` takes it; the stack closes its files.
+
+    Raises:
+        KerasFormatError: no model is in it; what it is instead.
+    """
+    if isinstance(source, Mapping):
+        with reading("the dict"):  # a cycle in it ends here, and tuples become lists
+            data = json.loads(json.dumps(source))
+        return _from_json(data, "the dict", None)
+    path = as_path(source)
+    if path is None:
+        place = "the JSON string"
+        return _from_json(parse_json(source, place), place, None)
+    if isinstance(source, str) and "\n" in source:
+        refuse_text(source)
+    kind, place = kind_of(path), str(path)
+    if kind == "folder":
+        return _from_folder(path, stack)
+    if kind == "zip":
+        return _from_zip(stack.enter_context(open_zip(path)), stack)
+    if kind == "hdf5":
+        return _from_hdf5(stack.enter_context(open_hdf5(path, place)))
+    return _from_json(_parsed(path), place, path)
+
+
+def _parsed(path: Path) -> Any:
+    with reading(str(path)):
+        if path.stat().st_size > LARGEST_JSON:
+            raise KerasFormatError(f"load_keras: {path} is too large for JSON.")
+        return parse_json(path.read_bytes(), str(path))
+
+
+def _from_json(data: Any, place: str, path: Path | None) -> Opened:
+    data = _plain(data, place)
+    if not is_tensorflow_js(data):
+        return Opened(_model_json(data, place), place)
+    model = _model_json(topology(data, place), place)
+    return Opened(model, place, lambda: weights_of(data, path, place))
+
+
+def _plain(data: Any, place: str) -> Any:
+    """Return JSON that was written as text into JSON: json.dump(model.to_json())."""
+    for _ in range(_DEEPEST_TEXT):
+        if not isinstance(data, str):
+            return data
+        data = parse_json(data, f"the JSON string in {place}")
+    raise KerasFormatError(
+        f"load_keras: {place} is JSON in a string, more than {_DEEPEST_TEXT} deep."
+    )
+
+
+def _model_json(data: Any, place: str) -> Any:
+    """Return the model, which may lie under "model_config" as in an HDF5 file.
+
+    Raises:
+        KerasFormatError: other JSON that is known; unknown JSON is returned.
+    """
+    data = _plain(data, place)
+    if isinstance(data, Mapping) and "model_config" in data:
+        model = _plain(data["model_config"], f"{place}: model_config")
+        if isinstance(model, dict):
+            for key in ("keras_version", "backend"):
+                if data.get(key) is not None:
+                    model.setdefault(key, data[key])
+            data, place = model, f"{place}: model_config"
+    refuse_foreign_json(data, place)
+    return data
+
+
+def _from_zip(archive: Zip, stack: ExitStack) -> Opened:
+    """Open a `.keras` file."""
+    place = str(archive.path)
+    if "config.json" not in archive:
+        refuse_zip(archive.path, archive.names)
+    about = archive.json("metadata.json") if "metadata.json" in archive else None
+    opened = Opened(_saved(archive.json("config.json"), about, place), place)
+    if _WEIGHTS in archive:
+        opened.open_weights = lambda: _zipped(archive, stack)
+    else:
+        opened.lacking = _lacking(archive.names)
+    return opened
+
+
+def _saved(data: Any, about: Any, place: str) -> Any:
+    """Return the model of a config.json, with the version of its metadata.json."""
+    data = _plain(data, place)
+    if isinstance(data, dict) and isinstance(about, Mapping):
+        data.setdefault("keras_version", about.get("keras_version"))
+    return _model_json(data, place)
+
+
+def _zipped(archive: Zip, stack: ExitStack) -> Hdf5:
+    stream = stack.enter_context(archive.unpacked(_WEIGHTS))
+    return stack.enter_context(open_hdf5(stream, str(archive.path)))
+
+
+def _lacking(names: list[str]) -> str:
+    if "model.weights.npz" in names:  # pickled: NpzIOStore in Keras 3's saving_lib.py
+        return (
+            "has its weights in model.weights.npz, as pickled Python objects, which "
+            "are never unpickled (load it in Keras, and save it where h5py is "
+            "installed)"
+        )
+    return f"has no {_WEIGHTS}; it holds {listed(names)}"
+
+
+def _from_folder(path: Path, stack: ExitStack) -> Opened:
+    """Open what Keras 3 saves with zipped=False: the members of a `.keras` file."""
+    with reading(str(path)):
+        if not (path / "config.json").is_file():
+            refuse_folder(path)
+        about = path / "metadata.json"
+        about = _parsed(about) if about.is_file() else None
+        opened = Opened(
+            _saved(_parsed(path / "config.json"), about, str(path)), str(path)
+        )
+        weights = path / _WEIGHTS
+        if weights.is_file():
+            opened.open_weights = lambda: open_weights(weights, stack)
+        else:
+            opened.lacking = _lacking([item.name for item in path.iterdir()])
+    return opened
+
+
+def _from_hdf5(file: Hdf5) -> Opened:
+    """Read a whole-model `.h5` file."""
+    config = file.text(file.root, "model_config")
+    if config is None:
+        raise KerasFormatError(f"load_keras: {file.place} {_without_config(file)}")
+    data = _plain(config, f"{file.place}: model_config")
+    if isinstance(data, dict):
+        for key in ("keras_version", "backend"):
+            found = file.text(file.root, key)
+            if found is not None:
+                data.setdefault(key, found)
+    opened = Opened(_model_json(data, file.place), file.place)
+    if file.get(file.root, "model_weights") or "layer_names" in file.root["attributes"]:
+        opened.open_weights = lambda: file
+    else:
+        opened.lacking = (
+            "holds a model_config, but no model_weights; it has the groups "
+            f"{listed(file.root['members'])}"
+        )
+    return opened
+
+
+def _without_config(file: Hdf5) -> str:
+    known = {"layers", "_layer_checkpoint_dependencies", "model_weights", "layer_0"}
+    found = {name.split("\\")[0] for name in file.root["members"]}
+    if found & known or {"layer_names", "nb_layers"} & {*file.root["attributes"]}:
+        return (
+            "holds weights, but no model_config. Give the model's JSON as source, and "
+            "this file as weights."
+        )
+    return (
+        "is an HDF5 file without model_config, so no Keras model; it has the groups "
+        f"{listed(found)}."
+    )
+
+
+def open_weights(source: Any, stack: ExitStack) -> Weights:
+    """Open a file of weights; the stack closes it.
+
+    Raises:
+        KerasFormatError: it holds no weights; what it is instead.
+    """
+    path = Path(source)
+    kind, place = kind_of(path), str(path)
+    if kind == "hdf5":
+        return stack.enter_context(open_hdf5(path, place))
+    if kind == "folder":
+        lacking = _from_folder(path, stack)
+        if lacking.open_weights:
+            return lacking.open_weights()
+        raise _no_weights(place, lacking.lacking)
+    if kind == "json":
+        return _weights_of_json(path)
+    archive = stack.enter_context(open_zip(path))
+    if _WEIGHTS in archive:
+        return _zipped(archive, stack)
+    if all(name.endswith(".npy") for name in archive.names):
+        return NamedArrays(npz_arrays(archive), place, ordered=True)
+    if "config.json" not in archive:
+        refuse_zip(path, archive.names)
+    raise _no_weights(place, _lacking(archive.names))
+
+
+def _no_weights(place: str, lacking: str | None) -> KerasFormatError:
+    return KerasFormatError(
+        f"load_keras: {place} {lacking}. Pass as weights a file that holds the arrays."
+    )
+
+
+def _weights_of_json(path: Path) -> NamedArrays:
+    data = _plain(_parsed(path), str(path))
+    if is_tensorflow_js(data):
+        return weights_of(data, path, str(path))
+    if isinstance(data, Mapping) and "weight_map" in data:
+        raise KerasFormatError(
+            f"load_keras: {path} lists the shards of weights that Keras saved with "
+            "max_shard_size. Load them in Keras, and save one .weights.h5."
+        )
+    raise _no_weights(
+        str(path), "is JSON, which describes a model and holds no weights"
+    )

@@ -1,0 +1,50 @@
+"""Where arrays come from: which Keras laid them out, and on which backend.
+
+The two facts are the weights' own. Keras 2 writes both beside the arrays, so a file of
+weights may be older than the JSON of its model, or come from another backend.
+"""
+
+from dataclasses import dataclass
+
+from course_lib.keras_models.source.hdf5 import Group, Hdf5
+from course_lib.keras_models.spec import Version
+
+_KERAS_1 = Version(1, 2, 2, False)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Who wrote the arrays.
+
+    Args:
+        version: whose layout they have.
+        theano: they were trained on Theano, whose convolutions turn the kernel by 180
+            degrees and pad otherwise for "same".
+        asked: `theano` is the caller's word, which no file overrules.
+    """
+
+    version: Version
+    theano: bool = False
+    asked: bool = False
+
+    def of_file(self, file: Hdf5, group: Group) -> "Origin":
+        """Return what a file of Keras 1 or 2 says; `group` holds the layers' groups.
+
+        Without the attribute keras_version it is of Keras 1, and without the
+        attribute backend its kernels are those of the model's own backend.
+
+        Source: load_weights_from_hdf5_group of keras/engine/saving.py, tag 2.2.4.
+        """
+        written = file.text(group, "keras_version")
+        written = written or file.text(file.root, "keras_version")
+        backend = file.text(group, "backend") or file.text(file.root, "backend")
+        version = self.version if self.version < (2, 0) else _KERAS_1
+        if written is not None:
+            version = Version.parse(written)
+        theano = self.theano
+        if backend is not None and not self.asked:
+            theano = backend == "theano"
+        return Origin(version, theano, self.asked)
+
+
+KERAS_3 = Origin(Version(3, 0, 0, False))

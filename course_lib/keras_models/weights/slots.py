@@ -1,0 +1,155 @@
+"""Where each array of a weight file goes, in the order of each era.
+
+A `Slot` is a variable, or the part of it that one array of the file fills, with the
+`Layout`s that the array may have there.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from course_lib.keras_models.graph.model import KerasModel
+from course_lib.keras_models.layers.base import as_it_is
+from course_lib.keras_models.layers.recurrent import GRU, LSTM, Recurrent
+from course_lib.keras_models.layers.wrappers import Replacement
+from course_lib.keras_models.weights.layouts import (
+    Chain,
+    Layout,
+    Part,
+    layouts_of,
+    turned_axes,
+)
+from course_lib.keras_models.weights.origin import KERAS_3, Origin
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One array of the file.
+
+    Args:
+        path: the layer's names from the outermost model inwards.
+        name: the array's name, for messages.
+        module: the module that holds the tensor.
+        attribute: the tensor's name in it.
+        layouts: what the array may look like; see `layouts_of`.
+        trainable: whether Keras lists it among the trainable weights.
+        turned: axes of the tensor that the file has reversed, in kernels of Theano.
+    """
+
+    path: tuple[str, ...]
+    name: str
+    module: nn.Module
+    attribute: str
+    layouts: tuple[Layout, ...]
+    trainable: bool
+    turned: tuple[int, ...] = ()
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Return the shapes that fit."""
+        tensor = getattr(self.module, self.attribute)
+        return [layout.shape_for(tensor) for layout in self.layouts]
+
+    def fill(self, array: Tensor, layout: int = 0) -> None:
+        """Copy an array of this layout."""
+        tensor = getattr(self.module, self.attribute)
+        layout = min(layout, len(self.layouts) - 1)
+        with torch.no_grad():
+            self.layouts[layout].fill(tensor, array, self.turned)
+
+    def __str__(self) -> str:
+        return f"{'/'.join(self.path)}/{self.name}"
+
+
+def common_layouts(
+    slots: Sequence[Slot], shapes: Sequence[tuple[int, ...]]
+) -> list[int] | None:
+    """Return the layout of each slot, the same for all slots of a layer.
+
+    None where the arrays of these shapes don't fit.
+    """
+    if len(slots) != len(shapes):
+        return None
+    possible: dict[nn.Module, set[int]] = {}
+    for slot, shape in zip(slots, shapes, strict=True):
+        known = slot.shapes
+        fitting = {i for i, other in enumerate(known) if other == shape}
+        if len(known) == 1 and fitting:
+            continue
+        possible[slot.module] = possible.get(slot.module, fitting) & fitting
+    if not all(possible.values()):
+        return None
+    return [min(possible.get(slot.module, {0})) for slot in slots]
+
+
+def slots_of(
+    module: Any,
+    path: tuple[str, ...],
+    origin: Origin = KERAS_3,
+    *,
+    joined: bool = False,
+) -> Iterator[Slot]:
+    """Yield the slots of a layer or model, layer by layer in Keras's order.
+
+    Args:
+        module: the layer or model.
+        path: its names from the outermost model inwards.
+        origin: who wrote the arrays.
+        joined: an LSTM or GRU of Keras 1 has one array for all its gates
+            (consume_less="gpu") though its layer does not say so.
+    """
+    if isinstance(module, KerasModel):
+        for name, child in module._modules.items():
+            yield from slots_of(child, (*path, name), origin, joined=joined)
+        return
+    if isinstance(module, Replacement):
+        yield from _replacement(module, path)
+        return
+    for inner in module.sublayers():
+        yield from slots_of(inner, path, origin, joined=joined)
+    gated = isinstance(module, LSTM | GRU) and origin.version < (2, 0)
+    if gated and not module.joined and not joined:
+        yield from _separate_gates(module, path)
+        return
+    for variable in module.variables.values():
+        if variable.stored:
+            yield Slot(
+                path,
+                variable.name,
+                module,
+                variable.attribute,
+                layouts_of(module, variable.name, variable.view, origin),
+                getattr(module, variable.attribute).requires_grad,
+                turned_axes(module, variable.name, origin),
+            )
+
+
+def _replacement(module: Replacement, path: tuple[str, ...]) -> Iterator[Slot]:
+    """Yield the parameters and buffers of the caller's own module, as they are."""
+    if isinstance(module.function, nn.Module):
+        for name, tensor in module.function.state_dict(keep_vars=True).items():
+            *parents, attribute = name.split(".")
+            owner = module.function.get_submodule(".".join(parents))
+            same = (Layout(as_it_is),)
+            yield Slot(path, name, owner, attribute, same, tensor.requires_grad)
+
+
+_GATES = {LSTM: ("ifco", "icfo"), GRU: ("zrh", "zrh")}
+
+
+def _separate_gates(module: Recurrent, path: tuple[str, ...]) -> Iterator[Slot]:
+    """Yield W, U and b of each gate, in Keras 1's order: i, c, f, o or z, r, h."""
+    stored, listed = _GATES[LSTM if isinstance(module, LSTM) else GRU]
+    units = module.units
+    letters = {"kernel": "W", "recurrent_kernel": "U", "bias": "b"}
+    for gate in listed:
+        part = Part(stored.index(gate) * units, units)
+        for variable in module.variables.values():
+            name = f"{letters[variable.name]}_{gate}"
+            tensor = getattr(module, variable.attribute)
+            layouts = (Layout(Chain(variable.view, part)),)
+            trainable = tensor.requires_grad
+            yield Slot(path, name, module, variable.attribute, layouts, trainable)

@@ -31,8 +31,9 @@ from course_lib.rso.eager.plan import Plan
 from course_lib.rso.eager.prefixes import Prefixes
 from course_lib.rso.eager.sweeps import Task
 from course_lib.rso.engines import SWEEPS
+from course_lib.rso.losses import cross_entropy
 from course_lib.rso.minibatches import Minibatches
-from course_lib.rso.modes import cross_entropy, searched
+from course_lib.rso.modes import search_mode
 from course_lib.rso.native.lowering import Written
 from course_lib.rso.native.program import Unwritten
 from course_lib.rso.native.structures import KINDS, TAIL
@@ -146,7 +147,7 @@ class Timed:
 
     def _take(self, weight: int, winner: int) -> None:
         self.task.target.values[weight] = self.task.values[weight, winner]
-        self.sweep.took(weight, winner)
+        self.sweep.record_decision(weight, winner)
 
 
 def synchronize(tensor: Tensor) -> None:
@@ -161,7 +162,7 @@ def measure(case: Case, engines: dict[str, int]) -> dict[str, dict[str, float]]:
     """
     proposals.initialize(case.targets(), 0)
     cycle: dict[str, dict[str, float]] = {engine: {} for engine in engines}
-    with searched(case.model):
+    with search_mode(case.model):
         for number, target in enumerate(reversed(case.targets())):
             case.prefixes.begin(number)
             sweeps = {engine: case.sweep(target, engine) for engine in engines}
@@ -189,12 +190,12 @@ def multiply_adds(case: Case, target: Target) -> tuple[float, float]:
     Only those of what runs in full for three candidates, which is most of them.
     """
     network = case.network
-    with searched(case.model):
+    with search_mode(case.model):
         plan = Plan(network, target.parameter)
     folded = plain = 0.0
     for segment in plan.tail.segments:
         for node, *_ in segment.steps:
-            taps = network.taps(node)
+            taps = network.conv_of(node)
             if taps is None or node in plan.dense:
                 continue
             outputs = math.prod(network.shapes[node])
@@ -245,7 +246,7 @@ def share_of_work(rank: int, count: int, port: int, results: object) -> None:
     case = paper(torch.device("cpu"), 1000, share=(rank, count))
     proposals.initialize(case.targets(), 0)
     total = 0.0
-    with searched(case.model):
+    with search_mode(case.model):
         for number, target in enumerate(reversed(case.targets())):
             case.prefixes.begin(number)
             sweep = case.sweep(target, "incremental")

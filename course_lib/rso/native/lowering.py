@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from course_lib.rso.eager.kernels import Pair, Taps
+from course_lib.rso.eager.kernels import FoldedConv, Pair
 from course_lib.rso.eager.network import Network
 from course_lib.rso.eager.plan import Plan
-from course_lib.rso.eager.prefixes import in_batch, in_blocks
+from course_lib.rso.eager.prefixes import from_blocks, to_blocks
+from course_lib.rso.losses import Loss, cross_entropy, loss_sums
 from course_lib.rso.minibatches import Minibatches
-from course_lib.rso.modes import Loss, cross_entropy, loss_sums
 from course_lib.rso.native.buffers import Rows
 from course_lib.rso.native.program import Program, Unwritten, Value, arranged
 from course_lib.rso.native.structures import TAIL, Op, State
@@ -34,7 +34,7 @@ class Remembered:
         known = [value for value in self.values if value is not None]
         self._labels = known[0]  # which nobody reads
         if self.labels.dim() == 1 and not self.labels.is_floating_point():
-            self._labels = in_blocks(self.labels.int()[:, None], known[0].shape[2])
+            self._labels = to_blocks(self.labels.int()[:, None], known[0].shape[2])
         pointers = [0 if value is None else value.data_ptr() for value in self.values]
         self._values = (ctypes.c_void_p * len(pointers))(*pointers)
         self.pointers = State(
@@ -64,7 +64,7 @@ class Written:
         if inputs.device.type != "cpu":
             raise Unwritten("a device of another kind than the CPU")
         self.plan, self.network, self.dtype = plan, plan.network, inputs.dtype
-        self.is_light = not plan.is_bias and _is_light(plan.taps)
+        self.is_light = not plan.is_bias and _is_light(plan.conv)
         self.before = Before.find(plan)
         self.numbers: dict[tuple[str, fx.Node], int] = {}
         self.heads: dict[object, Head] = {}
@@ -101,7 +101,7 @@ class Written:
             return arranged(shape, before.taps, self._shape(before.source)[1:])
         if role != "inputs":
             return shape
-        return arranged(shape, self.plan.taps, self._image)
+        return arranged(shape, self.plan.conv, self._image)
 
     @property
     def _image(self) -> Pair:
@@ -121,9 +121,9 @@ class Written:
         if self.before is not None:
             inputs, recall = self._write_recall(program)
         elif not plan.is_bias:
-            role = "inputs" if plan.taps is not None else "standardized"
-            inputs = self._state(program, role, plan.own)
-        planes, taps = None, None if plan.is_bias else plan.taps
+            role = "inputs" if plan.conv is not None else "standardized"
+            inputs = self._state(program, role, plan.input)
+        planes, taps = None, None if plan.is_bias else plan.conv
         if not self.is_light:
             planes = self._state(program, "planes", plan.source)
         moved = program.taps(planes, inputs, taps, plan.channels, self._image, recall)
@@ -148,11 +148,11 @@ class Written:
 
     def _write_recall(self, program: Program) -> tuple[Value, Op]:
         """Write down how a channel of the swept layer's input is computed anew."""
-        before, own, affine = self.before, self.plan.own, None
+        before, own, affine = self.before, self.plan.input, None
         images = self._state(program, "images", self.network.nodes[0])
         if before.is_normed:
             affine = self._state(program, "affine", own)
-        layers = before.taps, self.plan.taps
+        layers = before.taps, self.plan.conv
         sizes = self._shape(own)[1:], self._image
         return images, program.recall(images, affine, before.floor, layers, sizes)
 
@@ -171,7 +171,7 @@ class Written:
         for node, source in self.plan.source_of.items():
             value, state = found[source], self._number("base", node)
             if node in self.plan.dense:
-                taps, image = self.network.taps(node), self._shape(node)[1:]
+                taps, image = self.network.conv_of(node), self._shape(node)[1:]
                 values[node] = program.spread(
                     value, taps, channels, image, state, is_kept=is_kept
                 )
@@ -226,7 +226,7 @@ class Written:
                 norm = value.norm
                 continue
             if role == "inputs":
-                value = program.arrange(value, plan.taps, self._image)
+                value = program.arrange(value, plan.conv, self._image)
             if role == "images":
                 image = self._shape(self.before.source)[1:]
                 value = program.arrange(value, self.before.taps, image)
@@ -253,14 +253,14 @@ class Written:
         """
         inputs, labels = dealt
         if self.before is not None:
-            known = {n: value for n, value in known.items() if n is not self.plan.own}
+            known = {n: value for n, value in known.items() if n is not self.plan.input}
         head = self.head(frozenset(known), frozenset(missing))
         head.program.refresh(self.plan.module)
         blocks = -(-len(labels) // self.lanes)
         values: list[Tensor | None] = [None] * len(self.numbers)
         given = {self.network.nodes[0]: inputs, **known}
         for node in {*head.given, *(node for _, node in head.taken)}:
-            given[node] = in_blocks(given[node], self.lanes)
+            given[node] = to_blocks(given[node], self.lanes)
         for node in head.given:
             values[self.numbers["value", node]] = given[node]
         for key in head.taken:
@@ -271,7 +271,7 @@ class Written:
         state = Remembered(labels, values)
         head.program.run(state.pointers, Rows(0, []))
         if head.norm >= 0:
-            affine = values[self.numbers["affine", self.plan.own]]
+            affine = values[self.numbers["affine", self.plan.input]]
             own = head.program.bound.affines[head.norm][: affine.shape[1]]
             affine.copy_(own[:, None])
         own = [key for key in self.numbers if key[0] == "fixed" and key[1] in missing]
@@ -303,7 +303,7 @@ class Written:
         self.judging.run(now.pointers, rows, None, before)
         whole = self.judging.rows_of(self.outputs, len(rows.changes) + 1)
         shape, batch = self.network.shapes[self.network.output], len(now.labels)
-        outputs = [in_batch(row, shape, batch) for row in whole[rows.first_row :]]
+        outputs = [from_blocks(row, shape, batch) for row in whole[rows.first_row :]]
         return loss_sums(loss, torch.cat(outputs), now.labels)
 
 
@@ -315,15 +315,15 @@ class Before:
     """
 
     source: fx.Node
-    taps: Taps
+    taps: FoldedConv
     is_normed: bool
     floor: float
 
     @classmethod
     def find(cls, plan: Plan) -> Before | None:
         """Return the layer before that of a plan, if it is light enough."""
-        network, node = plan.network, plan.own
-        if plan.is_bias or plan.taps is None:
+        network, node = plan.network, plan.input
+        if plan.is_bias or plan.conv is None:
             return None
         floor, is_normed = -math.inf, False
         while (kind := network.kind(node)) in ("identity", "elementwise"):
@@ -334,14 +334,14 @@ class Before:
             (node,) = network.used_by(node)
         if network.kind(node) == "norm":
             is_normed, (node,) = True, network.used_by(node)
-        taps = network.taps(node) if network.kind(node) == "conv" else None
+        taps = network.conv_of(node) if network.kind(node) == "conv" else None
         is_first = taps is not None and network.used_by(node) == network.nodes[:1]
         if not is_first or taps.groups > 1 or not _is_light(taps):
             return None
         return cls(node, taps, is_normed, floor)
 
 
-def _is_light(taps: Taps | None) -> bool:
+def _is_light(taps: FoldedConv | None) -> bool:
     """Tell whether a channel's weights are few."""
     return taps is not None and taps.unpooled()[0].numel() <= LIGHT
 
@@ -381,7 +381,7 @@ def write(
         if kind == "linear" and len(shape) != 1:
             raise Unwritten("a linear layer of sequences")
         image = (1, 1) if kind == "linear" else shape[1:]
-        return program.conv(given[0], network.taps(node), image)
+        return program.conv(given[0], network.conv_of(node), image)
     if kind == "norm":
         return program.normalize(given[0], module, flags=TAIL)
     if kind == "pool" and len(shape) == 3:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_lib import compiler
-from course_lib.rso.eager.kernels import Pair, Taps, pair
+from course_lib.rso.eager.kernels import FoldedConv, Pair, pair
 from course_lib.rso.native.buffers import Bound, Memory, Reduce, Rows, Size
 from course_lib.rso.native.structures import (
     AGAIN,
@@ -192,7 +192,7 @@ class Program:
             **self._geometry(start, reach),
         )
 
-    def conv(self, value: Value, taps: Taps, image: Pair) -> Value:
+    def conv(self, value: Value, taps: FoldedConv, image: Pair) -> Value:
         """Write a convolution or linear layer down; `image` is its output's size."""
         if saves_products(taps, image):
             return self._winograd(value, taps, image)
@@ -201,7 +201,7 @@ class Program:
         outputs = settings["groups"] * settings["outputs"]
         return self._write("conv", value, (outputs, *image), flags=TAIL, **settings)
 
-    def _winograd(self, value: Value, taps: Taps, image: Pair) -> Value:
+    def _winograd(self, value: Value, taps: FoldedConv, image: Pair) -> Value:
         """Write a convolution of 3x3 down, in 36 products for 4x4 outputs."""
         (top, left), outputs = taps.padding, len(taps.unpooled())
         rows, columns = (-(-n // 4) for n in image)
@@ -222,7 +222,7 @@ class Program:
     def spread(
         self,
         value: Value,
-        taps: Taps,
+        taps: FoldedConv,
         channels: int,
         image: Pair,
         state: int,
@@ -258,7 +258,7 @@ class Program:
         self,
         planes: Value | None,
         inputs: Value | None,
-        taps: Taps | None,
+        taps: FoldedConv | None,
         channels: int,
         image: Pair,
         recall: Op | None = None,
@@ -291,7 +291,7 @@ class Program:
         value: Value,
         affine: Value | None,
         floor: float,
-        layers: tuple[Taps, Taps],
+        layers: tuple[FoldedConv, FoldedConv],
         images: tuple[Pair, Pair],
     ) -> Op:
         """Return how `taps` computes a channel of its input, where it has none.
@@ -320,7 +320,7 @@ class Program:
         self.kept.append(op)
         return op
 
-    def arrange(self, value: Value, taps: Taps, image: Pair) -> Value:
+    def arrange(self, value: Value, taps: FoldedConv, image: Pair) -> Value:
         """Write down what the weights of a layer multiply, as its taps read it."""
         settings = self._arrangement(value, taps, image)
         self._give_scratch(settings, 0)
@@ -347,7 +347,7 @@ class Program:
         for value in values:
             self.memories[value.slot].is_whole = True
 
-    def _layer(self, value: Value, taps: Taps, image: Pair) -> dict:
+    def _layer(self, value: Value, taps: FoldedConv, image: Pair) -> dict:
         """Return the settings of an operation with a layer's weights."""
         arrangement = self._arrangement(value, taps, image)
         settings = {**self._taps(taps, image), **arrangement}
@@ -358,12 +358,12 @@ class Program:
         )
         return settings | self._bias(taps)
 
-    def _bias(self, taps: Taps) -> dict[str, int]:
+    def _bias(self, taps: FoldedConv) -> dict[str, int]:
         if taps.module.bias is None:
             return {}
         return {"bias": self._copy(taps.module, lambda: taps.module.bias)}
 
-    def _taps(self, taps: Taps, image: Pair) -> dict[str, int]:
+    def _taps(self, taps: FoldedConv, image: Pair) -> dict[str, int]:
         """Return what a layer's taps read where of its arranged input."""
         weight, (rows, columns) = taps.unpooled(), taps.padded(image)
         start = [y * columns + x for y, x in _pixels(image)]
@@ -376,7 +376,9 @@ class Program:
             **self._geometry(start, reach),
         }
 
-    def _arrangement(self, value: Value, taps: Taps, image: Pair) -> dict[str, int]:
+    def _arrangement(
+        self, value: Value, taps: FoldedConv, image: Pair
+    ) -> dict[str, int]:
         """Return how a layer's input is padded, averaged, and sorted for its taps."""
         (top, left), (_, height, width) = taps.padding, value.shape
         is_linear = isinstance(taps.module, nn.Linear)
@@ -495,7 +497,7 @@ TURN = (  # of a kernel of 3: F(4, 3) at the points 0, 1, -1, 2, -2 and infinity
 )
 
 
-def saves_products(taps: Taps, image: Pair) -> bool:
+def saves_products(taps: FoldedConv, image: Pair) -> bool:
     """Tell whether Winograd's way has clearly less to do for an output of this size."""
     weight = taps.unpooled()
     is_plain = taps.stride == taps.dilation == taps.pooled == (1, 1)
@@ -520,7 +522,7 @@ def _pixels(size: Pair) -> Iterator[Pair]:
     return product(*map(range, size))
 
 
-def arranged(shape: Shape, taps: Taps, image: Pair) -> Shape:
+def arranged(shape: Shape, taps: FoldedConv, image: Pair) -> Shape:
     """Return the shape of a layer's input as its taps read it: phase under phase."""
     rows, columns = taps.padded(image)
     return shape[0], math.prod(taps.stride) * rows, columns

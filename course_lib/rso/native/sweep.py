@@ -13,7 +13,7 @@ from itertools import groupby
 from torch import Tensor
 
 from course_lib.rso.eager.plan import Plan
-from course_lib.rso.eager.sweeps import Task
+from course_lib.rso.eager.sweeps import Task, candidate_changes
 from course_lib.rso.native.buffers import Rows
 from course_lib.rso.native.lowering import Remembered, Written
 
@@ -43,11 +43,7 @@ class Compiled:
 
     def losses(self, chosen: Sequence[int], number: int) -> Tensor:
         """Judge the chosen proposals, which belong to one channel."""
-        kept = [(weight, self.steps[weight][0]) for weight in chosen]
-        rows = [kept] if self.decays else []
-        for i, weight in enumerate(chosen):
-            others = kept[:i] + kept[i + 1 :] if self.decays else []
-            rows += [[*others, (weight, self.steps[weight][k])] for k in (1, 2)]
+        rows = candidate_changes(self.steps, chosen, decays=self.decays)
         self.now = self._state(number)
         channel = chosen[0] // self.per_channel
         return self._judge(channel, rows, *self._catch_up(self.now, channel))
@@ -58,7 +54,7 @@ class Compiled:
         row = [(weight, self.steps[weight][winner]) for weight, winner in pairs]
         return self._judge(chosen[0] // self.per_channel, [row], [])[-1]
 
-    def took(self, weight: int, winner: int) -> None:
+    def record_decision(self, weight: int, winner: int) -> None:
         """Remember a change until each mini-batch has seen it."""
         if change := self.steps[weight][winner]:
             self.moves.append((weight, change))

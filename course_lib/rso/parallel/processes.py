@@ -178,14 +178,14 @@ class Processes:
             )
 
     def require_additive(
-        self, model: nn.Module, choices: dict[str, Any], mixing: str | None
+        self, model: nn.Module, choices: dict[str, Any], cross_sample_op: str | None
     ) -> None:
         """Refuse what would compute statistics of each share alone.
 
         Args:
             model: the one that is searched.
             choices: the engine of each parameter.
-            mixing: an operation where samples depend on each other, or None.
+            cross_sample_op: an operation where samples depend on each other, or None.
 
         Raises:
             ValueError: there is such an operation, or batch norm that is run by torch's
@@ -200,10 +200,10 @@ class Processes:
                 f"only the incremental engine adds up, and {name!r} takes "
                 f"{choice.engine!r} ({choice.reason or 'as asked'}). Run one process."
             )
-        if mixing is not None:
+        if cross_sample_op is not None:
             raise ValueError(
-                f"RSO: in {mixing!r} a sample's output depends on the others of its "
-                "mini-batch, of which each process has a share. Run one process."
+                f"RSO: in {cross_sample_op!r} a sample's output depends on the others "
+                "of its mini-batch, of which each process has a share. Run one process."
             )
 
 

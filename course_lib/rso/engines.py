@@ -129,7 +129,7 @@ class Engines:
             data,
             samples=-(-stored // processes.share[1]),
             limit=processes.least(
-                available_memory(data.inputs.device, processes.neighbors)
+                available_memory(data.inputs.device, processes.on_this_machine)
             ),
             obstacle=self._first_of_all(self._compiler_obstacle()),
         )

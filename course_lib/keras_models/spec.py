@@ -72,6 +72,11 @@ class CallSpec:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def refs(self) -> "list[Ref]":
+        """Return all tensors among its arguments."""
+        return refs_in([*self.args, self.kwargs])
+
 
 @dataclass(frozen=True)
 class LayerSpec:
@@ -118,6 +123,7 @@ class ModelSpec:
     backend: str | None = None
     is_float64: bool = False
     input_keys: tuple[str, ...] = ()
+    dtype: Any = None
 
 
 @dataclass

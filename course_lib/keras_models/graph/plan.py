@@ -153,7 +153,7 @@ class Planner:
 
     def _failure(self, call: CallSpec, error: Exception) -> KerasFormatError:
         layer = self.spec.layers[call.layer]
-        refs = refs_in([*call.args, call.kwargs])
+        refs = call.refs
         shapes = [self.values[r].shape for r in refs if r in self.values]
         text = str(error).split("\n")[0]
         module = self.model.child(call.layer)
@@ -229,7 +229,7 @@ class Planner:
                 self.model.child(call.layer), Operation
             )
             options = {"call": call.number} if several else {}
-            return refs_in([*call.args, call.kwargs]), options, None
+            return call.refs, options, None
         module = self.model.child(call.layer)
         kwargs = dict(call.kwargs)
         if module.argument_names:
@@ -485,9 +485,7 @@ class Planner:
         other = self._other_shapes() if any(open_sizes) and not self.given else {}
         described = []
         for call, values in self.calls:
-            inputs = tuple(
-                (ref.layer, ref.call) for ref in refs_in([*call.args, call.kwargs])
-            )
+            inputs = tuple((ref.layer, ref.call) for ref in call.refs)
             shapes = tuple(
                 _open(value.shape, other.get(value.place, value).shape)
                 for value in values

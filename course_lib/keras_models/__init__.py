@@ -16,6 +16,7 @@ from torch import nn
 
 from course_lib.keras_models.graph.make import make_model
 from course_lib.keras_models.graph.model import KerasModel
+from course_lib.keras_models.graph.penalties import attach_penalties
 from course_lib.keras_models.layers.base import Layer
 from course_lib.keras_models.layers.window import use_theano
 from course_lib.keras_models.schema.read import read_spec
@@ -132,7 +133,7 @@ def load_keras(
             if origin.theano:
                 use_theano(model.modules())
             initialize_rest(model)
-            model.attach_regularizers()
+            attach_penalties(model)
     return model
 
 

@@ -3,6 +3,9 @@
 The way of a file: `sources` opens it, `schema` translates its era to the neutral spec
 of `spec`, `kinds` and `layers` make modules, `graph` builds them along their calls, and
 `weights` fills them.
+
+`keras TAG PATH#LLINE` in a comment is the line of Keras that justifies a branch on the
+version: https://github.com/keras-team/keras/blob/TAG/PATH#LLINE.
 """
 
 import os

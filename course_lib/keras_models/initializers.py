@@ -152,6 +152,7 @@ def _parse_named(
         mean, deviation = number("mean", 0.0), number("stddev", 0.05)
         return partial(truncated_normal, mean=mean, stddev=abs(deviation))
     if name == "orthogonal":
+        # keras 1.2.2 keras/initializations.py#L88
         old = 1.1 if version < (2, 0) else 1.0
         return partial(orthogonal, gain=number("gain", number("scale", old)))
     if name == "identity":
@@ -176,7 +177,10 @@ def _parse_scaling(
 
 
 def _normal(version: Version) -> str:
-    """Name the normal distribution of an era; 1.x did not cut it."""
+    """Name the normal distribution of an era, which is cut since Keras 2.
+
+    keras 1.2.2 keras/initializations.py#L52, keras 2.0.3 keras/initializers.py#L203.
+    """
     return "untruncated_normal" if version < (2, 0) else "truncated_normal"
 
 

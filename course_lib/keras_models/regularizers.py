@@ -83,6 +83,11 @@ def activity(regularizer: L1L2, version: Version) -> Activity:
     sum
     mean
     """
+    # Mean: keras 1.0.6 keras/regularizers.py#L105,
+    # keras v2.15.0 keras/engine/base_layer.py#L2864,
+    # keras v3.14.0 keras/src/layers/layer.py#L1024.
+    # Sum: keras 1.0.7 keras/regularizers.py#L109,
+    # keras v3.13.2 keras/src/layers/layer.py#L972.
     old = (1, 0, 7) <= version < (2, 4) and not version.tf
     summed = old or (3, 0) <= version < (3, 14)
     return Activity(regularizer, reduction="sum" if summed else "mean")
@@ -102,9 +107,10 @@ class InputActivity:
 def nested_activity(version: Version) -> Literal["outputs", "inputs", "nothing"]:
     """Tell what an activity penalty is taken of, in a model that another one calls.
 
-    1.2 computed it only where a layer is called by itself; 2.0 to 2.1.3 gave it the
-    `computed_tensors`, which a call takes, and 2.1.4 the `output_tensors`
-    (`Container.run_internal_graph`, keras/engine/topology.py at 1.2.2, 2.1.3, 2.1.4).
+    1.2 computed it only where a layer is called by itself, keras 1.2.2
+    keras/engine/topology.py#L581. 2.0 to 2.1.3 took it of what a layer is called with,
+    keras 2.1.3 keras/engine/topology.py#L2246, and 2.1.4 of its outputs,
+    keras 2.1.4 keras/engine/topology.py#L2249.
     """
     if version.tf or not (1, 2) <= version < (2, 1, 4):
         return "outputs"
@@ -114,13 +120,18 @@ def nested_activity(version: Version) -> Literal["outputs", "inputs", "nothing"]
 def calls_first_model(version: Version) -> bool:
     """Tell whether a Sequential calls a model that it begins with, or takes it over.
 
-    See `Sequential.add`, keras/models.py at 2.0.9 and 2.1.0.
+    keras 2.0.9 keras/models.py#L429, keras 2.1.0 keras/models.py#L464.
     """
     return version >= (2, 1) or version.tf
 
 
 def counts_nested_calls(version: Version) -> bool:
-    """Tell whether each call of a nested model adds its weights' penalties again."""
+    """Tell whether each call of a nested model adds its weights' penalties again.
+
+    A model adds its layers' losses whenever it runs, keras 2.1.3
+    keras/engine/topology.py#L2257; since 2.1.4 only different ones count,
+    keras 2.1.4 keras/engine/topology.py#L1947.
+    """
     return (1, 2) <= version < (2, 1, 4) and not version.tf
 
 
@@ -156,20 +167,36 @@ def nested_count(calls: tuple[int, ...]) -> int:
 
 
 def recurrent_follows_kernel(version: Version) -> bool:
-    """Tell whether an LSTM's or GRU's U carries W's regularizer, as in 1.2."""
+    """Tell whether an LSTM's or GRU's U carries W's regularizer.
+
+    keras 1.2.2 keras/layers/recurrent.py#L501, and no longer
+    keras 2.0.3 keras/layers/recurrent.py#L483.
+    """
     return (1, 2) <= version < (2, 0)
 
 
 def counts_wrapped_activity(version: Version) -> bool:
-    """Tell whether TimeDistributed adds the activity penalty of what it wraps."""
+    """Tell whether TimeDistributed adds the activity penalty of what it wraps.
+
+    In Keras 3 it goes around `__call__`: keras v3.0.5
+    keras/layers/rnn/time_distributed.py#L102.
+    """
     return version < (3, 0)
 
 
 def counts_backward(version: Version) -> bool:
-    """Tell whether Bidirectional also penalizes its backward layer."""
+    """Tell whether Bidirectional also penalizes its backward layer.
+
+    2.0 asked `self.layer` alone, keras 2.0.3 keras/layers/wrappers.py#L64; since 2.2
+    both, keras 2.2.0 keras/layers/wrappers.py#L603.
+    """
     return not (2, 0) <= version < (2, 2) or version.tf
 
 
 def counts_frozen(version: Version) -> bool:
-    """Tell whether the weights of a frozen layer are penalized."""
+    """Tell whether the weights of a frozen layer are penalized.
+
+    keras 0.3.3 keras/layers/containers.py#L86, keras 1.0.0
+    keras/engine/training.py#L568, keras v3.15.1 keras/src/layers/layer.py#L1298.
+    """
     return (1, 0) <= version < (3, 0)

@@ -181,7 +181,11 @@ class _Reader:
     def _translated(
         self, name: str, source: str, config: dict[str, Any], module: Any
     ) -> tuple[str, dict[str, Any]]:
-        """Return the class name and the settings in Keras 3's words."""
+        """Return the class name and the settings in Keras 3's words.
+
+        Keras 2 renamed the settings, keras 2.0.3 keras/legacy/interfaces.py#L106;
+        Keras 3 names the modules, keras v3.0.5 keras/saving/serialization_lib.py#L123.
+        """
         if self.version >= (3, 0):
             operation = _is_operation(source, config, module)
             return f"ops.{source}" if operation else source, config

@@ -210,6 +210,8 @@ class _Filler:
 
     def _orders(self) -> list[list[Slot]]:
         orders = [self.slots, self._by_child(), _frozen_last(self.slots)]
+        # keras 2.2.4 keras/engine/network.py#L483, keras v2.15.0
+        # keras/engine/training.py#L3445
         if self.model.version < (2, 4) and not self.model.version.tf:
             orders[:2] = orders[1::-1]
         return orders

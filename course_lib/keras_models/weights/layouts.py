@@ -98,7 +98,10 @@ def layouts_of(
     """Return the layouts of a variable that the writer of the arrays may have used.
 
     The layouts of one layer's variables belong together: all are the first, or all
-    the second; a single one goes with any.
+    the second; a single one goes with any. What Keras 2 makes of those of Keras 1:
+    keras 2.2.4 keras/engine/saving.py#L591; a Convolution1D of 1.0 and of 1.1:
+    keras 1.0.8 keras/layers/convolutional.py#L116,
+    keras 1.1.0 keras/layers/convolutional.py#L116.
     """
     if isinstance(module, LSTM | GRU) and not isinstance(module, ConvLSTM):
         return _recurrent_layouts(module, name, view)

@@ -33,7 +33,7 @@ class Origin:
         Without the attribute keras_version it is of Keras 1, and without the
         attribute backend its kernels are those of the model's own backend.
 
-        Source: load_weights_from_hdf5_group of keras/engine/saving.py, tag 2.2.4.
+        Source: keras 2.2.4 keras/engine/saving.py#L228.
         """
         written = file.text(group, "keras_version")
         written = written or file.text(file.root, "keras_version")

@@ -110,6 +110,7 @@ def slots_of(
         return
     for inner in module.sublayers():
         yield from slots_of(inner, path, origin, joined=joined)
+    # keras 1.2.2 keras/layers/recurrent.py#L780
     gated = isinstance(module, LSTM | GRU) and origin.version < (2, 0)
     if gated and not module.joined and not joined:
         yield from _separate_gates(module, path)

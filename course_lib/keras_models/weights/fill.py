@@ -12,6 +12,7 @@ from torch import nn
 from course_lib.keras_models.graph.model import KerasModel
 from course_lib.keras_models.initializers import Unknown
 from course_lib.keras_models.layers.base import Layer
+from course_lib.keras_models.layers.window import use_theano
 from course_lib.keras_models.source.files import Arrays, NamedArrays, Stored, stored
 from course_lib.keras_models.source.hdf5 import Group, Hdf5
 from course_lib.keras_models.spec import KerasFormatError
@@ -34,30 +35,34 @@ class LayerArrays:
 Weights = Hdf5 | NamedArrays | Sequence[Any]
 
 
-def load_weights(model: KerasModel, source: Weights, origin: Origin) -> Origin:
-    """Fill a model that was built on the meta device from a file or list of arrays.
+def fill_model(model: KerasModel, source: Weights | None, origin: Origin) -> None:
+    """Fill a model that is on the meta device, from a file or a list of arrays.
+
+    What no file fills is filled with its constant or by its initializer.
 
     Args:
-        model: as `KerasModel.build` leaves it.
+        model: with all its variables.
         source: an open file, or a list of arrays in the order of `get_weights()`.
         origin: who wrote the arrays, where the file does not say.
 
-    Returns:
-        Who wrote them.
-
     Raises:
-        KerasFormatError: arrays that don't fit, by layer, got and wanted.
+        KerasFormatError: arrays that don't fit, by layer, got and wanted; so many
+            parameters without arrays that only a mistake asks for them.
     """
-    filler = _Filler(model, origin)
-    if isinstance(source, list | tuple):
-        filler.from_list(_arrays(source))
-    elif isinstance(source, Hdf5):
-        filler.from_hdf5(source)
-    elif source.ordered:
-        filler.from_npz(source.arrays, source.place)
-    else:
-        filler.from_named(source.arrays, source.place)
-    return filler.origin
+    if source is not None:
+        filler = _Filler(model, origin)
+        if isinstance(source, list | tuple):
+            filler.from_list(_arrays(source))
+        elif isinstance(source, Hdf5):
+            filler.from_hdf5(source)
+        elif source.ordered:
+            filler.from_npz(source.arrays, source.place)
+        else:
+            filler.from_named(source.arrays, source.place)
+        origin = filler.origin
+    if origin.theano:
+        use_theano(model.modules())
+    _initialize_rest(model)
 
 
 def _arrays(source: Iterable[Any]) -> Arrays:
@@ -341,12 +346,7 @@ def materialize(module: nn.Module, attribute: str) -> None:
         module._buffers[attribute] = torch.empty(old.shape, dtype=old.dtype)
 
 
-def initialize_rest(model: KerasModel) -> None:
-    """Fill what no file has filled: constants, and weights by their initializers.
-
-    Raises:
-        KerasFormatError: so many parameters that only a mistake asks for them.
-    """
+def _initialize_rest(model: KerasModel) -> None:
     layers = [m for m in model.modules() if isinstance(m, Layer)]
     rest = [
         (layer, variable)

@@ -7,7 +7,7 @@ weights may be older than the JSON of its model, or come from another backend.
 from dataclasses import dataclass
 
 from course_lib.keras_models.source.hdf5 import Group, Hdf5
-from course_lib.keras_models.spec import Version
+from course_lib.keras_models.spec import ModelSpec, Version
 
 _KERAS_1 = Version(1, 2, 2, False)
 
@@ -26,6 +26,13 @@ class Origin:
     version: Version
     theano: bool = False
     asked: bool = False
+
+    @classmethod
+    def of_model(cls, spec: ModelSpec, theano_kernels: bool | None) -> "Origin":
+        """Return what the model and the caller say, who goes before any file."""
+        asked = theano_kernels is not None
+        theano = theano_kernels if asked else spec.backend == "theano"
+        return cls(spec.version, bool(theano), asked)
 
     def of_file(self, file: Hdf5, group: Group) -> "Origin":
         """Return what a file of Keras 1 or 2 says; `group` holds the layers' groups.

@@ -24,6 +24,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from course_lib.keras_models.objects import class_and_config, number_in
 from course_lib.keras_models.spec import Version
 from course_lib.regularization import L1L2, Activity
 
@@ -43,28 +44,26 @@ def parse_regularizer(value: Any) -> L1L2 | None:
     """
     if value is None:
         return None
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{value!r} is unknown here; L1, L2 and L1L2 are known")
-    name = value.get("class_name", value.get("name"))
-    config = value.get("config", value)
+    name = config = None
+    if isinstance(value, Mapping):
+        name, config = class_and_config(value)
     if name == "Regularizer":  # the identity of 0.3 and 1.0
         return None
-    if name not in _NAMES or not isinstance(config, Mapping):
-        raise ValueError(f"{name!r} is unknown here; L1, L2 and L1L2 are known")
+    if name not in _NAMES:
+        raise ValueError(
+            f"{name or value!r} is unknown here; L1, L2 and L1L2 are known"
+        )
     # Keras's own default, 0.01, stands only in calls; a config is always complete.
-    l1, l2 = (_coefficient(config.get(key, 0.0)) for key in ("l1", "l2"))
+    l1, l2 = (_coefficient(config, key) for key in ("l1", "l2"))
     return L1L2(l1, l2) if l1 or l2 else None
 
 
-def _coefficient(value: Any) -> float:
+def _coefficient(config: Mapping[str, Any], key: str) -> float:
+    value = config.get(key)
     if isinstance(value, Mapping):  # a scalar array of Keras 3
-        value = value.get("config", {})
-        value = value.get("value") if isinstance(value, Mapping) else None
-    if value is None:
-        return 0.0
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"has the coefficient {value!r}; wanted a number")
-    return float(value)
+        inside = value.get("config")
+        value = inside.get("value") if isinstance(inside, Mapping) else None
+    return 0.0 if value is None else number_in({key: value}, key, default=0.0)
 
 
 def times(regularizer: L1L2, count: int) -> L1L2:

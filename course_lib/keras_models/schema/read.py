@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from course_lib.keras_models.layers.operations import OPERATIONS
-from course_lib.keras_models.packages import with_package
+from course_lib.keras_models.objects import with_package
 from course_lib.keras_models.schema import keras_0, keras_1, keras_2
 from course_lib.keras_models.schema.draft import Draft, as_mapping, as_name
 from course_lib.keras_models.schema.dtypes import check_dtypes

@@ -1,8 +1,4 @@
-"""Where each array of a weight file goes, in the order of each era.
-
-A `Slot` is a variable, or the part of it that one array of the file fills, with the
-`Layout`s that the array may have there.
-"""
+"""Where each array of a weight file goes, in the order of each era."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +23,7 @@ from course_lib.keras_models.weights.origin import KERAS_3, Origin
 
 @dataclass(frozen=True)
 class Slot:
-    """One array of the file.
+    """A variable, or the part of it that one array of the file fills.
 
     Args:
         path: the layer's names from the outermost model inwards.

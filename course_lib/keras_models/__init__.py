@@ -46,7 +46,7 @@ def load_keras(
 
     The module is in eval mode; `model.train()` turns on dropout and batch statistics.
     Its layers carry their regularizers, so `course_lib.regularization.penalty(model)`
-    is what that Keras version added to the loss. Constraints are kept and applied by
+    is what that Keras version added to the loss. Constraints are stored and applied by
     `course_lib.keras_models.constraints.constrain(model, optimizer)`. Frozen layers
     don't require gradients.
 
@@ -56,12 +56,12 @@ def load_keras(
     and floats to whole numbers where it says int32.
 
     Nothing in a file is run: a Lambda's code needs a replacement. HDF5 files are read
-    by a process of its own, which a damaged one may crash.
+    by a separate process, which a damaged one may crash.
 
-    Where one Keras computed several things, it is taken at its word: average pooling
+    Where backends of one Keras differ, the documented meaning counts: average pooling
     with "same" leaves the padding out, as on TensorFlow and JAX, though Keras 3 counts
-    it on torch; a masked layer with `go_backwards` turns its mask along the steps,
-    though 1.1 on TensorFlow turned it along the batch. PReLU of 1.2 did not write its
+    it on torch; a masked layer with `go_backwards` reverses its mask along the steps,
+    though 1.1 on TensorFlow reversed it along the batch. PReLU of 1.2 did not write its
     `shared_axes`: if its slopes don't fit, add them to the JSON.
 
     Args:
@@ -78,13 +78,13 @@ def load_keras(
             Lambda's; elsewhere its attribute `supports_masking` says whether one
             passes, and is asked for where a later layer needs to know.
         theano_kernels: the weights were trained on Theano (True) or elsewhere (False).
-            Theano turns the kernels of convolutions by 180 degrees, and pads for "same"
-            otherwise than TensorFlow; both belong together. A file of weights of Keras
-            2 says so itself, and None goes by it, or where it does not say by the
+            Theano turns the kernels of convolutions by 180 degrees, and its padding for
+            "same" differs from TensorFlow's; both belong together. A file of weights of
+            Keras 2 says so itself, and None goes by it, or where it does not say by the
             JSON's backend. No file of Keras 1 records it: None means TensorFlow there.
         data_format: where the channels lie in layers that don't say so. Keras 1 did not
             write it for ZeroPadding2D, Cropping2D and UpSampling2D; needed only where
-            no other layer tells, and then asked for by an error.
+            no other layer shows it; an error then asks for it.
         axis_order: `"keras"`, the file's own order at inputs and outputs; or
             `"torch"`, channels first: images and volumes (batch, channels, ...), and
             sequences that go through convolutions (batch, channels, steps).

@@ -10,9 +10,9 @@
 | activity in a nested model, of | out | out | - | inputs | out | out | out |
 | of a frozen layer | no, yes | yes | yes | yes | yes | yes | no |
 
-A weight's cost is l1 * sum |w| + l2 * sum w**2 in all of them, and a layer that is
-called twice in its own model pays once for its weights; `nested_count` says what
-1.2 to 2.1.3 made of nested models.
+The penalty of a weight is l1 * sum |w| + l2 * sum w**2 in all of them, and a layer that
+is called twice in the same model counts its weights once; `nested_count` says what 1.2
+to 2.1.3 did with nested models.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ _NAMES |= {"L1L2", "L1", "L2", "l1", "l2", "l1_l2"}
 
 
 def parse_regularizer(value: Any) -> L1L2 | None:
-    """Return the coefficients that a config holds, None where they cost nothing.
+    """Return the coefficients that a config holds, None where both are 0.
 
     Raises:
         ValueError: another regularizer, or coefficients that are none; the message
@@ -67,12 +67,12 @@ def _coefficient(config: Mapping[str, Any], key: str) -> float:
 
 
 def times(regularizer: L1L2, count: int) -> L1L2:
-    """Return a regularizer that costs `count` times as much."""
+    """Return a regularizer with `count` times the coefficients."""
     return L1L2(regularizer.l1 * count, regularizer.l2 * count)
 
 
 def activity(regularizer: L1L2, version: Version) -> Activity:
-    """Return the cost of a layer's output as `version` computed it.
+    """Return the penalty of a layer's output as `version` computed it.
 
     >>> activity(L1L2(l1=1.0), Version.parse("2.0.3")).reduction
     'sum'
@@ -94,7 +94,7 @@ def activity(regularizer: L1L2, version: Version) -> Activity:
 
 @dataclass(frozen=True)
 class InputActivity:
-    """The cost of all inputs of a layer, each as `activity` takes an output."""
+    """The penalty of all inputs of a layer, each as `activity` takes an output."""
 
     activity: Activity
 

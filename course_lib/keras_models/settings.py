@@ -1,4 +1,4 @@
-"""Read a layer's settings with their types checked; what is left over is a problem."""
+"""Read a layer's settings with their types checked; an unread one is a problem."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -242,7 +242,7 @@ class Settings:
         return partial(function, **options)
 
     def finish(self) -> None:
-        """Note every setting that nobody has read."""
+        """Note every setting that was not read."""
         for key, value in self.left.items():
             if value not in (None, False, [], {}):
                 self.unsupported(key, value)

@@ -1,7 +1,7 @@
 """The neutral spec: what every era's file is translated to before anything is built.
 
 A `ModelSpec` is a graph of calls. Layers bear the names and settings of Keras 3,
-whatever the file's own era calls them; regularizers are `L1L2` objects already.
+whatever the file's era calls them; regularizers are `L1L2` objects already.
 """
 
 import re
@@ -128,7 +128,7 @@ class ModelSpec:
 
 @dataclass
 class Problems:
-    """All that stands in the way of loading a file, told at once."""
+    """All that stands in the way of loading a file, reported at once."""
 
     place: str
     found: list[str] = field(default_factory=list)

@@ -85,7 +85,7 @@ def _options(module: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def training_mode(call: CallSpec, version: Version) -> bool | None:
-    """Return the mode that a call asks for, whatever the model's own is.
+    """Return the mode that a call asks for, which overrides the model's.
 
     Keras 3 writes a default there, which the mode of the whole model overrides:
     keras v3.15.1 keras/src/models/functional.py#L695, as at v3.3.3.

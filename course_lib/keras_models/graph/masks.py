@@ -34,7 +34,7 @@ def masks_of_call(
 ) -> tuple[list[Mask], list[Mask]]:
     """Return the inputs' masks for the call, and those that say what leaves it.
 
-    A mask that the file gives to the call goes before the input's own; in tf.keras a
+    A mask that the file gives to the call replaces the input's; in tf.keras a
     list of them does so also where it has None: keras v2.15.0
     keras/engine/base_layer.py#L2909. What leaves the layer follows the given one in
     tf.keras and since 3.11: keras v3.11.0 keras/src/layers/layer.py#L911, and not yet
@@ -46,12 +46,12 @@ def masks_of_call(
         is_list: it gives a list of them.
         version: of the file.
     """
-    own = [value.mask for value in inputs]
-    masks = [None] * len(own) if is_list and version.tf else list(own)
+    of_inputs = [value.mask for value in inputs]
+    masks = [None] * len(of_inputs) if is_list and version.tf else list(of_inputs)
     for i, value in enumerate(given[: len(masks)]):
         if value is not None:
             masks[i] = value.place
-    return masks, masks if version.tf or version >= (3, 11) else own
+    return masks, masks if version.tf or version >= (3, 11) else of_inputs
 
 
 def places_for(module: Any, masks: list[Mask]) -> MaskPlaces:

@@ -176,8 +176,8 @@ class KerasModel(nn.Module):
             inputs = tuple(inputs[0])
         if named:
             unknown = sorted(set(named) - set(names))
-            lacking = [name for name in names[len(inputs) :] if name not in named]
-            if unknown or lacking:
+            missing = [name for name in names[len(inputs) :] if name not in named]
+            if unknown or missing:
                 raise ValueError(
                     f"{self.keras_name}: got inputs named {sorted(named)}; wanted "
                     f"{list(names[len(inputs) :])}."
@@ -224,7 +224,7 @@ class KerasModel(nn.Module):
         return x
 
     def _stays_whole(self, i: int, x: Tensor) -> bool:
-        """Tell whether whole numbers are rows of tables, which floats may not hold."""
+        """Tell whether whole numbers, too large for floats, may be rows of a table."""
         return self.looked_up[i] and not x.is_floating_point()
 
 

@@ -80,7 +80,7 @@ def _attach(layer: Layer, repeat: int, target: str = "outputs", runs: int = 1) -
 
 
 class Inputs(nn.Module):
-    """What a layer is called with, as a module whose output can cost something."""
+    """What a layer is called with, as a module whose output can have a penalty."""
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the inputs."""

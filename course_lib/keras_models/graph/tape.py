@@ -13,7 +13,7 @@ from course_lib.keras_models.graph.walk import (
 
 
 class Tape:
-    """Records steps; each tensor or mask that a step returns has a place of its own."""
+    """Records steps; each tensor or mask that a step returns has its place."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -49,7 +49,7 @@ class Tape:
         return place
 
     def finish(self, outputs: tuple[int, ...], masks: tuple[Mask, ...]) -> Walk:
-        """Return the walk: no step that nobody needs, and no tensor held too long."""
+        """Return the walk; steps without use are left out, unused tensors are freed."""
         known = [mask for mask in masks if isinstance(mask, int)]
         shapes = tuple(self.mask_shapes[mask] for mask in known)
         needed = {*outputs, *known}

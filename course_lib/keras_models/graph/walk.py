@@ -15,7 +15,7 @@ class Step(NamedTuple):
     """One step of the walk: call a layer, or move channels, or make a mask.
 
     `inputs`, `outputs`, `masks` and `free` are places in the list of tensors. A call
-    that was made with `training=` has a mode of its own.
+    that was made with `training=` sets the layer's mode.
     """
 
     layer: str | None

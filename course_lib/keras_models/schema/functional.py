@@ -47,7 +47,7 @@ def _first_calls(
 ) -> dict[str, int]:
     """Return the index that each layer's first call has in references.
 
-    In Keras 1 and 2 a nested model counts its own construction as call 0: `Container`
+    In Keras 1 and 2 a nested model counts its construction as call 0: `Container`
     adds a Node, keras 2.2.4 keras/engine/network.py#L238. A Sequential that got its
     shape at its first call counts from 0.
     """

@@ -216,7 +216,7 @@ class _Reader:
         return layer, replace(layer, config=turned)
 
     def _recurrent(self, spec: LayerSpec, place: _Place) -> LayerSpec:
-        """Return a layer of one cell as Keras's own of that cell, a stack as its cells.
+        """Return an RNN of one cell as the layer of that cell, a stack with its cells.
 
         RNN(LSTMCell(3), return_sequences=True) is LSTM(3, return_sequences=True).
         """

@@ -7,7 +7,7 @@ from typing import Any
 
 from course_lib.keras_models.spec import KerasFormatError
 
-HEAD = 4096  # bytes of a file's beginning that tell what it is
+HEAD = 4096  # bytes of a file's beginning that show what it is
 _AGAIN = (
     "Load it with the Keras that wrote it, and save it with "
     "model.save('model.keras') or model.save('model.h5')"
@@ -68,7 +68,7 @@ _SUFFIXES = {
 
 
 def refuse_foreign(path: Path, start: bytes) -> None:
-    """Raise an error that names the file, where its first bytes or its name tell."""
+    """Raise an error that names the file, where its first bytes or its name show it."""
     text = "empty; download or save it again" if not start else _by_bytes(start)
     text = text or _by_name(path, start)
     if text:

@@ -297,7 +297,7 @@ def _without_repeats(arrays: Arrays) -> Arrays:
 
 
 def _allocate(module: nn.Module, attribute: str) -> None:
-    """Give a tensor that is still on the meta device memory of its own."""
+    """Allocate a tensor that is still on the meta device."""
     old = getattr(module, attribute)
     if not old.is_meta:
         return

@@ -15,8 +15,8 @@ from course_lib.keras_models.weights.layouts import (
     Chain,
     Layout,
     Part,
+    flipped_axes,
     layouts_of,
-    turned_axes,
 )
 from course_lib.keras_models.weights.origin import KERAS_3, Origin
 
@@ -32,7 +32,7 @@ class Slot:
         attribute: the tensor's name in it.
         layouts: what the array may look like; see `layouts_of`.
         trainable: whether Keras lists it among the trainable weights.
-        turned: axes of the tensor that the file has reversed, in kernels of Theano.
+        flipped: axes of the tensor that the file has reversed, in kernels of Theano.
     """
 
     path: tuple[str, ...]
@@ -41,7 +41,7 @@ class Slot:
     attribute: str
     layouts: tuple[Layout, ...]
     trainable: bool
-    turned: tuple[int, ...] = ()
+    flipped: tuple[int, ...] = ()
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -54,7 +54,7 @@ class Slot:
         tensor = getattr(self.module, self.attribute)
         layout = min(layout, len(self.layouts) - 1)
         with torch.no_grad():
-            self.layouts[layout].fill(tensor, array, self.turned)
+            self.layouts[layout].fill(tensor, array, self.flipped)
 
     def __str__(self) -> str:
         return f"{'/'.join(self.path)}/{self.name}"
@@ -120,12 +120,12 @@ def slots_of(
                 variable.attribute,
                 layouts_of(module, variable.name, variable.view, origin),
                 getattr(module, variable.attribute).requires_grad,
-                turned_axes(module, variable.name, origin),
+                flipped_axes(module, variable.name, origin),
             )
 
 
 def _replacement(module: Replacement, path: tuple[str, ...]) -> Iterator[Slot]:
-    """Yield the parameters and buffers of the caller's own module, as they are."""
+    """Yield the parameters and buffers of the caller's module, unchanged."""
     if isinstance(module.function, nn.Module):
         for name, tensor in module.function.state_dict(keep_vars=True).items():
             *parents, attribute = name.split(".")

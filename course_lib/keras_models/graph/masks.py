@@ -13,14 +13,14 @@ from course_lib.keras_models.spec import Version
 _TREATMENTS = ("passes_mask", "makes_mask", "ends_mask", "uses_mask", "uses_masks")
 
 
-def check_mask_allowed(module: Any, masks: list[Mask], version: Version) -> None:
+def check_mask_allowed(module: Any, mask: Mask, version: Version) -> None:
     """Refuse a mask where Keras does: 1 and 2 ask the layer whether it supports one.
 
     keras 1.2.2 keras/engine/topology.py#L650 and keras 2.1.0
     keras/engine/topology.py#L732 raise an error; tf.keras and Keras 3 drop the mask,
     keras v2.15.0 keras/engine/base_layer.py#L982.
     """
-    if version.tf or version >= (3, 0) or masks[0] is None:
+    if version.tf or version >= (3, 0) or mask is None:
         return
     if not any(getattr(module, name) for name in _TREATMENTS):
         raise ValueError(

@@ -27,7 +27,11 @@ from course_lib.keras_models.graph.walk import (
     call_step,
     empty_mask,
 )
-from course_lib.keras_models.layers.base import channels_to_first, channels_to_last
+from course_lib.keras_models.layers.base import (
+    Layer,
+    channels_to_first,
+    channels_to_last,
+)
 from course_lib.keras_models.layers.operations import Operation
 from course_lib.keras_models.layers.operations.sizes import Sizes, as_tensor
 from course_lib.keras_models.spec import (
@@ -64,7 +68,7 @@ class Planner:
     def __init__(
         self,
         spec: ModelSpec,
-        layers: Mapping[str, Any],
+        layers: Mapping[str, Layer | Nested],
         shapes: list[tuple[int, ...]],
         masked: tuple[bool, ...],
         axis_order: str,
@@ -147,19 +151,53 @@ class Planner:
 
     def _call(self, call: CallSpec) -> None:
         """Build a layer where it is new, and record a call of it."""
-        module, version = self.layers[call.layer], self.spec.version
-        kind = self.spec.layers[call.layer].kind
+        module, kind = self.layers[call.layer], self.spec.layers[call.layer].kind
         refs, options, given = arguments_of(call, kind, module)
         inputs = [self._value(ref, call) for ref in refs]
         if not inputs:
             raise ValueError("it is called without any tensor")
         self._build(call.layer, inputs, options)
         inputs = [self._prepared(value, module) for value in inputs]
-        mask_rules.check_mask_allowed(module, [v.mask for v in inputs], version)
+        mask_rules.check_mask_allowed(module, inputs[0].mask, self.spec.version)
         masks, masks_after = mask_rules.masks_of_call(
-            inputs, self._given_masks(given, call), isinstance(given, list), version
+            inputs,
+            self._given_masks(given, call),
+            isinstance(given, list),
+            self.spec.version,
         )
-        mode = training_mode(call, version)
+        results = self._record(call, inputs, masks, options)
+        new_masks: list[Mask] = []
+        if isinstance(module, Nested):
+            count = len(module.output_names)  # masks follow the outputs
+            behind = tuple(value.place for value in results[count:])
+            new_masks = mask_rules.masks_of_model(self.tape, module, masks, behind)
+            results = results[:count]
+        elif not is_operation(kind):  # what a plain function returns has no mask
+            shape = results[0].shape[:-1]
+            mask = mask_rules.mask_of_result(
+                self.tape, module, inputs, masks_after, shape
+            )
+            new_masks = [mask] * module.masked_outputs
+            if module.returns_input:
+                taken = inputs[0].place
+                self.origins[results[0].place] = self.origins.get(taken, taken)
+        new_masks += [None] * len(results)
+        made = [v._replace(mask=m) for v, m in zip(results, new_masks, strict=False)]
+        for number, value in enumerate(made):
+            self.values[Ref(call.layer, call.number, number)] = value
+        self.calls.append((call, made))
+        if module.takes_masks_off:
+            self._take_masks_off(inputs)
+
+    def _record(
+        self,
+        call: CallSpec,
+        inputs: list[Value],
+        masks: list[Mask],
+        options: dict[str, Any],
+    ) -> list[Value]:
+        """Run a call on the meta device, record its step, and return its results."""
+        module = self.layers[call.layer]
         step = Step(
             module_name(call.layer),
             None,
@@ -167,7 +205,7 @@ class Planner:
             (),
             mask_rules.places_for(module, masks),
             options,
-            training=mode,
+            training=training_mode(call, self.spec.version),
         )
         tensors = {value.place: value.tensor for value in inputs}
         shapes = self.tape.mask_shapes
@@ -176,33 +214,10 @@ class Planner:
         results = result if isinstance(result, tuple) else (result,)
         places = tuple(self.tape.place() for _ in results)
         self.tape.steps.append(step._replace(outputs=places))
-        made = [
+        return [
             self._result(tensor, inputs[0], place)
             for tensor, place in zip(results, places, strict=True)
         ]
-        new_masks: list[Mask] = []
-        if isinstance(module, Nested):
-            count = len(module.output_names)
-            new_masks = mask_rules.masks_of_model(
-                self.tape, module, masks, places[count:]
-            )
-            made = made[:count]
-        elif not is_operation(kind):  # what a plain function returns has no mask
-            shape = made[0].shape[:-1]
-            mask = mask_rules.mask_of_result(
-                self.tape, module, inputs, masks_after, shape
-            )
-            new_masks = [mask] * module.masked_outputs
-            if module.returns_input:
-                taken = inputs[0].place
-                self.origins[places[0]] = self.origins.get(taken, taken)
-        for i, mask in enumerate(new_masks[: len(made)]):
-            made[i] = made[i]._replace(mask=mask)
-        for number, value in enumerate(made):
-            self.values[Ref(call.layer, call.number, number)] = value
-        self.calls.append((call, made))
-        if module.takes_masks_off:
-            self._take_masks_off(inputs)
 
     def _build(self, name: str, inputs: list[Value], options: dict[str, Any]) -> None:
         if name in self.built:
@@ -238,7 +253,7 @@ class Planner:
             self.tape.mask_shapes[value.place] = value.shape
         return found
 
-    def _prepared(self, value: Value, module: Any) -> Value:
+    def _prepared(self, value: Value, module: Layer | Nested) -> Value:
         """Return a value as the module takes it: its type and its order of axes."""
         if not isinstance(module, Operation):
             value = self._as_tensor(value)

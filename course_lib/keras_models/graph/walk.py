@@ -155,7 +155,7 @@ class Plan(NamedTuple):
 
 @runtime_checkable
 class Nested(Protocol):
-    """A model as its planner sees it inside of another one."""
+    """A model inside of another one; its planner takes it as a Layer but for this."""
 
     output_names: tuple[str, ...]
 

@@ -1,7 +1,7 @@
 """Resize images as TensorFlow and Keras do, which count from the middles of pixels.
 
-torch's own interpolation gives the same for "nearest" and "bilinear". Its bicubic
-kernel is another one (a = -0.75, where TensorFlow and JAX have -0.5) and it lacks the
+torch's interpolation gives the same for "nearest" and "bilinear". Its bicubic
+kernel is another one (a = -0.75, where TensorFlow and JAX have -0.5) and it has no
 others, so these are products with one matrix of weights for each axis.
 
 Source: tensorflow/core/kernels/image/sampling_kernels.h, scale_and_translate_op.cc and

@@ -1,4 +1,4 @@
-"""Classes that are not Keras's own: users register theirs under a package's name."""
+"""The objects in a layer's config: their class, their package, their numbers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -35,3 +35,30 @@ def check_package(value: Any) -> None:
         found = with_package(value, name)
         if found != name:
             raise ValueError(f"{found!r:.60} is not Keras's own")
+
+
+def class_and_config(value: Any) -> tuple[Any, Mapping[str, Any]]:
+    """Return the class name and settings of an object, as any era writes them.
+
+    Raises:
+        ValueError: it is none; the message completes a sentence.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{value!r:.60} is unknown here")
+    name = value.get("class_name", value.get("name"))
+    config = value.get("config", value)
+    if not isinstance(config, Mapping):
+        raise ValueError(f"{name!r} has no config")
+    return name, config
+
+
+def number_in(config: Mapping[str, Any], *keys: str, default: float) -> float:
+    """Return a number of a config, under the first key that it has.
+
+    Raises:
+        ValueError: no number; the message completes a sentence.
+    """
+    found = next((config[key] for key in keys if key in config), default)
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        raise ValueError(f"has {keys[0]}={found!r}; wanted a number")
+    return float(found)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from course_lib.keras_models.layers.operations import OPERATIONS
+from course_lib.keras_models.layers.operations import FORMS
 from course_lib.keras_models.packages import with_package
 from course_lib.keras_models.schema import keras_0, keras_1, keras_2
 from course_lib.keras_models.schema.assembly import Assembly, as_mapping, as_name
@@ -286,7 +286,7 @@ class _Reader:
         if isinstance(module, str):
             return module.startswith("keras.src.ops")
         # An .h5 file of Keras 3 names no modules, but only layers are trainable.
-        return "trainable" not in config and data["class_name"] in OPERATIONS
+        return "trainable" not in config and f"ops.{data['class_name']}" in FORMS
 
     def _name(self, data: Mapping[str, Any], source: str) -> str:
         config = data.get("config")

@@ -11,24 +11,33 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from course_lib.keras_models import activations
+from course_lib.keras_models.layers.operations.numbers import as_floats
+from course_lib.keras_models.layers.operations.row import Row
+from course_lib.keras_models.layers.operations.sizes import as_tuple
+
 Axis = Any
+Axes = tuple[int, ...]
 
 
-def axes_of(x: Tensor, axis: Axis) -> tuple[int, ...]:
+def axes_of(x: Tensor, axis: Axis) -> Axes:
     """Return the axes as a tuple; None stands for all."""
-    if axis is None:
-        return tuple(range(x.dim()))
-    return tuple(axis) if isinstance(axis, list | tuple) else (axis,)
+    return tuple(range(x.dim())) if axis is None else as_tuple(axis)
 
 
 def reduced(function: Callable) -> Callable:
     """Give a function of (x, axes, keepdims) the arguments of a reduction."""
 
     def reduce(
-        x: Tensor, *, axis: Axis = None, keepdims: bool = False, initial: Any = None
+        x: Tensor,
+        *,
+        axis: Axis = None,
+        keepdims: bool = False,
+        initial: Any = None,
+        dtype: Any = None,
     ) -> Tensor:
         if initial is not None:
-            raise ValueError(f"initial={initial!r} is not supported")
+            raise ValueError(f"initial={initial!r:.40} is not supported")
         if axis == ():  # torch takes no axes for all of them
             return x
         return function(x, axes_of(x, axis), bool(keepdims))
@@ -36,15 +45,20 @@ def reduced(function: Callable) -> Callable:
     return reduce
 
 
-def prod(x: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor:
+def prod(x: Tensor, axes: Axes, keepdims: bool) -> Tensor:
     """Return the product along the axes."""
     for place in sorted((a % x.dim() for a in axes), reverse=True):
         x = x.prod(place, keepdim=keepdims)
     return x
 
 
-def whole_mean(x: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor:
-    """Return the mean, which TensorFlow cuts to a whole number for whole numbers."""
+def mean(x: Tensor, axes: Axes, keepdims: bool) -> Tensor:
+    """Return the mean."""
+    return as_floats(x).mean(axes, keepdims)
+
+
+def truncated_mean(x: Tensor, axes: Axes, keepdims: bool) -> Tensor:
+    """Return TensorFlow's mean, which is a whole number for whole numbers."""
     if x.is_floating_point():
         return x.mean(axes, keepdims)
     total = x.sum(axes, keepdims, dtype=torch.int64)
@@ -52,54 +66,36 @@ def whole_mean(x: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor:
     return total.div(count, rounding_mode="trunc").to(x.dtype)
 
 
-def place_of_extreme(function: Callable, default: Axis = None) -> Callable:
-    """Return argmax or argmin; along `default` where no axis is given."""
+def variance(x: Tensor, axes: Axes, keepdims: bool) -> Tensor:
+    """Return the variance over the whole population."""
+    return as_floats(x).var(axes, correction=0, keepdim=keepdims)
 
-    def at(
+
+def extreme(function: Callable) -> Callable:
+    """Give argmax or argmin the arguments of Keras 3 and TensorFlow."""
+
+    def place(
         x: Tensor, *, axis: Axis = None, keepdims: bool = False, output_type: Any = None
     ) -> Tensor:
-        found = function(x, default if axis is None else axis, bool(keepdims))
+        found = function(x, axis, bool(keepdims))
         return found.int() if output_type == "int32" else found
 
-    return at
-
-
-def average(x: Tensor, weights: Any = None, *, axis: Axis = None) -> Tensor:
-    """Return the plain mean."""
-    if weights is not None:
-        raise ValueError("average with weights is not supported")
-    return x.mean(axes_of(x, axis))
-
-
-def variance(x: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor:
-    """Return the variance over the whole population."""
-    return x.var(axes, correction=0, keepdim=keepdims)
-
-
-def deviation(x: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor:
-    """Return the standard deviation over the whole population."""
-    return variance(x, axes, keepdims).sqrt()
-
-
-def median(x: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor:
-    """Return the median; of an even count the mean of both middle numbers."""
-    return quantile(x, 0.5, axis=axes, keepdims=keepdims)
+    return place
 
 
 def quantile(
-    x: Tensor,
-    q: Any,
-    *,
-    axis: Axis = None,
-    method: str = "linear",
-    keepdims: bool = False,
+    x: Tensor, q: Any, *, axis: Axis = None, method: Any = None, keepdims: bool = False
 ) -> Tensor:
-    """Return the number below which the share q of the numbers lies."""
+    """Return the number below which the share q of the numbers lies.
+
+    A node of Keras does not use its `method` (keras 3.15.1
+    keras/src/ops/numpy.py#L7046, as all since 3.0.0), so this is always linear.
+    """
     axes = sorted(place % x.dim() for place in axes_of(x, axis))
     if isinstance(q, Tensor) and q.dim():
         raise ValueError("several quantiles at once are not supported")
-    flat = x.movedim(axes, tuple(range(-len(axes), 0))).flatten(-len(axes))
-    found = flat.quantile(q, -1, interpolation=method)
+    flat = as_floats(x).movedim(axes, tuple(range(-len(axes), 0)))
+    found = flat.flatten(-len(axes)).quantile(q, -1)
     for place in axes if keepdims else []:
         found = found.unsqueeze(place)
     return found
@@ -110,7 +106,7 @@ def moments(
 ) -> tuple[Tensor, Tensor]:
     """Return the mean and the variance."""
     places = axes_of(x, axes)
-    return x.mean(places, bool(keepdims)), variance(x, places, bool(keepdims))
+    return mean(x, places, bool(keepdims)), variance(x, places, bool(keepdims))
 
 
 def norm(
@@ -125,30 +121,25 @@ def norm(
     return torch.linalg.vector_norm(x, order, axes, bool(keepdims))
 
 
-def normalize(
-    x: Tensor, *, axis: Axis = -1, order: Any = 2, epsilon: Any = None
-) -> Tensor:
-    """Return x / max(norm, sqrt(epsilon)), Keras 3's normalize."""
-    # Keras bounds the squared sum, torch the norm itself.
-    return F.normalize(x, order, axis, (epsilon or 1e-7) ** 0.5)
-
-
-def l2_normalize(
-    x: Tensor, *, axis: Axis = None, epsilon: float = 1e-12, dim: Axis = None
-) -> Tensor:
+def l2_normalize(x: Tensor, *, axis: Axis = None, epsilon: float = 1e-12) -> Tensor:
     """Return x / sqrt(max(sum(x**2), epsilon)), tf.math.l2_normalize."""
-    axis = dim if axis is None else axis
     total = x.square().sum(axes_of(x, axis), keepdim=True)
     return x * total.clamp(min=epsilon).rsqrt()
 
 
+def clip_by_norm(x: Tensor, clip_norm: Any, *, axes: Axis = None) -> Tensor:
+    """Return x, shortened where its norm along the axes is above `clip_norm`."""
+    length = torch.linalg.vector_norm(x, 2, axes_of(x, axes), True)
+    return x * clip_norm / length.clamp(min=clip_norm)
+
+
 def running(function: Callable) -> Callable:
-    """Give a running sum or product TensorFlow's arguments."""
+    """Give a running sum or product the arguments of Keras 3 and TensorFlow."""
 
     def accumulate(
         x: Tensor,
         *,
-        axis: int | None = 0,
+        axis: int | None = None,
         exclusive: bool = False,
         reverse: bool = False,
         dtype: Any = None,
@@ -156,52 +147,44 @@ def running(function: Callable) -> Callable:
         if axis is None:
             x, axis = x.reshape(-1), 0
         x = x.flip(axis) if reverse else x
+        if exclusive:  # each place without itself: shifted, behind the neutral number
+            neutral = torch.ones_like if function is torch.cumprod else torch.zeros_like
+            before = x.narrow(axis, 0, x.shape[axis] - 1)
+            x = torch.cat([neutral(x.narrow(axis, 0, 1)), before], axis)
         found = function(x, axis)
-        if exclusive:
-            neutral = function(torch.zeros_like(x.narrow(axis, 0, 1)), axis)
-            neutral = neutral + (1 if function is torch.cumprod else 0)
-            found = torch.cat([neutral, found.narrow(axis, 0, x.shape[axis] - 1)], axis)
         return found.flip(axis) if reverse else found
 
     return accumulate
-
-
-def count_nonzero(
-    x: Tensor, *, axis: Axis = None, keepdims: bool = False, dtype: Any = None
-) -> Tensor:
-    """Return how many numbers are not 0."""
-    return (x != 0).sum(axes_of(x, axis), bool(keepdims))
 
 
 def top_k(
     x: Tensor, *, k: int = 1, sorted: bool = True, index_type: Any = None
 ) -> tuple[Tensor, Tensor]:
     """Return the k largest numbers along the last axis, and their places."""
-    values, places = x.sort(dim=-1, descending=True, stable=True)
+    values, places = _sorted(x, -1, "DESCENDING")
     return values[..., :k], places[..., :k].int()
 
 
-def _descends(direction: Any) -> bool:
+def _sorted(x: Tensor, axis: int, direction: str) -> tuple[Tensor, Tensor]:
     if direction not in ("ASCENDING", "DESCENDING"):
         raise ValueError(f"direction={direction!r:.40}")
-    return direction == "DESCENDING"
+    return x.sort(dim=axis, descending=direction == "DESCENDING", stable=True)
 
 
 def sort(x: Tensor, *, axis: int = -1, direction: str = "ASCENDING") -> Tensor:
     """Return the numbers in order along an axis."""
-    return x.sort(dim=axis, descending=_descends(direction)).values
+    return _sorted(x, axis, direction)[0]
 
 
 def argsort(
     x: Tensor, *, axis: int = -1, direction: str = "ASCENDING", stable: bool = False
 ) -> Tensor:
     """Return the places of the numbers in order; the first of equal ones first."""
-    places = x.argsort(dim=axis, descending=_descends(direction), stable=True)
-    return places.int()
+    return _sorted(x, axis, direction)[1].int()
 
 
 def along(function: Callable) -> Callable:
-    """Give softmax and its kin an axis."""
+    """Give softmax and similar functions an axis."""
 
     def apply(x: Tensor, *, axis: int | None = -1) -> Tensor:
         return function(x, dim=-1 if axis is None else axis)
@@ -214,12 +197,51 @@ def softmax_cross_entropy(labels: Tensor, logits: Tensor, *, axis: int = -1) -> 
     return -(labels * F.log_softmax(logits, axis)).sum(axis)
 
 
-def sigmoid_cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:
-    """Return the cross-entropy of each number with sigmoid(logits)."""
-    return F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-
-
-def clip_by_norm(x: Tensor, clip_norm: Any, *, axes: Axis = None) -> Tensor:
-    """Return x, shortened where its norm along the axes is above `clip_norm`."""
-    length = torch.linalg.vector_norm(x, 2, axes_of(x, axes), True)
-    return x * clip_norm / length.clamp(min=clip_norm)
+_AXES = "x axis keep_dims=keepdims"
+ROWS = (
+    Row(reduced(torch.sum), "Sum", "math.reduce_sum", f"Sum {_AXES}"),
+    Row(reduced(mean), "Mean, Average"),
+    Row(reduced(truncated_mean), "", "math.reduce_mean", f"Mean {_AXES}"),
+    Row(reduced(torch.amax), "Max, Amax", "math.reduce_max", f"Max {_AXES}"),
+    Row(reduced(torch.amin), "Min, Amin", "math.reduce_min", f"Min {_AXES}"),
+    Row(reduced(prod), "Prod", "math.reduce_prod", f"Prod {_AXES}"),
+    Row(reduced(variance), "Var", "math.reduce_variance"),
+    Row(reduced(lambda x, a, k: variance(x, a, k).sqrt()), "Std", "math.reduce_std"),
+    Row(reduced(torch.any), "Any", "math.reduce_any", f"Any {_AXES}"),
+    Row(reduced(torch.all), "All", "math.reduce_all", f"All {_AXES}"),
+    Row(reduced(torch.logsumexp), "Logsumexp", "math.reduce_logsumexp"),
+    Row(reduced(lambda x, a, k: quantile(x, 0.5, axis=a, keepdims=k)), "Median"),
+    Row(reduced(lambda x, a, k: x.amax(a, k) - x.amin(a, k)), "Ptp"),
+    Row(reduced(torch.nansum), "Nansum"),
+    Row(reduced(torch.nanmean), "Nanmean"),
+    Row(quantile, "Quantile"),
+    Row(moments, "Moments"),
+    Row(
+        reduced(lambda x, a, k: (x != 0).sum(a, k)),
+        "CountNonzero",
+        "math.count_nonzero",
+    ),
+    Row(lambda x: (x == 0).float().mean(), "", "math.zero_fraction"),
+    Row(lambda x: x.square().sum() / 2, "", "nn.l2_loss", "L2Loss"),
+    Row(extreme(torch.argmax), "Argmax", "math.argmax axis:=0", "ArgMax x axis"),
+    Row(extreme(torch.argmin), "Argmin", "math.argmin axis:=0"),
+    Row(norm, "Norm", "norm, math.reduce_euclidean_norm"),
+    Row(
+        lambda x, *, axis=-1, order=2, epsilon=None: F.normalize(
+            x, order, axis, epsilon or 1e-7
+        ),
+        "Normalize",
+    ),
+    Row(l2_normalize, "", "math.l2_normalize dim=axis"),
+    Row(clip_by_norm, "", "clip_by_norm"),
+    Row(running(torch.cumsum), "Cumsum", "math.cumsum axis:=0", "Cumsum x axis"),
+    Row(running(torch.cumprod), "Cumprod", "math.cumprod axis:=0"),
+    Row(sort, "Sort", "sort"),
+    Row(argsort, "Argsort", "argsort"),
+    Row(top_k, "TopK", "math.top_k"),
+    Row(along(F.softmax), "Softmax", "nn.softmax", "Softmax"),
+    Row(along(F.log_softmax), "LogSoftmax", "nn.log_softmax", "LogSoftmax"),
+    Row(along(activations.sparsemax), "Sparsemax"),
+    Row(along(F.glu), "Glu"),
+    Row(softmax_cross_entropy, "", "nn.softmax_cross_entropy_with_logits_v2"),
+)

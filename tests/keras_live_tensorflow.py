@@ -82,6 +82,7 @@ GROUPS = {
         tf.math.l2_normalize(1e-6 * x, axis=1), tf.argmax(i, 1), tf.norm(x, ord=3)
         tf.math.top_k(x, 1)[1], tf.argsort(i, axis=0), tf.sort(x, axis=0)
         tf.clip_by_norm(x, 0.5), tf.reduce_all(x > -9), tf.math.count_nonzero(i)
+        tf.compat.v1.math.l2_normalize(x, dim=1)
         tf.nn.softmax_cross_entropy_with_logits(m, n, axis=1)
     """,
     "shapes": """

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from course_lib.keras_models import activations
 from course_lib.keras_models.layers.operations.row import Row
 
-
 _NAMES = (
     *("float16", "bfloat16", "float32", "float64", "half", "float", "double", "bool"),
     *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),

@@ -15,8 +15,7 @@ from course_lib.keras_models.layers.operations.row import Row
 from course_lib.keras_models.layers.operations.sizes import Sizes, as_tuple
 
 
-def fill(*, dims: Any, value: Any, device: Any = None) -> Tensor:
-    """Return a tensor of one number."""
+def _fill(*, dims: Any, value: Any, device: Any = None) -> Tensor:
     if isinstance(value, tuple | str):
         raise ValueError(f"got {value!r:.40} as the number to fill with")
     whole = torch.bool if isinstance(value, bool) else torch.int32
@@ -24,17 +23,17 @@ def fill(*, dims: Any, value: Any, device: Any = None) -> Tensor:
     return torch.full(as_tuple(dims), value, dtype=dtype, device=device)
 
 
-def full_of(number: float) -> Callable:
+def _full_of(number: float) -> Callable:
     """Return zeros or ones."""
 
     def make(*, shape: Any, dtype: Any = None, device: Any) -> Tensor:
-        made = fill(dims=shape, value=number, device=device)
+        made = _fill(dims=shape, value=number, device=device)
         return made.to(dtype_of(dtype or "float32"))
 
     return make
 
 
-def arange(
+def _arange(
     *, start: Any, limit: Any = None, delta: Any = 1, dtype: Any = None, device: Any
 ) -> Tensor:
     """Return tf.range: start, start + delta, ... below `limit`."""
@@ -45,7 +44,7 @@ def arange(
     return torch.arange(start, limit, delta, dtype=new, device=device)
 
 
-def eye(
+def _eye(
     *,
     num_rows: int,
     num_columns: Any = None,
@@ -53,7 +52,6 @@ def eye(
     dtype: Any = None,
     device: Any = None,
 ) -> Tensor:
-    """Return ones on the diagonal, zeros elsewhere."""
     made = torch.eye(num_rows, num_columns or num_rows, device=device)
     return made.expand(*as_tuple(batch_shape or ()), *made.shape)
 
@@ -61,22 +59,20 @@ def eye(
 # Random at every call, in eval mode too, as TensorFlow's functions are.
 
 
-def normal(
+def _normal(
     *, shape: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = None, device: Any
 ) -> Tensor:
-    """Return normal random numbers."""
     return torch.randn(as_tuple(shape), device=device) * stddev + mean
 
 
-def uniform(
+def _uniform(
     *, shape: Any, minval: Any = 0, maxval: Any = None, dtype: Any = None, device: Any
 ) -> Tensor:
-    """Return random numbers, uniform in the range."""
     high = 1 if maxval is None else maxval
     return torch.rand(as_tuple(shape), device=device) * (high - minval) + minval
 
 
-def dropout(x: Tensor, *, rate: float, noise_shape: Any = None) -> Tensor:
+def _dropout(x: Tensor, *, rate: float, noise_shape: Any = None) -> Tensor:
     """Drop numbers, outside of training as well."""
     if noise_shape is None:
         return F.dropout(x, rate)
@@ -89,12 +85,12 @@ ROWS = (
     Row(lambda x: Sizes(tuple(x.shape), x.device), "", "shape", "Shape"),
     Row(lambda x: Sizes(math.prod(x.shape), x.device), "", "size", "Size"),
     Row(lambda x: Sizes(x.dim(), x.device), "", "rank", "Rank"),
-    Row(fill, "", "fill", "Fill"),
-    Row(full_of(0.0), "", "zeros"),
-    Row(full_of(1.0), "", "ones"),
-    Row(arange, "", "range", "Range start limit delta"),
-    Row(eye, "", "eye"),
-    Row(normal, "", "random.normal"),
-    Row(uniform, "", "random.uniform"),
-    Row(dropout, "", "nn.dropout"),
+    Row(_fill, "", "fill", "Fill"),
+    Row(_full_of(0.0), "", "zeros"),
+    Row(_full_of(1.0), "", "ones"),
+    Row(_arange, "", "range", "Range start limit delta"),
+    Row(_eye, "", "eye"),
+    Row(_normal, "", "random.normal"),
+    Row(_uniform, "", "random.uniform"),
+    Row(_dropout, "", "nn.dropout"),
 )

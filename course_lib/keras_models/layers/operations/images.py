@@ -16,7 +16,7 @@ from course_lib.keras_models.layers.operations.numbers import as_floats, dtype_o
 from course_lib.keras_models.layers.operations.row import Row
 
 
-def resize(
+def _resize(
     x: Tensor,
     *,
     size: Any,
@@ -28,7 +28,7 @@ def resize(
     if method not in resizing.METHODS:
         raise ValueError(f"method={method!r:.40}; wanted one of {resizing.METHODS}")
     if x.dim() == 3:  # one image
-        return resize(x[None], size=size, method=method, antialias=antialias)[0]
+        return _resize(x[None], size=size, method=method, antialias=antialias)[0]
     if preserve_aspect_ratio:
         old = x.shape[1:3]
         factor = min(new / side for new, side in zip(size, old, strict=True))
@@ -42,7 +42,7 @@ def resize(
     )
 
 
-def resize_legacy(
+def _resize_legacy(
     x: Tensor,
     *,
     size: Any,
@@ -64,7 +64,7 @@ def resize_legacy(
     if unchanged and (nearest or x.is_floating_point() or method == 0):
         return x
     if half_pixel_centers:
-        return resize(x, size=size, method="nearest" if nearest else "bilinear")
+        return _resize(x, size=size, method="nearest" if nearest else "bilinear")
     first = channels_to_first(x if nearest else as_floats(x))
     if nearest:
         return channels_to_last(resizing.resize_nearest(first, size, middle=0.0))
@@ -72,7 +72,7 @@ def resize_legacy(
     return channels_to_last(resized)
 
 
-def keras_resize(
+def _keras_resize(
     x: Tensor,
     *,
     size: Any,
@@ -85,15 +85,15 @@ def keras_resize(
     if interpolation not in ("bilinear", "nearest"):
         raise ValueError(f"interpolation={interpolation!r:.40} is not supported")
     if data_format == "channels_first":
-        last = keras_resize(x.movedim(-3, -1), size=size, interpolation=interpolation)
+        last = _keras_resize(x.movedim(-3, -1), size=size, interpolation=interpolation)
         return last.movedim(-1, -3)
-    return resize(x, size=size, method=interpolation)
+    return _resize(x, size=size, method=interpolation)
 
 
 # Crops and pads
 
 
-def boxed(function: Callable[[Tensor, int, int, int, int], Tensor]) -> Callable:
+def _boxed(function: Callable[[Tensor, int, int, int, int], Tensor]) -> Callable:
     """Give a function of (x, top, left, height, width) TensorFlow's arguments."""
 
     def apply(
@@ -109,7 +109,7 @@ def boxed(function: Callable[[Tensor, int, int, int, int], Tensor]) -> Callable:
     return apply
 
 
-def crop(x: Tensor, top: int, left: int, high: int, wide: int) -> Tensor:
+def _crop(x: Tensor, top: int, left: int, high: int, wide: int) -> Tensor:
     """Return a part of each image."""
     height, width = x.shape[-3:-1]
     good = min(top, left) >= 0 and min(high, wide) > 0
@@ -118,7 +118,7 @@ def crop(x: Tensor, top: int, left: int, high: int, wide: int) -> Tensor:
     return x[..., top : top + high, left : left + wide, :]
 
 
-def surround(x: Tensor, top: int, left: int, high: int, wide: int) -> Tensor:
+def _surround(x: Tensor, top: int, left: int, high: int, wide: int) -> Tensor:
     """Return each image with 0 around it."""
     below, right = high - top - x.shape[-3], wide - left - x.shape[-2]
     if min(top, left, below, right) < 0:
@@ -126,7 +126,7 @@ def surround(x: Tensor, top: int, left: int, high: int, wide: int) -> Tensor:
     return F.pad(x, (0, 0, left, right, top, below))
 
 
-def crop_or_pad(x: Tensor, *, target_height: int, target_width: int) -> Tensor:
+def _crop_or_pad(x: Tensor, *, target_height: int, target_width: int) -> Tensor:
     """Cut each image around its center, or put 0 around it."""
     pads = []
     for axis, wanted in ((-2, target_width), (-3, target_height)):
@@ -138,7 +138,7 @@ def crop_or_pad(x: Tensor, *, target_height: int, target_width: int) -> Tensor:
     return F.pad(x, (0, 0, *pads))
 
 
-def resize_with_pad(
+def _resize_with_pad(
     x: Tensor,
     *,
     target_height: int,
@@ -152,11 +152,11 @@ def resize_with_pad(
     new = [max(math.floor(side / ratio), 1) for side in (height, width)]
     top = max(math.floor((target_height - height / ratio) / 2), 0)
     left = max(math.floor((target_width - width / ratio) / 2), 0)
-    small = resize(x, size=new, method=method, antialias=antialias)
-    return surround(small, top, left, target_height, target_width)
+    small = _resize(x, size=new, method=method, antialias=antialias)
+    return _surround(small, top, left, target_height, target_width)
 
 
-def central_crop(x: Tensor, *, central_fraction: float) -> Tensor:
+def _central_crop(x: Tensor, *, central_fraction: float) -> Tensor:
     """Return the middle of each image."""
     if not 0 < central_fraction <= 1:
         raise ValueError(f"central_fraction={central_fraction!r:.40}")
@@ -176,7 +176,7 @@ def _floating(x: Tensor) -> Tensor:
     return x
 
 
-def colors(function: Callable[[Tensor], Tensor]) -> Callable:
+def _colors(function: Callable[[Tensor], Tensor]) -> Callable:
     """Let a function of floating (..., channels) take Keras 3's data_format."""
 
     def apply(x: Tensor, *, data_format: Any = None) -> Tensor:
@@ -187,37 +187,36 @@ def colors(function: Callable[[Tensor], Tensor]) -> Callable:
     return apply
 
 
-def by_matrix(*rows: tuple[float, ...]) -> Callable[[Tensor], Tensor]:
+def _by_matrix(*rows: tuple[float, ...]) -> Callable[[Tensor], Tensor]:
     """Return a function that multiplies the channels with a matrix."""
-    return colors(lambda x: x @ x.new_tensor(rows))
+    return _colors(lambda x: x @ x.new_tensor(rows))
 
 
-rgb_to_grayscale = by_matrix((0.2989,), (0.587,), (0.114,))
-rgb_to_yuv = by_matrix(
+rgb_to_grayscale = _by_matrix((0.2989,), (0.587,), (0.114,))
+rgb_to_yuv = _by_matrix(
     (0.299, -0.14714119, 0.61497538),
     (0.587, -0.28886916, -0.51496512),
     (0.114, 0.43601035, -0.10001026),
 )
-yuv_to_rgb = by_matrix(
+yuv_to_rgb = _by_matrix(
     (1, 1, 1), (0, -0.394642334, 2.03206185), (1.13988303, -0.58062185, 0)
 )
 
 
-def grayscale_to_rgb(x: Tensor) -> Tensor:
+def _grayscale_to_rgb(x: Tensor) -> Tensor:
     """Repeat the only channel three times."""
     if x.shape[-1] != 1:
         raise ValueError(f"got {x.shape[-1]} channels; wanted 1")
     return x.expand(*x.shape[:-1], 3)
 
 
-def adjust_contrast(x: Tensor, contrast_factor: Any) -> Tensor:
-    """Stretch each channel around its mean."""
+def _adjust_contrast(x: Tensor, contrast_factor: Any) -> Tensor:
     mean = _floating(x).mean((-3, -2), keepdim=True)
     return (x - mean) * contrast_factor + mean
 
 
-@colors
-def rgb_to_hsv(x: Tensor) -> Tensor:
+@_colors
+def _rgb_to_hsv(x: Tensor) -> Tensor:
     """Return hue, saturation and value, each from 0 to 1."""
     red, green, blue = x.unbind(-1)
     value = x.amax(-1)
@@ -232,8 +231,8 @@ def rgb_to_hsv(x: Tensor) -> Tensor:
     return torch.stack([torch.where(hue < 0, hue + 1, hue), saturation, value], -1)
 
 
-@colors
-def hsv_to_rgb(x: Tensor) -> Tensor:
+@_colors
+def _hsv_to_rgb(x: Tensor) -> Tensor:
     """Return red, green and blue."""
     hue, saturation, value = x.split(1, -1)
     turns = hue * 6
@@ -242,20 +241,19 @@ def hsv_to_rgb(x: Tensor) -> Tensor:
     return ((full - 1) * saturation + 1) * value
 
 
-def adjust_saturation(x: Tensor, saturation_factor: Any) -> Tensor:
-    """Multiply the saturation."""
-    hue, saturation, value = rgb_to_hsv(x).unbind(-1)
+def _adjust_saturation(x: Tensor, saturation_factor: Any) -> Tensor:
+    hue, saturation, value = _rgb_to_hsv(x).unbind(-1)
     saturation = (saturation * saturation_factor).clamp(0, 1)
-    return hsv_to_rgb(torch.stack([hue, saturation, value], -1))
+    return _hsv_to_rgb(torch.stack([hue, saturation, value], -1))
 
 
-def adjust_hue(x: Tensor, delta: Any) -> Tensor:
+def _adjust_hue(x: Tensor, delta: Any) -> Tensor:
     """Turn the hue by a share of the circle."""
-    hue, saturation, value = rgb_to_hsv(x).unbind(-1)
-    return hsv_to_rgb(torch.stack([(hue + delta) % 1, saturation, value], -1))
+    hue, saturation, value = _rgb_to_hsv(x).unbind(-1)
+    return _hsv_to_rgb(torch.stack([(hue + delta) % 1, saturation, value], -1))
 
 
-def standardize(x: Tensor) -> Tensor:
+def _standardize(x: Tensor) -> Tensor:
     """Return (x - mean) / max(deviation, 1 / sqrt(count)) of each image."""
     axes, x = (-3, -2, -1), as_floats(x)
     least = 1 / math.sqrt(math.prod(x.shape[-3:]))
@@ -263,7 +261,7 @@ def standardize(x: Tensor) -> Tensor:
     return (x - x.mean(axes, keepdim=True)) / deviation
 
 
-def convert_dtype(x: Tensor, *, dtype: Any, saturate: bool = False) -> Tensor:
+def _convert_dtype(x: Tensor, *, dtype: Any, saturate: bool = False) -> Tensor:
     """Return the image in another dtype; floating ones go from 0 to 1."""
     new = dtype_of(dtype)
     if not new.is_floating_point:
@@ -274,39 +272,39 @@ def convert_dtype(x: Tensor, *, dtype: Any, saturate: bool = False) -> Tensor:
 
 
 ROWS = (
-    Row(keras_resize, "Resize"),
-    Row(resize, "", "image.resize"),
-    Row(resize_with_pad, "", "image.resize_with_pad"),
+    Row(_keras_resize, "Resize"),
+    Row(_resize, "", "image.resize"),
+    Row(_resize_with_pad, "", "image.resize_with_pad"),
     Row(
-        resize_legacy,
+        _resize_legacy,
         "",
         'image.resize_images, image.resize_bilinear method:="bilinear",'
         'image.resize_nearest_neighbor method:="nearest"',
         'ResizeBilinear method:="bilinear", ResizeNearestNeighbor method:="nearest"',
     ),
-    Row(crop_or_pad, "", "image.resize_with_crop_or_pad"),
-    Row(boxed(crop), "", "image.crop_to_bounding_box"),
-    Row(boxed(surround), "", "image.pad_to_bounding_box"),
-    Row(central_crop, "", "image.central_crop"),
+    Row(_crop_or_pad, "", "image.resize_with_crop_or_pad"),
+    Row(_boxed(_crop), "", "image.crop_to_bounding_box"),
+    Row(_boxed(_surround), "", "image.pad_to_bounding_box"),
+    Row(_central_crop, "", "image.central_crop"),
     Row(lambda x: x.flip(-2), "", "image.flip_left_right"),
     Row(lambda x: x.flip(-3), "", "image.flip_up_down"),
     Row(lambda x, *, k=1: torch.rot90(x, k, (-3, -2)), "", "image.rot90"),
     Row(lambda x: x.transpose(-3, -2), "", "image.transpose"),
     Row(rgb_to_grayscale, "RGBToGrayscale", "image.rgb_to_grayscale"),
-    Row(grayscale_to_rgb, "", "image.grayscale_to_rgb"),
-    Row(rgb_to_hsv, "RGBToHSV", "image.rgb_to_hsv"),
-    Row(hsv_to_rgb, "HSVToRGB", "image.hsv_to_rgb"),
+    Row(_grayscale_to_rgb, "", "image.grayscale_to_rgb"),
+    Row(_rgb_to_hsv, "RGBToHSV", "image.rgb_to_hsv"),
+    Row(_hsv_to_rgb, "HSVToRGB", "image.hsv_to_rgb"),
     Row(rgb_to_yuv, "", "image.rgb_to_yuv"),
     Row(yuv_to_rgb, "", "image.yuv_to_rgb"),
     Row(lambda x, delta: _floating(x) + delta, "", "image.adjust_brightness"),
-    Row(adjust_contrast, "", "image.adjust_contrast"),
+    Row(_adjust_contrast, "", "image.adjust_contrast"),
     Row(
         lambda x, gamma=1, gain=1: gain * _floating(x) ** gamma,
         "",
         "image.adjust_gamma",
     ),
-    Row(adjust_saturation, "", "image.adjust_saturation"),
-    Row(adjust_hue, "", "image.adjust_hue"),
-    Row(standardize, "", "image.per_image_standardization"),
-    Row(convert_dtype, "", "image.convert_image_dtype"),
+    Row(_adjust_saturation, "", "image.adjust_saturation"),
+    Row(_adjust_hue, "", "image.adjust_hue"),
+    Row(_standardize, "", "image.per_image_standardization"),
+    Row(_convert_dtype, "", "image.convert_image_dtype"),
 )

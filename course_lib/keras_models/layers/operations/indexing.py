@@ -13,14 +13,14 @@ from course_lib.keras_models.layers.operations.reductions import Axis
 from course_lib.keras_models.layers.operations.row import Row
 
 
-def take(x: Tensor, indices: Any, *, axis: Axis = None) -> Tensor:
+def _take(x: Tensor, indices: Any, *, axis: Axis = None) -> Tensor:
     """Pick places along an axis, of the flat tensor where none is given."""
     if axis is None:
         x, axis = x.reshape(-1), 0
-    return gather(x, indices, axis=axis)
+    return _gather(x, indices, axis=axis)
 
 
-def gather(
+def _gather(
     x: Tensor, indices: Any, *, axis: Axis = None, batch_dims: int = 0
 ) -> Tensor:
     """Return tf.gather: the places of each entry of the first `batch_dims` axes.
@@ -43,14 +43,13 @@ def gather(
     return taken.reshape(shape)
 
 
-def take_along_axis(x: Tensor, indices: Tensor, *, axis: int) -> Tensor:
-    """Pick one place for each index, side by side."""
+def _take_along_axis(x: Tensor, indices: Tensor, *, axis: int) -> Tensor:
     chosen = indices.long()
     chosen = torch.where(chosen < 0, chosen + x.shape[axis], chosen)
     return x.take_along_dim(chosen, axis)
 
 
-def get_item(x: Tensor, *, key: Any) -> Any:
+def _get_item(x: Tensor, *, key: Any) -> Any:
     """Return x[key]: numbers, slices with any step, Ellipsis and None."""
     keys = key if isinstance(key, tuple) else (key,)
     if not any(map(_steps_back, keys)):
@@ -75,7 +74,7 @@ def _steps_back(key: Any) -> bool:
     return isinstance(key, slice) and (key.step or 1) < 0
 
 
-def cut(x: Tensor, *, begin: Any, size: Any) -> Tensor:
+def _cut(x: Tensor, *, begin: Any, size: Any) -> Tensor:
     """Return `size` places from `begin` along each axis; -1 is the rest."""
     if not len(begin) == len(size) == x.dim():
         raise ValueError(f"begin={begin} and size={size} for {x.dim()} axes")
@@ -86,7 +85,7 @@ def cut(x: Tensor, *, begin: Any, size: Any) -> Tensor:
     return x[tuple(map(slice, begin, ends))]
 
 
-def strided(
+def _strided(
     x: Tensor,
     *,
     begin: Any,
@@ -112,10 +111,10 @@ def strided(
             first = None if begin_mask & bit else start
             last = None if end_mask & bit else end[i]
             keys.append(slice(first, last, strides[i] if strides else None))
-    return get_item(x, key=tuple(keys))
+    return _get_item(x, key=tuple(keys))
 
 
-def one_hot(
+def _one_hot(
     x: Tensor,
     on_value: Any = None,
     off_value: Any = None,
@@ -133,28 +132,31 @@ def one_hot(
     return encoded.movedim(-1, -1 if axis is None else axis)
 
 
-def multi_hot(x: Tensor, *, depth: int, axis: int = -1, dtype: Any = None) -> Tensor:
+def _multi_hot(x: Tensor, *, depth: int, axis: int = -1, dtype: Any = None) -> Tensor:
     """Return 1 at all places that the numbers along the last axis name, else 0."""
-    encoded = one_hot(x, depth=depth, axis=axis, dtype=dtype)
+    encoded = _one_hot(x, depth=depth, axis=axis, dtype=dtype)
     return encoded.amax(-2 if x.dim() > 1 else 0)
 
 
 ROWS = (
-    Row(cut, "Slice shape=size", "slice", "Slice"),
-    Row(strided, "", "strided_slice", "StridedSlice x begin end strides"),
-    Row(get_item, "GetItem", "__operators__.getitem slice_spec=key"),
-    Row(take, "Take"),
+    Row(_cut, "Slice shape=size", "slice", "Slice"),
+    Row(_strided, "", "strided_slice", "StridedSlice x begin end strides"),
+    Row(_get_item, "GetItem", "__operators__.getitem slice_spec=key"),
+    Row(_take, "Take"),
     Row(
-        gather, "", "gather, nn.embedding_lookup ids=indices", "GatherV2 x indices axis"
+        _gather,
+        "",
+        "gather, nn.embedding_lookup ids=indices",
+        "GatherV2 x indices axis",
     ),
     Row(lambda x, indices: x[indices.long().unbind(-1)], "", "gather_nd"),
-    Row(take_along_axis, "TakeAlongAxis"),
+    Row(_take_along_axis, "TakeAlongAxis"),
     Row(lambda x, *, n=1, axis=-1: torch.diff(x, n, axis), "Diff"),
     Row(
-        one_hot,
+        _one_hot,
         "OneHot num_classes=depth",
         "one_hot",
         "OneHot x depth on_value off_value",
     ),
-    Row(multi_hot, "MultiHot num_classes=depth"),
+    Row(_multi_hot, "MultiHot num_classes=depth"),
 )

@@ -8,7 +8,7 @@ from torch import Tensor
 from course_lib.keras_models.layers.operations.row import Row
 
 
-def matmul(
+def _matmul(
     a: Tensor,
     b: Tensor,
     *,
@@ -18,42 +18,37 @@ def matmul(
     adjoint_b: bool = False,
     output_type: Any = None,
 ) -> Tensor:
-    """Return the products of the matrices in the last two axes."""
     a = a.mT if transpose_a or adjoint_a else a
     b = b.mT if transpose_b or adjoint_b else b
     return a @ b
 
 
-def tensordot(a: Tensor, b: Tensor, *, axes: Any = 2) -> Tensor:
-    """Return the sums over axes of a and of b, or over the last and first few."""
+def _tensordot(a: Tensor, b: Tensor, *, axes: Any = 2) -> Tensor:
     if isinstance(axes, tuple):
         axes = [list(part) if isinstance(part, tuple) else [part] for part in axes]
     return torch.tensordot(a, b, dims=axes)
 
 
-def dot(a: Tensor, b: Tensor) -> Tensor:
+def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Return numpy's dot: the last axis of a with the last but one of b."""
     if b.dim() < 2:
         return a @ b if b.dim() else a * b
     return torch.tensordot(a, b, dims=[[-1], [-2]])
 
 
-def diagonal(x: Tensor, *, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
-    """Return the diagonals of the matrices in two axes."""
+def _diagonal(x: Tensor, *, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
     return x.diagonal(offset, axis1, axis2)
 
 
-def trace(x: Tensor, *, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
-    """Return the sums of the diagonals."""
+def _trace(x: Tensor, *, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
     return x.diagonal(offset, axis1, axis2).sum(-1)
 
 
-def inverse(x: Tensor, *, adjoint: bool = False) -> Tensor:
-    """Return the inverses of the matrices, or of their transposes."""
+def _inverse(x: Tensor, *, adjoint: bool = False) -> Tensor:
     return torch.linalg.inv(x.mT if adjoint else x)
 
 
-def band_part(x: Tensor, *, num_lower: int, num_upper: int) -> Tensor:
+def _band_part(x: Tensor, *, num_lower: int, num_upper: int) -> Tensor:
     """Return the matrices with 0 outside of a band; below 0 all is in it."""
     x = x if num_lower < 0 else x.triu(-num_lower)
     return x if num_upper < 0 else x.tril(num_upper)
@@ -61,24 +56,24 @@ def band_part(x: Tensor, *, num_lower: int, num_upper: int) -> Tensor:
 
 ROWS = (
     Row(
-        matmul,
+        _matmul,
         "Matmul",
         "linalg.matmul",
         "MatMul, BatchMatMulV2 adj_x=adjoint_a adj_y=adjoint_b",
     ),
     Row(lambda parts, *, subscripts: torch.einsum(subscripts, *parts), "Einsum *parts"),
-    Row(dot, "Dot"),
+    Row(_dot, "Dot"),
     Row(lambda a, b: torch.inner(a, b), "Inner"),
     Row(lambda a, b: torch.outer(a.flatten(), b.flatten()), "Outer"),
-    Row(tensordot, "Tensordot", "tensordot"),
-    Row(trace, "Trace", "linalg.trace axis1:=-2 axis2:=-1"),
-    Row(diagonal, "Diagonal", "linalg.diag_part k=offset axis1:=-2 axis2:=-1"),
+    Row(_tensordot, "Tensordot", "tensordot"),
+    Row(_trace, "Trace", "linalg.trace axis1:=-2 axis2:=-1"),
+    Row(_diagonal, "Diagonal", "linalg.diag_part k=offset axis1:=-2 axis2:=-1"),
     Row(lambda x, *, k=0: x.tril(k), "Tril"),
     Row(lambda x, *, k=0: x.triu(k), "Triu"),
     Row(torch.linalg.det, "Det", "linalg.det"),
-    Row(inverse, "Inv", "linalg.inv"),
+    Row(_inverse, "Inv", "linalg.inv"),
     Row(lambda a, b: torch.linalg.solve(a, b), "Solve"),
-    Row(band_part, "", "linalg.band_part"),
+    Row(_band_part, "", "linalg.band_part"),
     Row(lambda x: torch.diag_embed(x), "", "linalg.diag"),
     Row(lambda x: x.mT, "", "linalg.matrix_transpose"),
     Row(lambda a, b: torch.linalg.cross(a, b), "", "linalg.cross"),

@@ -29,7 +29,7 @@ def dtype_of(name: Any) -> torch.dtype:
     return getattr(torch, name)
 
 
-def cast(x: Tensor, *, dtype: Any = None) -> Tensor:
+def _cast(x: Tensor, *, dtype: Any = None) -> Tensor:
     """Return the numbers in another dtype, if any; float32 is what the model has.
 
     So a model that was made float64 stays so.
@@ -46,15 +46,14 @@ def as_floats(x: Tensor) -> Tensor:
     return x if x.is_floating_point() else x.float()
 
 
-def saturate_cast(x: Tensor, *, dtype: Any) -> Tensor:
-    """Return the numbers in another dtype, cut to its range."""
+def _saturate_cast(x: Tensor, *, dtype: Any) -> Tensor:
     new = dtype_of(dtype)
     if not new.is_floating_point and new is not torch.bool:
         x = x.clamp(torch.iinfo(new).min, torch.iinfo(new).max)
     return x.to(new)
 
 
-def like(number: float) -> Callable:
+def _like(number: float) -> Callable:
     """Return a function that makes a tensor of this number in the shape of another."""
 
     def make(x: Tensor, *, dtype: Any = None) -> Tensor:
@@ -63,12 +62,11 @@ def like(number: float) -> Callable:
     return make
 
 
-def full_like(x: Tensor, fill_value: Any, *, dtype: Any = None) -> Tensor:
-    """Return a tensor of the shape of x that holds one number."""
-    return like(1)(x, dtype=dtype) * fill_value
+def _full_like(x: Tensor, fill_value: Any, *, dtype: Any = None) -> Tensor:
+    return _like(1)(x, dtype=dtype) * fill_value
 
 
-def tensors(function: Callable) -> Callable:
+def _tensors(function: Callable) -> Callable:
     """Let a function of two tensors take a number, of the type that both have."""
 
     def call(x: Any, y: Any) -> Tensor:
@@ -81,10 +79,10 @@ def tensors(function: Callable) -> Callable:
     return call
 
 
-maximum, minimum = tensors(torch.maximum), tensors(torch.minimum)
+maximum, minimum = _tensors(torch.maximum), _tensors(torch.minimum)
 
 
-def true_divide(x: Tensor, y: Tensor) -> Tensor:
+def _true_divide(x: Tensor, y: Tensor) -> Tensor:
     """Return x / y; TensorFlow divides whole numbers in float64.
 
     Source: _TRUEDIV_TABLE of tensorflow v2.15.0 tensorflow/python/ops/math_ops.py.
@@ -92,37 +90,33 @@ def true_divide(x: Tensor, y: Tensor) -> Tensor:
     return x / y if x.is_floating_point() else x.double() / y
 
 
-def divide_no_nan(x: Tensor, y: Tensor) -> Tensor:
-    """Return x / y, and 0 where y is 0."""
+def _divide_no_nan(x: Tensor, y: Tensor) -> Tensor:
     return torch.where(y == 0, 0, x / torch.where(y == 0, 1, y))
 
 
-def multiply_no_nan(x: Tensor, y: Tensor) -> Tensor:
-    """Return x * y, and 0 where y is 0, even if x is nan."""
+def _multiply_no_nan(x: Tensor, y: Tensor) -> Tensor:
     return torch.where(y == 0, 0, x * y)
 
 
-def clip(x: Tensor, x_min: Any, x_max: Any) -> Tensor:
+def _clip(x: Tensor, x_min: Any, x_max: Any) -> Tensor:
     """Return x, cut to the range; the upper end holds if it is below the lower one."""
     return minimum(maximum(x, x_min), x_max)
 
 
-def clip_by_value(x: Tensor, clip_value_min: Any, clip_value_max: Any) -> Tensor:
+def _clip_by_value(x: Tensor, clip_value_min: Any, clip_value_max: Any) -> Tensor:
     """Return x, cut to the range; the lower end holds if it is above the upper one."""
     return maximum(minimum(x, clip_value_max), clip_value_min)
 
 
-def where(condition: Tensor, x: Any, y: Any) -> Tensor:
-    """Return x where the condition holds, else y."""
+def _where(condition: Tensor, x: Any, y: Any) -> Tensor:
     return torch.where(condition.bool(), x, y)
 
 
-def gelu(x: Tensor, *, approximate: bool = True) -> Tensor:
-    """Return x times the normal distribution's share below x, or tanh's form of it."""
+def _gelu(x: Tensor, *, approximate: bool = True) -> Tensor:
     return F.gelu(x, approximate="tanh" if approximate else "none")
 
 
-def binary_crossentropy(
+def _binary_crossentropy(
     target: Tensor, output: Tensor, *, from_logits: bool = False
 ) -> Tensor:
     """Return the cross-entropy of each number, which is a probability or a logit."""
@@ -183,8 +177,8 @@ ELEMENTWISE = (
     Row(torch.isinf, "Isinf", "math.is_inf"),
     Row(torch.signbit, "Signbit"),
     Row(torch.logical_not, "LogicalNot", "math.logical_not", "LogicalNot"),
-    Row(like(1), "OnesLike", "ones_like", "OnesLike"),
-    Row(like(0), "ZerosLike", "zeros_like", "ZerosLike"),
+    Row(_like(1), "OnesLike", "ones_like", "OnesLike"),
+    Row(_like(0), "ZerosLike", "zeros_like", "ZerosLike"),
     Row(torch.detach, "StopGradient", "stop_gradient", "StopGradient"),
     Row(
         activations.linear,
@@ -192,17 +186,17 @@ ELEMENTWISE = (
         "identity, convert_to_tensor, debugging.check_numerics",
         "Identity",
     ),
-    Row(cast, "Cast, ConvertToTensor", "cast", "Cast x DstT=dtype"),
-    Row(saturate_cast, "SaturateCast", "dtypes.saturate_cast"),
-    Row(full_like, "FullLike"),
+    Row(_cast, "Cast, ConvertToTensor", "cast", "Cast x DstT=dtype"),
+    Row(_saturate_cast, "SaturateCast", "dtypes.saturate_cast"),
+    Row(_full_like, "FullLike"),
     Row(
         lambda x, *, nan=0.0, posinf=None, neginf=None: x.nan_to_num(
             nan, posinf, neginf
         ),
         "NanToNum",
     ),
-    Row(clip, "Clip"),
-    Row(clip_by_value, "", "clip_by_value", "ClipByValue"),
+    Row(_clip, "Clip"),
+    Row(_clip_by_value, "", "clip_by_value", "ClipByValue"),
     Row(torch.relu, "Relu", "nn.relu", "Relu"),
     Row(F.relu6, "Relu6", "nn.relu6", "Relu6"),
     Row(torch.sigmoid, "Sigmoid", "math.sigmoid", "Sigmoid"),
@@ -217,7 +211,7 @@ ELEMENTWISE = (
     Row(F.selu, "Selu", "nn.selu", "Selu"),
     Row(activations.sparse_plus, "SparsePlus"),
     Row(activations.sparse_sigmoid, "SparseSigmoid"),
-    Row(gelu, "Gelu", "nn.gelu approximate:=false"),
+    Row(_gelu, "Gelu", "nn.gelu approximate:=false"),
     Row(
         lambda x, *, negative_slope=0.2: F.leaky_relu(x, negative_slope),
         "LeakyRelu",
@@ -237,11 +231,11 @@ ELEMENTWISE = (
     Row(lambda x, y: x - y, "Subtract", "math.subtract", "Sub"),
     Row(lambda x, y: x * y, "Multiply", "math.multiply, math.scalar_mul x=y", "Mul"),
     Row(lambda x, y: x / y, "Divide, TrueDivide"),
-    Row(tensors(true_divide), "", "math.truediv", "RealDiv"),
-    Row(tensors(divide_no_nan), "DivideNoNan", "math.divide_no_nan"),
-    Row(tensors(multiply_no_nan), "", "math.multiply_no_nan"),
+    Row(_tensors(_true_divide), "", "math.truediv", "RealDiv"),
+    Row(_tensors(_divide_no_nan), "DivideNoNan", "math.divide_no_nan"),
+    Row(_tensors(_multiply_no_nan), "", "math.multiply_no_nan"),
     Row(lambda x, y: (x - y) ** 2, "", "math.squared_difference", "SquaredDifference"),
-    Row(tensors(torch.xlogy), "", "math.xlogy"),
+    Row(_tensors(torch.xlogy), "", "math.xlogy"),
     Row(lambda x, y: x // y, "FloorDivide", "floor_div", "FloorDiv"),
     Row(lambda x, y: x % y, "Mod", "math.floormod", "FloorMod"),
     Row(lambda x, y: x**y, "Power", "math.pow", "Pow"),
@@ -253,20 +247,20 @@ ELEMENTWISE = (
     Row(lambda x, y: x <= y, "LessEqual", "math.less_equal", "LessEqual"),
     Row(lambda x, y: x == y, "Equal", "math.equal", "Equal"),
     Row(lambda x, y: x != y, "NotEqual", "math.not_equal", "NotEqual"),
-    Row(tensors(torch.logical_and), "LogicalAnd", "math.logical_and", "LogicalAnd"),
-    Row(tensors(torch.logical_or), "LogicalOr", "math.logical_or", "LogicalOr"),
-    Row(tensors(torch.logical_xor), "LogicalXor"),
-    Row(tensors(torch.fmax), "Fmax"),
-    Row(tensors(torch.fmin), "Fmin"),
-    Row(tensors(torch.fmod), "Fmod"),
-    Row(tensors(torch.heaviside), "Heaviside"),
-    Row(tensors(torch.hypot), "Hypot"),
-    Row(tensors(torch.logaddexp), "Logaddexp"),
-    Row(tensors(torch.logaddexp2), "Logaddexp2"),
-    Row(tensors(torch.atan2), "Arctan2", "math.atan2 x=y"),
-    Row(where, "Where", "where", "SelectV2"),
+    Row(_tensors(torch.logical_and), "LogicalAnd", "math.logical_and", "LogicalAnd"),
+    Row(_tensors(torch.logical_or), "LogicalOr", "math.logical_or", "LogicalOr"),
+    Row(_tensors(torch.logical_xor), "LogicalXor"),
+    Row(_tensors(torch.fmax), "Fmax"),
+    Row(_tensors(torch.fmin), "Fmin"),
+    Row(_tensors(torch.fmod), "Fmod"),
+    Row(_tensors(torch.heaviside), "Heaviside"),
+    Row(_tensors(torch.hypot), "Hypot"),
+    Row(_tensors(torch.logaddexp), "Logaddexp"),
+    Row(_tensors(torch.logaddexp2), "Logaddexp2"),
+    Row(_tensors(torch.atan2), "Arctan2", "math.atan2 x=y"),
+    Row(_where, "Where", "where", "SelectV2"),
     Row(
-        binary_crossentropy,
+        _binary_crossentropy,
         "BinaryCrossentropy",
         "nn.sigmoid_cross_entropy_with_logits logits=output from_logits:=true",
     ),

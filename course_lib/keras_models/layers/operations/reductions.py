@@ -25,7 +25,7 @@ def axes_of(x: Tensor, axis: Axis) -> Axes:
     return tuple(range(x.dim())) if axis is None else as_tuple(axis)
 
 
-def reduced(function: Callable) -> Callable:
+def _reduced(function: Callable) -> Callable:
     """Give a function of (x, axes, keepdims) the arguments of a reduction."""
 
     def reduce(
@@ -45,19 +45,17 @@ def reduced(function: Callable) -> Callable:
     return reduce
 
 
-def prod(x: Tensor, axes: Axes, keepdims: bool) -> Tensor:
-    """Return the product along the axes."""
+def _prod(x: Tensor, axes: Axes, keepdims: bool) -> Tensor:
     for place in sorted((a % x.dim() for a in axes), reverse=True):
         x = x.prod(place, keepdim=keepdims)
     return x
 
 
-def mean(x: Tensor, axes: Axes, keepdims: bool) -> Tensor:
-    """Return the mean."""
+def _mean(x: Tensor, axes: Axes, keepdims: bool) -> Tensor:
     return as_floats(x).mean(axes, keepdims)
 
 
-def truncated_mean(x: Tensor, axes: Axes, keepdims: bool) -> Tensor:
+def _truncated_mean(x: Tensor, axes: Axes, keepdims: bool) -> Tensor:
     """Return TensorFlow's mean, which is a whole number for whole numbers."""
     if x.is_floating_point():
         return x.mean(axes, keepdims)
@@ -66,12 +64,11 @@ def truncated_mean(x: Tensor, axes: Axes, keepdims: bool) -> Tensor:
     return total.div(count, rounding_mode="trunc").to(x.dtype)
 
 
-def variance(x: Tensor, axes: Axes, keepdims: bool) -> Tensor:
-    """Return the variance over the whole population."""
+def _variance(x: Tensor, axes: Axes, keepdims: bool) -> Tensor:
     return as_floats(x).var(axes, correction=0, keepdim=keepdims)
 
 
-def extreme(function: Callable) -> Callable:
+def _extreme(function: Callable) -> Callable:
     """Give argmax or argmin the arguments of Keras 3 and TensorFlow."""
 
     def place(
@@ -83,7 +80,7 @@ def extreme(function: Callable) -> Callable:
     return place
 
 
-def quantile(
+def _quantile(
     x: Tensor, q: Any, *, axis: Axis = None, method: Any = None, keepdims: bool = False
 ) -> Tensor:
     """Return the number below which the share q of the numbers lies.
@@ -101,15 +98,14 @@ def quantile(
     return found
 
 
-def moments(
+def _moments(
     x: Tensor, *, axes: Axis, keepdims: bool = False, synchronized: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return the mean and the variance."""
     places = axes_of(x, axes)
-    return mean(x, places, bool(keepdims)), variance(x, places, bool(keepdims))
+    return _mean(x, places, bool(keepdims)), _variance(x, places, bool(keepdims))
 
 
-def norm(
+def _norm(
     x: Tensor, *, ord: Any = None, axis: Axis = None, keepdims: bool = False
 ) -> Tensor:
     """Return the norm of vectors, by default the Euclidean one."""
@@ -121,19 +117,18 @@ def norm(
     return torch.linalg.vector_norm(x, order, axes, bool(keepdims))
 
 
-def l2_normalize(x: Tensor, *, axis: Axis = None, epsilon: float = 1e-12) -> Tensor:
-    """Return x / sqrt(max(sum(x**2), epsilon)), tf.math.l2_normalize."""
+def _l2_normalize(x: Tensor, *, axis: Axis = None, epsilon: float = 1e-12) -> Tensor:
     total = x.square().sum(axes_of(x, axis), keepdim=True)
     return x * total.clamp(min=epsilon).rsqrt()
 
 
-def clip_by_norm(x: Tensor, clip_norm: Any, *, axes: Axis = None) -> Tensor:
+def _clip_by_norm(x: Tensor, clip_norm: Any, *, axes: Axis = None) -> Tensor:
     """Return x, shortened where its norm along the axes is above `clip_norm`."""
     length = torch.linalg.vector_norm(x, 2, axes_of(x, axes), True)
     return x * clip_norm / length.clamp(min=clip_norm)
 
 
-def running(function: Callable) -> Callable:
+def _running(function: Callable) -> Callable:
     """Give a running sum or product the arguments of Keras 3 and TensorFlow."""
 
     def accumulate(
@@ -157,7 +152,7 @@ def running(function: Callable) -> Callable:
     return accumulate
 
 
-def top_k(
+def _top_k(
     x: Tensor, *, k: int = 1, sorted: bool = True, index_type: Any = None
 ) -> tuple[Tensor, Tensor]:
     """Return the k largest numbers along the last axis, and their places."""
@@ -171,19 +166,18 @@ def _sorted(x: Tensor, axis: int, direction: str) -> tuple[Tensor, Tensor]:
     return x.sort(dim=axis, descending=direction == "DESCENDING", stable=True)
 
 
-def sort(x: Tensor, *, axis: int = -1, direction: str = "ASCENDING") -> Tensor:
-    """Return the numbers in order along an axis."""
+def _sort(x: Tensor, *, axis: int = -1, direction: str = "ASCENDING") -> Tensor:
     return _sorted(x, axis, direction)[0]
 
 
-def argsort(
+def _argsort(
     x: Tensor, *, axis: int = -1, direction: str = "ASCENDING", stable: bool = False
 ) -> Tensor:
     """Return the places of the numbers in order; the first of equal ones first."""
     return _sorted(x, axis, direction)[1].int()
 
 
-def along(function: Callable) -> Callable:
+def _along(function: Callable) -> Callable:
     """Give softmax and similar functions an axis."""
 
     def apply(x: Tensor, *, axis: int | None = -1) -> Tensor:
@@ -192,56 +186,55 @@ def along(function: Callable) -> Callable:
     return apply
 
 
-def softmax_cross_entropy(labels: Tensor, logits: Tensor, *, axis: int = -1) -> Tensor:
-    """Return -sum(labels * log_softmax(logits)) along the axis."""
+def _softmax_cross_entropy(labels: Tensor, logits: Tensor, *, axis: int = -1) -> Tensor:
     return -(labels * F.log_softmax(logits, axis)).sum(axis)
 
 
 _AXES = "x axis keep_dims=keepdims"
 ROWS = (
-    Row(reduced(torch.sum), "Sum", "math.reduce_sum", f"Sum {_AXES}"),
-    Row(reduced(mean), "Mean, Average"),
-    Row(reduced(truncated_mean), "", "math.reduce_mean", f"Mean {_AXES}"),
-    Row(reduced(torch.amax), "Max, Amax", "math.reduce_max", f"Max {_AXES}"),
-    Row(reduced(torch.amin), "Min, Amin", "math.reduce_min", f"Min {_AXES}"),
-    Row(reduced(prod), "Prod", "math.reduce_prod", f"Prod {_AXES}"),
-    Row(reduced(variance), "Var", "math.reduce_variance"),
-    Row(reduced(lambda x, a, k: variance(x, a, k).sqrt()), "Std", "math.reduce_std"),
-    Row(reduced(torch.any), "Any", "math.reduce_any", f"Any {_AXES}"),
-    Row(reduced(torch.all), "All", "math.reduce_all", f"All {_AXES}"),
-    Row(reduced(torch.logsumexp), "Logsumexp", "math.reduce_logsumexp"),
-    Row(reduced(lambda x, a, k: quantile(x, 0.5, axis=a, keepdims=k)), "Median"),
-    Row(reduced(lambda x, a, k: x.amax(a, k) - x.amin(a, k)), "Ptp"),
-    Row(reduced(torch.nansum), "Nansum"),
-    Row(reduced(torch.nanmean), "Nanmean"),
-    Row(quantile, "Quantile"),
-    Row(moments, "Moments"),
+    Row(_reduced(torch.sum), "Sum", "math.reduce_sum", f"Sum {_AXES}"),
+    Row(_reduced(_mean), "Mean, Average"),
+    Row(_reduced(_truncated_mean), "", "math.reduce_mean", f"Mean {_AXES}"),
+    Row(_reduced(torch.amax), "Max, Amax", "math.reduce_max", f"Max {_AXES}"),
+    Row(_reduced(torch.amin), "Min, Amin", "math.reduce_min", f"Min {_AXES}"),
+    Row(_reduced(_prod), "Prod", "math.reduce_prod", f"Prod {_AXES}"),
+    Row(_reduced(_variance), "Var", "math.reduce_variance"),
+    Row(_reduced(lambda x, a, k: _variance(x, a, k).sqrt()), "Std", "math.reduce_std"),
+    Row(_reduced(torch.any), "Any", "math.reduce_any", f"Any {_AXES}"),
+    Row(_reduced(torch.all), "All", "math.reduce_all", f"All {_AXES}"),
+    Row(_reduced(torch.logsumexp), "Logsumexp", "math.reduce_logsumexp"),
+    Row(_reduced(lambda x, a, k: _quantile(x, 0.5, axis=a, keepdims=k)), "Median"),
+    Row(_reduced(lambda x, a, k: x.amax(a, k) - x.amin(a, k)), "Ptp"),
+    Row(_reduced(torch.nansum), "Nansum"),
+    Row(_reduced(torch.nanmean), "Nanmean"),
+    Row(_quantile, "Quantile"),
+    Row(_moments, "Moments"),
     Row(
-        reduced(lambda x, a, k: (x != 0).sum(a, k)),
+        _reduced(lambda x, a, k: (x != 0).sum(a, k)),
         "CountNonzero",
         "math.count_nonzero",
     ),
     Row(lambda x: (x == 0).float().mean(), "", "math.zero_fraction"),
     Row(lambda x: x.square().sum() / 2, "", "nn.l2_loss", "L2Loss"),
-    Row(extreme(torch.argmax), "Argmax", "math.argmax axis:=0", "ArgMax x axis"),
-    Row(extreme(torch.argmin), "Argmin", "math.argmin axis:=0"),
-    Row(norm, "Norm", "norm, math.reduce_euclidean_norm"),
+    Row(_extreme(torch.argmax), "Argmax", "math.argmax axis:=0", "ArgMax x axis"),
+    Row(_extreme(torch.argmin), "Argmin", "math.argmin axis:=0"),
+    Row(_norm, "Norm", "norm, math.reduce_euclidean_norm"),
     Row(
         lambda x, *, axis=-1, order=2, epsilon=None: F.normalize(
             x, order, axis, epsilon or 1e-7
         ),
         "Normalize",
     ),
-    Row(l2_normalize, "", "math.l2_normalize dim=axis"),
-    Row(clip_by_norm, "", "clip_by_norm"),
-    Row(running(torch.cumsum), "Cumsum", "math.cumsum axis:=0", "Cumsum x axis"),
-    Row(running(torch.cumprod), "Cumprod", "math.cumprod axis:=0"),
-    Row(sort, "Sort", "sort"),
-    Row(argsort, "Argsort", "argsort"),
-    Row(top_k, "TopK", "math.top_k"),
-    Row(along(F.softmax), "Softmax", "nn.softmax", "Softmax"),
-    Row(along(F.log_softmax), "LogSoftmax", "nn.log_softmax", "LogSoftmax"),
-    Row(along(activations.sparsemax), "Sparsemax"),
-    Row(along(F.glu), "Glu"),
-    Row(softmax_cross_entropy, "", "nn.softmax_cross_entropy_with_logits_v2"),
+    Row(_l2_normalize, "", "math.l2_normalize dim=axis"),
+    Row(_clip_by_norm, "", "clip_by_norm"),
+    Row(_running(torch.cumsum), "Cumsum", "math.cumsum axis:=0", "Cumsum x axis"),
+    Row(_running(torch.cumprod), "Cumprod", "math.cumprod axis:=0"),
+    Row(_sort, "Sort", "sort"),
+    Row(_argsort, "Argsort", "argsort"),
+    Row(_top_k, "TopK", "math.top_k"),
+    Row(_along(F.softmax), "Softmax", "nn.softmax", "Softmax"),
+    Row(_along(F.log_softmax), "LogSoftmax", "nn.log_softmax", "LogSoftmax"),
+    Row(_along(activations.sparsemax), "Sparsemax"),
+    Row(_along(F.glu), "Glu"),
+    Row(_softmax_cross_entropy, "", "nn.softmax_cross_entropy_with_logits_v2"),
 )

@@ -18,12 +18,11 @@ MOST_PARTS = 10_000  # tensors that one operation returns
 # Join and cut
 
 
-def append(x: Tensor, y: Tensor, *, axis: Axis = None) -> Tensor:
-    """Join two tensors, flat ones where no axis is given."""
+def _append(x: Tensor, y: Tensor, *, axis: Axis = None) -> Tensor:
     return torch.cat([x.flatten(), y.flatten()] if axis is None else [x, y], axis or 0)
 
 
-def split(
+def _split(
     x: Tensor, *, num_or_size_splits: Any, axis: int = 0, num: Any = None
 ) -> tuple[Tensor, ...]:
     """Cut into a number of equal parts, or into parts of given sizes; one may be -1."""
@@ -40,17 +39,15 @@ def split(
     return x.split(sizes, axis)
 
 
-def split_at(
+def _split_at(
     x: Tensor, *, indices_or_sections: Any, axis: int = 0
 ) -> tuple[Tensor, ...]:
-    """Cut into equal sections, or at indices."""
     if isinstance(indices_or_sections, int):
-        return split(x, num_or_size_splits=indices_or_sections, axis=axis)
+        return _split(x, num_or_size_splits=indices_or_sections, axis=axis)
     return torch.tensor_split(x, tuple(indices_or_sections), axis)
 
 
-def unstack(x: Tensor, *, num: Any = None, axis: int = 0) -> tuple[Tensor, ...]:
-    """Cut into single places along an axis, which goes away."""
+def _unstack(x: Tensor, *, num: Any = None, axis: int = 0) -> tuple[Tensor, ...]:
     if x.shape[axis] > MOST_PARTS:
         raise ValueError(f"{x.shape[axis]} parts are too many")
     return x.unbind(axis)
@@ -59,12 +56,12 @@ def unstack(x: Tensor, *, num: Any = None, axis: int = 0) -> tuple[Tensor, ...]:
 # Axes
 
 
-def reshape(x: Tensor, *, newshape: Any) -> Tensor:
+def _reshape(x: Tensor, *, newshape: Any) -> Tensor:
     """Return the same numbers in another shape; one size may be -1 or None."""
     return x.reshape([-1 if size is None else size for size in as_tuple(newshape)])
 
 
-def ensure_shape(x: Tensor, *, shape: Any) -> Tensor:
+def _ensure_shape(x: Tensor, *, shape: Any) -> Tensor:
     """Return x.
 
     Raises:
@@ -76,19 +73,17 @@ def ensure_shape(x: Tensor, *, shape: Any) -> Tensor:
     return x
 
 
-def transpose(x: Tensor, *, axes: Any = None) -> Tensor:
-    """Reorder the axes, by default to the reverse order."""
+def _transpose(x: Tensor, *, axes: Any = None) -> Tensor:
     return x.permute(*(axes or range(x.dim())[::-1]))
 
 
-def expand_dims(x: Tensor, *, axis: Axis) -> Tensor:
-    """Add axes of size 1."""
+def _expand_dims(x: Tensor, *, axis: Axis) -> Tensor:
     for place in axes_of(x, axis):
         x = x.unsqueeze(place)
     return x
 
 
-def squeeze(x: Tensor, *, axis: Axis = None) -> Tensor:
+def _squeeze(x: Tensor, *, axis: Axis = None) -> Tensor:
     """Remove axes of size 1.
 
     Raises:
@@ -106,7 +101,7 @@ def squeeze(x: Tensor, *, axis: Axis = None) -> Tensor:
 # Repeat and pad
 
 
-def repeat(x: Tensor, *, repeats: Any, axis: Axis = None) -> Tensor:
+def _repeat(x: Tensor, *, repeats: Any, axis: Axis = None) -> Tensor:
     """Repeat each place, all as often or each by its own count."""
     if isinstance(repeats, int):
         return x.repeat_interleave(repeats, axis)
@@ -121,12 +116,11 @@ def repeat(x: Tensor, *, repeats: Any, axis: Axis = None) -> Tensor:
     return x.index_select(axis, torch.tensor(places, device=x.device))
 
 
-def tile(x: Tensor, *, repeats: Any) -> Tensor:
-    """Repeat the whole tensor along its axes."""
+def _tile(x: Tensor, *, repeats: Any) -> Tensor:
     return torch.tile(x, as_tuple(repeats))
 
 
-def pad(
+def _pad(
     x: Tensor, constant_values: Any = None, *, pad_width: Any, mode: str = "constant"
 ) -> Tensor:
     """Pad each axis by (before, after): by a number, or by a mirror at the edge."""
@@ -173,25 +167,25 @@ ROWS = (
     Row(lambda parts: sum(parts[1:], parts[0]), "", "math.add_n", "AddN *parts"),
     Row(lambda parts: torch.hstack(parts), "Hstack"),
     Row(lambda parts: torch.vstack(parts), "Vstack"),
-    Row(append, "Append"),
-    Row(split_at, "Split"),
+    Row(_append, "Append"),
+    Row(_split_at, "Split"),
     Row(
-        split,
+        _split,
         "",
         "split",
         "Split axis x num_split=num_or_size_splits,"
         "SplitV x num_or_size_splits axis num_split=num",
     ),
-    Row(unstack, "Unstack", "unstack", "Unpack"),
-    Row(reshape, "Reshape", "reshape shape=newshape", "Reshape"),
+    Row(_unstack, "Unstack", "unstack", "Unpack"),
+    Row(_reshape, "Reshape", "reshape shape=newshape", "Reshape"),
     Row(lambda x: x.reshape(-1), "Ravel"),
     Row(lambda x: x.reshape(x.shape[0], -1), "", "keras.backend.batch_flatten"),
-    Row(ensure_shape, "", "ensure_shape"),
-    Row(transpose, "Transpose", "transpose perm=axes", "Transpose x axes"),
+    Row(_ensure_shape, "", "ensure_shape"),
+    Row(_transpose, "Transpose", "transpose perm=axes", "Transpose x axes"),
     Row(lambda x, *, axis1, axis2: x.swapaxes(axis1, axis2), "Swapaxes"),
     Row(lambda x, *, source, destination: x.movedim(source, destination), "Moveaxis"),
-    Row(expand_dims, "ExpandDims", "expand_dims", "ExpandDims"),
-    Row(squeeze, "Squeeze", "squeeze", "Squeeze squeeze_dims=axis"),
+    Row(_expand_dims, "ExpandDims", "expand_dims", "ExpandDims"),
+    Row(_squeeze, "Squeeze", "squeeze", "Squeeze squeeze_dims=axis"),
     Row(
         lambda x, *, shape: x.broadcast_to(shape),
         "BroadcastTo",
@@ -208,10 +202,10 @@ ROWS = (
     Row(torch.flipud, "Flipud"),
     Row(lambda x, *, k=1, axes=(0, 1): torch.rot90(x, k, axes), "Rot90"),
     Row(lambda x, *, shift, axis=None: torch.roll(x, shift, axis), "Roll", "roll"),
-    Row(repeat, "Repeat", "repeat"),
-    Row(tile, "Tile", "tile multiples=repeats", "Tile"),
+    Row(_repeat, "Repeat", "repeat"),
+    Row(_tile, "Tile", "tile multiples=repeats", "Tile"),
     Row(
-        pad,
+        _pad,
         "Pad",
         "pad paddings=pad_width",
         "Pad, MirrorPad, PadV2 x pad_width constant_values",

@@ -69,7 +69,7 @@ class Window(NamedTuple):
         return [same_padding(*row) for row in rows]
 
 
-def sliding(function: Callable) -> Callable:
+def _sliding(function: Callable) -> Callable:
     """Let a function of tensors and a `window` take the fields of a `Window` instead.
 
     The function gets its first tensor, and returns one, with the channels at axis 1.
@@ -92,14 +92,14 @@ def sliding(function: Callable) -> Callable:
     return apply
 
 
-@sliding
-def max_pool(x: Tensor, *, ksize: Any, window: Window) -> Tensor:
+@_sliding
+def _max_pool(x: Tensor, *, ksize: Any, window: Window) -> Tensor:
     """Return the largest number in each window."""
     return _pool(x, ksize, window, _MAX, float("-inf"))
 
 
-@sliding
-def average_pool(x: Tensor, *, ksize: Any, window: Window) -> Tensor:
+@_sliding
+def _average_pool(x: Tensor, *, ksize: Any, window: Window) -> Tensor:
     """Return the mean of each window; what is padded does not count."""
     counted = _pool(x.new_ones(1, 1, *x.shape[2:]), ksize, window, _MEAN, 0.0)
     return _pool(x, ksize, window, _MEAN, 0.0) / counted
@@ -116,8 +116,8 @@ def _pool(
     return functions[dims](padded, kernel, strides)
 
 
-@sliding
-def convolution(x: Tensor, filters: Tensor, *, window: Window) -> Tensor:
+@_sliding
+def _convolution(x: Tensor, filters: Tensor, *, window: Window) -> Tensor:
     """Convolve with a kernel (*window, in, out), in any number of dimensions."""
     dims = x.dim() - 2
     x = pad(x, window.amounts(x.shape[2:], filters.shape[:-2]))
@@ -133,23 +133,23 @@ def _by_channel(filters: Tensor) -> Tensor:
     return filters.reshape(*window, 1, channels * multiplier)
 
 
-@sliding
-def depthwise_convolution(x: Tensor, filters: Tensor, *, window: Window) -> Tensor:
+@_sliding
+def _depthwise_convolution(x: Tensor, filters: Tensor, *, window: Window) -> Tensor:
     """Convolve each channel by itself: kernel (*window, channels, multiplier)."""
-    return convolution.__wrapped__(x, _by_channel(filters), window=window)
+    return _convolution.__wrapped__(x, _by_channel(filters), window=window)
 
 
-@sliding
-def separable_convolution(
+@_sliding
+def _separable_convolution(
     x: Tensor, depthwise: Tensor, pointwise: Tensor, *, window: Window
 ) -> Tensor:
     """Convolve each channel by itself, then mix the channels."""
-    x = convolution.__wrapped__(x, _by_channel(depthwise), window=window)
-    return convolution.__wrapped__(x, pointwise, window=Window())
+    x = _convolution.__wrapped__(x, _by_channel(depthwise), window=window)
+    return _convolution.__wrapped__(x, pointwise, window=Window())
 
 
-@sliding
-def transposed_convolution(
+@_sliding
+def _transposed_convolution(
     x: Tensor, filters: Tensor, *, output_shape: Any, window: Window
 ) -> Tensor:
     """Return what a convolution's gradient gives; the kernel is (*window, out, in)."""
@@ -166,8 +166,8 @@ def transposed_convolution(
     return y
 
 
-@sliding
-def extract_patches(x: Tensor, *, sizes: Any, window: Window) -> Tensor:
+@_sliding
+def _extract_patches(x: Tensor, *, sizes: Any, window: Window) -> Tensor:
     """(batch, channels, h, w) -> (batch, window * window * channels, rows, columns)."""
     kernel, (strides, rates) = window.sizes(sizes, 2), window.steps(2)
     padded = pad(x, window.amounts(x.shape[2:], kernel))
@@ -189,8 +189,8 @@ def _block(size: Any, window: Window, *sizes: int) -> int:
     return size
 
 
-@sliding
-def space_to_depth(x: Tensor, *, block_size: int, window: Window) -> Tensor:
+@_sliding
+def _space_to_depth(x: Tensor, *, block_size: int, window: Window) -> Tensor:
     """(batch, c, h, w) -> (batch, n * n * c, h / n, w / n)."""
     n = _block(block_size, window, *x.shape[2:])
     batch, channels, height, width = x.shape
@@ -198,8 +198,8 @@ def space_to_depth(x: Tensor, *, block_size: int, window: Window) -> Tensor:
     return x.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)
 
 
-@sliding
-def depth_to_space(x: Tensor, *, block_size: int, window: Window) -> Tensor:
+@_sliding
+def _depth_to_space(x: Tensor, *, block_size: int, window: Window) -> Tensor:
     """(batch, n * n * c, h, w) -> (batch, c, h * n, w * n)."""
     n = _block(block_size, window)
     channels = x.shape[1] // _block(n * n, window, x.shape[1])
@@ -207,8 +207,8 @@ def depth_to_space(x: Tensor, *, block_size: int, window: Window) -> Tensor:
     return x.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
 
 
-@sliding
-def bias_add(x: Tensor, bias: Tensor, *, window: Window) -> Tensor:
+@_sliding
+def _bias_add(x: Tensor, bias: Tensor, *, window: Window) -> Tensor:
     """Add a number to each channel."""
     if tuple(bias.shape) != (x.shape[1],):
         raise ValueError(f"a bias of shape {tuple(bias.shape)} for {tuple(x.shape)}")
@@ -217,7 +217,7 @@ def bias_add(x: Tensor, bias: Tensor, *, window: Window) -> Tensor:
     return x + bias.reshape(-1, *[1] * (x.dim() - 2))
 
 
-def local_response_normalization(
+def _local_response_normalization(
     x: Tensor,
     *,
     depth_radius: int = 5,
@@ -237,20 +237,22 @@ _CONVOLUTIONS = (
     "nn.convolution filter=filters dilation_rate=dilations"
 )
 ROWS = (
-    Row(max_pool, "MaxPool pool_size=ksize", _POOLS.format("max"), "MaxPool x"),
-    Row(average_pool, "AveragePool pool_size=ksize", _POOLS.format("avg"), "AvgPool x"),
-    Row(convolution, "Conv dilation_rate=dilations", _CONVOLUTIONS, "Conv2D"),
+    Row(_max_pool, "MaxPool pool_size=ksize", _POOLS.format("max"), "MaxPool x"),
     Row(
-        depthwise_convolution,
+        _average_pool, "AveragePool pool_size=ksize", _POOLS.format("avg"), "AvgPool x"
+    ),
+    Row(_convolution, "Conv dilation_rate=dilations", _CONVOLUTIONS, "Conv2D"),
+    Row(
+        _depthwise_convolution,
         "DepthwiseConv dilation_rate=dilations",
         "nn.depthwise_conv2d filter=filters rate=dilations",
     ),
-    Row(separable_convolution, "SeparableConv dilation_rate=dilations"),
-    Row(transposed_convolution, "", 'nn.conv2d_transpose padding:="SAME"'),
-    Row(space_to_depth, "SpaceToDepth", "nn.space_to_depth", "SpaceToDepth x"),
-    Row(depth_to_space, "DepthToSpace", "nn.depth_to_space", "DepthToSpace x"),
-    Row(extract_patches, "", "image.extract_patches rates=dilations"),
-    Row(bias_add, "", "nn.bias_add", "BiasAdd"),
+    Row(_separable_convolution, "SeparableConv dilation_rate=dilations"),
+    Row(_transposed_convolution, "", 'nn.conv2d_transpose padding:="SAME"'),
+    Row(_space_to_depth, "SpaceToDepth", "nn.space_to_depth", "SpaceToDepth x"),
+    Row(_depth_to_space, "DepthToSpace", "nn.depth_to_space", "DepthToSpace x"),
+    Row(_extract_patches, "", "image.extract_patches rates=dilations"),
+    Row(_bias_add, "", "nn.bias_add", "BiasAdd"),
     Row(lambda x, *, axis=-1: torch.relu(torch.cat([x, -x], axis)), "", "nn.crelu"),
-    Row(local_response_normalization, "", "nn.local_response_normalization"),
+    Row(_local_response_normalization, "", "nn.local_response_normalization"),
 )

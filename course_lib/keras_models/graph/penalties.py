@@ -2,13 +2,13 @@
 
 from torch import Tensor, nn
 
-from course_lib.activity import record_outputs
 from course_lib.keras_models import regularizers
 from course_lib.keras_models.graph.model import KerasModel
 from course_lib.keras_models.graph.plan import module_name
 from course_lib.keras_models.layers.base import Layer
 from course_lib.keras_models.layers.wrappers import Bidirectional, TimeDistributed
 from course_lib.regularization import regularize
+from course_lib.regularization.activity import record_outputs
 
 
 def attach_penalties(

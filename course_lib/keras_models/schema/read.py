@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from course_lib.keras_models.layers.operations import OPERATIONS
+from course_lib.keras_models.layers.operations import FORMS
 from course_lib.keras_models.objects import with_package
 from course_lib.keras_models.schema import keras_0, keras_1, keras_2
 from course_lib.keras_models.schema.draft import Draft, as_mapping, as_name
@@ -269,7 +269,7 @@ def _is_operation(source: str, config: Mapping[str, Any], module: Any) -> bool:
     if isinstance(module, str):
         return module.startswith("keras.src.ops")
     # An .h5 file of Keras 3 names no modules, but only layers are trainable.
-    return "trainable" not in config and source in OPERATIONS
+    return "trainable" not in config and f"ops.{source}" in FORMS
 
 
 def _name_of(data: Mapping[str, Any], source: str) -> str:

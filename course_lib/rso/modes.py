@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
-from course_lib.data import Split
+from course_lib.data.sets import Split
 
 
 @contextlib.contextmanager

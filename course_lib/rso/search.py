@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from course_lib.data import Split
+from course_lib.data.sets import Split
 from course_lib.rso import checkpoints, checks, proposals
 from course_lib.rso.eager.prefixes import Prefixes
 from course_lib.rso.engines import Choice, Engines

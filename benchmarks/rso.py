@@ -34,9 +34,9 @@ from course_lib.rso.engines import SWEEPS
 from course_lib.rso.losses import cross_entropy
 from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.modes import search_mode
-from course_lib.rso.native.lowering import Written
-from course_lib.rso.native.program import Unwritten
-from course_lib.rso.native.structures import KINDS, TAIL
+from course_lib.rso.native.geometry import UnsupportedOperation
+from course_lib.rso.native.lowering import LoweredPlan
+from course_lib.rso.native.structures import KINDS, SCORED_ONLY
 from course_lib.rso.parallel.processes import Processes
 from course_lib.rso.proposals import Target
 
@@ -202,18 +202,18 @@ def multiply_adds(case: Case, target: Target) -> tuple[float, float]:
             folded += outputs * taps.weight()[0].numel()
             plain += outputs * taps.unpooled()[0].numel() * math.prod(taps.pooled)
     try:
-        done = products(Written(plan, cross_entropy, case.dealt))
-    except (NoCompiler, Unwritten):
+        done = products(LoweredPlan(plan, cross_entropy, case.dealt))
+    except (NoCompiler, UnsupportedOperation):
         done = folded  # torch's
     return 3 * case.batch * done, 3 * case.batch * plain
 
 
-def products(written: Written) -> int:
+def products(lowered: LoweredPlan) -> int:
     """Return the products that compiled code makes in full layers for a sample."""
     count = 0
-    for _, op in written.judging.ops:
+    for _, op in lowered.judging.ops:
         kind = KINDS[op.kind]
-        if op.flags & TAIL and kind in ("conv", "winograd"):
+        if op.flags & SCORED_ONLY and kind in ("conv", "winograd"):
             places = op.rows * op.columns if kind == "winograd" else op.pixels
             count += places * op.taps * op.groups * op.inputs * op.outputs
     return count

@@ -13,7 +13,7 @@ from course_lib.rso.eager.sweeps import Cached, Reference, Task
 from course_lib.rso.losses import cross_entropy
 from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.modes import search_mode
-from course_lib.rso.native.program import Unwritten
+from course_lib.rso.native.geometry import UnsupportedOperation
 from course_lib.rso.native.sweep import Compiled
 from course_lib.rso.proposals import (
     SAMPLERS,
@@ -238,7 +238,7 @@ def engines(task, batches, kinds=ENGINES):
             found[engine.__name__] = engine(own)
         except Unsuitable:
             assert engine in (Incremental, Compiled)
-        except Unwritten:
+        except UnsupportedOperation:
             assert engine is Compiled
     return found
 

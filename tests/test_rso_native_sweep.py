@@ -39,7 +39,7 @@ from course_lib.rso.eager.sweeps import Reference, Task
 from course_lib.rso.losses import cross_entropy
 from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.modes import search_mode
-from course_lib.rso.native import lowering, program, structures
+from course_lib.rso.native import geometry, lowering, program, structures
 from course_lib.rso.native.sweep import Compiled
 from course_lib.rso.proposals import targets, winner
 
@@ -312,14 +312,14 @@ def test_convolutions_in_fewer_products(image, padding, dtype):
     for number, layer in enumerate(layers, start=1):
         layer.weight.requires_grad_(False)
         after = tuple((size + number * (2 * around - 2)).tolist())
-        assert program.saves_products(FoldedConv(layer), after)
+        assert geometry.winograd_pays(FoldedConv(layer), after)
     assert_alike(model, random_split(19, (1, *image)), dtype=dtype, batch_size=19)
 
 
 def test_fewer_products_are_for_plain_3x3_convolutions_of_many_channels():
     def saves(*arguments, pooled=(1, 1), image=(8, 8), **options):
         layer = nn.Conv2d(*arguments, **options)
-        return program.saves_products(FoldedConv(layer, pooled), image)
+        return geometry.winograd_pays(FoldedConv(layer, pooled), image)
 
     assert saves(16, 16, 3)
     assert not saves(16, 16, (3, 1))
@@ -378,7 +378,7 @@ def before(*layers, image=(1, 6, 6)):
     target = [t for t in targets(model) if t.parameter.dim() == 4][1]
     with search_mode(model):
         network = Network.trace(model, torch.randn(3, *image), None)
-        return lowering.Before.find(Plan(network, target.parameter))
+        return lowering.LayerBefore.find(Plan(network, target.parameter))
 
 
 def test_the_input_that_a_light_layer_gives_is_computed_anew():
@@ -429,7 +429,7 @@ def test_a_light_layers_values_take_no_memory():
             split.inputs, split.labels, 8, kind="partition", seed=0
         )
         for target in targets(model)[:2]:
-            own = lowering.Written(
+            own = lowering.LoweredPlan(
                 Plan(network, target.parameter), cross_entropy, minibatches
             )
             shapes = {role: own._shape_of(role, node) for role, node in own.numbers}
@@ -575,7 +575,7 @@ def test_compiled_and_torch_sweeps_hand_over_to_each_other(name, monkeypatch):
     monkeypatch.setitem(engines.SWEEPS, "incremental", alternating)
     found = run(model, cycles=3)
     assert found.decisions.equal(wanted.decisions)
-    given = [sweep.written.heads for sweep in made if isinstance(sweep, Compiled)]
+    given = [sweep.lowered.heads for sweep in made if isinstance(sweep, Compiled)]
     assert any(known for heads in given for known, _ in heads)
 
 

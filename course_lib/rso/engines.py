@@ -30,8 +30,9 @@ from course_lib.rso.eager.sweeps import Cached, Reference, Sweep, Task
 from course_lib.rso.losses import Loss
 from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.modes import require_repeatable, search_mode
-from course_lib.rso.native.lowering import Written
-from course_lib.rso.native.program import Unwritten, library
+from course_lib.rso.native.geometry import UnsupportedOperation
+from course_lib.rso.native.lowering import LoweredPlan
+from course_lib.rso.native.program import library
 from course_lib.rso.native.sweep import Compiled
 from course_lib.rso.parallel.processes import Processes
 from course_lib.rso.proposals import Target
@@ -43,7 +44,7 @@ LOW_PRECISION = (torch.bfloat16, torch.float16)  # left to the model's own opera
 def incremental(task: Task) -> Compiled | Incremental:
     """Return the fast engine's sweep, in compiled code where that is possible."""
     if task.compiled:
-        with contextlib.suppress(Unwritten, NoCompiler):
+        with contextlib.suppress(UnsupportedOperation, NoCompiler):
             return Compiled(task)
     return Incremental(task)
 
@@ -103,7 +104,7 @@ class Engines:
             self._obstacle = self._first_of_all(self._compiler_obstacle())
             self._limit = self.processes.least(
                 available_memory(
-                    self.minibatches.inputs.device, self.processes.neighbors
+                    self.minibatches.inputs.device, self.processes.on_this_machine
                 )
             )
             self.choices = self._choose()
@@ -152,7 +153,7 @@ class Engines:
             return "compiled=False"
         try:
             library(self.minibatches.inputs.dtype)
-        except (Unwritten, NoCompiler) as error:
+        except (UnsupportedOperation, NoCompiler) as error:
             return str(error)
         return ""
 
@@ -210,8 +211,8 @@ class Engines:
     def _plan_obstacle(self, plan: Plan) -> str:
         try:
             if not self._obstacle:
-                Written(plan, None, self.minibatches)
-        except (Unwritten, NoCompiler) as error:
+                LoweredPlan(plan, None, self.minibatches)
+        except (UnsupportedOperation, NoCompiler) as error:
             return str(error)
         return self._obstacle
 

@@ -68,18 +68,16 @@ class Batches:
             tensors = (self.data.inputs, self.data.labels)
         else:
             tensors = self.data.tensors
+        devices = {tensor.device for tensor in tensors}  # indices on a CPU fit all
         chosen = epoch_indices(
             len(tensors[0]),
             self.batch_size,
             shuffle=self.shuffle,
             generator=self.generator,
             drop_last=self.drop_last,
-            device=tensors[0].device,
+            device=devices.pop() if len(devices) == 1 else "cpu",
         )
-        return (
-            [tensor[_on_device_of(tensor, index)] for tensor in tensors]
-            for index in chosen
-        )
+        return ([tensor[index] for tensor in tensors] for index in chosen)
 
 
 def is_tensors(data: object) -> bool:
@@ -125,10 +123,6 @@ def _advice(data: object) -> str:
     if is_iterable and all(isinstance(part, kinds) for part in parts):
         return ""
     return "course_lib.data.load() gives a Dataset."
-
-
-def _on_device_of(tensor: Tensor, index: Tensor | slice) -> Tensor | slice:
-    return index if isinstance(index, slice) else index.to(tensor.device)
 
 
 def _read(place: str, batch: Any, device: torch.device | None) -> Batch:

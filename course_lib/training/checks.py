@@ -2,8 +2,7 @@
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -64,20 +63,26 @@ def scalar(place: str, loss: object, samples: int, *, name: str = "loss") -> Ten
 def call_model(place: str, model: nn.Module, batch: Batch) -> Any:
     """Return model(*inputs)."""
     forget_casts()
-    with Explained(place, "the model", model=model, inputs=batch.inputs):
+    try:
         return model(*batch.inputs)
+    except ERRORS as error:
+        explain(error, place, "the model", model=model, inputs=batch.inputs)
+        raise
 
 
 def call_loss(
     place: str, loss: Callable[[Any, Any], Tensor], outputs: Any, batch: Batch
 ) -> Tensor:
     """Return loss(outputs, targets) as a scalar; refuse pairs that are broadcast."""
-    with Explained(place, "the loss", outputs=outputs, labels=batch.targets):
+    try:
         if _is_column_and_row(outputs, batch.targets):
             with _Broadcasts(place, outputs, batch.targets):
                 value = loss(outputs, batch.targets)
         else:
             value = loss(outputs, batch.targets)
+    except ERRORS as error:
+        explain(error, place, "the loss", outputs=outputs, labels=batch.targets)
+        raise
     return scalar(place, value, batch.size)
 
 
@@ -141,62 +146,53 @@ def parts_in_eval_mode(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if not module.training]
 
 
-@contextmanager
-def restored_buffers(model: nn.Module) -> Iterator[None]:
-    """After an error, restore the buffers, such as running means, as they were before.
+Buffers = list[tuple[dict[str, Tensor | None], str, Tensor, Tensor]]
 
-    Also those that the forward pass replaced by another tensor.
-    """
-    before = [
+
+def copy_buffers(model: nn.Module) -> Buffers:
+    """Return the buffers, such as running means, with copies of their values."""
+    return [
         (space, name, buffer, buffer.detach().clone())
         for space in (module._buffers for module in model.modules())
         for name, buffer in space.items()
         if buffer is not None
     ]
-    try:
-        yield
-    except Exception:
-        with torch.no_grad():
-            for space, name, buffer, values in before:
-                buffer.copy_(values)
-                space[name] = buffer
-        raise
+
+
+@torch.no_grad()
+def restore_buffers(before: Buffers) -> None:
+    """Undo the changes of a forward pass, even if it replaced a buffer by another."""
+    for space, name, buffer, values in before:
+        buffer.copy_(values)
+        space[name] = buffer
 
 
 # Explanations of torch's errors
 
 
-_ERRORS = (RuntimeError, NotImplementedError, IndexError, TypeError, ValueError)
+ERRORS = (RuntimeError, NotImplementedError, IndexError, TypeError, ValueError)
 
 
-class Explained:
-    """A block whose errors of torch become a ValueError that says `who` failed.
+def explain(
+    error: Exception,
+    place: str,
+    who: str,
+    *,
+    model: nn.Module | None = None,
+    **tensors: Any,
+) -> None:
+    """Raise a ValueError that says `who` failed, on which tensors, with advice.
 
-    The message shows the tensors and gives advice, for which the model's parameters
-    are compared with the inputs. Other errors, and our own, pass unchanged.
+    Errors of the user's classes, and ours, which begin with the place, are left alone.
     """
-
-    __slots__ = ("model", "place", "tensors", "who")
-
-    def __init__(
-        self, place: str, who: str, *, model: nn.Module | None = None, **tensors: Any
-    ) -> None:
-        self.place, self.who = place, who
-        self.model, self.tensors = model, tensors
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type | None, error: Exception | None, _: object) -> None:
-        message = str(error)
-        if kind not in _ERRORS or message.startswith(self.place):
-            return
-        shown = " and ".join(f"{k} of {_shown(v)}" for k, v in self.tensors.items())
-        first = (message.splitlines() or [kind.__name__])[0].rstrip(".")
-        on = f" on {shown}" if shown else ""
-        advice = _advice(message, self.model, self.tensors) if shown else ""
-        text = f"{self.place}: {self.who} failed{on}: {first}. {advice}"
-        raise ValueError(text.strip()) from error
+    message = str(error)
+    if type(error) not in ERRORS or message.startswith(place):
+        return
+    shown = " and ".join(f"{name} of {_shown(t)}" for name, t in tensors.items())
+    first = (message.splitlines() or [type(error).__name__])[0].rstrip(".")
+    on = f" on {shown}" if shown else ""
+    advice = _advice(message, model, tensors) if shown else ""
+    raise ValueError(f"{place}: {who} failed{on}: {first}. {advice}".strip()) from error
 
 
 def _shown(value: Any) -> str:

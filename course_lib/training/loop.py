@@ -24,14 +24,16 @@ from course_lib.training.batches import (
     require_source,
 )
 from course_lib.training.checks import (
-    Explained,
+    ERRORS,
     call_loss,
     call_model,
+    copy_buffers,
+    explain,
     needs_closure,
     parts_in_eval_mode,
     require_loss,
     require_optimizer,
-    restored_buffers,
+    restore_buffers,
     scalar,
 )
 from course_lib.training.history import Epoch, History, TrainingError
@@ -213,13 +215,23 @@ class _Trainer:
         return {name: total / samples for name, total in totals.items()}
 
     def step(self, batch: Batch) -> dict[str, float]:
-        with restored_buffers(self.model):
+        buffers = copy_buffers(self.model)
+        try:
             if self.needs_closure:
                 return self._step_with_closure(batch)
             values = self._backward(batch)
-            with Explained(self.place, type(self.optimizer).__name__):
-                self.optimizer.step()
+            self._step()
             return values
+        except Exception:
+            restore_buffers(buffers)
+            raise
+
+    def _step(self) -> None:
+        try:
+            self.optimizer.step()
+        except ERRORS as error:
+            explain(error, self.place, type(self.optimizer).__name__)
+            raise
 
     def _step_with_closure(self, batch: Batch) -> dict[str, float]:
         """Let the optimizer compute loss and gradients as often as it needs them."""
@@ -250,8 +262,11 @@ class _Trainer:
         for part in others:
             total = total + part
         self.optimizer.zero_grad()
-        with Explained(self.place, "backward", labels=batch.targets):
+        try:
             total.backward()
+        except ERRORS as error:
+            explain(error, self.place, "backward", labels=batch.targets)
+            raise
         if self.after_backward:
             self.after_backward(self.model)
         self._require_finite_gradients()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import importlib.metadata
 import os
 import platform
 import shutil
@@ -19,7 +20,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import platformdirs
-import torch
 
 FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-fno-math-errno"),
@@ -33,7 +33,9 @@ class NoCompiler(RuntimeError):
     """Nothing was compiled; the message says why."""
 
 
-def library(source: str | os.PathLike[str], *defines: str) -> ctypes.CDLL:
+def library(
+    source: str | os.PathLike[str], *defines: str, flags: tuple[str, ...] = ()
+) -> ctypes.CDLL:
     """Return a C++ file as a library, compiled at the first call on this machine.
 
     It lies in the user's cache under a name made of all that it depends on: the file,
@@ -45,23 +47,24 @@ def library(source: str | os.PathLike[str], *defines: str) -> ctypes.CDLL:
     Args:
         source: the file.
         defines: of the preprocessor, such as `"REAL=float"`.
+        flags: more for the compiler, such as `"-I..."`; they come last.
 
     Raises:
         NoCompiler: there is none, it can't compile the file, or the variable
             COURSE_COMPILER is set to nothing; that variable also names another one.
     """
-    known = _remembered.get((source, defines))  # a loop asks in each step
+    known = _remembered.get((source, defines, flags))  # a loop asks in each step
     if known is not None:
         return known
-    key = (source, defines, os.environ.get(SWITCH), os.environ.get("PATH"))
+    key = (source, defines, flags, os.environ.get(SWITCH), os.environ.get("PATH"))
     known = _remembered.get(key)
     if known is None:
         try:
-            found = _library(Path(source), defines)
+            found = _library(Path(source), defines, flags)
         except NoCompiler as error:
             known = _remembered[key] = str(error)
         else:
-            _remembered[source, defines] = found
+            _remembered[source, defines, flags] = found
             return found
     raise NoCompiler(known)
 
@@ -70,13 +73,15 @@ def library(source: str | os.PathLike[str], *defines: str) -> ctypes.CDLL:
 _remembered: dict[tuple, ctypes.CDLL | str] = {}
 
 
-def _library(source: Path, defines: Sequence[str]) -> ctypes.CDLL:
+def _library(
+    source: Path, defines: Sequence[str], flags: Sequence[str]
+) -> ctypes.CDLL:
     compiler = _compiler()
-    options = [*FLAGS, *(f"-D{define}" for define in defines)]
+    options = [*FLAGS, *(f"-D{define}" for define in defines), *flags]
     read = [source, *sorted(source.parent.glob("*.hpp"))]
     texts = [path.read_text("utf-8") for path in read]
-    parts = [*texts, compiler, version(compiler), torch.__version__]
-    parts += [*options, _processor()]
+    parts = [*texts, compiler, version(compiler)]
+    parts += [importlib.metadata.version("torch"), *options, _processor()]
     name = f"{source.stem}-{_digest(chr(10).join(parts).encode())}"
     known = _known(name)
     if known is not None:

@@ -1,0 +1,66 @@
+"""torch.cuda as it answers where there is a GPU, around one test."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from tests.pretended_gpu.tensors import CUDA, Device, operations, waits
+
+_MEMORY = 2**36  # bytes
+_PROPERTIES = SimpleNamespace(
+    name="pretended", major=9, minor=0, total_memory=_MEMORY, multi_processor_count=1
+)
+
+
+@contextmanager
+def pretended_gpu() -> Iterator[torch.device]:
+    """Inside, torch.cuda.is_available() is True; the counts begin at 0."""
+    waits.clear()
+    operations.clear()
+    answers = {
+        "is_available": lambda: True,
+        "init": lambda: None,
+        "_lazy_init": lambda: None,
+        "device_count": lambda: 1,
+        "current_device": lambda: 0,
+        "get_device_name": lambda *_: _PROPERTIES.name,
+        "get_device_capability": lambda *_: (9, 0),
+        "get_device_properties": lambda *_: _PROPERTIES,
+        "_get_device_properties": lambda *_: _PROPERTIES,
+        "mem_get_info": lambda *_: (_MEMORY, _MEMORY),
+        "max_memory_allocated": lambda *_: 0,
+        "reset_peak_memory_stats": lambda *_: None,
+        "empty_cache": lambda: None,
+        "synchronize": lambda *_: None,
+        "manual_seed_all": lambda _: None,
+        "get_rng_state": lambda *_: torch.get_rng_state(),
+        "set_rng_state": lambda state, *_: torch.set_rng_state(state),
+        "default_generators": (torch.default_generator,),
+    }
+    made = {"tensor": _on_device(torch.tensor), "as_tensor": _on_device(torch.as_tensor)}
+    with (
+        mock.patch.multiple(torch.cuda, create=True, **answers),
+        mock.patch.multiple(torch, **made),
+        mock.patch.object(torch.backends.cudnn, "is_acceptable", lambda _: False),
+        Device(),
+    ):
+        yield CUDA
+
+
+def _on_device(make: Any) -> Any:
+    """torch.tensor and torch.as_tensor build inside of C++, past every mode."""
+
+    def made(data: Any, *args: Any, device: Any = None, **options: Any) -> Tensor:
+        if device is None or torch.device(device).type != "cuda":
+            return make(data, *args, device=device, **options)
+        requires_grad = options.pop("requires_grad", False)
+        tensor = make(data, *args, **options).to(CUDA)
+        return tensor.requires_grad_() if requires_grad else tensor
+
+    return made
+

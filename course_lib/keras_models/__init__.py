@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from course_lib.keras_models.graph.make import make_model
 from course_lib.keras_models.graph.model import KerasModel
-from course_lib.keras_models.kinds import Maker
 from course_lib.keras_models.layers.base import Layer
 from course_lib.keras_models.layers.window import use_theano
 from course_lib.keras_models.schema.read import read_spec
 from course_lib.keras_models.source.files import reading
 from course_lib.keras_models.source.opening import open_source, open_weights
-from course_lib.keras_models.spec import KerasFormatError, ModelSpec, Problems
+from course_lib.keras_models.spec import KerasFormatError, Problems
 from course_lib.keras_models.weights.fill import initialize_rest, load_weights
 from course_lib.keras_models.weights.origin import Origin
 
@@ -117,7 +117,9 @@ def load_keras(
         with reading(opened.place):
             problems = Problems(opened.place)
             spec = read_spec(opened.data, problems, keras_version, data_format)
-            model = _built(spec, problems, replacements or {}, axis_order)
+            model = make_model(spec, problems, replacements or {}, axis_order)
+            problems.check()
+            _build(model, is_float64=spec.is_float64)
             if weights is None:
                 weights = opened.weights()
             elif isinstance(weights, str | os.PathLike):
@@ -134,21 +136,14 @@ def load_keras(
     return model
 
 
-def _built(
-    spec: ModelSpec, problems: Problems, replacements: Mapping, axis_order: str
-) -> KerasModel:
-    """Return the model with all its variables on the meta device."""
-    maker = Maker(spec.version, problems, replacements, KerasModel)
-    model = KerasModel(spec, maker, axis_order)
-    maker.check_replacements()
-    problems.check()
+def _build(model: KerasModel, *, is_float64: bool) -> None:
+    """Make all variables of a model, on the meta device, and plan its calls."""
     model.eval()
     with torch.no_grad():
         model.build()
-    if spec.is_float64:
+    if is_float64:
         model.double()
     _freeze(model)
-    return model
 
 
 def _check_arguments(

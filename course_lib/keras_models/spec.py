@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+LARGEST_TENSOR = 2**34  # numbers in one tensor of a small batch
+Shape = tuple[int | None, ...]  # None where a size is open
+
 
 class KerasFormatError(ValueError):
     """A Keras file that can't be loaded: place, what was found, what to do."""
@@ -81,7 +84,8 @@ class LayerSpec:
             by its schema, so that all that is left must be understood.
         source: the class name in the file, for messages.
         model: the nested model, where the layer is one.
-        layer: the wrapped layer of TimeDistributed and Bidirectional.
+        inner: the layers that it wraps: of TimeDistributed and SpectralNormalization
+            one, of Bidirectional two, of RNN its cells.
         trainable: False for a frozen layer.
     """
 
@@ -90,7 +94,7 @@ class LayerSpec:
     config: Mapping[str, Any]
     source: str
     model: "ModelSpec | None" = None
-    layer: "LayerSpec | None" = None
+    inner: "tuple[LayerSpec, ...]" = ()
     trainable: bool = True
 
 
@@ -98,7 +102,8 @@ class LayerSpec:
 class ModelSpec:
     """A whole model: layers in the file's order, calls in an order that can run.
 
-    `input_keys` are the keys of a model whose inputs are a dict, in Keras's order.
+    `input_shapes` begin with the batch; `input_keys` are the keys of a model whose
+    inputs are a dict, in Keras's order.
     """
 
     name: str
@@ -107,6 +112,7 @@ class ModelSpec:
     layers: Mapping[str, LayerSpec]
     calls: tuple[CallSpec, ...]
     inputs: tuple[Ref, ...]
+    input_shapes: tuple[Shape, ...]
     outputs: tuple[Ref, ...]
     output_names: tuple[str, ...]
     backend: str | None = None

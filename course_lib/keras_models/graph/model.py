@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.activity import record_outputs
-from course_lib.keras_models.graph.plan import LARGEST_TENSOR, Planner, module_name
+from course_lib.keras_models.graph.plan import Planner, module_name
 from course_lib.keras_models.graph.walk import Call, Walk, call_step
-from course_lib.keras_models.kinds import Maker
 from course_lib.keras_models.layers.base import Layer, MaskRule
 from course_lib.keras_models.layers.core import Embedding
 from course_lib.keras_models.layers.wrappers import Bidirectional, TimeDistributed
@@ -30,7 +28,7 @@ from course_lib.keras_models.regularizers import (
     times,
 )
 from course_lib.keras_models.schema.dtypes import integer_type
-from course_lib.keras_models.spec import CallSpec, ModelSpec, Ref, refs_in
+from course_lib.keras_models.spec import ModelSpec, Ref, refs_in
 from course_lib.regularization import regularize
 
 
@@ -55,7 +53,12 @@ class KerasModel(nn.Module):
     argument_names = call_options = ()
     takes_masks_off = False
 
-    def __init__(self, spec: ModelSpec, maker: Maker, axis_order: str = "keras"):
+    def __init__(
+        self,
+        spec: ModelSpec,
+        layers: Mapping[str, nn.Module | None],
+        axis_order: str = "keras",
+    ) -> None:
         super().__init__()
         self.keras_name, self.keras_class = spec.name, spec.kind
         self.version = spec.version
@@ -67,19 +70,11 @@ class KerasModel(nn.Module):
         # One walk for each choice of inputs that have a mask.
         self.walks: dict[tuple[bool, ...], Walk] = {}
         self._spec: ModelSpec | None = spec
-        by_layer: dict[str, list[CallSpec]] = {}
-        for call in spec.calls:
-            by_layer.setdefault(call.layer, []).append(call)
-        for name, layer in spec.layers.items():
-            if name in self.input_names:
-                continue
-            calls = sorted(by_layer.get(name, []), key=lambda call: call.number)
+        for name, layer in layers.items():
             # The name may be that of a method, which add_module would refuse.
-            self._modules[module_name(name)] = maker.make(layer, calls)
+            self._modules[module_name(name)] = layer
         self.register_buffer("_like", torch.empty(0), persistent=False)
-        self.input_shapes = tuple(
-            _shape(name, spec.layers[name].config, maker) for name in self.input_names
-        )
+        self.input_shapes = spec.input_shapes
         self.input_types = tuple(
             integer_type(spec.layers[name].config.get("dtype"))
             for name in self.input_names
@@ -312,19 +307,3 @@ class Inputs(nn.Module):
 
 def _pass_inputs(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     layer.inputs_of_calls(*inputs)
-
-
-def _shape(
-    name: str, config: Mapping[str, Any], maker: Maker
-) -> tuple[int | None, ...]:
-    """Return the shape of an input, with None for each open size."""
-    shape = config.get("shape")
-    good = isinstance(shape, list | tuple) and shape
-    good = good and all(n is None or (type(n) is int and n > 0) for n in shape)
-    if good and len(shape) <= 8 and math.prod(n or 1 for n in shape) < LARGEST_TENSOR:
-        return tuple(shape)
-    maker.problems.add(
-        f"input {name!r} has the shape {shape!r:.80}; wanted at most 8 whole numbers "
-        "above 0, with null for an open size"
-    )
-    return (None, 1)

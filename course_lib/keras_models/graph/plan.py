@@ -28,6 +28,7 @@ from course_lib.keras_models.layers.base import channels_to_first, channels_to_l
 from course_lib.keras_models.layers.operations import Operation
 from course_lib.keras_models.layers.operations.sizes import Sizes, as_tensor
 from course_lib.keras_models.spec import (
+    LARGEST_TENSOR,
     CallSpec,
     KerasFormatError,
     ModelSpec,
@@ -36,7 +37,6 @@ from course_lib.keras_models.spec import (
     refs_in,
 )
 
-LARGEST_TENSOR = 2**34  # numbers in one tensor of a small batch
 _BATCH, _LENGTH = 2, 240  # what stands for an unknown batch and length
 Mask = int | str | None  # as in Value
 

@@ -13,9 +13,11 @@ from course_lib.keras_models.layers.base import (
     apply,
     weight_options,
 )
+from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
 
 
+@keras_layer("Softmax")
 class Softmax(Pointwise):
     """Softmax; since tf.keras 2.4 what a mask of x's own shape leaves out gets 0.
 
@@ -42,10 +44,9 @@ class Softmax(Pointwise):
         return shares if self.keras_version < (3, 10) else shares * mask
 
 
+@keras_layer("Activation", "ReLU", "LeakyReLU", "ELU", "ThresholdedReLU")
 def activation_layer(settings: Settings) -> Layer:
-    """Activation, ReLU, LeakyReLU, ELU, ThresholdedReLU, Softmax."""
-    if settings.spec.kind == "Softmax":
-        return Softmax(settings)
+    """Apply a function to each number."""
     return Pointwise(settings, settings.activation_layer())
 
 
@@ -80,6 +81,7 @@ class Shaped(Layer):
         return numbers.movedim(-1, 0) if self.wants_first else numbers
 
 
+@keras_layer("PReLU")
 class PReLU(Shaped):
     """X above zero, a learned slope times x below; one slope for each place."""
 
@@ -98,6 +100,7 @@ class PReLU(Shaped):
         return torch.relu(x) - self.placed(self.weight) * torch.relu(-x)
 
 
+@keras_layer("ParametricSoftplus")
 class ParametricSoftplus(Shaped):
     """alpha * log(1 + exp(beta x)), of Keras 1."""
 
@@ -122,6 +125,7 @@ class ParametricSoftplus(Shaped):
         return F.softplus(self.placed(self.beta) * x) * self.placed(self.alpha)
 
 
+@keras_layer("SReLU")
 class SReLU(Shaped):
     """S-shaped: slope a_left below t_left, 1, and a_right above t_left + |t_right|.
 

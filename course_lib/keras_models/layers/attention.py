@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from course_lib.keras_models.layers.base import Layer, Shape
 from course_lib.keras_models.layers.einsum import EinsumDense
+from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
 from course_lib.keras_models.spec import LayerSpec
 
@@ -23,6 +24,7 @@ def causal(scores: Tensor) -> Tensor:
     return torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
 
 
+@keras_layer("Attention")
 class DotAttention(Layer):
     """softmax(query @ key.T) @ value; `score_mode` "concat" adds them up instead.
 
@@ -98,6 +100,7 @@ class DotAttention(Layer):
         return (result, weights) if return_attention_scores else result
 
 
+@keras_layer("AdditiveAttention")
 class AdditiveAttention(DotAttention):
     """Attention whose score is sum(scale * tanh(query + key)).
 
@@ -121,6 +124,7 @@ class AdditiveAttention(DotAttention):
         return sums @ self.scale if self.use_scale else sums.sum(-1)
 
 
+@keras_layer("MultiHeadAttention")
 class MultiHeadAttention(Layer):
     """Attention of several heads side by side, with projections of all tensors.
 
@@ -315,6 +319,7 @@ class MultiHeadAttention(Layer):
         return x.permute([order.index(axis) for axis in range(x.dim())])
 
 
+@keras_layer("GroupQueryAttention", "GroupedQueryAttention")
 class GroupQueryAttention(MultiHeadAttention):
     """Attention whose heads share keys and values in groups.
 

@@ -4,11 +4,13 @@ from torch import Tensor, nn
 
 from course_lib.keras_models.layers.base import Layer, Shape
 from course_lib.keras_models.layers.recurrent import Recurrent
+from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
 
 GROUPS = {"LSTM": "lstm_cell", "GRU": "gru_cell", "SimpleRNN": "simple_rnn_cell"}
 
 
+@keras_layer("RNN")
 class StackedCells(Layer):
     """Several cells, each of which takes at every step what the one before returns.
 
@@ -18,7 +20,7 @@ class StackedCells(Layer):
     wants_first = False
     uses_mask = True
 
-    def __init__(self, settings: Settings, cells: list[Recurrent]) -> None:
+    def __init__(self, settings: Settings, *cells: Recurrent) -> None:
         super().__init__(settings)
         self.cells = nn.ModuleList(cells)
         self.return_sequences = settings.flag("return_sequences", False)

@@ -8,9 +8,11 @@ from course_lib.keras_models.layers.base import Shape
 from course_lib.keras_models.layers.convolution import CONVOLVE, kernel_view
 from course_lib.keras_models.layers.recurrent import LSTM
 from course_lib.keras_models.layers.window import Window, pad, same_padding
+from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
 
 
+@keras_layer("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 class ConvLSTM(LSTM):
     """Gates i, f, c, o of images; the recurrent convolution keeps their size.
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from course_lib.keras_models.layers.base import Layer, Shape, apply, weight_options
 from course_lib.keras_models.layers.window import Window, pad, same_padding
+from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
 
 CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -77,6 +78,7 @@ class Convolution(Layer):
         )
 
 
+@keras_layer("Conv1D", "Conv2D", "Conv3D")
 class Conv(Convolution):
     """Conv1D, Conv2D and Conv3D."""
 
@@ -107,6 +109,7 @@ class Conv(Convolution):
         return apply(self.activation, y)
 
 
+@keras_layer("DepthwiseConv1D", "DepthwiseConv2D")
 class DepthwiseConv(Convolution):
     """DepthwiseConv1D and DepthwiseConv2D: each channel has filters of its own."""
 
@@ -131,6 +134,7 @@ class DepthwiseConv(Convolution):
         return apply(self.activation, y)
 
 
+@keras_layer("SeparableConv1D", "SeparableConv2D")
 class SeparableConv(Convolution):
     """SeparableConv1D and SeparableConv2D: depthwise, then across channels."""
 
@@ -166,6 +170,7 @@ class SeparableConv(Convolution):
         return apply(self.activation, y)
 
 
+@keras_layer("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
 class ConvTranspose(Convolution):
     """Conv1DTranspose to Conv3DTranspose: the gradient of a convolution.
 

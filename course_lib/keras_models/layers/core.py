@@ -15,9 +15,11 @@ from course_lib.keras_models.layers.base import (
     transposed,
     weight_options,
 )
+from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
 
 
+@keras_layer("Dense")
 class Dense(Layer):
     """activation(x @ kernel + bias); the kernel is stored as torch does, (out, in)."""
 
@@ -51,6 +53,7 @@ class Dense(Layer):
         return apply(self.activation, F.linear(x, self.weight, self.bias))
 
 
+@keras_layer("Embedding")
 class Embedding(Layer):
     """A row of a table for each whole number."""
 
@@ -82,6 +85,7 @@ class Embedding(Layer):
         return F.embedding(x.long(), table)
 
 
+@keras_layer("Dropout")
 class Dropout(Layer):
     """Drop numbers while training; along the axes of `broadcast` together."""
 
@@ -116,6 +120,7 @@ class Dropout(Layer):
         return x * F.dropout(x.new_ones(shape), self.rate)
 
 
+@keras_layer("GaussianNoise")
 class GaussianNoise(Layer):
     """Add normal noise while training."""
 
@@ -131,6 +136,7 @@ class GaussianNoise(Layer):
         return x + self.deviation * torch.randn_like(x) if self.training else x
 
 
+@keras_layer("GaussianDropout")
 class GaussianDropout(Layer):
     """Multiply by normal noise around 1 while training."""
 
@@ -147,6 +153,7 @@ class GaussianDropout(Layer):
         return x * (1 + self.deviation * torch.randn_like(x)) if self.training else x
 
 
+@keras_layer("AlphaDropout")
 class AlphaDropout(Layer):
     """Dropout that keeps mean and variance after SELU."""
 
@@ -163,24 +170,33 @@ class AlphaDropout(Layer):
         return F.alpha_dropout(x, self.rate, self.training)
 
 
+@keras_layer("SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D")
 def spatial_dropout(settings: Settings) -> Layer:
     """SpatialDropout1D, 2D and 3D: whole channels are dropped."""
     return Dropout(settings, spatial=int(settings.spec.kind[-2]))
 
 
+@keras_layer("InputLayer")
+@keras_layer("Identity", since=(3, 0))
 def identity(settings: Settings) -> Layer:
-    """InputLayer and Identity, which pass on what they get.
-
-    tf.keras's Identity drops the mask: it lacks `supports_masking` in
-    keras/src/layers/core/identity.py at v2.15.0, and has it at v3.0.5.
-    """
+    """Pass on what comes in."""
     settings.ignore("optional", "shape")
-    layer = Pointwise(settings, linear)
-    dropped = settings.spec.kind == "Identity" and settings.version < (3, 0)
-    layer.passes_mask = not dropped
+    return Pointwise(settings, linear)
+
+
+@keras_layer("Identity", until=(3, 0))
+def unmasked_identity(settings: Settings) -> Layer:
+    """Pass on the numbers, without their mask.
+
+    It lacks `supports_masking` in keras 2.15.0 keras/src/layers/core/identity.py, and
+    has it at 3.0.5.
+    """
+    layer = identity(settings)
+    layer.passes_mask = False
     return layer
 
 
+@keras_layer("ActivityRegularization")
 def activity_regularization(settings: Settings) -> Layer:
     """ActivityRegularization: a penalty of what passes through."""
     l1, l2 = settings.number("l1", 0.0), settings.number("l2", 0.0)
@@ -189,6 +205,7 @@ def activity_regularization(settings: Settings) -> Layer:
     return Pointwise(settings, linear)
 
 
+@keras_layer("Flatten")
 class Flatten(Layer):
     """(batch, ...) -> (batch, numbers), in Keras's order: channels change fastest.
 
@@ -209,6 +226,7 @@ class Flatten(Layer):
         return x.reshape(x.shape[0], -1)
 
 
+@keras_layer("Reshape")
 class Reshape(Layer):
     """(batch, ...) -> (batch, *target_shape); one of them may be -1."""
 
@@ -227,6 +245,7 @@ class Reshape(Layer):
         return x.reshape(x.shape[0], *self.target)
 
 
+@keras_layer("Permute")
 class Permute(Layer):
     """Reorder the axes; they count from 1, since 0 is the batch."""
 
@@ -243,6 +262,7 @@ class Permute(Layer):
         return x.permute(0, *self.dims)
 
 
+@keras_layer("RepeatVector")
 class RepeatVector(Layer):
     """(batch, features) -> (batch, n, features)."""
 
@@ -257,6 +277,7 @@ class RepeatVector(Layer):
         return x.unsqueeze(1).expand(-1, self.n, -1)
 
 
+@keras_layer("Masking")
 class Masking(Layer):
     """Zero the time steps in which every feature is `mask_value`; later layers skip."""
 
@@ -276,6 +297,7 @@ class Masking(Layer):
         return x * self.mask(x).unsqueeze(-1)
 
 
+@keras_layer("Rescaling")
 class Rescaling(Layer):
     """X * scale + offset; both are numbers, or one for each channel."""
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from course_lib.keras_models.layers.base import Layer, Shape, apply, weight_options
+from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
 
 _EQUATION = re.compile(
@@ -13,6 +14,7 @@ _EQUATION = re.compile(
 )
 
 
+@keras_layer("EinsumDense")
 class EinsumDense(Layer):
     """activation(einsum(equation, x, kernel) + bias).
 

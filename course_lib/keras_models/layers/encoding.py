@@ -7,6 +7,7 @@ from torch import Tensor
 
 from course_lib.keras_models.layers.base import Layer
 from course_lib.keras_models.layers.core import numbers
+from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
 
 MODES = ("one_hot", "multi_hot", "count")
@@ -28,6 +29,7 @@ def encode(ids: Tensor, mode: str, count: int) -> Tensor:
     return vectors.amax(1) if mode == "multi_hot" else vectors.sum(1)
 
 
+@keras_layer("CategoryEncoding")
 class CategoryEncoding(Layer):
     """Vectors of zeros and ones, or of counts, for whole numbers."""
 
@@ -48,6 +50,7 @@ class CategoryEncoding(Layer):
         return encode(x.long(), self.mode, self.count)
 
 
+@keras_layer("Discretization")
 class Discretization(Layer):
     """The number of boundaries that are not above x, from 0 to all; then encoded."""
 
@@ -82,6 +85,7 @@ class Discretization(Layer):
         return bins if self.mode == "int" else encode(bins, self.mode, count)
 
 
+@keras_layer("IntegerLookup")
 class IntegerLookup(Layer):
     """The place of each whole number in a vocabulary; inverted, the number at a place.
 

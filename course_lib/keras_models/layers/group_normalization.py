@@ -9,9 +9,11 @@ from course_lib.keras_models.layers.normalization import (
     add_affine,
     affine,
 )
+from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
 
 
+@keras_layer("GroupNormalization")
 class GroupNormalization(Layer):
     """gamma * (x - mean) / sqrt(variance + epsilon) + beta over groups of channels.
 
@@ -58,6 +60,7 @@ class GroupNormalization(Layer):
         return y.movedim(1, self.place)
 
 
+@keras_layer("UnitNormalization")
 class UnitNormalization(Layer):
     """x / sqrt(max(sum(x**2), least)): length 1 along some axes.
 
@@ -78,6 +81,7 @@ class UnitNormalization(Layer):
         return x * squares.clamp(min=self.least).rsqrt()
 
 
+@keras_layer("RMSNormalization")
 class RMSNormalization(Layer):
     """scale * x / sqrt(mean(x**2) + epsilon) along the last axes.
 

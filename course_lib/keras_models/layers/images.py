@@ -13,6 +13,7 @@ from course_lib.keras_models.layers.resize import (
     resize,
     smart_resize,
 )
+from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
 
 # All of these return their input when they are not training.
@@ -57,6 +58,7 @@ class Sized(Spatial):
         self.size = settings.integer("height"), settings.integer("width")
 
 
+@keras_layer("Resizing")
 class Resizing(Sized):
     """Images of another size; cut or padded to its shape first, if the file says so."""
 
@@ -85,6 +87,7 @@ class Resizing(Sized):
         return y.round().clamp(limits.min, limits.max).to(x.dtype)
 
 
+@keras_layer("CenterCrop")
 class CenterCrop(Sized):
     """The middle of each image; a smaller image is made larger instead."""
 
@@ -125,12 +128,14 @@ class RandomChange(Layer):
         return x if kept else as_floats(self, x)
 
 
+@keras_layer(*RANDOM)
 def random_change(settings: Settings) -> RandomChange:
     """RandomFlip and its kin; their settings change nothing outside of training."""
     settings.ignore(*settings.left)
     return RandomChange(settings)
 
 
+@keras_layer("RandomCrop")
 class RandomCrop(RandomChange):
     """A random part of each image; when not training, it depends on the version.
 

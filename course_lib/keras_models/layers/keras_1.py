@@ -14,6 +14,7 @@ from course_lib.keras_models.layers.base import (
     transposed,
     weight_options,
 )
+from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
 
 
@@ -22,6 +23,7 @@ def _check(shape: Shape) -> None:
         raise ValueError(f"the input has {len(shape)} axes; wanted (batch, features)")
 
 
+@keras_layer("MaxoutDense")
 class MaxoutDense(Layer):
     """max over k of (x W_k + b_k); the weights are (k, in, out), as in Keras.
 
@@ -57,6 +59,7 @@ class MaxoutDense(Layer):
         return (y if self.bias is None else y + self.bias).amax(1)
 
 
+@keras_layer("Highway")
 class Highway(Layer):
     """t act(x W + b) + (1 - t) x, with the gate t = sigmoid(x W_carry + b_carry).
 

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from course_lib.keras_models.layers.base import Layer, Shape, apply, weight_options
+from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
 
 _LONGEST = 2**20  # places along an axis, far more than have kernels of their own
 
 
+@keras_layer("LocallyConnected1D", "LocallyConnected2D")
 class LocallyConnected(Layer):
     """LocallyConnected1D and LocallyConnected2D, in Keras's own order of axes.
 

@@ -27,6 +27,7 @@ from course_lib.keras_models.layers.base import (
     channels_to_last,
     place_of,
 )
+from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
 from course_lib.keras_models.spec import Version
 
@@ -34,6 +35,7 @@ Masks = tuple[Tensor | None, ...]
 _MASKED_VALUES = ("Multiply", "Maximum", "Minimum")
 
 
+@keras_layer("Add", "Average", "Subtract", "Multiply", "Maximum", "Minimum")
 class Elementwise(Layer):
     """Add, Subtract, Multiply, Average, Maximum, Minimum; shapes may broadcast."""
 
@@ -137,6 +139,7 @@ def _raise(x: Tensor, rank: int) -> Tensor:
     return x
 
 
+@keras_layer("Concatenate")
 class Concatenate(Layer):
     """Put the inputs one after another along an axis."""
 
@@ -197,6 +200,7 @@ class Concatenate(Layer):
         return torch.cat(inputs, self.place)
 
 
+@keras_layer("Dot")
 class Dot(Layer):
     """Sum the products along one axis of each of two inputs, sample by sample.
 

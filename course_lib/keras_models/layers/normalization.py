@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from course_lib.keras_models.layers.base import Layer, Shape, place_of, weight_options
 from course_lib.keras_models.layers.core import numbers
+from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
 
 
@@ -193,6 +194,7 @@ class BatchOnlyNormalization(BatchNormalization):
         return F.batch_norm(x, None, None, *options)
 
 
+@keras_layer("BatchNormalization")
 def batch_normalization(settings: Settings) -> Layer:
     """BatchNormalization, by era and mode."""
     mode = settings.left.get("mode", 0)
@@ -205,6 +207,7 @@ def batch_normalization(settings: Settings) -> Layer:
     return BatchNormalization(settings)
 
 
+@keras_layer("LayerNormalization")
 class LayerNormalization(Layer):
     """gamma * (x - mean) / sqrt(variance + epsilon) + beta over axes of each sample."""
 
@@ -240,6 +243,7 @@ class LayerNormalization(Layer):
         return y if self.bias is None else y + self.bias.view(self.wide[1:])
 
 
+@keras_layer("Normalization")
 class Normalization(Layer):
     """(x - mean) / sqrt(variance), with statistics that were adapted to data."""
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from course_lib.keras_models.layers.base import Layer
 from course_lib.keras_models.layers.resize import METHODS, resize
 from course_lib.keras_models.layers.window import Window, pad
+from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
 
 _MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -30,6 +31,14 @@ class Spatial(Layer):
             raise ValueError(f"the input has {len(shape)} axes; wanted {self.dims + 2}")
 
 
+@keras_layer(
+    "MaxPooling1D",
+    "MaxPooling2D",
+    "MaxPooling3D",
+    "AveragePooling1D",
+    "AveragePooling2D",
+    "AveragePooling3D",
+)
 class Pooling(Spatial):
     """MaxPooling and AveragePooling in 1D to 3D.
 
@@ -79,6 +88,14 @@ class Pooling(Spatial):
         return mean(x, window.kernel, window.strides, padding, False, counts)
 
 
+@keras_layer(
+    "GlobalMaxPooling1D",
+    "GlobalMaxPooling2D",
+    "GlobalMaxPooling3D",
+    "GlobalAveragePooling1D",
+    "GlobalAveragePooling2D",
+    "GlobalAveragePooling3D",
+)
 class GlobalPooling(Spatial):
     """GlobalMaxPooling and GlobalAveragePooling: (batch, channels)."""
 
@@ -114,6 +131,7 @@ class GlobalPooling(Spatial):
         return total / weight.sum(self.axes, self.keepdims)
 
 
+@keras_layer("ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D")
 class ZeroPadding(Spatial):
     """ZeroPadding1D to 3D: zeros before and after each axis."""
 
@@ -126,6 +144,7 @@ class ZeroPadding(Spatial):
         return pad(x, self.amounts)
 
 
+@keras_layer("Cropping1D", "Cropping2D", "Cropping3D")
 class Cropping(Spatial):
     """Cropping1D to 3D: places cut off before and after each axis."""
 
@@ -164,6 +183,7 @@ def pairs(settings: Settings, key: str, dims: int) -> list[tuple[int, int]]:
     return result
 
 
+@keras_layer("UpSampling1D", "UpSampling2D", "UpSampling3D")
 class UpSampling(Spatial):
     """UpSampling1D to 3D: each place repeated, or images made larger by `resize`.
 

@@ -18,6 +18,7 @@ from course_lib.keras_models.layers.base import (
     transposed,
     weight_options,
 )
+from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.regularizers import recurrent_follows_kernel
 from course_lib.keras_models.settings import Settings
 
@@ -199,6 +200,7 @@ class Recurrent(Layer):
         raise NotImplementedError
 
 
+@keras_layer("SimpleRNN")
 class SimpleRNN(Recurrent):
     """h' = activation(x W + b + h U)."""
 
@@ -217,6 +219,7 @@ class SimpleRNN(Recurrent):
         return outputs, (h[0],)
 
 
+@keras_layer("LSTM")
 class LSTM(Recurrent):
     """Gates i, f, c, o; c' = f c + i act(c gate), h' = o act(c')."""
 
@@ -272,6 +275,7 @@ class ForgetOnes:
         return bias
 
 
+@keras_layer("CuDNNLSTM")
 class CuDNNLSTM(LSTM):
     """An LSTM that Keras 2 runs by cuDNN, with biases for x's and for h's product."""
 
@@ -293,6 +297,7 @@ def _refuse_constraints(settings: Settings) -> None:
         settings.only(f"{name}_constraint", None)
 
 
+@keras_layer("GRU")
 class GRU(Recurrent):
     """Gates z, r, h; h' = z h + (1 - z) act(candidate).
 
@@ -347,6 +352,7 @@ class GRU(Recurrent):
         return outputs, (h[0],)
 
 
+@keras_layer("CuDNNGRU")
 class CuDNNGRU(GRU):
     """A GRU that Keras 2 runs by cuDNN: its reset gate comes after the product."""
 

@@ -7,9 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from course_lib.keras_models.layers.base import Layer, Shape
+from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
 
 
+@keras_layer("LayerScale")
 class LayerScale(Layer):
     """A learned factor for each channel.
 
@@ -35,6 +37,7 @@ class LayerScale(Layer):
         return x * self.weight
 
 
+@keras_layer("StochasticDepth")
 class StochasticDepth(Layer):
     """While training, leave out whole samples of a residual path.
 
@@ -52,6 +55,7 @@ class StochasticDepth(Layer):
         return x * F.dropout(x.new_ones(len(x), *[1] * (x.dim() - 1)), self.rate)
 
 
+@keras_layer("CustomScaleLayer")
 class CustomScaleLayer(Layer):
     """x + scale * y, of InceptionResNetV2."""
 

@@ -21,6 +21,7 @@ from course_lib.keras_models.layers.base import (
 from course_lib.keras_models.layers.cells import StackedCells
 from course_lib.keras_models.layers.normalization import BatchNormalization
 from course_lib.keras_models.layers.recurrent import Recurrent
+from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
 
 
@@ -42,6 +43,7 @@ def call_alone(layer: Any, x: Tensor, mask: Tensor | None = None) -> Any:
     return channels_to_last(y) if moved and y.dim() == x.dim() else y
 
 
+@keras_layer("TimeDistributed")
 class TimeDistributed(Layer):
     """One layer or model, applied to each time step of (batch, steps, ...).
 
@@ -116,6 +118,7 @@ class TimeDistributed(Layer):
         return rule(flat, masks=inner).unflatten(0, x.shape[:2])
 
 
+@keras_layer("Bidirectional")
 class Bidirectional(Layer):
     """A recurrent layer, and its twin that walks backwards.
 
@@ -126,7 +129,9 @@ class Bidirectional(Layer):
     uses_mask = True
     group_names = ("forward_layer", "backward_layer")
 
-    def __init__(self, settings: Settings, forward: Layer, backward: Layer) -> None:
+    def __init__(
+        self, settings: Settings, forward: Layer, backward: Layer | None = None
+    ) -> None:
         super().__init__(settings)
         modes = ("concat", "sum", "mul", "ave", None)
         self.mode = settings.take("merge_mode", "concat")
@@ -185,6 +190,7 @@ class Bidirectional(Layer):
         return (y + z) / 2 if self.mode == "ave" else (y, z)
 
 
+@keras_layer("SpectralNormalization")
 class SpectralNormalization(Layer):
     """A layer whose kernel each training step divides by its spectral norm.
 

@@ -1,15 +1,18 @@
 """Put one model together: its layers and calls, as a stack or a graph of any era."""
 
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from course_lib.keras_models.spec import (
+    LARGEST_TENSOR,
     CallSpec,
     KerasFormatError,
     LayerSpec,
     ModelSpec,
     Ref,
+    Shape,
     refs_in,
 )
 
@@ -40,11 +43,24 @@ class Assembly:
             self.layers,
             self._ordered(),
             tuple(self.inputs),
+            tuple(self._input_shape(ref.layer) for ref in self.inputs),
             tuple(self.outputs),
             tuple(names),
             self.reader.backend,
             input_keys=tuple(self.input_keys),
         )
+
+    def _input_shape(self, name: str) -> Shape:
+        shape = self.layers[name].config.get("shape")
+        good = isinstance(shape, list | tuple) and 0 < len(shape) <= 8
+        good = good and all(n is None or (type(n) is int and n > 0) for n in shape)
+        if good and math.prod(n or 1 for n in shape) < LARGEST_TENSOR:
+            return tuple(shape)
+        self.reader.problems.add(
+            f"input {name!r} has the shape {shape!r:.80}; wanted at most 8 whole "
+            "numbers above 0, with null for an open size"
+        )
+        return (None, 1)
 
     def error(self, text: str) -> KerasFormatError:
         """Return an error that names this model."""
@@ -141,8 +157,8 @@ class Assembly:
             refs = self._inputs_of(spec)
             return refs[0] if len(refs) == 1 else refs
         config = dict(spec.config)
-        if spec.layer is not None and not _has_shape(config):
-            config = {**spec.layer.config, **config}
+        if spec.inner and not _has_shape(config):
+            config = {**spec.inner[0].config, **config}
         shape, dtype = _declared(config)
         if shape is None:
             shape = built

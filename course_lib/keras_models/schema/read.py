@@ -27,6 +27,8 @@ _SEQUENTIAL = ("Sequential",)
 _GRAPHS = ("Model", "Functional", "Container", "Network")
 _MODELS = (*_SEQUENTIAL, *_GRAPHS, "Graph")
 _CELLS = ("LSTMCell", "GRUCell", "SimpleRNNCell")
+_RECURRENT = ("LSTM", "GRU", "SimpleRNN", "CuDNNLSTM", "CuDNNGRU", "RNN")
+_RECURRENT += tuple(f"ConvLSTM{n}D" for n in (1, 2, 3))
 _WRAPPERS = ("TimeDistributed", "Bidirectional", "SpectralNormalization")
 
 
@@ -205,19 +207,30 @@ class _Reader:
                 config.setdefault("data_format", self.ordering)
         else:
             kind = source
+        inner: tuple[LayerSpec, ...] = ()
         if kind == "RNN":
-            kind, config, trainable = self._cells(name, config, trainable)
-        inner = None
-        if kind in _WRAPPERS:
-            if depth > DEEPEST:
-                raise KerasFormatError(
-                    f"load_keras: layers are nested more than {DEEPEST} deep."
-                )
-            inner = self.layer(config.pop("layer", None), trainable, depth + 1)
-            twin = config.pop("backward_layer", None)
-            if twin is not None:
-                config["twin"] = self.layer(twin, trainable, depth + 1)
+            kind, config, trainable, inner = self._cells(name, config, trainable)
+        elif kind in _WRAPPERS:
+            inner = self._wrapped(kind, config, trainable, depth + 1)
         return LayerSpec(name, kind, config, source, None, inner, trainable)
+
+    def _wrapped(
+        self, kind: str, config: dict[str, Any], trainable: bool, depth: int
+    ) -> tuple[LayerSpec, ...]:
+        """Read what a wrapper's config holds, and take it out of the config."""
+        if depth > DEEPEST:
+            raise KerasFormatError(
+                f"load_keras: layers are nested more than {DEEPEST} deep."
+            )
+        layer = self.layer(config.pop("layer", None), trainable, depth)
+        if kind != "Bidirectional" or layer.kind not in _RECURRENT:
+            return (layer,)
+        twin = config.pop("backward_layer", None)
+        if twin is not None:
+            return layer, self.layer(twin, trainable, depth)
+        backward = not layer.config.get("go_backwards", False)
+        turned = {**layer.config, "go_backwards": backward}
+        return layer, replace(layer, config=turned)
 
     def order(self, name: str, kind: str, source: str, config: dict[str, Any]) -> None:
         """Add the data_format that Keras 1 did not write; ask where nothing tells."""
@@ -233,7 +246,7 @@ class _Reader:
 
     def _cells(
         self, name: str, config: dict[str, Any], trainable: bool
-    ) -> tuple[str, dict[str, Any], bool]:
+    ) -> tuple[str, dict[str, Any], bool, tuple[LayerSpec, ...]]:
         """Return a layer of one cell as Keras's own of that cell, a stack as its cells.
 
         RNN(LSTMCell(3), return_sequences=True) is LSTM(3, return_sequences=True).
@@ -262,8 +275,8 @@ class _Reader:
         if len(specs) == 1:
             own = {k: v for k, v in specs[0].config.items() if k not in ("name",)}
             trainable = specs[0].trainable
-            return specs[0].kind, {**own, **config}, trainable
-        return "RNN", {**config, "cells": specs}, trainable
+            return specs[0].kind, {**own, **config}, trainable, ()
+        return "RNN", config, trainable, tuple(specs)
 
     def _is_operation(self, data: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
         """Tell a node of keras.ops from a layer of the same class name."""

@@ -49,7 +49,8 @@ def changes_of(node: ast.AST) -> Iterator[ast.AST]:
         yield node.right
         if type(node.op) in OTHER:
             yield ast.BinOp(node.left, OTHER[type(node.op)](), node.right)
-        yield ast.BinOp(node.right, node.op, node.left)
+        if not isinstance(node.op, ast.Add | ast.Mult):  # whose order is free
+            yield ast.BinOp(node.right, node.op, node.left)
     elif isinstance(node, ast.AugAssign) and type(node.op) in OTHER:
         yield ast.AugAssign(node.target, OTHER[type(node.op)](), node.value)
         yield ast.Assign([node.target], node.value)
@@ -127,17 +128,85 @@ def _with_change(tree: ast.AST, place: int, change: ast.AST) -> ast.AST:
     return ast.fix_missing_locations(tree)
 
 
-def praised_mutants(lesson: str, name: str, notebook, desk) -> list[str]:
-    solution = solution_in(cell_with(notebook, f"solution:{name}"))
-    praised = []
-    for mutant in mutants(solution):
-        trial = Desk.__new__(Desk)
-        trial.notebook, trial.names = notebook, dict(desk.names)
+# Mutants that compute the same: (lesson.exercise, line of the mutant) -> why
+EQUIVALENT = {
+    ("regularization.count_once", "weights = {m.weight: m.weight for m in linears}"): (
+        "a tensor is its own key by identity"
+    ),
+    (
+        "keras_models.same_padding",
+        "missing = max(0, (windows - 1) * stride + kernel - size)",
+    ): "the larger of two, in either order",
+    ("rules.warm_cosine", "done = (warmup - step) / (total - warmup)"): (
+        "the cosine is even"
+    ),
+    ("rules.warm_cosine", "done = (step - warmup) / (warmup - total)"): (
+        "the cosine is even"
+    ),
+    (
+        "rules.accumulate",
+        "total = sum((g * n for g, n in zip(sizes, grads)))",
+    ): "a product has no order",
+    ("rso.he", "return (2 / weight[1].numel()) ** 0.5"): "all rows have one size",
+    ("rso.he", "return (2 / weight[-1].numel()) ** 0.5"): "all rows have one size",
+}
+
+
+def praised(notebook, desk: Desk, name: str) -> list[str]:
+    """Return the mutants of an exercise's solution that the check praises."""
+    found = []
+    for mutant in mutants(solution_in(cell_with(notebook, f"solution:{name}"))):
+        trial = copy.copy(desk)
+        trial.names = dict(desk.names)
         try:
-            compile(mutant, "<mutant>", "exec")
             verdict = trial.check(name, mutant)
-        except Exception:  # an answer that does not even run has no verdict
+        except Exception:  # it does not even run, and no verdict is shown
             continue
         if verdict.solved:
-            praised.append(mutant)
-    return praised
+            found.append(mutant)
+    return found
+
+
+def changed_line(source: str, mutant: str) -> str:
+    """Return the first line in which a mutant differs."""
+    before = ast.unparse(ast.parse(source)).splitlines()
+    after = mutant.splitlines()
+    pairs = zip(before, after, strict=False)
+    return next((two for one, two in pairs if one != two), after[-1]).strip()
+
+
+@pytest.fixture
+def short_clock(monkeypatch, tmp_path):
+    """A mutant that never ends is stopped after two seconds."""
+    limit = exercises._time_limit
+    monkeypatch.setattr(exercises, "_time_limit", lambda s: limit(min(s, 2.0)))
+    monkeypatch.setenv("COURSE_PROGRESS", str(tmp_path / "progress.json"))
+
+
+@pytest.mark.usefixtures("short_clock")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("lesson", lessons())
+def test_no_mutant_of_a_solution_is_praised(lesson):
+    module = importlib.import_module(f"course_lib.lessons.{lesson}")
+    notebook = notebook_of(module.NUMBER, lesson)
+    desk = Desk(notebook)
+    found = set()
+    for name in exercises_of(module):
+        solution = solution_in(cell_with(notebook, f"solution:{name}"))
+        for mutant in praised(notebook, desk, name):
+            found.add((f"{lesson}.{name}", changed_line(solution, mutant)))
+    assert found == {key for key in EQUIVALENT if key[0].startswith(f"{lesson}.")}
+
+
+def test_a_mutant_differs_at_one_place():
+    assert mutants("x = a - 2 if b else c") == [
+        "pass",
+        "x = a - 2",
+        "x = c",
+        "x = a if b else c",
+        "x = 2 if b else c",
+        "x = a + 2 if b else c",
+        "x = 2 - a if b else c",
+        "x = a - 3 if b else c",
+        "x = a - 1 if b else c",
+    ]

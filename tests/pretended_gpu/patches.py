@@ -7,9 +7,18 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
-from tests.pretended_gpu.tensors import CUDA, Device, operations, waits
+from course_lib.rso.eager import eligibility
+from tests.pretended_gpu.tensors import (
+    CUDA,
+    Device,
+    PretendedTensor,
+    operations,
+    rebuilt,
+    waits,
+)
 
 _MEMORY = 2**36  # bytes
 _PROPERTIES = SimpleNamespace(
@@ -42,11 +51,13 @@ def pretended_gpu() -> Iterator[torch.device]:
         "set_rng_state": lambda state, *_: torch.set_rng_state(state),
         "default_generators": (torch.default_generator,),
     }
-    made = {"tensor": _on_device(torch.tensor), "as_tensor": _on_device(torch.as_tensor)}
+    made = {"load": _loading(torch.load), "tensor": _on_device(torch.tensor), "as_tensor": _on_device(torch.as_tensor)}
     with (
         mock.patch.multiple(torch.cuda, create=True, **answers),
         mock.patch.multiple(torch, **made),
         mock.patch.object(torch.backends.cudnn, "is_acceptable", lambda _: False),
+        mock.patch.multiple(eligibility, **_as_plain()),
+        torch.serialization.safe_globals([rebuilt]),
         Device(),
     ):
         yield CUDA
@@ -64,3 +75,43 @@ def _on_device(make: Any) -> Any:
 
     return made
 
+
+def _loading(load: Any) -> Any:
+    """A file remembers the device of its tensors, unless `map_location` says another."""
+
+    def loaded(*args: Any, map_location: Any = None, **options: Any) -> Any:
+        found = load(*args, map_location=map_location, **options)
+        if map_location is None or torch.device(map_location).type == "cuda":
+            return found
+        return tree_map_only(PretendedTensor, lambda x: x.elem, found)
+
+    return loaded
+
+
+def _as_plain() -> dict[str, Any]:
+    """RSO looks for modes and tensor classes that change a pass; ours don't."""
+    modes = eligibility._get_current_dispatch_mode_stack
+    foreign = eligibility._tensor_of_other_type
+
+    def other_modes() -> list[Any]:
+        return [mode for mode in modes() if not isinstance(mode, Device)]
+
+    def other_type(module: nn.Module) -> str:
+        numbers = {
+            kind: {
+                name: _numbers(x) if isinstance(x, PretendedTensor) else x
+                for name, x in getattr(module, kind).items()
+            }
+            for kind in ("_parameters", "_buffers")
+        }
+        return foreign(SimpleNamespace(**numbers))
+
+    return {
+        "_get_current_dispatch_mode_stack": other_modes,
+        "_tensor_of_other_type": other_type,
+    }
+
+
+def _numbers(x: PretendedTensor) -> Tensor:
+    elem = x.elem.detach()
+    return nn.Parameter(elem, False) if isinstance(x, nn.Parameter) else elem

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
-from tests.pretended_gpu.cells import CELLS
+from tests.pretended_gpu.kernels import KERNELS
 
 aten = torch.ops.aten
 CUDA = torch.device("cuda:0")
@@ -67,7 +67,7 @@ class PretendedTensor(Tensor):
     def __deepcopy__(self, memo: dict) -> Tensor:
         if id(self) not in memo:
             elem = self.elem.detach().clone()
-            new = _rebuilt(elem, self.requires_grad, isinstance(self, nn.Parameter))
+            new = rebuilt(elem, self.requires_grad, isinstance(self, nn.Parameter))
             own = {k: v for k, v in vars(self).items() if k != "elem"}
             vars(new).update(own)
             memo[id(self)] = new
@@ -77,7 +77,7 @@ class PretendedTensor(Tensor):
 
     def __reduce_ex__(self, protocol: int) -> tuple:
         is_parameter = isinstance(self, nn.Parameter)
-        return _rebuilt, (self.elem.detach(), self.requires_grad, is_parameter)
+        return rebuilt, (self.elem.detach(), self.requires_grad, is_parameter)
 
     def numpy(self, *_: Any, **__: Any) -> Any:
         raise TypeError(
@@ -95,7 +95,8 @@ class PretendedTensor(Tensor):
         return self.elem.detach().tolist()
 
 
-def _rebuilt(elem: Tensor, requires_grad: bool, is_parameter: bool) -> Tensor:
+def rebuilt(elem: Tensor, requires_grad: bool, is_parameter: bool) -> Tensor:
+    """Return what a copy or a file holds."""
     with torch.no_grad():
         new = PretendedTensor(elem)
     if is_parameter:
@@ -118,6 +119,8 @@ def run(function: Any, args: tuple, kwargs: dict) -> Any:
     is_here = any(isinstance(part, PretendedTensor) for part in flat)
     target = kwargs.get("device")
     goes_here = target is not None and torch.device(target).type == "cuda"
+    if function in _PINNING:
+        return args[0]
     if not (is_here or goes_here):
         return function(*args, **kwargs)
     name = function.overloadpacket.__name__
@@ -131,7 +134,7 @@ def run(function: Any, args: tuple, kwargs: dict) -> Any:
         kwargs_of["pin_memory"] = None
     if function in _OWN:
         return _OWN[function](function, args, args_of, kwargs_of, goes_here)
-    result = CELLS.get(function, function)(*args_of, **kwargs_of)
+    result = KERNELS.get(function, function)(*args_of, **kwargs_of)
     wrapped = tree_map_only(Tensor, _wrap, result)
     if not is_here or not isinstance(result, Tensor | tuple | list):
         return wrapped
@@ -215,6 +218,7 @@ _INDEXING = (
     aten.index_put_.default,
     aten._index_put_impl_.default,
 )
+_PINNING = aten.pin_memory.default, aten._pin_memory.default  # memory of the CPU
 _OWN = {
     **dict.fromkeys(_INDEXING, _index),
     aten.copy_.default: _copy,

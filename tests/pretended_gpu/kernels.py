@@ -1,6 +1,6 @@
-"""The kernels of nn.LSTM and nn.GRU that torch has for a GPU alone, written out.
+"""The kernels that torch has for a GPU alone, written out.
 
-Each forward keeps what its backward needs in a workspace, whose content is its own
+Each forward of an LSTM's or GRU's cell keeps what its backward needs in a workspace, whose content is its own
 business. The formulas are those of the docstrings of torch.nn.LSTM and torch.nn.GRU.
 """
 
@@ -69,7 +69,33 @@ def gru_backward(
     return x, h, by_output * z, *biases
 
 
-CELLS = {
+def _softmax(x: Tensor, dim: int, half_to_float: bool) -> Tensor:
+    return torch.softmax(x, dim, torch.float32 if half_to_float else None)
+
+
+def _log_softmax(x: Tensor, dim: int, half_to_float: bool) -> Tensor:
+    return torch.log_softmax(x, dim, torch.float32 if half_to_float else None)
+
+
+def _softmax_backward(
+    by_output: Tensor, output: Tensor, dim: int, dtype: torch.dtype
+) -> Tensor:
+    found = aten._softmax_backward_data(by_output, output, dim, output.dtype)
+    return found.to(dtype)
+
+
+def _log_softmax_backward(
+    by_output: Tensor, output: Tensor, dim: int, dtype: torch.dtype
+) -> Tensor:
+    found = aten._log_softmax_backward_data(by_output, output, dim, output.dtype)
+    return found.to(dtype)
+
+
+KERNELS = {
+    aten._softmax_backward_data.default: _softmax_backward,
+    aten._log_softmax_backward_data.default: _log_softmax_backward,
+    aten._softmax.default: _softmax,
+    aten._log_softmax.default: _log_softmax,
     aten._thnn_fused_lstm_cell.default: lstm,
     aten._thnn_fused_lstm_cell_backward_impl.default: lstm_backward,
     aten._thnn_fused_gru_cell.default: gru,

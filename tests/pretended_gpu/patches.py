@@ -80,9 +80,11 @@ def _loading(load: Any) -> Any:
     """A file remembers the device of its tensors, unless `map_location` says another."""
 
     def loaded(*args: Any, map_location: Any = None, **options: Any) -> Any:
-        found = load(*args, map_location=map_location, **options)
-        if map_location is None or torch.device(map_location).type == "cuda":
+        found = load(*args, map_location="cpu", **options)
+        if map_location is None:
             return found
+        if torch.device(map_location).type == "cuda":
+            return tree_map_only(Tensor, lambda x: x.to(CUDA), found)
         return tree_map_only(PretendedTensor, lambda x: x.elem, found)
 
     return loaded

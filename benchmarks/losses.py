@@ -14,14 +14,14 @@ import sys
 from collections.abc import Callable
 
 import torch
+from _networks import mnist_cnn
 from _timing import Ways, compare, complain, parse
 from torch import Tensor, nn
 
 from course_lib.began import DIGITS
-from course_lib.began_training import Run
+from course_lib.began.training import Run
 from course_lib.device import pick_device
 from course_lib.losses import absolute_error
-from course_lib.models import mnist_cnn
 from course_lib.vat import virtual_adversarial_loss
 
 BATCH = 128

@@ -31,11 +31,12 @@ from course_lib.rso.eager.plan import Plan
 from course_lib.rso.eager.prefixes import Prefixes
 from course_lib.rso.eager.sweeps import Task
 from course_lib.rso.engines import SWEEPS
+from course_lib.rso.losses import cross_entropy
 from course_lib.rso.minibatches import Minibatches
-from course_lib.rso.modes import cross_entropy, searched
-from course_lib.rso.native.lowering import Written
-from course_lib.rso.native.program import Unwritten
-from course_lib.rso.native.structures import KINDS, TAIL
+from course_lib.rso.modes import search_mode
+from course_lib.rso.native.geometry import UnsupportedOperation
+from course_lib.rso.native.lowering import LoweredPlan
+from course_lib.rso.native.structures import KINDS, SCORED_ONLY
 from course_lib.rso.parallel.processes import Processes
 from course_lib.rso.proposals import Target
 
@@ -146,7 +147,7 @@ class Timed:
 
     def _take(self, weight: int, winner: int) -> None:
         self.task.target.values[weight] = self.task.values[weight, winner]
-        self.sweep.took(weight, winner)
+        self.sweep.record_decision(weight, winner)
 
 
 def synchronize(tensor: Tensor) -> None:
@@ -161,7 +162,7 @@ def measure(case: Case, engines: dict[str, int]) -> dict[str, dict[str, float]]:
     """
     proposals.initialize(case.targets(), 0)
     cycle: dict[str, dict[str, float]] = {engine: {} for engine in engines}
-    with searched(case.model):
+    with search_mode(case.model):
         for number, target in enumerate(reversed(case.targets())):
             case.prefixes.begin(number)
             sweeps = {engine: case.sweep(target, engine) for engine in engines}
@@ -189,30 +190,30 @@ def multiply_adds(case: Case, target: Target) -> tuple[float, float]:
     Only those of what runs in full for three candidates, which is most of them.
     """
     network = case.network
-    with searched(case.model):
+    with search_mode(case.model):
         plan = Plan(network, target.parameter)
     folded = plain = 0.0
     for segment in plan.tail.segments:
         for node, *_ in segment.steps:
-            taps = network.taps(node)
+            taps = network.conv_of(node)
             if taps is None or node in plan.dense:
                 continue
             outputs = math.prod(network.shapes[node])
             folded += outputs * taps.weight()[0].numel()
             plain += outputs * taps.unpooled()[0].numel() * math.prod(taps.pooled)
     try:
-        done = products(Written(plan, cross_entropy, case.dealt))
-    except (NoCompiler, Unwritten):
+        done = products(LoweredPlan(plan, cross_entropy, case.dealt))
+    except (NoCompiler, UnsupportedOperation):
         done = folded  # torch's
     return 3 * case.batch * done, 3 * case.batch * plain
 
 
-def products(written: Written) -> int:
+def products(lowered: LoweredPlan) -> int:
     """Return the products that compiled code makes in full layers for a sample."""
     count = 0
-    for _, op in written.judging.ops:
+    for _, op in lowered.judging.ops:
         kind = KINDS[op.kind]
-        if op.flags & TAIL and kind in ("conv", "winograd"):
+        if op.flags & SCORED_ONLY and kind in ("conv", "winograd"):
             places = op.rows * op.columns if kind == "winograd" else op.pixels
             count += places * op.taps * op.groups * op.inputs * op.outputs
     return count
@@ -245,7 +246,7 @@ def share_of_work(rank: int, count: int, port: int, results: object) -> None:
     case = paper(torch.device("cpu"), 1000, share=(rank, count))
     proposals.initialize(case.targets(), 0)
     total = 0.0
-    with searched(case.model):
+    with search_mode(case.model):
         for number, target in enumerate(reversed(case.targets())):
             case.prefixes.begin(number)
             sweep = case.sweep(target, "incremental")

@@ -25,6 +25,7 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 import torch
+from _networks import mnist_cnn
 from _timing import complain
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -33,7 +34,7 @@ from course_lib.bench import cpu_name
 from course_lib.data import Dataset, Split, available, load
 from course_lib.device import pick_device
 from course_lib.losses import add_loss
-from course_lib.models import mlp, mnist_cnn
+from course_lib.models import mlp
 from course_lib.training import evaluate, fit
 from course_lib.vat import virtual_adversarial_loss
 

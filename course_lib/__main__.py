@@ -1,7 +1,7 @@
-"""The course's commands, `python -m course_lib doctor` and its like.
+"""The course's commands, for example `python -m course_lib doctor`.
 
-Each command imports its module only when it is called, so that `--help` is quick and
-a fault in one module leaves the others usable; above all `doctor`, which looks for it.
+Each command imports its module only when it is called, so that `--help` is quick, and
+`doctor` works even if other modules fail.
 """
 
 from __future__ import annotations
@@ -13,6 +13,11 @@ from collections.abc import Sequence
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that `argv` names and return its exit status."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv[:1] == ["rso"]:  # its options are made from tables that need torch
+        from course_lib.rso.cli import command
+
+        return command.main(argv[1:])
     arguments = _parser().parse_args(argv)
     return arguments.run(arguments)
 
@@ -21,10 +26,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m course_lib")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = commands.add_parser("doctor", help="say what keeps the lessons from work")
+    command = commands.add_parser("doctor", help="check whether the lessons run here")
     command.set_defaults(run=_doctor)
 
-    command = commands.add_parser("data", help="load data sets, fetching what lacks")
+    command = commands.add_parser("data", help="load data sets, download missing ones")
     command.add_argument("names", nargs="*", metavar="NAME", help="default: all")
     command.set_defaults(run=_data)
 
@@ -46,48 +51,17 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--save", metavar="PT", help="write the state_dict")
     command.set_defaults(run=_keras)
 
-    _add_rso(commands.add_parser("rso", help="train without gradients"))
+    commands.add_parser("rso", help="train without gradients")  # see `main`
 
-    command = commands.add_parser("notebooks", help="store notebooks' outputs anew")
+    command = commands.add_parser(
+        "notebooks", help="run notebooks, store their outputs"
+    )
     command.add_argument("paths", nargs="*", metavar="PATH", help="default: all")
     command.set_defaults(run=_notebooks)
 
     command = commands.add_parser("bench", help="measure each claim of speed")
     command.set_defaults(run=_bench)
     return parser
-
-
-def _add_rso(command: argparse.ArgumentParser) -> None:
-    """Give the command its options; those that are left out keep their defaults."""
-    command.description = (
-        "Search the weights of a network one by one, and keep the run in a folder. "
-        "Several processes: torchrun --nproc-per-node=N -m course_lib rso ..."
-    )
-    add = command.add_argument
-    add("--data", help="digits (default), mnist, fashion_mnist, cifar10")
-    add(
-        "--net",
-        help="small (default), paper, or PATH.py:NAME, a module or a function that "
-        "returns one; the code in that file is run",
-    )
-    add("--cycles", type=int, help="visits to every weight (10)")
-    add("--batch-size", type=int, help="samples of a mini-batch (512)")
-    add("--seed", type=int, help="of weights, proposals and mini-batches (0)")
-    add("--engine", help="auto (default), reference, cached, incremental")
-    add("--device", help="cpu or cuda; a GPU is taken if there is one")
-    add("--minibatches", help="partition (default) or fresh")
-    add("--proposals-at-once", type=int, help="weights judged together (1)")
-    add("--order", help="output_first (default), input_first, random")
-    add("--sampler", help="normal (default), uniform, fixed")
-    add("--sigma", help="measured (default) or analytic")
-    add("--final-sigma", type=float, help="in the last cycle, over the first's (0.1)")
-    add("--weight-decay", type=float, help="of each weight at its visit (0)")
-    add("--train-norm", action="store_const", const=True, help="batch norm too")
-    add("--precision", help="float32 (default), tf32 on a GPU, bf16")
-    add("--out", default="runs/rso", help="the run's folder (%(default)s)")
-    add("--resume", action="store_true", help="go on with the run in the folder")
-    add("--overwrite", action="store_true", help="replace the run in the folder")
-    command.set_defaults(run=_rso)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -99,7 +73,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _data(arguments: argparse.Namespace) -> int:
-    from course_lib import archives, data
+    from course_lib import data
+    from course_lib.data import archives
 
     status = 0
     for name in arguments.names or data.NAMES:
@@ -108,8 +83,8 @@ def _data(arguments: argparse.Namespace) -> int:
         except (ValueError, data.DataError) as error:
             print(error, file=sys.stderr)
             status = 1
-    folders = ", then ".join(str(folder) for folder in archives.homes(None))
-    print(f"Files are looked for in {folders}; COURSE_DATA names another folder.")
+    folders = ", then ".join(str(folder) for folder in archives.search_path(None))
+    print(f"Files are searched in {folders}; COURSE_DATA names another folder.")
     return status
 
 
@@ -117,12 +92,6 @@ def _keras(arguments: argparse.Namespace) -> int:
     from course_lib.keras_models import command
 
     return command.run(arguments)
-
-
-def _rso(arguments: argparse.Namespace) -> int:
-    from course_lib.rso.cli import command
-
-    return command.main(arguments)
 
 
 def _notebooks(arguments: argparse.Namespace) -> int:

@@ -1,8 +1,7 @@
-"""Run every script in benchmarks/ and collect their tables in one page.
+"""Run every script in benchmarks/ and write their tables to one page.
 
-A script measures one claim of speed beside its peers, in one process, and prints a
-Markdown table. Where a bound is missed it says so on stderr and ends with 1; the page
-then says it too. It also says on which machine and with which versions.
+A script measures one claim of speed in one process and prints a Markdown table. If a
+bound is missed it says so on stderr and ends with 1, and the page says it too.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def main(checkout: Path = CHECKOUT) -> int:
-    """Write docs/results/benchmarks.md; return 1 where a bound is missed.
+    """Write docs/results/benchmarks.md; return 1 if a bound is missed.
 
-    A script that fails otherwise stops it, and nothing is written.
+    Nothing is written if a script fails in another way.
     """
     scripts = sorted((checkout / "benchmarks").glob("[!_]*.py"))
     if not scripts:
@@ -48,7 +47,7 @@ def main(checkout: Path = CHECKOUT) -> int:
 
 
 def run(script: Path) -> tuple[str, str]:
-    """Return the table that a script prints, and what it says of missed bounds."""
+    """Return a script's table and its sentences about missed bounds."""
     command = [sys.executable, str(script)]
     done = subprocess.run(command, capture_output=True, text=True)
     complaints = done.stderr.strip() if done.returncode == 1 else ""
@@ -58,7 +57,7 @@ def run(script: Path) -> tuple[str, str]:
 
 
 def header() -> str:
-    """Say when, on what and with what the figures were measured."""
+    """Return the page's title, with date, machine and versions."""
     threads = torch.get_num_threads()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return (
@@ -72,7 +71,7 @@ def header() -> str:
 
 
 def cpu_name() -> str:
-    """Return the processor's name as its maker gives it."""
+    """Return the processor's name."""
     if sys.platform == "linux":
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -1,16 +1,14 @@
-"""See which variables a function captured, who shares them, and freeze them.
+"""Show the variables that a function captured, who shares them, and freeze them.
 
-A nested function keeps the *cells* of the variables it uses, not their values, and
-reads a cell only when it runs. Functions made in one loop therefore share the loop
-variable's cell and all see its last value (late binding).
+A nested function stores the *cells* of the variables it uses, not their values, and
+reads a cell only when it runs. So functions made in one loop share the loop variable's
+cell and all see its last value (late binding).
 
-What a function calls may be late as well: the function behind a decorator or a
-partial, a function in a list or in a default. So all three look behind functions,
-`__wrapped__`, partials, bound methods, lists, tuples, dicts and sets. They don't look
-into other objects, such as an instance that keeps a function in an attribute.
-
-Globals are not captured: a name that a function reads from its module, or from a
-notebook's top level, has no cell, and none of these functions sees it.
+A function that it calls may bind late as well: behind a decorator or a partial, in a
+list or in a default. So all three search functions, `__wrapped__`, partials, bound
+methods, lists, tuples, dicts and sets, but no attributes of other objects. Globals are
+not captured: a name that a function reads from its module, or from a notebook's top
+level, has no cell.
 
 Source: Python language reference, 4.2.2 "Resolution of names".
 """
@@ -41,7 +39,7 @@ _CONTAINERS = (list, tuple, set, frozenset, dict, MappingProxyType)
 
 
 class _Unset:
-    """The mark of a cell that holds no value yet."""
+    """Marks a cell that holds no value yet."""
 
     def __repr__(self) -> str:
         return "<unset>"
@@ -54,17 +52,17 @@ UNSET = _Unset()
 
 
 def captures(function: Callable[..., Any]) -> dict[str, object]:
-    """Return what each captured name holds now: {name: value}.
+    """Return the current value of each captured name.
 
     First the function's own names, in co_freevars' order, then those of the functions
-    behind it, the nearest first. Where two cells have one name, the later is called by
-    the way that leads to it: "read.i" is the i that the function `read` captured.
+    behind it, the nearest first. If two cells have one name, the later is called by
+    its path: "read.i" is the i that the function `read` captured.
 
-    A cell without a value (its variable is assigned later, or was deleted) is marked
-    `UNSET`. A function that captures nothing gives {}.
+    A cell without a value (its variable is assigned later, or was deleted) gives
+    `UNSET`; a function that captures nothing gives {}.
 
     Raises:
-        TypeError: no Python function in it; the message says where its values live.
+        TypeError: there is no Python function in it.
 
     >>> def make():
     ...     i = 1
@@ -80,15 +78,14 @@ def captures(function: Callable[..., Any]) -> dict[str, object]:
 def shared_captures(
     functions: Iterable[Callable[..., Any]],
 ) -> dict[str, list[Callable[..., Any]]]:
-    """Return the names whose one cell several of the functions share, and who does.
+    """Return the names whose cell several of the functions share, with the functions.
 
     These are the suspects of late binding: {name: [function, ...]}, functions in the
-    order given. Equal names in different cells are not shared. A function that is
-    given twice counts once. A cell that a function reaches through another one, behind
-    a decorator for example, counts as its own.
+    order given, each once. Equal names in different cells are not shared. A cell that
+    a function reaches through another one, behind a decorator for example, counts too.
 
     Raises:
-        TypeError: one of them has no Python function in it.
+        TypeError: there is no Python function in one of them.
 
     >>> def make():
     ...     return [lambda: i for i in range(3)]
@@ -114,18 +111,17 @@ def shared_captures(
 
 
 def freeze_captures(function: F) -> F:
-    """Return a copy whose captured names are bound to their values of now.
+    """Return a copy whose captured names are bound to their current values.
 
-    The copy keeps code, defaults, annotations, name, docstring and attributes; only
-    its cells are new. The original is untouched. A function that it captured, or has as
-    a default, is frozen too, also inside a partial, a bound method or a tuple. So a
-    decorated function freezes through its wrapper, a recursive function calls its
-    frozen self, and copies made together share a cell where the originals do. Values
-    are bound, not copied: a captured list can still change from inside. A function that
-    captures nothing is returned as it is.
+    The copy has the code, defaults, annotations, name, docstring and attributes of the
+    original, but new cells. A function that it captured, or has as a default, is frozen
+    too, also inside a partial, a bound method or a tuple: a decorated function freezes
+    through its wrapper, a recursive function calls its frozen self, and cells that the
+    originals share are shared by the copies. Values are bound, not copied: a captured
+    list can still change. A function that captures nothing is returned itself.
 
     Raises:
-        TypeError: no Python function in it; the message says what to pass instead.
+        TypeError: there is no Python function in it.
         ValueError: a captured name has no value yet; or a list, a dict, a set or an
             object such as functools.cache makes holds a function that captures, for a
             copy of it would not be the same object.
@@ -153,7 +149,7 @@ def cells(function: Callable[..., Any]) -> dict[str, CellType]:
 
 
 def _reached(function: Any) -> Iterator[tuple[tuple[str, ...], str, CellType]]:
-    """Yield each distinct cell once, the nearest first: the way to it, its name, it."""
+    """Yield (path, name, cell) of each distinct cell once, the nearest first."""
     waiting: list[tuple[tuple[str, ...], Any]] = [((), function)]
     seen = {id(function)}
     seen_cells: set[int] = set()
@@ -177,7 +173,7 @@ def _own_cells(thing: Any) -> dict[str, CellType]:
 
 
 def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what besides cells may hold a function, each with its name."""
+    """Yield (name, part) of the parts besides cells that may hold a function."""
     if isinstance(thing, FunctionType):
         yield from _defaults(thing).items()
     elif isinstance(thing, functools.partial):
@@ -225,18 +221,15 @@ def _freeze(thing: Any, done: dict[int, Any], name: str) -> Any:
     if isinstance(thing, MethodType):
         return MethodType(_freeze(thing.__func__, done, name), thing.__self__)
     if isinstance(thing, tuple):
-        return _like(thing, [_freeze(part, done, name) for part in thing])
+        parts = [_freeze(part, done, name) for part in thing]
+        make = getattr(thing, "_make", type(thing))  # a named tuple has _make
+        return make(parts)
     _, late, _ = next(_reached(thing))
     raise ValueError(
         f"freeze_captures: {name!r} is a {type(thing).__name__} with a function that "
-        f"captures {late!r}, and would stay late. Freeze that function before you put "
-        "it there."
+        f"captures {late!r}, and would still bind late. Freeze that function before "
+        "you put it there."
     )
-
-
-def _like(old: tuple, parts: list[Any]) -> tuple:
-    make = getattr(old, "_make", None)  # of a namedtuple
-    return make(parts) if make is not None else type(old)(parts)
 
 
 def _freeze_function(function: FunctionType, done: dict[int, Any]) -> FunctionType:
@@ -246,7 +239,12 @@ def _freeze_function(function: FunctionType, done: dict[int, Any]) -> FunctionTy
     copy = _with_cells(function, tuple(done[id(c)] for c in cells.values()))
     done[id(function)] = copy
     for name, cell in new.items():
-        value = _require_value(function, name, cell)
+        value = _value(cell)
+        if value is UNSET:
+            raise ValueError(
+                f"freeze_captures: {name!r} of {function.__qualname__} has no value "
+                f"yet. Freeze the function after {name!r} is assigned."
+            )
         done[id(cell)].cell_contents = _freeze(value, done, name)
     frozen = {k: _freeze(v, done, k) for k, v in _defaults(function).items()}
     if function.__defaults__:
@@ -260,13 +258,8 @@ def _freeze_function(function: FunctionType, done: dict[int, Any]) -> FunctionTy
 
 
 def _with_cells(function: FunctionType, cells: tuple[CellType, ...]) -> FunctionType:
-    copy = FunctionType(
-        function.__code__,
-        function.__globals__,
-        function.__name__,
-        None,
-        cells,
-    )
+    code, space, name = function.__code__, function.__globals__, function.__name__
+    copy = FunctionType(code, space, name, None, cells)
     functools.update_wrapper(copy, function, updated=())
     del copy.__wrapped__  # a copy, not a wrapper
     return copy
@@ -290,18 +283,8 @@ def _value(cell: CellType) -> object:
         return UNSET
 
 
-def _require_value(function: FunctionType, name: str, cell: CellType) -> object:
-    value = _value(cell)
-    if value is UNSET:
-        raise ValueError(
-            f"freeze_captures: {name!r} of {function.__qualname__} has no value yet. "
-            f"Freeze the function after {name!r} is assigned."
-        )
-    return value
-
-
 def _describe(thing: object) -> str:
-    """Say why this callable has no cells, and what to pass instead."""
+    """Describe a callable without cells, and what to pass instead."""
     if isinstance(thing, functools.partial):
         return f"a partial of {_name(thing.func)}; wanted one of a Python function."
     if isinstance(thing, _IN_C):

@@ -1,7 +1,7 @@
 """Compile a C++ file of this package on the reader's machine, once.
 
-Python calls what comes out through ctypes. Where there is no compiler, everything that
-uses this module does its work with torch alone, more slowly.
+Python calls the library through ctypes. Where there is no compiler, everything that
+uses this module works with torch alone, more slowly.
 """
 
 from __future__ import annotations
@@ -38,11 +38,10 @@ def library(
 ) -> ctypes.CDLL:
     """Return a C++ file as a library, compiled at the first call on this machine.
 
-    It lies in the user's cache under a name made of all that it depends on: the file,
-    the compiler and its version, the flags, the processor and torch. A change of one
-    of them makes another library. Where there is no cache that only this user may
-    write, each process compiles for itself. A failure is remembered, so that a loop
-    does not call the compiler in each step.
+    It is stored in the user's cache under a name made of all that it depends on: the
+    file, the compiler and its version, the flags, the processor and torch. Where there
+    is no cache that only this user may write, each process compiles for itself. A
+    failure is remembered, so that a loop does not call the compiler in each step.
 
     Args:
         source: the file.
@@ -50,17 +49,20 @@ def library(
         flags: more for the compiler, such as `"-I..."`; they come last.
 
     Raises:
+        TypeError: the source is no path, or a define no text.
+        FileNotFoundError: there is no such file.
         NoCompiler: there is none, it can't compile the file, or the variable
             COURSE_COMPILER is set to nothing; that variable also names another one.
     """
-    known = _remembered.get((source, defines, flags))  # a loop asks in each step
+    _require_source(source, defines)
+    known = _remembered.get((source, defines, flags))
     if known is not None:
         return known
     key = (source, defines, flags, os.environ.get(SWITCH), os.environ.get("PATH"))
     known = _remembered.get(key)
     if known is None:
         try:
-            found = _library(Path(source), defines, flags)
+            found = _library(_file(source), defines, flags)
         except NoCompiler as error:
             known = _remembered[key] = str(error)
         else:
@@ -73,27 +75,48 @@ def library(
 _remembered: dict[tuple, ctypes.CDLL | str] = {}
 
 
-def _library(
-    source: Path, defines: Sequence[str], flags: Sequence[str]
-) -> ctypes.CDLL:
+def _require_source(source: object, defines: Sequence[object]) -> None:
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(
+            f"library: source is {source!r}; wanted the path of a C++ file, as text or "
+            "pathlib.Path"
+        )
+    for define in defines:
+        if not isinstance(define, str):
+            raise TypeError(
+                f"library: a define is {define!r}; wanted text such as 'REAL=float'"
+            )
+
+
+def _file(source: str | os.PathLike[str]) -> Path:
+    path = Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"library: there is no file {str(source)!r} in {Path.cwd()}; wanted a C++ "
+            "file. Pass its full path"
+        )
+    return path
+
+
+def _library(source: Path, defines: Sequence[str], flags: Sequence[str]) -> ctypes.CDLL:
     compiler = _compiler()
     options = [*FLAGS, *(f"-D{define}" for define in defines), *flags]
-    read = [source, *sorted(source.parent.glob("*.hpp"))]
-    texts = [path.read_text("utf-8") for path in read]
-    parts = [*texts, compiler, version(compiler)]
-    parts += [importlib.metadata.version("torch"), *options, _processor()]
+    headers = sorted(source.parent.glob("*.hpp"))
+    parts = [path.read_text("utf-8") for path in (source, *headers)]
+    parts += [compiler, version(compiler), importlib.metadata.version("torch")]
+    parts += [*options, _processor()]
     name = f"{source.stem}-{_digest(chr(10).join(parts).encode())}"
-    known = _known(name)
-    if known is not None:
-        return known
+    cached = _cached(name)
+    if cached is not None:
+        return cached
     if sys.stderr is not None and sys.stderr.isatty():  # and not in a notebook's cell
         print(f"Compiling {source.name}, once on this machine.", file=sys.stderr)
     failures = []
     try:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            made = Path(folder) / f"{name}.so"
-            _compile(compiler, options, source, made)
-            for path in dict.fromkeys((_stored(made, name), made)):
+            built = Path(folder) / f"{name}.so"
+            _compile(compiler, options, source, built)
+            for path in dict.fromkeys((_stored(built, name), built)):
                 try:
                     return ctypes.CDLL(str(path))
                 except OSError as error:
@@ -124,49 +147,47 @@ def used() -> str:
 
 
 def version(compiler: str) -> str:
-    """Return the first line of what a compiler says of itself, or nothing."""
+    """Return the first line of the output of `compiler --version`, or nothing."""
     try:
-        done = subprocess.run(
-            [compiler, "--version"],
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
+        done = _run([compiler, "--version"])
     except OSError:
         return ""
     return done.stdout.decode(errors="replace").partition("\n")[0].strip()
 
 
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        command, capture_output=True, stdin=subprocess.DEVNULL, check=False
+    )
+
+
 def _compile(compiler: str, options: Sequence[str], source: Path, path: Path) -> None:
-    said = ""
+    message = ""
     for threads in (["-fopenmp"], []):  # Apple's clang has no OpenMP
-        command = [compiler, *options, *threads, str(source), "-o", str(path)]
-        done = subprocess.run(
-            command, capture_output=True, stdin=subprocess.DEVNULL, check=False
-        )
+        done = _run([compiler, *options, *threads, str(source), "-o", str(path)])
         if done.returncode == 0:
             return
-        said = said or done.stderr.decode(errors="replace").strip()
-    raise NoCompiler(f"{compiler} can't compile {source.name}: {said[:500]}")
+        message = message or done.stderr.decode(errors="replace").strip()
+    raise NoCompiler(f"{compiler} can't compile {source.name}: {message[:500]}")
 
 
-def _known(name: str) -> ctypes.CDLL | None:
-    """Return a library from the cache; its name says what is in it.
+def _cached(name: str) -> ctypes.CDLL | None:
+    """Return a library from the cache, if its contents are those its name promises.
 
-    To load one of which a part is missing would end Python.
+    To load a truncated one would end Python.
     """
     if obstacle() is not None:
         return None
     for path in _cache().glob(f"{name}-*.so"):
         with contextlib.suppress(OSError):
-            whole = path.stem == f"{name}-{_digest(path.read_bytes())}"
-            if whole and _is_ours(path):
+            is_whole = path.stem == f"{name}-{_digest(path.read_bytes())}"
+            if is_whole and _is_ours(path):
                 return ctypes.CDLL(str(path))
     return None
 
 
 def obstacle() -> str | None:
-    """Say why the cache can't be used; None where it can, or is yet to be made."""
+    """Say why the cache can't be used; None where it can, or does not exist yet."""
     folder = _cache()
     if not folder.is_absolute():
         return "this user has no home"
@@ -189,24 +210,24 @@ def _is_ours(path: Path) -> bool:
     return found.st_uid == os.getuid() and not found.st_mode & 0o022
 
 
-def _stored(made: Path, name: str) -> Path:
-    """Put a library into the cache in one step; return where it is then.
+def _stored(built: Path, name: str) -> Path:
+    """Put a library into the cache in one step; return its path.
 
-    Where nothing can be written it stays where it is, in a folder that only we can
-    write and that is gone soon: others could put theirs into one that they know of.
+    Where nothing can be written it stays in the temporary folder, which only we can
+    write: others could put a library of theirs into a folder with a known name.
     """
-    kept = _cache() / f"{name}-{_digest(made.read_bytes())}.so"
+    path = _cache() / f"{name}-{_digest(built.read_bytes())}.so"
     if obstacle() is not None:
-        return made
+        return built
     try:
-        kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
-            new = shutil.copyfile(made, Path(folder) / kept.name)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            new = shutil.copyfile(built, Path(folder) / path.name)
             new.chmod(0o600)  # whatever the umask
-            new.replace(kept)
+            new.replace(path)
     except OSError:
-        return made
-    return kept
+        return built
+    return path
 
 
 def _digest(data: bytes) -> str:

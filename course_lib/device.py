@@ -1,16 +1,18 @@
-"""Pick a device and seed every random number generator."""
+"""Choose a device, and seed all random number generators."""
 
 import random
 
 import numpy as np
 import torch
 
+from course_lib.checks import is_int
+
 
 def pick_device(name: str | torch.device | None = None) -> torch.device:
     """Return the device called `name`, or the best one for this course.
 
-    None picks the first CUDA GPU if there is one and the CPU otherwise. Apple's
-    `"mps"` is taken only by name: it has no float64, which several lessons use.
+    None chooses the first CUDA GPU if there is one, else the CPU. Apple's `"mps"` is
+    used only by name: it has no float64, which several lessons use.
 
     Args:
         name: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, a torch.device, or None.
@@ -54,8 +56,8 @@ def _available_names() -> str:
 def seed_everything(seed: int) -> torch.Generator:
     """Seed Python, NumPy and torch (every device); return a seeded CPU generator.
 
-    Draw with the returned generator on the CPU and move the numbers: a GPU's own
-    generator gives other numbers than the CPU's for the same seed.
+    Draw with the returned generator on the CPU and move the numbers: a GPU's generator
+    gives other numbers for the same seed.
 
     Args:
         seed: an int in [0, 2**32), the range that NumPy takes.
@@ -67,7 +69,7 @@ def seed_everything(seed: int) -> torch.Generator:
     >>> bool(torch.randn(3, generator=g).equal(torch.randn(3)))
     True
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+    if not is_int(seed) or not 0 <= seed < 2**32:
         raise ValueError(
             f"seed_everything: got {seed!r}; wanted an int in [0, 2**32). "
             "Write the seed as a plain number, for example seed_everything(0)."
@@ -79,10 +81,10 @@ def seed_everything(seed: int) -> torch.Generator:
 
 
 def forget_casts() -> None:
-    """Forget what torch.autocast has cast of weights, for they have moved since.
+    """Clear torch.autocast's cache of cast weights, after the weights have changed.
 
-    It does that itself where it ends. A loop inside of one autocast would go on with
-    the casts of its first step, and so compute with weights that never change.
+    torch clears it at the end of the autocast block. A whole loop inside one block
+    would compute with the weights of its first step.
     """
     if torch._C._is_any_autocast_enabled():
         torch.clear_autocast_cache()

@@ -1,12 +1,13 @@
-"""Examine the machine: will the lessons run here, and what is to be done if not?
+"""Examine the machine: will the lessons run here, and what can be done if not?
 
 `python -m course_lib doctor` prints the table and ends with status 1 if a lesson would
-fail. Each check is a function that returns a `Check`; none raises. What a check looks
-at is imported inside it, so that a broken library is a line of the table.
+fail. Each check is a function that returns a `Check`; none raises. A check imports what
+it examines, so that a broken library is a line of the table.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
@@ -32,19 +33,12 @@ CONSTRAINTS = Path(__file__).resolve().parents[1] / "constraints.txt"
 
 @dataclass(frozen=True)
 class Check:
-    """What one check found.
-
-    Args:
-        name: what was examined, in a word.
-        status: OK, WARNING (lessons run, but mind the remedy) or FAULT (one fails).
-        found: what is there.
-        remedy: what to do; empty where there is nothing to do.
-    """
+    """The result of one check."""
 
     name: str
-    status: str
+    status: str  # OK, WARNING (lessons run, but see the remedy) or FAULT (one fails)
     found: str
-    remedy: str = ""
+    remedy: str = ""  # what to do, if anything
 
 
 def examine(*, kernel: bool = True) -> list[Check]:
@@ -52,7 +46,7 @@ def examine(*, kernel: bool = True) -> list[Check]:
 
     Args:
         kernel: start a Jupyter kernel too, which takes a second or two. A notebook
-            passes False: its own kernel runs already.
+            passes False, as its own kernel is running.
     """
     checks = [python(), *versions(), device(), threads(), compiler(), memory()]
     checks += data_sets()
@@ -69,7 +63,9 @@ def report(checks: Sequence[Check]) -> str:
         lines.append(f"{check.status:8} {check.name:{width}}  {check.found}")
         if check.remedy:
             lines.append(f"{'':8} {'':{width}}  -> {check.remedy}")
-    return "\n".join([*lines, "", _verdict(checks)])
+    faults = ", ".join(check.name for check in checks if check.status == FAULT)
+    verdict = f"A lesson would fail here. Repair first: {faults}." if faults else ""
+    return "\n".join([*lines, "", verdict or "The lessons will run here."])
 
 
 def exit_status(checks: Sequence[Check]) -> int:
@@ -77,21 +73,17 @@ def exit_status(checks: Sequence[Check]) -> int:
     return int(any(check.status == FAULT for check in checks))
 
 
-def _verdict(checks: Sequence[Check]) -> str:
-    faults = [check.name for check in checks if check.status == FAULT]
-    if faults:
-        return f"A lesson would fail here. Mend first: {', '.join(faults)}."
-    return "The lessons will run here."
+Result = tuple[str, ...]  # status, found, and perhaps a remedy
 
 
-def _failsafe(name: str) -> Callable[[Callable[[], Check]], Callable[[], Check]]:
-    """Turn an error inside a check into a fault: the other checks still count."""
+def _check(name: str) -> Callable[[Callable[[], Result]], Callable[[], Check]]:
+    """Make a Check of a function's result; an error is a fault, and others go on."""
 
-    def decorate(check: Callable[[], Check]) -> Callable[[], Check]:
-        @functools.wraps(check)
+    def decorate(examine: Callable[[], Result]) -> Callable[[], Check]:
+        @functools.wraps(examine)
         def guarded() -> Check:
             try:
-                return check()
+                return Check(name, *examine())
             except Exception as error:
                 remedy = "Install the course again: remove .venv, then `make lab`."
                 found = f"{type(error).__name__}: {_first_line(error)}"
@@ -106,13 +98,14 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), "")
 
 
-def python() -> Check:
+@_check("Python")
+def python() -> Result:
     """Python itself: one of the tested versions?"""
     found = platform.python_version()
     if sys.version_info[:2] not in TESTED:
         remedy = "Not tested with it. Remove .venv, then `make lab PYTHON=python3.12`."
-        return Check("Python", WARNING, found, remedy)
-    return Check("Python", OK, found)
+        return WARNING, found, remedy
+    return OK, found
 
 
 def versions() -> list[Check]:
@@ -138,22 +131,19 @@ def version(requirement: Requirement, pin: Requirement | None) -> Check:
         requirement: the range, from the package's metadata.
         pin: the exact version of constraints.txt; None outside a checkout.
     """
-    name = requirement.name
-    try:
+    name, found = requirement.name, "not installed"
+    fits = False
+    with contextlib.suppress(metadata.PackageNotFoundError):
         found = metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return Check(name, FAULT, "not installed", _install(pin or requirement))
-    if not requirement.specifier.contains(found, prereleases=True):
-        return Check(name, FAULT, found, _install(pin or requirement))
+        fits = requirement.specifier.contains(found, prereleases=True)
+    if not fits:
+        wanted = f"{name}{(pin or requirement).specifier}"
+        remedy = f'Run `make lab`, or `{sys.executable} -m pip install "{wanted}"`.'
+        return Check(name, FAULT, found, remedy)
     if pin and not pin.specifier.contains(found):
         remedy = f"Stored outputs are of {pin.specifier}; last digits may differ."
         return Check(name, WARNING, found, remedy)
     return Check(name, OK, found)
-
-
-def _install(requirement: Requirement) -> str:
-    wanted = f"{requirement.name}{requirement.specifier}"
-    return f'Run `make lab`, or `{sys.executable} -m pip install "{wanted}"`.'
 
 
 def _pins(constraints: Path) -> dict[str, Requirement]:
@@ -165,9 +155,9 @@ def _pins(constraints: Path) -> dict[str, Requirement]:
     return {pin.name: pin for pin in pins if not pin.marker or pin.marker.evaluate()}
 
 
-@_failsafe("device")
-def device() -> Check:
-    """The device that the lessons pick: does it compute?"""
+@_check("device")
+def device() -> Result:
+    """The device that the lessons choose: does it compute?"""
     import torch
 
     from course_lib.device import pick_device
@@ -180,28 +170,30 @@ def device() -> Check:
         works.sum().item()
     except RuntimeError as error:
         remedy = "Update the GPU's driver, or remove .venv and `make lab TORCH=cpu`."
-        return Check("device", FAULT, f"{found}: {_first_line(error)}", remedy)
-    return Check("device", OK, found)
+        return FAULT, f"{found}: {_first_line(error)}", remedy
+    return OK, found
 
 
-@_failsafe("threads")
-def threads() -> Check:
+@_check("threads")
+def threads() -> Result:
     """Threads against CPUs: more threads than CPUs wait for each other."""
     import torch
 
-    used, cpus = torch.get_num_threads(), _cpus()
+    used, cpus = torch.get_num_threads(), os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # Linux: the CPUs of this process
+        cpus = len(os.sched_getaffinity(0))
     asked = os.environ.get("OMP_NUM_THREADS", "")
     found = f"{used} of torch on {cpus} CPUs"
     # torch may take fewer than it is asked for; NumPy's and SciPy's libraries don't.
     if used > cpus or (asked.isdigit() and int(asked) > cpus):
         found += f", OMP_NUM_THREADS={asked}" if asked else ""
         remedy = f"Threads above CPUs are slow: set OMP_NUM_THREADS={cpus}, restart."
-        return Check("threads", WARNING, found, remedy)
-    return Check("threads", OK, found)
+        return WARNING, found, remedy
+    return OK, found
 
 
-@_failsafe("compiler")
-def compiler() -> Check:
+@_check("compiler")
+def compiler() -> Result:
     """A C++ compiler, which a few functions use where there is one."""
     from course_lib import compiler as cpp
     from course_lib import fused
@@ -211,37 +203,30 @@ def compiler() -> Check:
     except cpp.NoCompiler as error:
         remedy = "Lessons run without it, RSO several times as fast with one: `apt "
         remedy += "install g++`, or on macOS `xcode-select --install`."
-        return Check("compiler", WARNING, _first_line(error), remedy)
+        return WARNING, _first_line(error), remedy
     obstacle = cpp.obstacle()
     if obstacle is not None:
         remedy = "Until then each start compiles for itself, some seconds."
-        return Check("compiler", WARNING, f"compiles, but {obstacle}", remedy)
-    return Check("compiler", OK, f"{cpp.used()}, kept for the next start")
+        return WARNING, f"compiles, but {obstacle}", remedy
+    return OK, f"{cpp.used()}, stored for the next start"
 
 
-def _cpus() -> int:
-    """Return how many CPUs this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-@_failsafe("memory")
-def memory() -> Check:
+@_check("memory")
+def memory() -> Result:
     """Memory: enough in all, and enough free?"""
     total, free = _memory()
     found = f"{free:.1f} GB free of {total:.1f} GB"
     if total < NEEDED_MEMORY:
         remedy = f"Lessons need {NEEDED_MEMORY} GB: give the container or machine more."
-        return Check("memory", FAULT, found, remedy)
+        return FAULT, found, remedy
     if free < NEEDED_MEMORY:
         remedy = f"Lessons need {NEEDED_MEMORY} GB: shut down other kernels, programs."
-        return Check("memory", WARNING, found, remedy)
-    return Check("memory", OK, found)
+        return WARNING, found, remedy
+    return OK, found
 
 
 def _memory(cgroup: Path = Path("/sys/fs/cgroup")) -> tuple[float, float]:
-    """Return total and free memory in GB, of the container where it sets a limit."""
+    """Return total and free memory in GB: of the container if it has a limit."""
     import psutil
 
     machine = psutil.virtual_memory()
@@ -267,16 +252,16 @@ def data_sets() -> Iterator[Check]:
             yield Check(name, OK, "here" if here else absent)
 
 
-@_failsafe("digits")
-def digits() -> Check:
+@_check("digits")
+def digits() -> Result:
     """The data set that every lesson uses by default."""
     from course_lib import data
 
-    return Check("digits", OK, str(data.load("digits", download=False)))
+    return OK, str(data.load("digits", download=False))
 
 
-@_failsafe("kernel")
-def jupyter_kernel() -> Check:
+@_check("kernel")
+def jupyter_kernel() -> Result:
     """The kernel that JupyterLab would start: does it compute, with this Python?"""
     from jupyter_client.manager import KernelManager
 
@@ -291,8 +276,8 @@ def jupyter_kernel() -> Check:
     if answers != {"sum": "2", "python": repr(sys.prefix)}:
         found = f"python3 is the kernel of another Python: {answers.get('python')}"
         remedy = f"Run `{sys.executable} -m ipykernel install --sys-prefix`."
-        return Check("kernel", FAULT, found, remedy)
-    return Check("kernel", OK, "python3 starts and computes")
+        return FAULT, found, remedy
+    return OK, "python3 starts and computes"
 
 
 def _ask(manager, *, timeout: float = 30, **expressions: str) -> dict[str, str]:
@@ -308,21 +293,21 @@ def _ask(manager, *, timeout: float = 30, **expressions: str) -> dict[str, str]:
     return {name: value["data"]["text/plain"] for name, value in values.items()}
 
 
-@_failsafe("widgets")
-def widgets() -> Check:
+@_check("widgets")
+def widgets() -> Result:
     """Widgets: does JupyterLab find the extension that draws them?"""
     from jupyter_core.paths import jupyter_path
 
     extension = "@jupyter-widgets/jupyterlab-manager/package.json"
     if any((Path(p) / extension).exists() for p in jupyter_path("labextensions")):
-        return Check("widgets", OK, "JupyterLab's extension is there")
+        return OK, "JupyterLab's extension is there"
     again = f"{sys.executable} -m pip install --force-reinstall jupyterlab_widgets"
     remedy = f"Run `{again}`, then restart JupyterLab."
-    return Check("widgets", FAULT, "JupyterLab's extension is missing", remedy)
+    return FAULT, "JupyterLab's extension is missing", remedy
 
 
-@_failsafe("disk")
-def disk() -> Check:
+@_check("disk")
+def disk() -> Result:
     """The disk: can progress and notebooks be saved?"""
     progress = os.environ.get("COURSE_PROGRESS")
     folder = Path(progress).parent if progress else Path.cwd()
@@ -333,7 +318,7 @@ def disk() -> Check:
             pass
     except OSError:
         remedy = "Copy the course to a folder of your own; nothing can be saved here."
-        return Check("disk", WARNING, f"{folder} can't be written", remedy)
+        return WARNING, f"{folder} can't be written", remedy
     if free < NEEDED_DISK:
-        return Check("disk", WARNING, found, "Make room, or your work can't be saved.")
-    return Check("disk", OK, found)
+        return WARNING, found, "Make room, or your work can't be saved."
+    return OK, found

@@ -1,9 +1,8 @@
-"""Losses with one value for each sample, one way to reduce them, and named extra terms.
+"""Losses with one value for each sample, their reduction, and named extra terms.
 
 A loss that is averaged too early can be neither weighted nor masked. So the losses here
-map `(batch, ...)` to `(batch,)`, and `reduce` makes the scalar. What else is to be
-minimized is handed to `add_loss`, from wherever it arises, and found in the open
-`LossCollector`.
+map `(batch, ...)` to `(batch,)`, and `reduce` makes the scalar. Further terms of the
+loss are passed to `add_loss`, from anywhere, and stored by the open `LossCollector`.
 """
 
 from contextvars import ContextVar, Token
@@ -12,19 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from course_lib.trees import is_transforming
-
 
 def absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return mean |outputs - targets| over all axes but the first, shape `(batch,)`.
 
     Args:
         outputs: `(batch, ...)`, floats.
-        targets: of the same shape; taken in the outputs' dtype.
+        targets: of the same shape; converted to the outputs' dtype.
 
     Raises:
-        ValueError: the shapes differ; they are not broadcast. No tensors, or outputs
-            that are integers.
+        ValueError: the shapes differ (they are not broadcast), no tensors, or integer
+            outputs.
 
     >>> absolute_error(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.zeros(2, 2))
     tensor([1.5000, 3.5000])
@@ -37,7 +34,7 @@ def absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
 def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return mean (outputs - targets)**2 over all axes but the first, `(batch,)`.
 
-    There is no factor 1/2. Arguments and errors are those of `absolute_error`.
+    Without a factor 1/2. Arguments and errors are those of `absolute_error`.
 
     >>> squared_error(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.zeros(2, 2))
     tensor([ 2.5000, 12.5000])
@@ -57,19 +54,18 @@ def cross_entropy(
 ) -> Tensor:
     """Return -log softmax(logits)[label] of each sample, in nats, `(batch,)`.
 
-    Labels equal to `ignore_index` don't count, as in torch: of c labels that count
-    among n, the losses of those c are divided by c / n, so that `reduce` gives their
-    mean, over whichever samples they are spread. Where none counts, the loss is 0.
-    Give `reduce` no mask of those labels, too: it would divide once more.
+    Labels equal to `ignore_index` don't count, as in torch. If c of n labels count,
+    their losses are divided by c / n, so that `reduce` gives their mean; if none
+    counts, the loss is 0. Don't mask those labels in `reduce` again: it would divide a
+    second time.
 
     Args:
-        logits: `(batch, classes, ...)`, floats; axes beyond the second are averaged
-            over.
+        logits: `(batch, classes, ...)`, floats; later axes are averaged.
         labels: class numbers `(batch, ...)`, or probabilities of the logits' shape.
         ignore_index: the class number of padding.
 
     Raises:
-        ValueError: the logits have no axis of classes; labels of another shape, or out
+        ValueError: logits without an axis of classes; labels of another shape, or out
             of range (on a GPU torch stops the program instead).
 
     >>> cross_entropy(torch.zeros(2, 4), torch.tensor([0, 3]))  # log 4 each
@@ -105,13 +101,11 @@ def cross_entropy(
 def kl_from_logits(logits: Tensor, other: Tensor) -> Tensor:
     """Return KL(p || q) = sum p * log(p / q) of each sample, in nats, `(batch,)`.
 
-    p = softmax(logits) and q = softmax(other), both over the second axis. Not
-    symmetric: where p is sure and q is not, it is large. Both get a gradient; detach
-    the one that is the target.
+    p = softmax(logits) and q = softmax(other), both over the second axis. It is not
+    symmetric. Both get a gradient; detach the one that is the target.
 
     Args:
-        logits: `(batch, classes, ...)`, finite; axes beyond the second are averaged
-            over.
+        logits: `(batch, classes, ...)`, finite; later axes are averaged.
         other: of the same shape, finite.
 
     Raises:
@@ -128,53 +122,29 @@ def kl_from_logits(logits: Tensor, other: Tensor) -> Tensor:
     return _mean_of_each(values.sum(dim=1))
 
 
-def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return -t * log p - (1 - t) * log(1 - p), p = sigmoid(logits), `(batch,)`.
-
-    From logits, and so exact where p rounds to 0 or 1. Keras's default takes
-    probabilities instead, and cuts them off at 1e-7: compare `from_logits=True`.
-
-    Args:
-        logits: `(batch, ...)`; all axes but the first are averaged over.
-        targets: of the same shape, in [0, 1]: floats, bools, or integers 0 and 1.
-
-    Raises:
-        ValueError: the shapes differ; they are not broadcast. Targets that are out of
-            range (where they can be looked at without a wait: on a CPU).
-
-    >>> binary_cross_entropy(torch.tensor([0.0, 200.0]), torch.tensor([1.0, 0.0]))
-    tensor([  0.6931, 200.0000])
-    """
-    _require_one_shape("binary_cross_entropy", "logits", logits, "targets", targets)
-    _require_shares(targets)
-    targets = targets.to(logits.dtype)
-    loss = functional.binary_cross_entropy_with_logits
-    return _mean_of_each(loss(logits, targets, reduction="none"))
-
-
 def reduce(
     per_sample: Tensor, *, weights: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
     """Return one scalar, with Keras's meaning of sample weights and masks.
 
-    sum(weights * losses) / n. Without a mask n is the number of losses: weights don't
-    count, so weights of 2 double the loss. With one, the losses where it is False are
-    left out of the sum, even nan, and n is the number of the others; 0 if there are
-    none. (Keras adds 1e-7 to that n.) Halves are added up in float32.
+    sum(weights * losses) / n. Without a mask n is the number of losses, so weights of 2
+    double the loss. With a mask n is the number of its True entries, and the other
+    losses, even nan, are not part of the sum, which is 0 if nothing remains. (Keras
+    adds 1e-7 to that n.) Half precision is added up in float32.
 
-    A loss that is left out gets no gradient, so a weight of nan there does no harm, nor
-    does a nan loss. But 0 * nan is nan in the backward pass of what made that loss:
-    where its inputs may be nan or infinite, replace them before, too.
+    A masked loss, or its weight, may be nan, as it gets no gradient. But 0 * nan is nan
+    in the backward pass through the operations that made this loss: replace inputs of
+    theirs that are nan or infinite, too, by `x.where(mask[:, None], 0)`.
 
     Args:
-        per_sample: losses `(batch,)`, or `(batch, time, ...)` for one a step.
-        weights: numbers of that shape, or of its first axes: `(batch,)` weighs all
-            the steps of a sample alike.
-        mask: the same of bools; True counts.
+        per_sample: losses `(batch,)`, or `(batch, time, ...)`.
+        weights: numbers of that shape, or of its first axes: `(batch,)` gives one
+            weight to all the steps of a sample.
+        mask: bools of such a shape; True counts.
 
     Raises:
-        ValueError: shapes that don't fit (they are never broadcast from the right),
-            a scalar, no losses at all, integers, or a mask that is not of bools.
+        ValueError: shapes that don't fit (they are not broadcast from the right), a
+            scalar, no losses, integers, or a mask that is not of bools.
 
     >>> losses = torch.tensor([1.0, 2.0, 6.0])
     >>> reduce(losses)
@@ -183,13 +153,6 @@ def reduce(
     tensor(1.)
     >>> reduce(losses, mask=torch.tensor([True, True, False]))  # / 2
     tensor(1.5000)
-    >>> mask = torch.tensor([True, False])
-    >>> z = torch.tensor([[0.0, 0.0], [torch.nan, 0.0]], requires_grad=True)
-    >>> clean = z.where(mask[:, None], 0)  # else z.grad is nan in the second row
-    >>> reduce(cross_entropy(clean, torch.tensor([1, 0])), mask=mask).backward()
-    >>> z.grad
-    tensor([[ 0.5000, -0.5000],
-            [ 0.0000,  0.0000]])
 
     Source: keras.losses.Loss of Keras 3, reduction "sum_over_batch_size".
     """
@@ -214,15 +177,14 @@ def reduce(
 
 
 class LossCollector:
-    """The terms that `add_loss` is given while this collector's `with` block runs.
+    """The terms passed to `add_loss` during this collector's `with` block.
 
-    Each entry begins at nothing, so one `with` a step clears what the step before
-    left. Of nested blocks the innermost takes the terms; an inner one that nobody
-    reads thus silences a pass. Each thread, and each asyncio task, has its own.
-    No module stores anything: copies, pickles and evaluation find nothing stale.
+    Each entry to the block clears the terms. Of nested blocks the innermost gets the
+    terms, so an inner one that is not read ignores those of a pass. Each thread, and
+    each asyncio task, has its own. The modules themselves store nothing.
 
     Attributes:
-        terms: {name: scalar}; a name that came several times holds the sum.
+        terms: {name: scalar}; terms of the same name are added up.
 
     >>> with LossCollector() as collector:
     ...     for _ in range(2):  # a module that is called twice
@@ -250,7 +212,7 @@ class LossCollector:
         self._before = None
 
     def total(self) -> Tensor:
-        """Return the sum of all terms, a scalar on the first one's device; 0 of none.
+        """Return the sum of all terms, on the first one's device; 0 if there are none.
 
         >>> LossCollector().total()
         tensor(0.)
@@ -266,19 +228,18 @@ _open: ContextVar[LossCollector | None] = ContextVar("_open", default=None)
 
 @torch._disable_dynamo  # a graph that is replayed would not find the open collector
 def add_loss(name: str, term: Tensor) -> None:
-    """Give a scalar term of the loss to the open collector; without one do nothing.
+    """Add a scalar term to the open collector; without one do nothing.
 
-    Call it in a module's forward or anywhere else; `training.fit` has a collector open
-    in each step, adds all terms to the loss and logs each by its name. So a model in
-    use, outside training, may go on calling it. In a compiled model it breaks the
-    graph: `torch.compile(model, fullgraph=True)` refuses it.
+    Call it in a module's forward or anywhere else: `training.fit` opens a collector in
+    each step, adds all terms to the loss and logs each by its name. In a compiled model
+    it breaks the graph: `torch.compile(model, fullgraph=True)` refuses it.
 
     Args:
-        name: of the term; a later term of the same name is added to the first.
-        term: a scalar tensor, times whatever coefficient it shall have.
+        name: of the term; later terms of the same name are added to the first.
+        term: a scalar tensor, already multiplied by its coefficient.
 
     Raises:
-        ValueError: the name is no text or empty, or the term is no scalar tensor.
+        ValueError: the name is not a string or empty, or the term no scalar tensor.
     """
     if not isinstance(name, str) or not name:
         raise ValueError(
@@ -286,8 +247,8 @@ def add_loss(name: str, term: Tensor) -> None:
             "name comes first, then the term."
         )
     if not isinstance(term, Tensor) or term.dim():
-        shape = getattr(term, "shape", None)
-        got = type(term).__name__ if shape is None else f"shape {tuple(shape)}"
+        is_shaped = hasattr(term, "shape")
+        got = f"shape {tuple(term.shape)}" if is_shaped else type(term).__name__
         raise ValueError(
             f"add_loss: {name!r} is of {got}; wanted a scalar tensor. reduce(...) "
             "makes one of a loss for each sample."
@@ -307,7 +268,7 @@ def _mean_of_each(values: Tensor) -> Tensor:
 
 def _spread(name: str, factors: Tensor, losses: Tensor) -> Tensor:
     """Return a view of the losses' shape; missing axes are added at the end."""
-    _require_tensors("reduce", {name: factors})
+    _require_tensors("reduce", **{name: factors})
     if factors.dim() == 0 or factors.shape != losses.shape[: factors.dim()]:
         raise ValueError(
             f"reduce: got {name} of shape {tuple(factors.shape)} for losses of shape "
@@ -317,17 +278,13 @@ def _spread(name: str, factors: Tensor, losses: Tensor) -> Tensor:
     if factors.is_complex() and not losses.is_complex():
         got = factors.dtype
         raise ValueError(f"reduce: got {name} of {got}; wanted real numbers.")
-    if factors.device != losses.device:
-        raise ValueError(
-            f"reduce: got {name} on {factors.device} for losses on {losses.device}. "
-            f"Move them: {name}.to({str(losses.device)!r})."
-        )
+    _require_one_device("reduce", "losses", losses, name, factors)
     missing = losses.dim() - factors.dim()
     return factors.reshape(*factors.shape, *[1] * missing).expand_as(losses)
 
 
 def _require_losses(per_sample: Tensor) -> None:
-    _require_tensors("reduce", {"losses": per_sample})
+    _require_tensors("reduce", losses=per_sample)
     if per_sample.dim() == 0:
         raise ValueError(
             "reduce: got a scalar; wanted a loss for each sample, shape (batch,). "
@@ -342,7 +299,7 @@ def _require_losses(per_sample: Tensor) -> None:
     _require_floats("reduce", "losses", per_sample)
 
 
-def _require_tensors(place: str, values: dict[str, object]) -> None:
+def _require_tensors(place: str, **values: object) -> None:
     for name, value in values.items():
         if not isinstance(value, Tensor):
             raise ValueError(
@@ -362,7 +319,7 @@ def _require_floats(place: str, name: str, value: Tensor) -> None:
 def _require_one_shape(
     place: str, name: str, first: Tensor, other_name: str, second: Tensor
 ) -> None:
-    _require_tensors(place, {name: first, other_name: second})
+    _require_tensors(place, **{name: first, other_name: second})
     if first.shape != second.shape or first.dim() == 0:
         raise ValueError(
             f"{place}: {name} has shape {tuple(first.shape)}, {other_name} "
@@ -389,7 +346,7 @@ def _require_one_device(
 
 
 def _require_classes(place: str, logits: Tensor) -> None:
-    _require_tensors(place, {"logits": logits})
+    _require_tensors(place, logits=logits)
     if logits.dim() < 2:
         raise ValueError(
             f"{place}: got logits of shape {tuple(logits.shape)}; wanted (batch, "
@@ -399,14 +356,15 @@ def _require_classes(place: str, logits: Tensor) -> None:
 
 
 def _require_labels(logits: Tensor, labels: Tensor) -> None:
-    _require_tensors("cross_entropy", {"labels": labels})
+    _require_tensors("cross_entropy", labels=labels)
     _require_one_device("cross_entropy", "logits", logits, "labels", labels)
     numbers = (*logits.shape[:1], *logits.shape[2:])
-    is_share = labels.is_floating_point()
-    is_number = not is_share and not labels.is_complex() and labels.dtype != torch.bool
-    if labels.shape == (logits.shape if is_share else numbers) and (
-        is_share or is_number
-    ):
+    if labels.is_floating_point():
+        fits = labels.shape == logits.shape
+    else:
+        is_number = not labels.is_complex() and labels.dtype != torch.bool
+        fits = is_number and labels.shape == numbers
+    if fits:
         return
     raise ValueError(
         f"cross_entropy: got labels of {labels.dtype} and shape {tuple(labels.shape)} "
@@ -414,19 +372,3 @@ def _require_labels(logits: Tensor, labels: Tensor) -> None:
         f"{numbers}, or probabilities, floats {tuple(logits.shape)}. A last axis of "
         "one goes by labels.squeeze(-1); one-hot integers become floats by .float()."
     )
-
-
-def _require_shares(targets: Tensor) -> None:
-    """Look for -1 or 2 among targets, where a look needs no wait and has a value."""
-    if targets.device.type != "cpu" or not targets.numel() or targets.is_complex():
-        return
-    if targets.dtype == torch.bool or torch.compiler.is_compiling():
-        return
-    if is_transforming():
-        return
-    low, high = targets.detach().aminmax()
-    if low < 0 or high > 1:
-        raise ValueError(
-            f"binary_cross_entropy: got targets from {low:.3g} to {high:.3g}; wanted "
-            "them in [0, 1]. Of -1 and 1 make (targets + 1) / 2."
-        )

@@ -1,30 +1,29 @@
-"""The small networks that the lessons use, and modules to put others together.
-
-A module holds its weights: called twice it shares them, copied it doesn't.
-"""
+"""The small networks of the lessons, and modules that combine others."""
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from course_lib.checks import is_int
+
 
 def mlp(sizes: Sequence[int] = (64, 32, 10), *, dropout: float = 0.0) -> nn.Sequential:
     """Fully connected layers of the given sizes, ReLU between them.
 
-    Inputs of any shape `(batch, ...)` are flattened to `(batch, sizes[0])`; the
-    outputs `(batch, sizes[-1])` are logits.
+    Inputs `(batch, ...)` are flattened to `(batch, sizes[0])`; the outputs
+    `(batch, sizes[-1])` are logits.
 
     Args:
-        sizes: input, hidden and output widths; at least two positive ints.
+        sizes: input, hidden and output widths; at least two ints >= 1.
         dropout: probability in [0, 1) of dropping each hidden unit; 0 adds no layer.
 
     Raises:
-        ValueError: fewer than two sizes, a size below 1, a dropout out of range.
+        ValueError: an argument out of range.
 
     >>> [tuple(p.shape) for p in mlp((64, 32, 10)).parameters()]
     [(32, 64), (32,), (10, 32), (10,)]
@@ -61,7 +60,7 @@ def small_cnn(
         channels: input channels, 1 for gray images.
         classes: number of logits.
         widths: output channels of the convolutions.
-        norm: put batch norm behind each convolution, in place of its bias.
+        norm: batch norm after each convolution, in place of its bias.
 
     Raises:
         ValueError: a number below 1, or images too small for the poolings.
@@ -87,32 +86,6 @@ def small_cnn(
     )
 
 
-def mnist_cnn(*, dropout: bool = False) -> nn.Sequential:
-    """Two 3x3 convolutions without padding, 2x2 max pooling, two linear layers.
-
-    Takes `(batch, 1, 28, 28)`, returns logits `(batch, 10)`; 600,810 parameters.
-
-    Args:
-        dropout: drop a quarter after the pooling and a half of the 128 hidden units.
-
-    >>> sum(p.numel() for p in mnist_cnn().parameters())
-    600810
-
-    Source: examples/mnist_cnn.py of Keras 1.2.
-    """
-    convs = [nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU()]
-    hidden = [nn.Flatten(), nn.Linear(32 * 12 * 12, 128), nn.ReLU()]
-    after_pooling, after_hidden = ([nn.Dropout(p)] * dropout for p in (0.25, 0.5))
-    return nn.Sequential(
-        *convs,
-        nn.MaxPool2d(2),
-        *after_pooling,
-        *hidden,
-        *after_hidden,
-        nn.Linear(128, 10),
-    )
-
-
 def rso_mnist_cnn(
     *, width: int = 16, channels: int = 1, classes: int = 10, pooling: str = "max"
 ) -> nn.Sequential:
@@ -126,8 +99,7 @@ def rso_mnist_cnn(
         width: channels of each convolution.
         channels: input channels, 1 for gray images.
         classes: number of logits.
-        pooling: over the whole image at the end: "max" as in the authors' code, or
-            "average" as in two ports of it.
+        pooling: the global one: "max" as in the authors' code, or "average".
 
     Raises:
         ValueError: a number below 1, or another pooling.
@@ -139,8 +111,7 @@ def rso_mnist_cnn(
 
     Source: Tripathi and Singh 2020, arXiv:2005.05955, and the authors' code.
     """
-    numbers = (width, channels, classes)
-    _check_positive("rso_mnist_cnn", "width, channels, classes", numbers)
+    _require_rso("rso_mnist_cnn", width, channels, classes, pooling)
     layers: list[nn.Module] = []
     for number in range(1, 7):
         fan_in = channels if number == 1 else width
@@ -148,9 +119,8 @@ def rso_mnist_cnn(
         layers += [nn.AvgPool2d(2)] if number in (2, 4) else []
         layers.append(nn.BatchNorm2d(width))
         layers += [nn.ReLU()] if number < 6 else []
-    whole = _global_pooling("rso_mnist_cnn", pooling)
     head = nn.Linear(width, classes, bias=False)
-    return nn.Sequential(*layers, whole, nn.Flatten(), head)
+    return nn.Sequential(*layers, _GLOBAL_POOLING[pooling](1), nn.Flatten(), head)
 
 
 class RSOCifar10CNN(nn.Module):
@@ -160,9 +130,9 @@ class RSOCifar10CNN(nn.Module):
 
         x_i = norm(pool(conv(relu(x_(i-1))) + shortcut(x_(i-2)))),  i = 1..9,
 
-    where the shortcut stands at i = 3, 5, 7, 9, as it is or, where the channels grow,
-    through a 1x1 convolution with batch norm; the 2x2 average pooling at i = 3, 5.
-    Global pooling and a linear layer follow. Nothing has a bias.
+    with the shortcut at i = 3, 5, 7, 9 only: the identity or, if the channels grow, a
+    1x1 convolution with batch norm; the 2x2 average pooling is at i = 3, 5. Global
+    pooling and a linear layer follow. Nothing has a bias.
 
     Takes `(batch, channels, height, width)` of at least 4x4, returns logits.
 
@@ -170,8 +140,7 @@ class RSOCifar10CNN(nn.Module):
         width: channels of the first three convolutions; the others have twice as many.
         channels: input channels.
         classes: number of logits.
-        pooling: over the whole image at the end: "max" as in the authors' code, or
-            "average".
+        pooling: the global one: "max" as in the authors' code, or "average".
 
     Raises:
         ValueError: a number below 1, or another pooling.
@@ -191,8 +160,7 @@ class RSOCifar10CNN(nn.Module):
         classes: int = 10,
         pooling: str = "max",
     ) -> None:
-        numbers = (width, channels, classes)
-        _check_positive("RSOCifar10CNN", "width, channels, classes", numbers)
+        _require_rso("RSOCifar10CNN", width, channels, classes, pooling)
         super().__init__()
         widths = [channels, *[width] * 3, *[2 * width] * 6]
         self.convs = nn.ModuleList(
@@ -204,7 +172,7 @@ class RSOCifar10CNN(nn.Module):
             nn.Conv2d(width, 2 * width, 1, bias=False), nn.BatchNorm2d(2 * width)
         )
         self.relu, self.halve = nn.ReLU(), nn.AvgPool2d(2)
-        self.pool = _global_pooling("RSOCifar10CNN", pooling)
+        self.pool = _GLOBAL_POOLING[pooling](1)
         self.flatten = nn.Flatten()
         self.linear = nn.Linear(2 * width, classes, bias=False)
 
@@ -222,29 +190,35 @@ class RSOCifar10CNN(nn.Module):
         return self.linear(self.flatten(self.pool(x)))
 
 
-def _global_pooling(place: str, kind: str) -> nn.Module:
-    kinds = {"max": nn.AdaptiveMaxPool2d, "average": nn.AdaptiveAvgPool2d}
-    if kind not in kinds:
-        raise ValueError(f"{place}: got pooling={kind!r}; wanted 'max' or 'average'.")
-    return kinds[kind](1)
+_GLOBAL_POOLING = {"max": nn.AdaptiveMaxPool2d, "average": nn.AdaptiveAvgPool2d}
+
+
+def _require_rso(
+    place: str, width: int, channels: int, classes: int, pooling: str
+) -> None:
+    numbers = (width, channels, classes)
+    _check_positive(place, "width, channels, classes", numbers)
+    if pooling not in _GLOBAL_POOLING:
+        raise ValueError(
+            f"{place}: got pooling={pooling!r}; wanted 'max' or 'average'."
+        )
 
 
 class Lambda(nn.Module):
-    """A function as a module: a transformation of samples that has no weights.
+    """A function as a module: a transformation of samples without weights.
 
-    Takes what the function takes, and returns what it returns. The first axis is the
-    batch and must stay as long as it is in the first argument: `x[:5]` takes five
-    samples, `x[:, :5]` the first five features of each. Weights that the function
-    reaches by a name are not the module's: no optimizer and no state_dict sees them.
+    The first axis is the batch, and the output's must be as long as the first input's:
+    `x[:5]` takes five samples, `x[:, :5]` the first five features of each. Weights that
+    the function uses are not the module's: no optimizer and no state_dict sees them.
 
     Args:
         function: tensors `(batch, ...)` -> a tensor `(batch, ...)`, or a tuple of such.
-            It can be pickled with the module if it has a name of its own in a file.
-        name: what the repr shows; a lambda expression has no name.
+            It can be pickled with the module if a file defines it by a name.
+        name: shown by repr, as a lambda expression has no name.
 
     Raises:
         ValueError: not a function, or a module, which needs no wrapper; and at a call,
-            where the output has another batch.
+            if the output has another batch size.
 
     >>> Lambda(torch.tanh), Lambda(lambda x: x[:, :5], name="first five")
     (Lambda(tanh), Lambda(first five))
@@ -264,20 +238,17 @@ class Lambda(nn.Module):
     def forward(self, *inputs: Any) -> Any:
         """Return function(*inputs)."""
         outputs = self.function(*inputs)
-        if inputs and isinstance(inputs[0], Tensor):
-            for output in outputs if isinstance(outputs, tuple) else (outputs,):
-                self._require_batch(inputs[0], output)
+        first = inputs[0] if inputs else None
+        for output in outputs if isinstance(outputs, tuple) else (outputs,):
+            shape = tuple(output.shape) if isinstance(output, Tensor) else None
+            if isinstance(first, Tensor) and (not shape or shape[0] != len(first)):
+                got = type(output).__name__ if shape is None else f"shape {shape}"
+                raise ValueError(
+                    f"{self!r}: the input has shape {tuple(first.shape)}, the output "
+                    f"is {got}; wanted a tensor ({len(first)}, ...), as the first axis "
+                    "is the batch. Index the features behind it: x[:, :5]."
+                )
         return outputs
-
-    def _require_batch(self, first: Tensor, output: object) -> None:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else None
-        if not shape or shape[0] != len(first):
-            got = type(output).__name__ if shape is None else f"shape {shape}"
-            raise ValueError(
-                f"{self!r}: the input has shape {tuple(first.shape)}, the output is "
-                f"{got}; wanted a tensor ({len(first)}, ...), as the first axis is the "
-                "batch. Index the features behind it: x[:, :5]."
-            )
 
     def extra_repr(self) -> str:
         """Return the function's name, for repr."""
@@ -298,8 +269,8 @@ def _function_name(function: Callable) -> str:
 class Shared(nn.Module):
     """One bundle of layers called on each of several inputs: one set of weights.
 
-    The gradients of all the calls add up in it. Not one call on the inputs joined:
-    they may differ in batch size, and batch norm sees each by itself.
+    The gradients of all calls add up. The inputs are not joined: they may differ in
+    batch size, and batch norm normalizes each by itself.
 
     Args:
         bundle: any module of one input.
@@ -322,8 +293,7 @@ class Shared(nn.Module):
 class Siamese(nn.Module):
     """Two inputs through one encoder: |encoder(first) - encoder(second)|, `(batch,)`.
 
-    The distance is Euclidean. It is symmetric, and 0 for equal inputs, whatever the
-    weights: both follow from sharing them.
+    This Euclidean distance is symmetric, and 0 for equal inputs, for all weights.
 
     Args:
         encoder: a module `(batch, ...)` -> `(batch, features)`.
@@ -343,58 +313,10 @@ class Siamese(nn.Module):
         return torch.linalg.vector_norm(one - other, dim=1)
 
 
-class MultiInputOutput(nn.Module):
-    """Named inputs through encoders of their own, a common trunk, and named heads.
-
-    output[name] = heads[name](trunk(codes side by side)). Head and trunk weights learn
-    from every loss that is taken of the outputs they lead to.
-
-    Args:
-        encoders: {input name: module `(batch, ...)` -> `(batch, features)`}, joined in
-            this order.
-        trunk: module from the joined codes `(batch, all features)` to features.
-        heads: {output name: module on the trunk's features}.
-
-    Raises:
-        ValueError: at a call, where the inputs' names are not the encoders'.
-
-    >>> model = MultiInputOutput(
-    ...     {"image": mlp((64, 8)), "weight": mlp((1, 2))},
-    ...     mlp((10, 16)),
-    ...     {"digit": mlp((16, 10)), "slant": mlp((16, 1))},
-    ... )
-    >>> outputs = model(image=torch.zeros(5, 1, 8, 8), weight=torch.zeros(5, 1))
-    >>> {name: tuple(output.shape) for name, output in outputs.items()}
-    {'digit': (5, 10), 'slant': (5, 1)}
-    """
-
-    def __init__(
-        self,
-        encoders: Mapping[str, nn.Module],
-        trunk: nn.Module,
-        heads: Mapping[str, nn.Module],
-    ) -> None:
-        super().__init__()
-        self.encoders, self.trunk = nn.ModuleDict(encoders), trunk
-        self.heads = nn.ModuleDict(heads)
-
-    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
-        """Return {output name: tensor}."""
-        if inputs.keys() != self.encoders.keys():
-            raise ValueError(
-                f"MultiInputOutput: got the inputs {', '.join(inputs) or 'none'}; "
-                f"wanted {', '.join(self.encoders)}. Pass each by its name."
-            )
-        codes = [encoder(inputs[name]) for name, encoder in self.encoders.items()]
-        features = self.trunk(torch.cat(codes, dim=1))
-        return {name: head(features) for name, head in self.heads.items()}
-
-
 def shared_parameters(model: nn.Module) -> dict[str, list[str]]:
-    """Return {parameter: its other names} of those that stand at several places.
+    """Return {parameter: its other names} of those that several layers share.
 
-    Empty where each layer has weights of its own. Meant or by accident, sharing looks
-    the same in the code; here it shows.
+    Sharing by design or by accident looks the same in the code; here it shows.
 
     >>> shared_parameters(nn.Sequential(*[nn.Linear(4, 4, bias=False)] * 3))
     {'0.weight': ['1.weight', '2.weight']}
@@ -412,7 +334,7 @@ def _check_positive(place: str, name: str, numbers: Sequence[int]) -> None:
             "for example (64, 32, 10)."
         )
     for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        if not is_int(number) or number < 1:
             raise ValueError(
                 f"{place}: got {name}={tuple(numbers)}; wanted whole numbers of at "
                 f"least 1, and {number!r} is not one."

@@ -1,6 +1,6 @@
-"""Trees of tensors, walked, mapped and flattened: dicts, lists, tuples, in each other.
+"""Trees of tensors, walked, mapped and flattened: nested dicts, lists and tuples.
 
-Those of a model are nested dicts that mirror it. One tensor alone is a tree, too. A
+The tree of a model is nested dicts that mirror it. One tensor alone is a tree, too. A
 tensor that stands at several places of a tree is tied: it counts once.
 """
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-_top_transform = torch._C._functorch.peek_interpreter_stack
+_innermost_transform = torch._C._functorch.peek_interpreter_stack
 Tree = Any  # nested dicts, lists, tuples and named tuples of tensors; or one tensor
 Path = tuple[Any, ...]  # keys of dicts, names of fields, and places in sequences
 
@@ -40,29 +40,19 @@ def rebuilt(node: Any, children: dict[Any, Any]) -> Any:
 
 def walk(tree: Tree, path: Path = ()) -> Iterator[tuple[Path, Any]]:
     """Yield (path, leaf) in the order of the containers."""
-    children = branches(tree)
-    if children is None:
+    if not isinstance(tree, CONTAINERS):
         yield path, tree
         return
-    for key, child in children.items():
-        if isinstance(child, CONTAINERS):
-            yield from walk(child, (*path, key))
-        else:
-            yield (*path, key), child
+    for key, child in branches(tree).items():
+        yield from walk(child, (*path, key))
 
 
 def map_tree(function: Callable[[Path, Any], Any], tree: Tree, path: Path = ()) -> Tree:
     """Return a tree of the same shape with function(path, leaf) for each leaf."""
-    children = branches(tree)
-    if children is None:
+    if not isinstance(tree, CONTAINERS):
         return function(path, tree)
-    mapped = {
-        key: map_tree(function, child, (*path, key))
-        if isinstance(child, CONTAINERS)
-        else function((*path, key), child)
-        for key, child in children.items()
-    }
-    return rebuilt(tree, mapped)
+    children = branches(tree).items()
+    return rebuilt(tree, {k: map_tree(function, c, (*path, k)) for k, c in children})
 
 
 def dotted(path: Path) -> str:
@@ -71,76 +61,80 @@ def dotted(path: Path) -> str:
 
 
 def insert(tree: Tree, name: str, leaf: Any) -> None:
-    """Put a leaf at a dotted name, making the dicts on the way."""
+    """Put a leaf at a dotted name; make the dicts that contain it."""
     *folders, last = name.split(".")
     for folder in folders:
         tree = tree.setdefault(folder, {})
     tree[last] = leaf
 
 
-def require_tree(place: str, what: str, tree: object) -> None:
-    """Raise ValueError unless `tree` is a container or one tensor.
-
-    A model gets advice of its own.
-    """
+def require_tree(caller: str, name: str, tree: object) -> None:
+    """Raise ValueError unless `tree` is a container or one tensor."""
     if isinstance(tree, nn.Module):
         raise ValueError(
-            f"{place}: got a {type(tree).__name__} for {what}; wanted nested dicts of "
+            f"{caller}: got a {type(tree).__name__} for {name}; wanted nested dicts of "
             "tensors. parameters(model) gives them."
         )
     if not isinstance(tree, (*CONTAINERS, Tensor)):
         raise ValueError(
-            f"{place}: got {type(tree).__name__} for {what}; wanted tensors in nested "
+            f"{caller}: got {type(tree).__name__} for {name}; wanted tensors in nested "
             "dicts, lists or tuples, for example as parameters(model) gives them."
         )
 
 
-def require_dict(place: str, what: str, tree: object) -> None:
+def require_dict(caller: str, name: str, tree: object) -> None:
     """Raise ValueError unless `tree` is a dict, as a module's tree is."""
-    require_tree(place, what, tree)
+    require_tree(caller, name, tree)
     if not isinstance(tree, dict):
         raise ValueError(
-            f"{place}: got {type(tree).__name__} for {what}; wanted nested dicts, as "
-            f"{what.rpartition(' ')[-1]}(model) gives them."
+            f"{caller}: got {type(tree).__name__} for {name}; wanted nested dicts, as "
+            f"{name}(model) gives them."
         )
 
 
-def require_module(place: str, model: object) -> None:
+def require_module(caller: str, model: object) -> None:
     """Raise ValueError unless `model` is a module, and not, say, its parameters."""
     if not isinstance(model, nn.Module):
         raise ValueError(
-            f"{place}: got {type(model).__name__}; wanted an nn.Module. Pass the model "
-            "itself, not its parameters."
+            f"{caller}: got {type(model).__name__}; wanted an nn.Module. Pass the "
+            "model itself, not its parameters."
         )
 
 
-def require_tensors(place: str, what: str, tree: object) -> None:
+def require_tensors(caller: str, name: str, tree: object) -> None:
     """Raise ValueError unless all leaves of `tree` are tensors."""
-    require_tree(place, what, tree)
+    require_tree(caller, name, tree)
     for path, leaf in walk(tree):
         if not isinstance(leaf, Tensor):
             raise ValueError(
-                f"{place}: {dotted(path)!r} is {type(leaf).__name__}; wanted a tensor. "
-                "parameters(model) gives a tree of them."
+                f"{caller}: {dotted(path)!r} is {type(leaf).__name__}; wanted a "
+                "tensor. parameters(model) gives a tree of them."
             )
 
 
 def all_finite(tensors: list[Tensor]) -> bool:
-    """Tell whether no number is nan or infinite; one look at all, one wait for a GPU.
+    """Tell whether no number is nan or infinite; a GPU is waited for once.
 
     >>> all_finite([torch.ones(2)]), all_finite([torch.tensor([1.0, torch.nan])])
     (True, False)
     """
     if not tensors:
         return True
-    if any(tensor.is_sparse for tensor in tensors):
+    try:
+        norms = torch._foreach_norm(tensors)
+    except NotImplementedError:  # a sparse one is among them
         tensors = [t.coalesce().values() if t.is_sparse else t for t in tensors]
-    norms = torch._foreach_norm(tensors)
+        norms = torch._foreach_norm(tensors)
     if not norms[0].is_cpu:
         norms = torch.stack([norm.to(norms[0].device) for norm in norms]).tolist()
     if all(map(math.isfinite, norms)):
         return True
     return all(bool(t.isfinite().all()) for t in tensors)  # a large norm may overflow
+
+
+def is_differentiable(x: Tensor) -> bool:
+    """Tell whether its numbers are real or complex: others have no derivatives."""
+    return x.is_floating_point() or x.is_complex()
 
 
 def is_transformed(x: Tensor) -> bool:
@@ -150,16 +144,25 @@ def is_transformed(x: Tensor) -> bool:
 
 
 def is_tracked(x: Tensor) -> bool:
-    """Tell whether a gradient with respect to the tensor is asked for, at any level."""
+    """Tell whether the tensor requires a gradient, at any level of transforms."""
+    return _at_tracked_level(x).requires_grad
+
+
+def is_attached(x: Tensor) -> bool:
+    """Tell whether the tensor was computed from one that requires a gradient."""
+    x = _at_tracked_level(x)
+    return x.requires_grad and not x.is_leaf
+
+
+def _at_tracked_level(x: Tensor) -> Tensor:
     while not x.requires_grad and is_transformed(x):  # vmap's own tensors never do
         x = torch._C._functorch.get_unwrapped(x)
-    return x.requires_grad
+    return x
 
 
 def is_transforming() -> bool:
     """Tell whether we are inside a torch.func transform, of whichever tensor."""
-    is_compiling = torch.compiler.is_compiling()
-    return not is_compiling and torch._C._functorch.peek_interpreter_stack() is not None
+    return not torch.compiler.is_compiling() and _innermost_transform() is not None
 
 
 def is_forward() -> bool:
@@ -167,11 +170,11 @@ def is_forward() -> bool:
     return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
 
 
-def is_watching() -> bool:
-    """Tell whether a compiler, a transform or forward mode looks at what we compute."""
+def is_any_transform_active() -> bool:
+    """Tell whether a compiler, a torch.func transform or forward mode is active."""
     if torch.compiler.is_dynamo_compiling():  # quicker to ask than is_compiling
         return True
-    return _top_transform() is not None or forward_ad._current_level >= 0
+    return _innermost_transform() is not None or forward_ad._current_level >= 0
 
 
 def trainables(params: Tree) -> dict[str, Tensor]:
@@ -200,21 +203,20 @@ def trainables(params: Tree) -> dict[str, Tensor]:
     return named
 
 
-# Freezing: a module's `requires_grad_(False)` is remembered on the copies of its own
-
+# Freezing: copies of a module's parameters have a mark where it froze them
 
 _MARK = "is_frozen_in_model"
 
 
 def mark_frozen(tensor: Tensor) -> None:
-    """Remember that a module has frozen the tensor, until it is copied."""
+    """Mark the tensor as frozen by its module; a copy of it has no mark."""
     setattr(tensor, _MARK, True)
 
 
 def is_frozen_in_model(tensor: Tensor) -> bool:
-    """Tell whether it is a module's frozen parameter, or a copy that is marked as such.
+    """Tell whether it is a module's frozen parameter, or a marked copy of one.
 
-    A plain tensor that requires no gradient is nothing special.
+    A plain tensor that requires no gradient is not frozen.
     """
     is_parameter = isinstance(tensor, nn.Parameter)
     return (is_parameter and not tensor.requires_grad) or hasattr(tensor, _MARK)
@@ -227,9 +229,9 @@ def destructure(params: Tree) -> tuple[Tensor, Callable[[Tensor], Tree]]:
     """Return (flat vector of the distinct tensors, function that rebuilds the tree).
 
     Both can be differentiated. A tied tensor is in the vector once. Tensors of several
-    dtypes share a vector of the widest, and have their own again in the tree. What is
-    not to be trained is not in the vector, and is the same tensor in the tree: integers
-    and booleans, and what `parameters` found frozen in the model.
+    dtypes share a vector of the widest, and have their own again in the tree. Tensors
+    that are not trained are not in the vector, and are the same in the tree: integers,
+    booleans, and those that `parameters` found frozen in the model.
 
     Raises:
         ValueError: params are no tree of tensors, or lie on several devices; rebuild
@@ -244,16 +246,20 @@ def destructure(params: Tree) -> tuple[Tensor, Callable[[Tensor], Tree]]:
     """
     require_tensors("destructure", "params", params)
     distinct = {id(tensor): tensor for _, tensor in walk(params)}
-    moving = {i: tensor for i, tensor in distinct.items() if _is_in_vector(tensor)}
-    resting = {i: tensor for i, tensor in distinct.items() if i not in moving}
+    in_vector = {
+        i: tensor
+        for i, tensor in distinct.items()
+        if is_differentiable(tensor) and not is_frozen_in_model(tensor)
+    }
+    constant = {i: tensor for i, tensor in distinct.items() if i not in in_vector}
     tree = map_tree(lambda _, tensor: id(tensor), params)
-    kinds = {i: (tensor.shape, tensor.dtype) for i, tensor in moving.items()}
-    flat = _flat(list(moving.values()))
+    kinds = {i: (tensor.shape, tensor.dtype) for i, tensor in in_vector.items()}
+    flat = _flat(list(in_vector.values()))
     may_be_complex = flat.is_complex()
 
     def rebuild(flat: Tensor) -> Tree:
         _require_vector(flat, kinds, may_be_complex)
-        tensors = dict(resting)
+        tensors = dict(constant)
         parts = flat.split([shape.numel() for shape, _ in kinds.values()])
         for (i, (shape, dtype)), part in zip(kinds.items(), parts, strict=True):
             part = part if dtype.is_complex or not part.is_complex() else part.real
@@ -261,11 +267,6 @@ def destructure(params: Tree) -> tuple[Tensor, Callable[[Tensor], Tree]]:
         return map_tree(lambda _, i: tensors[i], tree)
 
     return flat, rebuild
-
-
-def _is_in_vector(tensor: Tensor) -> bool:
-    is_number = tensor.is_floating_point() or tensor.is_complex()
-    return is_number and not is_frozen_in_model(tensor)
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:

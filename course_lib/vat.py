@@ -1,7 +1,7 @@
-"""Virtual adversarial training: outputs that stay the same under the worst small step.
+"""Virtual adversarial training: outputs that don't change under the worst small step.
 
-Around each sample we look for the step of length eps that changes the model's answer
-most, and charge for the change. No label is needed, so unlabeled samples teach too.
+For each sample we search the step of length eps that changes the model's output most,
+and penalize the change. No label is needed, so unlabeled samples can be used too.
 """
 
 import math
@@ -10,8 +10,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from course_lib.activity import records_kept
+from course_lib.checks import require_ints
 from course_lib.losses import LossCollector, kl_from_logits, reduce
+from course_lib.regularization.activity import restored_records
 from course_lib.trees import require_module
 
 
@@ -26,23 +27,22 @@ def virtual_adversarial_loss(
 ) -> Tensor:
     """Return mean KL(p || model(x + eps * d)) with p = model(x) fixed, a scalar.
 
-    d is `adversarial_direction`. Only the last pass has a gradient: neither p nor d
-    passes one on. The passes leave no trace but random numbers drawn: batch norm
-    normalizes by each pass's own batch, its running statistics (as all buffers) stay
-    as they were, dropout drops the same units in all passes, `.grad` is not touched,
-    `add_loss` hears nothing, and activity penalties remain those of the pass before.
+    d is `adversarial_direction`. Only the last pass has a gradient: p and d are
+    constants. The passes change nothing but the state of the random numbers: buffers
+    such as running statistics, `.grad`, the open `LossCollector` and activity penalties
+    stay the same. Batch norm normalizes by each pass's own batch, and dropout drops the
+    same units in all passes.
 
     Args:
         model: any classifier, inputs -> logits `(batch, classes, ...)`.
         inputs: labeled or not, `(batch, ...)` of floats.
-        eps: length of the step in the inputs' units, > 0; each sample's length is
-            taken over all its axes.
-        xi: length of the trial step where the gradient is taken, > 0. At a hundredth of
-            the inputs' length the direction is the theory's; far below a thousandth
-            float32 rounds it away. The default, the article's, looks further ahead.
-        iterations: gradients taken to find d, >= 1; each costs a pass forth and back.
-        logits: model(inputs), if there has been a pass in the same mode; saves one.
-            Not for models with dropout at work, where its units were dropped already.
+        eps: length of the step in the inputs' units, > 0, over all axes of a sample.
+        xi: length of the trial step for the gradient, > 0. At a hundredth of the
+            inputs' length the direction is the theory's; far below a thousandth it is
+            lost to rounding in float32. The default is the article's.
+        iterations: gradients used to find d, >= 1; each costs a pass and its backward.
+        logits: model(inputs), if a pass in the same mode has computed them; saves one
+            pass. Not for a model that draws random numbers, such as dropout's.
 
     Raises:
         ValueError: an argument out of range, logits for fewer than two classes, or
@@ -54,8 +54,8 @@ def virtual_adversarial_loss(
     >>> bool(vat > 0), vat.requires_grad
     (True, True)
 
-    Source: Miyato et al., arXiv:1704.03976. Its gradient is taken of the sum over the
-    batch, and d is divided by its own sample's length.
+    Source: Miyato et al., arXiv:1704.03976. The gradient here is that of the sum over
+    the batch, and each sample's d is divided by its own length.
     """
     _check_arguments("virtual_adversarial_loss", model, inputs, xi, iterations)
     _check_length("virtual_adversarial_loss", "eps", eps)
@@ -75,11 +75,9 @@ def adversarial_direction(
     """Return the step of length 1 that changes each answer most, shaped as the inputs.
 
     Starting from a random d, `iterations` times: g = gradient by d of the summed
-    KL(p || model(x + xi * d)), then d = g / |g|. For small xi this is a power
-    iteration, and d goes to the dominant eigenvector of the KL's Hessian, up to sign;
-    each iteration shrinks the other parts by their share of its eigenvalue. Where
-    the gradient is 0, so is d. Arguments and errors are those of
-    `virtual_adversarial_loss`.
+    KL(p || model(x + xi * d)), then d = g / |g|. For small xi this is a power iteration
+    that converges to the dominant eigenvector of the KL's Hessian, up to sign. If the
+    gradient is 0, so is d. Arguments and errors: see `virtual_adversarial_loss`.
 
     >>> model = nn.Linear(2, 2, bias=False)
     >>> _ = nn.init.eye_(model.weight)  # the classes differ along (1, -1)
@@ -103,7 +101,7 @@ def _direction(passes: "_Passes", xi: float, iterations: int) -> Tensor:
 
 
 def _unit(d: Tensor) -> Tensor:
-    """Divide each sample by its length; the largest first, lest tiny squares be 0."""
+    """Divide each sample by its length; first by its maximum, as tiny squares are 0."""
     flat = d.detach().flatten(start_dim=1)
     smallest = torch.finfo(d.dtype).tiny
     flat = flat / flat.abs().amax(dim=1, keepdim=True).clamp(min=smallest)
@@ -112,11 +110,11 @@ def _unit(d: Tensor) -> Tensor:
 
 
 class _Passes:
-    """Calls of a model that leave it as it was, all with the same random numbers.
+    """Calls of a model that don't change it, all with the same random numbers.
 
     Attributes:
         inputs: without a gradient.
-        start: one random number for each of the inputs.
+        start: random numbers of the inputs' shape.
         target: the clean pass's logits, without a gradient.
     """
 
@@ -124,8 +122,7 @@ class _Passes:
         self.model, self.inputs = model, inputs.detach()
         self.start = torch.randn_like(self.inputs)
         devices = {inputs.device, *(p.device for p in model.parameters())}
-        self.generators = list(_generators(devices))
-        self.states = [generator.get_state() for generator in self.generators]
+        self.states = [(g, g.get_state()) for g in _generators(devices)]
         self.refuses_randomness = logits is not None
         if logits is None:
             with torch.no_grad():
@@ -134,22 +131,18 @@ class _Passes:
         self.target = logits.detach()
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        for generator, state in zip(self.generators, self.states, strict=True):
+        for generator, state in self.states:
             generator.set_state(state)
-        with LossCollector(), records_kept(self.model):
+        with LossCollector(), restored_records(self.model):
             outputs = _call_on_copied_buffers(self.model, inputs)
-        if self.refuses_randomness:
-            self._require_same_states()
-        return outputs
-
-    def _require_same_states(self) -> None:
-        for generator, state in zip(self.generators, self.states, strict=True):
+        for generator, state in self.states if self.refuses_randomness else ():
             if not torch.equal(generator.get_state(), state):
                 raise ValueError(
-                    "virtual adversarial training: the model draws random numbers "
-                    "(dropout?), and the given logits are of other ones. Leave logits "
-                    "out: then the clean pass is made anew, with those of the others."
+                    f"{_PLACE}: the model draws random numbers (dropout?), and the "
+                    "given logits were computed with other ones. Leave logits "
+                    "out: then the clean pass is computed again, with the same ones."
                 )
+        return outputs
 
 
 def _call_on_copied_buffers(model: nn.Module, inputs: Tensor) -> Tensor:
@@ -174,6 +167,8 @@ def _generators(devices: set[torch.device]) -> Iterator[torch.Generator]:
 
 # Checks
 
+_PLACE = "virtual adversarial training"
+
 
 def _check_arguments(
     place: str, model: nn.Module, inputs: Tensor, xi: float, iterations: int
@@ -181,7 +176,7 @@ def _check_arguments(
     require_module(place, model)
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError(
-            f"{place}: got a ScriptModule, whose buffers can't be put aside. Pass the "
+            f"{place}: got a ScriptModule, whose buffers can't be replaced. Pass the "
             "module that it was made from: both share their parameters."
         )
     if not isinstance(inputs, Tensor):
@@ -201,9 +196,7 @@ def _check_arguments(
             "wanted floats (batch, ...). Of words perturb the embeddings."
         )
     _check_length(place, "xi", xi)
-    is_int = isinstance(iterations, int) and not isinstance(iterations, bool)
-    if not is_int or iterations < 1:
-        raise ValueError(f"{place}: got iterations={iterations!r}; wanted an int >= 1.")
+    require_ints(place, iterations=iterations)
 
 
 def _check_length(place: str, name: str, value: float) -> None:
@@ -218,17 +211,17 @@ def _check_logits(logits: object, inputs: Tensor) -> None:
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if isinstance(shape, str) or len(shape) < 2 or shape[1] < 2:
         raise ValueError(
-            f"virtual adversarial training: the model's output is {shape}; wanted "
-            "logits (batch, classes, ...) of at least two classes. One logit z for "
-            "yes or no is the same as the two [0, z]."
+            f"{_PLACE}: the model's output is {shape}; wanted logits (batch, classes, "
+            "...) of at least two classes. One logit z for yes or no is the same as "
+            "the two [0, z]."
         )
     if len(logits) != len(inputs):
         raise ValueError(
-            f"virtual adversarial training: there are {len(logits)} logits for "
-            f"{len(inputs)} inputs; wanted one row each. Pass those of these inputs."
+            f"{_PLACE}: there are {len(logits)} logits for {len(inputs)} inputs; "
+            "wanted one row each. Pass those of these inputs."
         )
     if logits.device != inputs.device:
         raise ValueError(
-            f"virtual adversarial training: the logits are on {logits.device}, the "
-            f"inputs on {inputs.device}. Pass those of these inputs."
+            f"{_PLACE}: the logits are on {logits.device}, the inputs on "
+            f"{inputs.device}. Pass those of these inputs."
         )

@@ -1,4 +1,4 @@
-"""Import torchvision, also beside a torch it was not built for."""
+"""Import torchvision, also with a torch that it was not built for."""
 
 from __future__ import annotations
 
@@ -10,27 +10,25 @@ import torch
 
 __all__ = ["import_torchvision"]
 
-# A declaration lives as long as its fragment does; this list keeps it alive.
+# A declaration exists as long as its fragment, which this list holds.
 _fragments: list[torch.library.Library] = []
 
 
 def import_torchvision() -> ModuleType:
-    """Return torchvision; the same as `import torchvision` where that works.
+    """Return torchvision, as `import torchvision` does where that works.
 
-    pip's default torchvision for Linux is linked against CUDA. Beside a torch
-    for the CPU its compiled extension cannot load. torchvision tolerates that,
-    but goes on to describe its operator `nms`, which only the extension
-    declares: the import ends in `operator torchvision::nms does not exist`.
-    This function then declares the missing operators, without code behind
-    them, and imports again. Data sets, transforms and models need no more;
-    `ops.nms` and `io.read_image` still raise when called.
+    pip's default torchvision for Linux is linked against CUDA, and with a torch for the
+    CPU its compiled extension can't be loaded. torchvision tolerates that, but then
+    registers a fake of its operator `nms`, which only the extension declares: the
+    import ends in `operator torchvision::nms does not exist`. This function declares
+    the missing operators, without an implementation, and imports again. Data sets,
+    transforms and models need no more; `ops.nms` and `io.read_image` raise when called.
 
-    Where torchvision loads by itself nothing is declared. Calling twice is
-    harmless. A DataLoader worker started by `spawn` must call it for itself.
+    A DataLoader worker started by `spawn` must call it for itself.
 
     Raises:
         ModuleNotFoundError: torchvision is not installed.
-        Exception: whatever else torchvision's own import raises.
+        Exception: any other error of torchvision's own import.
 
     >>> import_torchvision().datasets.MNIST.__name__
     'MNIST'
@@ -41,7 +39,10 @@ def import_torchvision() -> ModuleType:
         if "torchvision::nms" not in str(error):
             raise
     _declare_operators()
-    _forget_half_import()
+    # The failed import removes only the package itself. Its submodules would be
+    # reused, but not become attributes of the new package.
+    for name in [name for name in sys.modules if name.startswith("torchvision.")]:
+        del sys.modules[name]
     return _import()
 
 
@@ -68,10 +69,3 @@ def _declare_operators() -> None:
             f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
         )
     _fragments.append(fragment)
-
-
-def _forget_half_import() -> None:
-    # The failed import drops only the package itself. Its submodules would be
-    # reused, yet never become attributes of the new package.
-    for name in [name for name in sys.modules if name.startswith("torchvision.")]:
-        del sys.modules[name]

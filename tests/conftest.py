@@ -8,9 +8,10 @@ import matplotlib
 import pytest
 
 from tests.pretended_gpu import hooks  # before torch
+
 import torch  # isort: skip
 
-from course_lib import archives
+from course_lib.data import archives
 from tests.pretended_gpu.limits import LIMITS
 from tests.pretended_gpu.patches import pretended_gpu
 from tests.pretended_gpu.tensors import waits  # noqa: F401

@@ -1,6 +1,6 @@
 """Run by hand with Keras 3 on torch: the cases 3.15_ops_*, of keras.ops.
 
-    KERAS_BACKEND=torch python keras_live_operations.py FOLDER
+    KERAS_BACKEND=torch python keras_live_operations.py FOLDER [GROUP ...]
 
 Each expression below becomes an output of the model that bears its group's name.
 """
@@ -11,8 +11,10 @@ from pathlib import Path
 import keras
 import numpy as np
 from keras import ops  # noqa: F401  (the expressions use it)
+from keras.src.ops.numpy import Abs  # noqa: F401
 
 KERNEL = np.linspace(-1, 1, 24, dtype="float32").reshape(2, 2, 3, 2)
+FIRST = "channels_first"
 GROUPS = {
     "numbers": """
         ops.absolute(x), abs(x), ops.negative(x), ops.exp(x), ops.expm1(x), ops.log(p)
@@ -35,6 +37,7 @@ GROUPS = {
         ops.threshold(x, 0.2, -1.0), ops.convert_to_tensor(x)
         ops.saturate_cast(500 * x, "uint8"), ops.sinc(x), ops.fabs(x), ops.erfc(x)
         ops.ones_like(x, dtype="int32"), ops.cast(x, "float16"), ops.cast(x, "float64")
+        ops.round(ops.cast(i, "float32") / 2), ops.clip(x, 0.5, -0.5), Abs()(x)
     """,
     "pairs": """
         ops.add(x, y), ops.subtract(x, y), ops.multiply(x, y), ops.divide(x, p)
@@ -52,6 +55,9 @@ GROUPS = {
         ops.inv(n)
         ops.tril(n), ops.triu(n, 1), ops.trace(n, 0, 1, 2), ops.diagonal(n, 1, 1, 2)
         ops.solve(n, m)
+        ops.maximum(i, 1.5), ops.minimum(0.5, i), (i - 2) // 3, (i - 2) % 3, i / 2
+        ops.binary_crossentropy(ops.cast(x > 0, "float32"), ops.relu(x)), i * 0.5
+        ops.logical_and(x > 0, i), ops.fmax(i, 0.5), ops.where(x > 0, i, 0.5)
     """,
     "axes": """
         ops.sum(m, axis=1), ops.sum(x), ops.mean(m, axis=[1, 2], keepdims=True)
@@ -67,6 +73,11 @@ GROUPS = {
         ops.quantile(m, 0.3, axis=[1, 2], keepdims=True), ops.ptp(m, axis=1)
         ops.nansum(m, axis=1), ops.nanmean(m, axis=1), ops.moments(m, axes=[1])[1]
         ops.sort(m, axis=1), ops.argsort(x), ops.median(x[:, :3], axis=-1)
+        ops.normalize(1e-6 * x), ops.argsort(i), ops.mean(i, 1), ops.std(i, 1)
+        ops.argmax(m, axis=1, keepdims=True), ops.argmax(m), ops.var(m, 1, True)
+        ops.moments(m, [1], keepdims=True)[0]
+        ops.quantile(x, 0.3, axis=1, method="lower"), ops.norm(m, axis=(1, 2))
+        ops.average(i, axis=1), ops.median(i, axis=1), ops.var(i), ops.mean(x > 0)
     """,
     "shapes": """
         ops.concatenate([x, y], axis=1), ops.stack([x, y], axis=1), x[:, 1:3]
@@ -86,6 +97,11 @@ GROUPS = {
         ops.fliplr(x), ops.flipud(x), ops.hstack([x, y]), ops.vstack([x, y])
         ops.rot90(m, 3, (1, 2)), ops.slice(x, (0, 1), (2, 2))
         ops.one_hot(i, 4, dtype="int32")
+        ops.one_hot(i, 4, dtype="bool"), ops.one_hot(i, 4, axis=0)
+        ops.multi_hot(i, 5, dtype="int32"), ops.take(x, [-1, 0], axis=1)
+        ops.take(x, [2, 1]), ops.take_along_axis(x, i - 2, axis=1)
+        ops.roll(x, 1), ops.repeat(x, 2)
+        ops.stack([x, y]), ops.split(ops.transpose(x), 2)[1], ops.concatenate([x, y])
     """,
     "images": """
         ops.max_pool(im, 2), ops.max_pool(im, (3, 2), 1, "same")
@@ -98,10 +114,20 @@ GROUPS = {
         ops.image.hsv_to_rgb(im)
         ops.space_to_depth(im[:, :4], 2)
         ops.depth_to_space(ops.concatenate([im] * 4, -1), 2)
+        ops.max_pool(ch, 2, data_format=FIRST), ops.conv(ch, KERNEL, data_format=FIRST)
+        ops.average_pool(ch, 2, 1, data_format=FIRST)
+        ops.depthwise_conv(ch, KERNEL, data_format=FIRST)
+        ops.image.rgb_to_grayscale(ch, data_format=FIRST)
+        ops.image.rgb_to_hsv(ch, data_format=FIRST)
+        ops.image.hsv_to_rgb(ch, data_format=FIRST)
+        ops.image.resize(ch, (7, 8), data_format=FIRST)
+        ops.depthwise_conv(im, KERNEL, dilation_rate=2)
+        ops.separable_conv(im, KERNEL, KERNEL.reshape(1, 1, 6, 4), 1, "same", None, 2)
+        ops.image.rgb_to_hsv(ops.zeros_like(im)), ops.max_pool(m, 2, 1)
     """,
 }
 SHAPES = {"x": (4,), "y": (4,), "p": (4,), "u": (4,), "i": (4,)}
-SHAPES |= {"m": (4, 4), "n": (4, 4), "im": (5, 6, 3)}
+SHAPES |= {"m": (4, 4), "n": (4, 4), "im": (5, 6, 3), "ch": (3, 5, 6)}
 
 
 def array(name, rng):
@@ -111,7 +137,7 @@ def array(name, rng):
     x = rng.normal(size=shape).astype("float32")
     if name == "p":
         return np.abs(x) + np.float32(0.3)
-    return 1 / (1 + np.exp(-x)) if name in ("u", "im") else x
+    return 1 / (1 + np.exp(-x)) if name in ("u", "im", "ch") else x
 
 
 def outputs(group, inputs):
@@ -121,8 +147,8 @@ def outputs(group, inputs):
     return [output for row in rows for output in row]
 
 
-def main(folder):
-    for group in GROUPS:
+def main(folder, *groups):
+    for group in groups or GROUPS:
         rng = np.random.default_rng(0)
         inputs = {
             name: keras.Input(shape, name=name, dtype="int32" if name == "i" else None)
@@ -141,4 +167,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

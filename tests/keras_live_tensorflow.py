@@ -38,6 +38,10 @@ GROUPS = {
         tf.clip_by_value(x, -0.5, 0.5), K.clip(x, 0, None), tf.clip_by_value(x, y, p)
         tf.clip_by_norm(x, 1.0, axes=[1]), tf.zeros_like(x), tf.ones_like(x)
         tf.ones_like(x, dtype="int32"), K.hard_sigmoid(x), K.relu(x, max_value=0.3)
+        tf.round(tf.cast(i, "float32") / 2), tf.clip_by_value(x, 0.5, -0.5), (i - 2) % 3
+        (i - 2) // 3, tf.math.xlogy(tf.nn.relu(x), p), (i - 2) / 3, tf.add(i, 2)
+        tf.math.multiply_no_nan(tf.math.log(x), tf.cast(x > 0, "float32"))
+        tf.math.scalar_mul(3, i), tf.nn.elu(2 * x), tf.nn.crelu(m, axis=1)
     """,
     "tests": """
         x > 0, x >= 0, x < 0, x <= 0, (x > 0) & (y > 0)
@@ -73,6 +77,13 @@ GROUPS = {
         tf.math.l2_normalize(x), tf.nn.moments(m, axes=[1])[1], tf.nn.l2_loss(x)
         tf.nn.softmax_cross_entropy_with_logits(x, y), K.var(m, axis=1), K.std(m)
         tf.nn.sigmoid_cross_entropy_with_logits(u, y), K.mean(x > 0, axis=1)
+        tf.reduce_mean(-i, 1), tf.math.cumprod(m), tf.math.cumprod(x, 1, reverse=True)
+        tf.cumsum(x, 1, reverse=True), tf.math.top_k(i, 2)[1]
+        tf.math.l2_normalize(1e-6 * x, axis=1), tf.argmax(i, 1), tf.norm(x, ord=3)
+        tf.math.top_k(x, 1)[1], tf.argsort(i, axis=0), tf.sort(x, axis=0)
+        tf.clip_by_norm(x, 0.5), tf.reduce_all(x > -9), tf.math.count_nonzero(i)
+        tf.compat.v1.math.l2_normalize(x, dim=1)
+        tf.nn.softmax_cross_entropy_with_logits(m, n, axis=1)
     """,
     "shapes": """
         x[:, 1:3], x[..., ::-1], x[:, None], x[:, tf.newaxis, :2], x[:, -1]
@@ -99,6 +110,10 @@ GROUPS = {
         tf.strided_slice(m, [0, 3, 0], [0, 0, 2], [1, -1, 1], 1, 3)
         K.batch_flatten(m), K.permute_dimensions(m, (0, 2, 1)), K.repeat(x, 3)
         K.repeat_elements(x, 2, axis=1), K.one_hot(i, 5), K.temporal_padding(m, (1, 2))
+        tf.one_hot(i, 3, dtype="int32"), tf.one_hot(i, 3, axis=0), tf.concat([x, y], 0)
+        tf.roll(x, [1], [0]), tf.gather(m, [[1, 0]], axis=2)
+        tf.split(tf.transpose(x), 2)[1]
+        tf.pad(m, [[0, 0], [2, 0], [0, 1]], "REFLECT"), tf.tile(m, [1, 1, 2])
     """,
     "sizes": """
         tf.reshape(m, (tf.shape(m)[0], -1)), tf.shape(m), tf.shape(m)[1:], tf.size(m)
@@ -117,6 +132,22 @@ GROUPS = {
         tf.reshape(m, (-1, tf.unstack(tf.shape(m))[2])), tf.shape(m)[1] / 3
         tf.image.resize(im, tf.shape(im)[1:3] * 2), tf.one_hot(i, tf.shape(i)[1])
         tf.transpose(tf.reshape(m, [tf.shape(m)[0], 4, 2, 2]), [0, 2, 1, 3])
+        tf.minimum(tf.shape(x)[1], 3), -tf.shape(x), tf.zeros_like(tf.shape(m))
+        tf.ones_like(tf.shape(m)), tf.shape(m) > 3, tf.shape(m) >= 4, tf.shape(m) < 4
+        tf.shape(m) <= 3, tf.equal(tf.shape(m), 4), tf.not_equal(tf.shape(m), 4)
+        tf.where(tf.shape(m) > 3, 1, tf.shape(m)), tf.shape(m) % 3, tf.shape(m) + 1
+        tf.identity(tf.shape(x)), tf.stop_gradient(tf.shape(x))
+        tf.gather(tf.shape(m), [2, 0]), tf.slice(tf.shape(im), [1], [2])
+        tf.slice(tf.shape(im), [2], [-1]), tf.strided_slice(tf.shape(im), [1], [3])
+        tf.reduce_sum(tf.shape(im)), tf.reduce_max(tf.shape(im), keepdims=True)
+        tf.reduce_min(tf.shape(im)), tf.reshape(tf.shape(x)[1], [1])
+        tf.expand_dims(tf.shape(x)[1], 0), tf.squeeze(tf.shape(x)[1:])
+        tf.reshape(tf.shape(m), [3, 1]), tf.gather(tf.shape(m), [[0], [1]])
+        tf.stack([tf.shape(x), tf.shape(y)]), tf.reverse(tf.shape(m), [0])
+        tf.eye(tf.shape(x)[1], 3, [2])
+        tf.range(0.0, tf.cast(tf.shape(x)[1], "float32"), 1.5)
+        tf.fill(tf.shape(x), 2), tf.fill(tf.shape(x), True), tf.range(tf.rank(m))
+        tf.range(0, tf.shape(x)[1], dtype="float32")
     """,
     "matrices": """
         x @ tf.transpose(y), tf.matmul(x, y, transpose_b=True), m @ n
@@ -128,6 +159,9 @@ GROUPS = {
         tf.tensordot(x, KERNEL[0].reshape(4, 3), axes=[[1], [0]])
         tf.tensordot(x, y, axes=[0, 0]), tf.linalg.matmul(x, ROW[:, None])
         K.dot(x, K.transpose(y)), K.batch_dot(m, n, axes=[1, 1]), K.batch_dot(x, y, 1)
+        tf.linalg.diag_part(n, k=1), tf.linalg.band_part(n, 0, 2)
+        tf.matmul(m, n, adjoint_a=True), tf.linalg.inv(tf.linalg.diag(p), adjoint=True)
+        tf.tensordot(m, ROW[:, None] + ROW, 2)
     """,
     "networks": """
         tf.nn.bias_add(im, [1.0, 2.0, 3.0]), tf.nn.avg_pool2d(im, 2, 2, "SAME")
@@ -154,6 +188,10 @@ GROUPS = {
         tf.keras.applications.resnet50.preprocess_input(im)
         tf.keras.applications.mobilenet_v2.preprocess_input(im)
         tf.keras.applications.densenet.preprocess_input(im)
+        tf.nn.conv2d_transpose(im, BACK, [3, 9, 11, 2], 2)
+        tf.compat.v1.nn.depthwise_conv2d(im, KERNEL, [1] * 4, "VALID", rate=[2, 1])
+        tf.nn.conv2d(im, KERNEL, [2, 1], "SAME"), tf.nn.max_pool2d(im, 2, 2, "SAME")
+        tf.nn.convolution(im, KERNEL, 1, "SAME")
     """,
     "images": """
         tf.image.resize(im, (7, 8)), tf.image.resize(im, [2, 3])
@@ -186,6 +224,17 @@ GROUPS = {
         tf.image.convert_image_dtype(i, "float32")
         K.resize_images(im, 2, 3, "channels_last")
         K.resize_images(im, 2, 2, "channels_last", interpolation="bilinear")
+        tf.image.resize(tf.cast(9 * im, "int32"), (3, 9))
+        tf.image.resize(tf.cast(9 * im, "int32"), (8, 4), "nearest")
+        tf.compat.v1.image.resize(im, (7, 3), 1), tf.image.adjust_hue(im, -0.4)
+        tf.compat.v1.image.resize_nearest_neighbor(im, (7, 4), half_pixel_centers=True)
+        tf.compat.v1.image.resize_bilinear(im, (7, 4), half_pixel_centers=True)
+        tf.image.rgb_to_hsv(im[..., :1] + tf.zeros_like(im)), tf.image.rot90(im, 2)
+        tf.image.per_image_standardization(im / 99), tf.image.central_crop(im, 0.7)
+        tf.image.convert_image_dtype(tf.cast(9 * im, "uint8"), "float16")
+        tf.image.adjust_saturation(im, 9.0), tf.image.resize(im[0], (3, 4), "area")
+        tf.image.resize_with_pad(im, 9, 4, "nearest"), tf.image.adjust_gamma(im, 2.0)
+        tf.image.resize(im, [9, 4], preserve_aspect_ratio=True)
     """,
 }
 GRAPH_GROUPS = {
@@ -207,6 +256,8 @@ GRAPH_GROUPS = {
         tf.reduce_any(x > 0, 1), tf.reduce_all(x > 0, 1), tf.add_n([x, y, p])
         tf.argmax(x, 1), tf.cumsum(x, 1, exclusive=True, reverse=True)
         tf.raw_ops.ClipByValue(t=x, clip_value_min=-0.5, clip_value_max=0.3)
+        tf.argmax(x, 1, output_type=tf.int32), tf.argmax(m, 0), tf.cumsum(x, 0)
+        tf.round(tf.cast(i, "float32") / 2), tf.reduce_mean(-i, 1), (i - 2) // 3
     """,
     "graph_shapes": """
         m @ n, tf.matmul(m, n, transpose_a=True, adjoint_b=True)
@@ -228,6 +279,16 @@ GRAPH_GROUPS = {
         tf.nn.depth_to_space(tf.concat([im] * 4, 3), 2)
         tf.image.resize(im, (7, 8), "nearest"), tf.reshape(x, (-1, tf.shape(x)[1] // 2))
         tf.compat.v1.image.resize_bilinear(im, (7, 8), align_corners=True)
+        tf.matmul(x, y, transpose_a=True), tf.nn.conv2d(im, KERNEL, 1, "SAME", None, 2)
+        tf.linalg.matmul(m, n, adjoint_a=True), tf.one_hot(i, 3, axis=0)
+        tf.pad(m, [[0, 0], [1, 3], [3, 0]], "SYMMETRIC"), tf.cast(m, "bool")
+        tf.nn.bias_add(tf.transpose(im, [0, 3, 1, 2]), [1.0, 2.0, 3.0], "NCHW")
+        tf.strided_slice(m, [0, 3, 0], [0, 0, 2], [1, -1, 1], 1, 3), tf.stack([x, y])
+        tf.nn.max_pool2d(im, 2, [1, 2], "VALID"), tf.gather(x, [2, 0]), m[..., None, 1]
+        tf.compat.v1.image.resize_nearest_neighbor(im, (7, 4))
+        tf.split(tf.transpose(x), 2)[1]
+        tf.compat.v1.image.resize_bilinear(im, (7, 4)), tf.unstack(m, axis=-1)[1]
+        tf.range(1, tf.shape(m)[1], 2), tf.concat([x, y], 0), tf.argmax(i, 1)
     """,
 }
 SHAPES = {"x": (4,), "y": (4,), "p": (4,), "u": (4,), "i": (4,)}

@@ -10,9 +10,10 @@ from course_lib.rso.eager.incremental import Incremental
 from course_lib.rso.eager.network import Network
 from course_lib.rso.eager.plan import Unsuitable
 from course_lib.rso.eager.sweeps import Cached, Reference, Task
+from course_lib.rso.losses import cross_entropy
 from course_lib.rso.minibatches import Minibatches
-from course_lib.rso.modes import cross_entropy, searched
-from course_lib.rso.native.program import Unwritten
+from course_lib.rso.modes import search_mode
+from course_lib.rso.native.geometry import UnsupportedOperation
 from course_lib.rso.native.sweep import Compiled
 from course_lib.rso.proposals import (
     SAMPLERS,
@@ -237,7 +238,7 @@ def engines(task, batches, kinds=ENGINES):
             found[engine.__name__] = engine(own)
         except Unsuitable:
             assert engine in (Incremental, Compiled)
-        except Unwritten:
+        except UnsupportedOperation:
             assert engine is Compiled
     return found
 
@@ -267,7 +268,7 @@ def side_by_side(
     chosen = targets(model, train_norm=train_norm)
     initialize(chosen, 0)
     sigmas = {target.name: base_sigma(target, "measured") for target in chosen}
-    with searched(model):
+    with search_mode(model):
         network = Network.trace(model, inputs[:8], None)
         for cycle, target in ((c, t) for c in range(cycles) for t in reversed(chosen)):
             words = 0, cycle, target.name
@@ -284,7 +285,7 @@ def side_by_side(
                 own.numbers = own.schedule(len(groups), generator_of(*words, "batch"))
                 return own
 
-            drawn = SAMPLERS["normal"](count, generator_of(*words))
+            drawn = SAMPLERS["normal"].draw(count, generator_of(*words))
             dw = (sigmas[target.name] * drawn).to(device, dtype)
             kept = target.values * (1 - decay)
             values = torch.stack([kept, kept + dw, kept - dw], 1)
@@ -306,4 +307,4 @@ def side_by_side(
                 for weight, which in zip(group, won, strict=True):
                     target.values[weight] = values[weight, which]
                     for sweep in sweeps.values():
-                        sweep.took(weight, which)
+                        sweep.record_decision(weight, which)

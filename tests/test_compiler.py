@@ -1,6 +1,7 @@
 """A file is compiled once; where it can't be, the message says why."""
 
 import ctypes
+import importlib.metadata
 import os
 import re
 import subprocess
@@ -9,7 +10,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import torch
 
 from course_lib import compiler
 
@@ -75,13 +75,13 @@ def wrapper(monkeypatch, tmp_path):
     return make
 
 
-def anew(source, *defines):
+def fresh(source, *defines):
     """Return the library as another process would get it."""
     compiler._remembered.clear()
     return compiler.library(source, *defines)
 
 
-def kept(caches):
+def cached(caches):
     return sorted(caches[0].iterdir()) if caches[0].exists() else []
 
 
@@ -94,12 +94,12 @@ def test_a_file_is_compiled_once(source, caches, monkeypatch):
     assert first.answer() == 42
     assert compiler.library(source) is first
     assert compiler.library(str(source)).answer() == 42
-    (path,) = kept(caches)
+    (path,) = cached(caches)
     assert path.suffix == ".so"
     assert not list(caches[1].iterdir())  # nothing is left behind
     monkeypatch.setattr(compiler, "_compile", None)
-    assert anew(source).answer() == 42
-    assert kept(caches) == [path]
+    assert fresh(source).answer() == 42
+    assert cached(caches) == [path]
 
 
 @needs_one
@@ -108,19 +108,19 @@ def test_what_it_depends_on_is_in_the_name(source, caches, monkeypatch, wrapper)
     assert compiler.library(source, "ANSWER=7").answer() == 7
     assert compiler.library(source, "ANSWER=8").answer() == 8
     source.write_text(SOURCE.replace("42", "43"))
-    assert anew(source).answer() == 43
+    assert fresh(source).answer() == 43
     monkeypatch.setattr(compiler, "FLAGS", (*compiler.FLAGS, "-DANSWER=9"))
-    assert anew(source).answer() == 9
+    assert fresh(source).answer() == 9
     monkeypatch.setattr(compiler, "_processor", lambda: "another one")
-    anew(source)
+    fresh(source)
     monkeypatch.setattr(compiler, "version", lambda compiler: "g++ 99")
-    anew(source)
-    monkeypatch.setattr(torch, "__version__", "99.0")
-    anew(source)
+    fresh(source)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "99.0")
+    fresh(source)
     wrapper('exec "$real" "$@"')
-    anew(source)
-    names = {path.name.split("-")[1] for path in kept(caches)}
-    assert len(names) == len(kept(caches)) == 9
+    fresh(source)
+    names = {path.name.split("-")[1] for path in cached(caches)}
+    assert len(names) == len(cached(caches)) == 9
 
 
 @needs_one
@@ -135,15 +135,15 @@ def test_the_cache_is_for_its_user_alone(source, caches):
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o707])
 def test_a_folder_that_others_may_write_is_not_used(source, caches, mode):
     compiler.library(source, "ANSWER=13")
-    (evil,) = kept(caches)
+    (evil,) = cached(caches)
     compiler.library(source)
-    for path in set(kept(caches)) - {evil}:
+    for path in set(cached(caches)) - {evil}:
         path.write_bytes(evil.read_bytes())
         path.rename(path.with_name(re.sub(r"\w+.so", evil.name[-27:], path.name)))
     caches[0].chmod(mode)
-    before = kept(caches)
-    assert anew(source).answer() == 42
-    assert kept(caches) == before
+    before = cached(caches)
+    assert fresh(source).answer() == 42
+    assert cached(caches) == before
     assert "others may write to it" in compiler.obstacle()
     caches[0].chmod(0o700)
     assert compiler.obstacle() is None
@@ -155,8 +155,8 @@ def test_a_folder_of_another_user_is_not_used(source, caches, monkeypatch):
     compiler.library(source)
     own = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: own + 1)
-    assert anew(source).answer() == 42
-    assert len(kept(caches)) == 1
+    assert fresh(source).answer() == 42
+    assert len(cached(caches)) == 1
     assert "belongs to another user" in compiler.obstacle()
 
 
@@ -164,7 +164,7 @@ def test_a_folder_of_another_user_is_not_used(source, caches, monkeypatch):
 @pytest.mark.skipif(os.name != "posix", reason="modes of files")
 def test_a_file_that_others_may_write_is_not_loaded(source, caches, monkeypatch):
     compiler.library(source)
-    (path,) = kept(caches)
+    (path,) = cached(caches)
     assert path.stat().st_mode & 0o777 == 0o600
     path.chmod(0o666)
     compiled = []
@@ -172,20 +172,20 @@ def test_a_file_that_others_may_write_is_not_loaded(source, caches, monkeypatch)
     monkeypatch.setattr(
         compiler, "_compile", lambda *a: compiled.append(a) or compile_(*a)
     )
-    assert anew(source).answer() == 42
+    assert fresh(source).answer() == 42
     assert len(compiled) == 1
 
 
 @needs_one
 @pytest.mark.parametrize("share", [0, 0.3, 0.7])
-def test_a_damaged_file_is_compiled_anew(source, caches, share):
+def test_a_damaged_file_is_compiled_again(source, caches, share):
     compiler.library(source)
-    (path,) = kept(caches)
+    (path,) = cached(caches)
     whole = path.read_bytes()
     path.unlink()  # this process has it in memory
     path.write_bytes(whole[: int(share * len(whole))])
-    assert anew(source).answer() == 42
-    assert anew(source).answer() == 42
+    assert fresh(source).answer() == 42
+    assert fresh(source).answer() == 42
     assert path.read_bytes() == whole
 
 
@@ -193,12 +193,12 @@ def test_a_damaged_file_is_compiled_anew(source, caches, share):
 def test_a_file_under_a_known_name_with_other_contents_is_not_loaded(source, caches):
     """As a half-written one, which would end Python."""
     compiler.library(source)
-    (path,) = kept(caches)
+    (path,) = cached(caches)
     compiler.library(source, "ANSWER=13")
-    (other,) = set(kept(caches)) - {path}
+    (other,) = set(cached(caches)) - {path}
     path.unlink()
     path.write_bytes(other.read_bytes())
-    assert anew(source).answer() == 42
+    assert fresh(source).answer() == 42
 
 
 @needs_one
@@ -217,7 +217,7 @@ def test_two_processes_compile_at_once(source, tmp_path):
         assert [path.suffix for path in left] == [".so"]
 
 
-# Where nothing can be kept
+# Where nothing can be stored
 
 
 def blocked(folder):
@@ -266,11 +266,11 @@ def test_a_cache_from_which_nothing_can_be_loaded(source, monkeypatch, caches):
 def test_a_planted_file_is_not_loaded(source, caches, tmp_path):
     """Whoever may write to the folder of temporary files can't choose what we load."""
     compiler.library(source, "ANSWER=13")
-    (evil,) = kept(caches)
+    (evil,) = cached(caches)
     content = evil.read_bytes()
     compiler.library(source)
-    names = {path.name for path in kept(caches)} - {evil.name}
-    for path in kept(caches):
+    names = {path.name for path in cached(caches)} - {evil.name}
+    for path in cached(caches):
         path.unlink()
     caches[0].rmdir()
     blocked(caches[0])
@@ -278,7 +278,34 @@ def test_a_planted_file_is_not_loaded(source, caches, tmp_path):
         folder.mkdir(exist_ok=True)
         for name in names:
             (folder / name).write_bytes(content)
-    assert anew(source).answer() == 42
+    assert fresh(source).answer() == 42
+
+
+# What is no C++ file
+
+
+@pytest.mark.parametrize("source", [3, None, b"a.cpp", ["a.cpp"]])
+def test_a_source_that_is_no_path(source):
+    match = r"library: source is .*; wanted the path of a C\+\+ file, as text or"
+    with pytest.raises(TypeError, match=match):
+        compiler.library(source)
+
+
+@pytest.mark.parametrize("define", [3, ["A=1"]])
+def test_a_define_that_is_no_text(source, define):
+    match = r"library: a define is .*; wanted text such as 'REAL=float'"
+    with pytest.raises(TypeError, match=match):
+        compiler.library(source, define)
+
+
+@pytest.mark.parametrize("name", ["no.cpp", ""])
+def test_a_file_that_is_not_there(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    match = rf"library: there is no file '{name}' in .*{tmp_path.name}; .* full path"
+    for switch in ("", "no-such-compiler"):
+        monkeypatch.setenv(compiler.SWITCH, switch)
+        with pytest.raises(FileNotFoundError, match=match):
+            compiler.library(name)
 
 
 # Where nothing can be compiled
@@ -305,7 +332,7 @@ def test_a_compiler_that_fails_is_quoted(source, wrapper, caches):
     match = rf"{path} can't compile answer.cpp: answer.cpp:2: \ufffd no idea"
     with pytest.raises(compiler.NoCompiler, match=match):
         compiler.library(source)
-    assert kept(caches) == []
+    assert cached(caches) == []
     assert not list(caches[1].iterdir())
 
 
@@ -328,7 +355,7 @@ def test_the_first_compilation_says_so_in_a_terminal(
 ):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
     compiler.library(source)
-    anew(source)
+    fresh(source)
     line = "Compiling answer.cpp, once on this machine.\n"
     assert capsys.readouterr().err == line * is_terminal
 
@@ -338,7 +365,7 @@ def test_a_file_with_a_mistake(source, caches):
     source.write_text("int answer(void) { return nothing; }")
     with pytest.raises(compiler.NoCompiler, match=r"nothing.* not declared|undeclared"):
         compiler.library(source)
-    assert kept(caches) == []
+    assert cached(caches) == []
 
 
 def test_a_compiler_that_writes_nonsense(source, wrapper):

@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from test_archives import IDX, THINGS, cifar_pixels, put, small_cifar, small_mnist
+from test_data_archives import IDX, THINGS, cifar_pixels, put, small_cifar, small_mnist
 
-from course_lib import archives, data
-from course_lib.data import DataError, Dataset, Split, available, load
+from course_lib import data
+from course_lib.data import DataError, Dataset, Split, archives, available, load
 
 OFFICIAL = os.environ.get("COURSE_DATA")
 DEVICES = [
@@ -142,7 +142,7 @@ def test_unshuffled_batches_are_views_in_order():
 
 @pytest.mark.parametrize("size", [0, -1, 2.0, True, "2", None])
 def test_a_bad_batch_size_is_refused_at_the_call(size):
-    with pytest.raises(ValueError, match=r"batch_size is .*wanted an int >= 1"):
+    with pytest.raises(ValueError, match=r"got batch_size=.*wanted an int >= 1"):
         counting(4).batches(size)
 
 

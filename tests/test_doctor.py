@@ -48,7 +48,7 @@ def test_report_shows_status_finding_and_remedy():
         "fault    bcd  2",
         "              -> mend it",
         "",
-        "A lesson would fail here. Mend first: bcd.",
+        "A lesson would fail here. Repair first: bcd.",
     ]
 
 

@@ -21,7 +21,7 @@ HEADER = "# Measure\n\n**A full run** takes a while.\n\n**Before** it, nothing."
 SOURCES = [
     """
     import json, os, matplotlib.pyplot as plt
-    from course_lib.lessons import explore, progress, show
+    from course_lib.lessons import explore, progress_file, show
     """,
     """
     def draw(steps):
@@ -33,8 +33,8 @@ SOURCES = [
     "picture.set(steps=2)",
     "show(draw(3)[0], alt='Three steps.')",
     """
-    progress.mark_solved("lesson.exercise")
-    progress.solved()
+    progress_file.mark_solved("lesson.exercise")
+    progress_file.solved()
     """,
     "os.environ['TQDM_DISABLE']",
     "json.loads('{')",

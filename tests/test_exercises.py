@@ -1,6 +1,6 @@
 """Checks that never raise, and each lesson's own exercises, right and wrong.
 
-The second half goes through every lesson: its starters must be told "not yet", the
+The second half goes through every lesson: its starters must get "not yet", the
 solution that stands in the notebook must pass, and each likely wrong answer must get
 its own message.
 """
@@ -22,14 +22,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import course_lib.lessons
-from course_lib.lessons import progress
-from course_lib.lessons.exercises import (
-    Exercise,
-    NotYet,
-    Verdict,
-    lessons,
-    require_written,
-)
+from course_lib.lessons import progress_file
+from course_lib.lessons.checks import require_written
+from course_lib.lessons.exercises import Exercise, NotYet, Verdict, lessons
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 HINTS = ("Look.", "Look at `w < 0`.", "It is 3.")
@@ -53,17 +48,17 @@ three = Exercise("numbers.three", judge_three, HINTS)
 # What a check says
 
 
-def test_a_right_answer_is_praised_and_kept():
+def test_a_right_answer_is_praised_and_stored():
     assert three.check(3) == Verdict(True, "Two and one is three.")
-    assert progress.solved() == {"numbers.three"}
+    assert progress_file.solved() == {"numbers.three"}
 
 
-def test_a_wrong_answer_is_named_gets_hints_and_is_not_kept():
+def test_a_wrong_answer_is_named_gets_hints_and_is_not_stored():
     assert three.check(4) == Verdict(False, "`4` is not 3.", HINTS)
-    assert progress.solved() == set()
+    assert progress_file.solved() == set()
 
 
-def test_the_untouched_stub_is_told_what_to_do():
+def test_the_untouched_stub_gets_instructions():
     verdict = three.check(...)
     assert not verdict.solved
     assert verdict.message == "Replace the ... with your answer, then check again."
@@ -224,6 +219,14 @@ print((lambda: "still here")())
     assert done.stdout.splitlines()[1:] == ["still here"], done.stderr
 
 
+@pytest.mark.parametrize("lesson", ["regularization", "explicit"])
+def test_no_answer_waits_for_an_import_of_many_seconds(lesson):
+    """An optimizer and vmap import torch._dynamo; stopped midway, torch is broken."""
+    names = f"sys, course_lib.lessons.{lesson}"
+    program = f"import {names}; assert 'torch._dynamo' in sys.modules"
+    subprocess.run([sys.executable, "-c", program], timeout=120, check=True)
+
+
 def test_a_clock_that_strikes_at_the_last_moment_hits_no_later_cell():
     """Answers that end just when the time does, many times over."""
 
@@ -245,7 +248,7 @@ def test_a_stub_that_is_returned_is_recognized():
 
 
 @pytest.mark.parametrize("content", [b"not ours", None], ids=["damaged", "no folder"])
-def test_progress_that_can_not_be_kept_is_said_and_costs_nothing(
+def test_progress_that_can_not_be_stored_is_reported_and_costs_nothing(
     tmp_path, monkeypatch, content
 ):
     path = tmp_path / "folder" / "progress.json"
@@ -256,7 +259,7 @@ def test_progress_that_can_not_be_kept_is_said_and_costs_nothing(
     verdict = three.check(3)
     assert verdict.solved
     assert verdict.message.startswith(
-        "Two and one is three. (Your progress could not be kept: "
+        "Two and one is three. (Your progress could not be stored: "
     )
 
 
@@ -314,7 +317,7 @@ def prove(notebook, module, wrong):
         assert len(set(exercise.hints)) == 3
         assert all(hint.strip() for hint in exercise.hints)
         prove_one(desk, name, wrong[name])
-        assert exercise.name in progress.solved()
+        assert exercise.name in progress_file.solved()
 
 
 def prove_one(desk, name, wrong):
@@ -322,18 +325,19 @@ def prove_one(desk, name, wrong):
     assert not starter.solved, f"{name}: the starter passes"
     assert "Your code raised" not in starter.message, f"{name}: {starter.message}"
 
-    told = {}
+    messages = {}
     assert len(wrong) >= 3, f"{name}: only {len(wrong)} wrong answers"
     for answer, fragment in wrong:
         verdict = desk.check(name, answer)
         assert not verdict.solved, f"{name} accepts:\n{answer}"
         assert fragment in verdict.message, f"{name}: {verdict.message}\n{answer}"
-        told.setdefault(verdict.message, []).append(answer)
-    assert len(told) == len(wrong), f"{name}: one message for two mistakes: {told}"
+        messages.setdefault(verdict.message, []).append(answer)
+    repeated = f"{name}: one message for two mistakes: {messages}"
+    assert len(messages) == len(wrong), repeated
 
     solution = solution_in(cell_with(desk.notebook, f"solution:{name}"))
     verdict = desk.check(name, solution)
-    assert verdict.solved, f"{name}: the solution is told {verdict.message}"
+    assert verdict.solved, f"{name}: the solution gets {verdict.message}"
 
 
 def notebook_of(number, lesson):
@@ -420,7 +424,7 @@ def test_a_good_lesson_is_proved():
     ("changes", "wrong", "complaint"),
     [
         ({"stub": "answer = 3"}, GOOD, "three: the starter passes"),
-        ({"solution": "answer = 2"}, GOOD, "three: the solution is told `2` is not 3"),
+        ({"solution": "answer = 2"}, GOOD, "three: the solution gets `2` is not 3"),
         ({}, {}, "assert set"),
         ({}, {"three": GOOD["three"][:2]}, "three: only 2 wrong answers"),
         ({}, {"three": [*GOOD["three"], ("answer = 3", "")]}, "three accepts:"),

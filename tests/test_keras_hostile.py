@@ -212,7 +212,7 @@ def test_the_child_is_quick_and_knows_no_torch(tmp_path):
 def test_without_a_python_to_run(tmp_path, monkeypatch):
     path = hdf5_file(tmp_path / "w.h5", kernel=KERNEL, bias=BIAS)
     monkeypatch.setattr(sys, "executable", "")
-    refused("for lack of a Python", weights=path)
+    refused("without a Python", weights=path)
 
 
 # JSON

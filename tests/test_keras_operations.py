@@ -16,48 +16,104 @@ from torch import nn
 from torch.testing import assert_close
 
 from course_lib.keras_models import KerasFormatError, load_keras
-from course_lib.keras_models.layers.operations import (
-    OPERATIONS,
-    graph_ops,
-    tensorflow,
-)
+from course_lib.keras_models.layers.operations import FORMS, sizes
+from course_lib.keras_models.layers.operations.forms import form_of
 from course_lib.keras_models.layers.operations.sizes import SIZE_OPERATIONS, Sizes
+from course_lib.keras_models.layers.operations.table import ROWS
 
 CASES = Path(__file__).parent / "keras_cases"
-RANDOM = {"random.normal", "random.uniform", "nn.dropout"}  # tested below
 SIZES = "2.15_tf_sizes"
+OPERATION_CASES = sorted(
+    path.parent.name
+    for pattern in ("2.15_tf_*", "3.15_ops_*")
+    for path in CASES.glob(f"{pattern}/model.json")
+)
+# What is random has its tests below.
+RANDOM = {"tf.random.normal", "tf.random.uniform", "tf.nn.dropout"}
 
 
-def entries(pattern):
-    """Yield every layer of the stored models."""
-    for path in CASES.glob(f"{pattern}/model.json"):
+def stored_nodes():
+    """Yield the kind and the written arguments of every node in the stored cases."""
+    for path in CASES.glob("[23]*/model.json"):
         config = json.loads(path.read_text())["config"]
-        yield from config["layers"] if isinstance(config, dict) else config
+        compared = (path.parent / "io.npz").exists()
+        for layer in config["layers"] if compared and isinstance(config, dict) else ():
+            written = layer.get("config", {})
+            if layer.get("module", "").startswith("keras.src.ops"):
+                calls = [node.get("kwargs", {}) for node in layer["inbound_nodes"]]
+                yield f"ops.{layer['class_name']}", {*written}.union(*calls)
+            elif "node_def" in written:
+                node = written["node_def"]
+                yield f"tfop.{node['op']}", {*node.get("attr", {})}
+            elif "function" in written and layer["class_name"] != "Lambda":
+                name = written["function"].removeprefix("compat.v1.")
+                yield f"tf.{name}", {*arguments_of(layer["inbound_nodes"])}
 
 
-def test_every_function_of_tensorflow_has_a_case():
-    found = {entry["config"].get("function") for entry in entries("2.15_tf_*")}
-    proven = {name.removeprefix("compat.v1.") for name in found if name}
-    assert set(tensorflow.functions()) - proven == RANDOM
+def arguments_of(nodes):
+    """Return the names that hold a value in tf.keras's form of a call."""
+    last = nodes
+    while isinstance(last, list):
+        last = last[-1] if last else {}
+    return {key for key, value in last.items() if value is not None}
 
 
-def test_every_op_of_the_graph_has_a_case():
-    nodes = (entry["config"].get("node_def", {}) for entry in entries("2.15_tf_graph*"))
-    assert set(graph_ops.names()) == {node.get("op") for node in nodes} - {None}
+def unproven(kinds):
+    """Return the entries of the table that no case of the original's proves."""
+    return set(kinds) - {kind for kind, _ in stored_nodes()} - RANDOM
 
 
-def test_every_operation_of_keras_3_has_a_case():
-    found = {entry["class_name"] for entry in entries("3.*")}
-    classes = {kind for kind in OPERATIONS if kind[0].isupper()}
-    # keras.ops.abs makes an Absolute; tf.identity is what Identity serves.
-    assert classes - found == {"Abs", "Identity"}
+def test_every_form_of_the_table_has_a_case():
+    assert unproven(FORMS) == set()
+    assert unproven({*FORMS, "ops.Planted"}) == {"ops.Planted"}
+    assert len(ROWS) == len({id(row) for row in ROWS.values()})
 
 
-def test_every_argument_leads_to_one_of_its_operation():
-    for name in tensorflow.functions():
-        entry = tensorflow.translation(name)
-        assert entry.kind in OPERATIONS, name
-    assert set(SIZE_OPERATIONS) <= set(OPERATIONS)
+def test_every_renamed_argument_has_a_case():
+    seen = {(kind, name) for kind, names in stored_nodes() for name in names}
+    renamed = {
+        (kind, theirs)
+        for kind in FORMS
+        for theirs, ours in form_of(kind).names.items()
+        if theirs != ours
+    }
+    assert renamed - seen == set()
+
+
+def test_every_default_of_a_file_has_a_case_without_the_argument():
+    calls = list(stored_nodes())
+    for kind in FORMS:
+        for name in form_of(kind).defaults:
+            assert any(k == kind and name not in names for k, names in calls), kind
+
+
+def test_every_operation_of_sizes_has_a_case(monkeypatch):
+    called = set()
+    find = sizes.size_function
+
+    def noted(name, function):
+        called.add(name)
+        return find(name, function)
+
+    monkeypatch.setattr(
+        "course_lib.keras_models.layers.operations.node.size_function", noted
+    )
+    for case in (SIZES, "2.15_tf_graph_shapes"):
+        load_case(case)
+    assert {*SIZE_OPERATIONS, *sizes.ARITHMETIC} <= called
+
+
+@pytest.mark.parametrize("case", OPERATION_CASES)
+def test_types_are_the_originals(case):
+    """A cast to float64 stays in the model's float32; whole numbers may be wider."""
+    model, arrays = load_case(case), np.load(CASES / case / "io.npz")
+    inputs = [torch.from_numpy(arrays[f"x{i}"]) for i in range(len(model.input_names))]
+    got = model(*inputs)
+    for i, y in enumerate(got if isinstance(got, tuple) else (got,)):
+        wanted = torch.from_numpy(arrays[f"y{i}"]).dtype
+        widths = {torch.float64: torch.float32, torch.int64: torch.int32}
+        pair = [widths.get(dtype, dtype) for dtype in (y.dtype, wanted)]
+        assert pair[0] == pair[1], f"output {i}"
 
 
 # Models made here
@@ -262,7 +318,7 @@ def test_tf_dropout_drops_in_eval_mode_too():
         (node("einsum", "x"), "tf.einsum: tf.keras writes only the first of its arg"),
         (node("__operators__.eq", "x"), r"Build the model with tf\.equal in its place"),
         (node("tile", "x"), r"tf\.tile\(<x>\): the argument 'repeats' is missing"),
-        (node("nn.softmax", "x", wide=3), "wide is not supported"),
+        (node("nn.softmax", "x", wide=3), "wide=3 is not supported"),
         (node("cast", "x", dtype="complex64"), "'complex64' is not supported. It is"),
         (
             node("image.resize", "x", size=[2, 2], method="sinc"),

@@ -131,7 +131,7 @@ def test_the_other_layers_tell_where_they_agree():
     assert load_keras(crop("th", "th"))(x).shape == (1, 3, 3, 5)
     assert load_keras(crop("tf"))(x).shape == (1, 2, 4, 5)
     assert load_keras(crop("tf"), data_format="channels_first")(x).shape[2] == 3
-    with pytest.raises(KerasFormatError, match="don't tell"):
+    with pytest.raises(KerasFormatError, match="don't say"):
         load_keras(crop("tf", "th"))
     assert load_keras(crop("tf", "th"), data_format="channels_last")(x).shape[1] == 2
 

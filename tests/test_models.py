@@ -2,21 +2,21 @@
 
 import copy
 import pickle
+import runpy
 from functools import partial
 
 import pytest
 import torch
+from pins import ROOT
 from torch import nn
 
 from course_lib.data import Split
 from course_lib.models import (
     Lambda,
-    MultiInputOutput,
     RSOCifar10CNN,
     Shared,
     Siamese,
     mlp,
-    mnist_cnn,
     rso_mnist_cnn,
     shared_parameters,
     small_cnn,
@@ -129,6 +129,7 @@ def test_one_number_is_no_sequence_of_sizes():
 
 @pytest.mark.parametrize("dropout", [False, True])
 def test_mnist_cnn_is_that_of_keras(dropout, device):
+    mnist_cnn = runpy.run_path(ROOT / "benchmarks" / "_networks.py")["mnist_cnn"]
     model = mnist_cnn(dropout=dropout).to(device)
     convs = (1 * 9 * 32 + 32) + (32 * 9 * 32 + 32)
     assert numbers_in(model) == convs + (12 * 12 * 32 * 128 + 128) + (128 * 10 + 10)
@@ -285,40 +286,6 @@ def test_a_siamese_network_learns_to_tell_pairs():
         optimizer.step()
     right = (model(first, second) > 1).float() == differ
     assert right.float().mean() > 0.9
-
-
-# Several inputs and outputs
-
-
-def two_by_two():
-    return MultiInputOutput(
-        {"image": mlp((64, 8)), "age": nn.Linear(1, 2)},
-        nn.Linear(10, 6),
-        {"digit": nn.Linear(6, 10), "slant": nn.Linear(6, 1)},
-    )
-
-
-def test_named_inputs_go_to_named_outputs(device):
-    model = two_by_two().to(device)
-    image, age = torch.randn(5, 1, 8, 8, device=device), torch.randn(5, 1).to(device)
-    outputs = model(age=age, image=image)
-    codes = torch.cat([model.encoders["image"](image), model.encoders["age"](age)], 1)
-    features = model.trunk(codes)
-    assert list(outputs) == ["digit", "slant"]
-    for name, output in outputs.items():
-        torch.testing.assert_close(output, model.heads[name](features))
-
-    outputs["slant"].sum().backward()  # reaches its head and the trunk alone
-    assert model.heads["digit"].weight.grad is None
-    reached = [model.heads["slant"], model.trunk, model.encoders["age"]]
-    assert all(module.weight.grad.abs().sum() > 0 for module in reached)
-
-
-def test_inputs_by_other_names_are_refused():
-    with pytest.raises(ValueError, match="got the inputs image; wanted image, age"):
-        two_by_two()(image=torch.zeros(1, 64))
-    with pytest.raises(ValueError, match="got the inputs none; wanted image, age"):
-        two_by_two()()
 
 
 # The networks of the RSO paper. Its authors' code gives layers, order and sizes.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from course_lib.lessons import exercises, progress
+from course_lib.lessons import progress, progress_file
 
 DAMAGED = {
     "cut short": '{"format": 1, "solved": ["closures.gu',
@@ -41,17 +41,17 @@ def saved(path, *names):
 def test_the_file_is_beside_the_notebook_or_where_course_progress_says(
     path, monkeypatch, tmp_path
 ):
-    assert progress.file() == path
+    assert progress_file.file() == path
     monkeypatch.delenv("COURSE_PROGRESS")
     monkeypatch.chdir(tmp_path)
-    assert progress.file() == tmp_path / "course_progress.json"
+    assert progress_file.file() == tmp_path / "course_progress.json"
 
 
 def test_solved_exercises_are_remembered_once_each(path):
-    assert progress.solved() == set()
+    assert progress_file.solved() == set()
     for name in ("closures.guess", "closures.watch", "closures.guess"):
-        progress.mark_solved(name)
-    assert progress.solved() == {"closures.guess", "closures.watch"}
+        progress_file.mark_solved(name)
+    assert progress_file.solved() == {"closures.guess", "closures.watch"}
     assert json.loads(path.read_text()) == {
         "format": 1,
         "solved": ["closures.guess", "closures.watch"],
@@ -59,9 +59,9 @@ def test_solved_exercises_are_remembered_once_each(path):
 
 
 def test_nothing_is_written_when_nothing_is_new(path):
-    progress.mark_solved("closures.guess")
+    progress_file.mark_solved("closures.guess")
     os.utime(path, (0, 0))
-    progress.mark_solved("closures.guess")
+    progress_file.mark_solved("closures.guess")
     assert path.stat().st_mtime == 0
 
 
@@ -69,7 +69,10 @@ def test_nothing_is_written_when_nothing_is_new(path):
 def test_a_damaged_file_is_named_and_left_as_it_is(path, content):
     write(path, content)
     before = path.read_bytes()
-    for act in (progress.solved, lambda: progress.mark_solved("closures.guess")):
+    for act in (
+        progress_file.solved,
+        lambda: progress_file.mark_solved("closures.guess"),
+    ):
         with pytest.raises(ValueError, match=r"^progress: .*progress\.json .*away to"):
             act()
     with pytest.raises(ValueError, match=r"^progress: .*progress\.json "):
@@ -79,7 +82,7 @@ def test_a_damaged_file_is_named_and_left_as_it_is(path, content):
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(path, monkeypatch):
-    progress.mark_solved("closures.guess")
+    progress_file.mark_solved("closures.guess")
 
     def full(*paths):
         raise OSError("No space left on device")
@@ -87,23 +90,23 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
         with pytest.raises(OSError, match="No space left"):
-            progress.mark_solved("closures.watch")
-    assert progress.solved() == {"closures.guess"}
+            progress_file.mark_solved("closures.watch")
+    assert progress_file.solved() == {"closures.guess"}
     assert list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(
-    "moment", ["course_lib.lessons.progress.os.fdopen", "os.replace"]
+    "moment", ["course_lib.lessons.progress_file.os.fdopen", "os.replace"]
 )
 def test_a_process_killed_in_the_middle_leaves_the_old_file(path, moment):
-    progress.mark_solved("closures.guess")
+    progress_file.mark_solved("closures.guess")
     before = path.read_bytes()
     script = f"""
 import os, unittest.mock
-from course_lib.lessons import progress
+from course_lib.lessons import progress_file
 die = lambda *arguments, **options: os._exit(9)
 unittest.mock.patch({moment!r}, die).start()
-progress.mark_solved("closures.watch")
+progress_file.mark_solved("closures.watch")
 """
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=Path(__file__).parents[1], check=False
@@ -116,13 +119,17 @@ def test_bring_back_adds_to_what_is_here(path):
     saved(path, "closures.guess", "closures.watch")
     other = saved(path.with_name("other.json"), "closures.watch", "closures.live")
     assert progress.bring_back(str(other)) == "Brought back: 1. Here before: 2."
-    assert progress.solved() == {"closures.guess", "closures.watch", "closures.live"}
+    assert progress_file.solved() == {
+        "closures.guess",
+        "closures.watch",
+        "closures.live",
+    }
 
 
 def test_bring_back_begins_a_file_where_there_is_none(path):
     other = saved(path.with_name("other.json"), "closures.guess")
     progress.bring_back(other)
-    assert progress.solved() == {"closures.guess"}
+    assert progress_file.solved() == {"closures.guess"}
 
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
@@ -131,7 +138,7 @@ def test_bring_back_refuses_a_damaged_file_and_keeps_what_is_here(path, content)
     write(path.with_name("other.json"), content)
     with pytest.raises(ValueError, match=r"^progress: .*other\.json "):
         progress.bring_back(path.with_name("other.json"))
-    assert progress.solved() == {"closures.guess"}
+    assert progress_file.solved() == {"closures.guess"}
 
 
 def test_bring_back_says_where_to_put_a_file_that_is_missing(path):
@@ -142,7 +149,7 @@ def test_bring_back_says_where_to_put_a_file_that_is_missing(path):
 
 def test_the_overview_counts_the_solved_exercises_of_each_lesson(path, monkeypatch):
     lessons = {"closures": ["guess", "watch"], "regularization": ["by_hand"]}
-    monkeypatch.setattr(exercises, "lessons", lambda: lessons)
+    monkeypatch.setattr(progress, "lessons", lambda: lessons)
     saved(path, "closures.watch", "elsewhere.guess")
     assert progress.overview() == (
         "closures       1 of 2  watch\n"  # names line up

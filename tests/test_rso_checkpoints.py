@@ -17,7 +17,7 @@ from course_lib.data import Split
 from course_lib.models import mlp, small_cnn
 from course_lib.rso import RSO
 from course_lib.rso.checkpoints import read, replacing, write
-from course_lib.rso.interrupts import Request, deferred
+from course_lib.rso.interrupts import StopRequest, deferred
 from course_lib.rso.steps import SearchError
 
 pytestmark = pytest.mark.usefixtures("ctrl_c")
@@ -125,7 +125,7 @@ def test_the_time_of_a_cycle_is_counted_over_its_stops(tmp_path, monkeypatch):
 def test_a_second_ctrl_c_stops_at_once(monkeypatch):
     clock = iter([10.0, 10.1, 11.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-    request, reached = Request(), []
+    request, reached = StopRequest(), []
 
     def press_thrice():
         with deferred(request):
@@ -143,7 +143,7 @@ def test_outside_the_main_thread_signals_are_left_alone():
     seen = []
 
     def work():
-        with deferred(Request()):
+        with deferred(StopRequest()):
             seen.append(signal.getsignal(signal.SIGINT))
         seen.append(len(list(search_of(cycles=1))))
 
@@ -314,7 +314,6 @@ OTHERS = {
     "batch": (lambda: search_of(batch_size=9), "made with batch_size=10"),
     "kind": (lambda: search_of(minibatches="fresh"), "minibatches='partition'"),
     "at once": (lambda: search_of(proposals_at_once=2), "proposals_at_once=1"),
-    "tolerance": (lambda: search_of(tolerance=0.1), "made with tolerance=1e-12"),
     "samples": (lambda: search_of(data=split(31)), "made with "),
     "labels": (
         lambda: search_of(data=Split(split().inputs, split().labels.flip(0))),

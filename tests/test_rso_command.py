@@ -149,7 +149,7 @@ def test_a_run_that_was_stopped_is_resumed_to_the_same_weights(
     child.send_signal(number)
     _, errors = child.communicate(timeout=60)
     assert child.returncode == (130 if number == signal.SIGINT else -9)
-    assert (b"To go on: --resume" in errors) == (number == signal.SIGINT)
+    assert (b"To continue: --resume" in errors) == (number == signal.SIGINT)
     assert rso("--resume", name=None, cycles=None) == 0  # with the stored settings
     assert rso(out="whole", cycles=4) == 0
     for ours, theirs in zip(rows(folder), rows(tmp_path / "whole"), strict=True):
@@ -235,7 +235,7 @@ def test_a_folder_that_can_not_be_written(tmp_path, rso, monkeypatch, capsys, co
     def refuse(*given, **options):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(locks, "_taken", refuse)
+    monkeypatch.setattr(locks, "_acquire", refuse)
     assert rso() == 1
     err = capsys.readouterr().err
     assert f"nothing can be written to {tmp_path / 'run'} ({os.strerror(code)})" in err

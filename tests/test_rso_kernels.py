@@ -11,12 +11,12 @@ from torch.testing import assert_close
 
 from course_lib.rso.eager import kernels
 from course_lib.rso.eager.kernels import (
-    Taps,
+    FoldedConv,
     affine_of,
     average_blocks,
     normalize_plane,
     patches,
-    pool,
+    pooling,
     standardize,
 )
 
@@ -110,7 +110,7 @@ def test_pools_are_those_of_torch(make, height, width, last):
     layout = torch.channels_last if last else torch.contiguous_format
     x = x.contiguous(memory_format=layout)
     kept = x.clone()
-    got = pool(x, module)
+    got = pooling(module)(x)
     assert_close(got, module(x))
     assert x.equal(kept)
 
@@ -120,21 +120,21 @@ def test_pools_are_those_of_torch(make, height, width, last):
 def test_global_pools(kind, size):
     for pixels in range(1, 8):
         x = image(3, 2, pixels, 8 - pixels, seed=pixels)
-        assert_close(pool(x, kind(size)), kind(size)(x))
+        assert_close(pooling(kind(size))(x), kind(size)(x))
 
 
 def test_a_pool_gives_new_memory():
     x = image(2, 3, 4, 4)
     for module in (nn.MaxPool2d(1), nn.MaxPool2d(2), nn.AdaptiveMaxPool2d(1)):
-        got = pool(x, module)
+        got = pooling(module)(x)
         assert got.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()
 
 
 def test_nan_stays_in_a_maximum():
     x = image(1, 1, 4, 4)
     x[0, 0, 1, 1] = float("nan")
-    assert pool(x, nn.MaxPool2d(2)).isnan().sum() == 1
-    assert pool(x, nn.AdaptiveMaxPool2d(1)).isnan().all()
+    assert pooling(nn.MaxPool2d(2))(x).isnan().sum() == 1
+    assert pooling(nn.AdaptiveMaxPool2d(1))(x).isnan().all()
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def taps(draw):
     except RuntimeError:  # nothing is left of the image
         size = (0, 0)
     assume(all(size))
-    return Taps(module, blocks), nn.Sequential(module, nn.AvgPool2d(blocks)), x
+    return FoldedConv(module, blocks), nn.Sequential(module, nn.AvgPool2d(blocks)), x
 
 
 @quick
@@ -196,10 +196,12 @@ def test_folded_pools_give_the_same_numbers(case):
 def test_what_folding_saves():
     """A kernel of 4x4 for each output, instead of four of 3x3."""
     conv = nn.Conv2d(1, 1, 3)
-    assert Taps(conv, (2, 2)).weight().shape == (1, 1, 4, 4)
-    assert Taps(conv, (2, 2)).can_fold
-    assert not Taps(nn.Conv2d(1, 1, 1, stride=3), (2, 2)).can_fold  # 4x4 for 1x1 x 4
-    assert not Taps(nn.Conv2d(1, 1, 3, dilation=2), (2, 2)).can_fold
+    assert FoldedConv(conv, (2, 2)).weight().shape == (1, 1, 4, 4)
+    assert FoldedConv(conv, (2, 2)).can_fold
+    assert not FoldedConv(
+        nn.Conv2d(1, 1, 1, stride=3), (2, 2)
+    ).can_fold  # 4x4 for 1x1 x 4
+    assert not FoldedConv(nn.Conv2d(1, 1, 3, dilation=2), (2, 2)).can_fold
 
 
 @quick
@@ -253,7 +255,7 @@ def test_patches_make_a_convolution_a_matrix_product(case):
 
 def test_a_linear_layer_is_a_convolution_of_one_pixel():
     module, x = nn.Linear(5, 3).double(), image(4, 5)
-    own = Taps(module)
+    own = FoldedConv(module)
     with torch.no_grad():
         assert_close(own(x, own.weight())[:, :, 0, 0], module(x))
     assert own.phases(x, (1, 1)).flatten(1).equal(x.t())

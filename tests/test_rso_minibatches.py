@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from course_lib.data import in_order
+from course_lib.data.sets import in_order
 from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.proposals import generator_of
 

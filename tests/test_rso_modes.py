@@ -8,13 +8,8 @@ from torch.testing import assert_close
 
 from course_lib.data import Split
 from course_lib.rso import refresh_norm_statistics
-from course_lib.rso.modes import (
-    cross_entropy,
-    loss_sum,
-    loss_sums,
-    require_repeatable,
-    searched,
-)
+from course_lib.rso.losses import cross_entropy, loss_sum, loss_sums
+from course_lib.rso.modes import require_repeatable, search_mode
 
 
 def net():
@@ -42,13 +37,13 @@ def assert_same_state(model, before):
     assert_close(now[3], before[3], rtol=0, atol=0)
 
 
-# searched
+# search_mode
 
 
 def test_a_searched_model_uses_batch_statistics_and_no_dropout():
     torch.manual_seed(0)
     model, x = net(), torch.randn(5, 1, 6, 6)
-    with searched(model):
+    with search_mode(model):
         got = model(x)
         assert not got.requires_grad
     conv, norm, linear = model[0], model[1], model[5]
@@ -64,7 +59,7 @@ def test_a_searched_model_is_put_back(error):
     model[1].running_mean.fill_(3.0)
     before = state_of(model)
     try:
-        with searched(model):
+        with search_mode(model):
             assert not any(m.training for m in model.modules())
             model(torch.randn(4, 1, 6, 6))
             if error:
@@ -77,7 +72,7 @@ def test_a_searched_model_is_put_back(error):
 
 def test_norms_without_running_statistics_stay_so():
     model = nn.BatchNorm2d(2, track_running_stats=False)
-    with searched(model):
+    with search_mode(model):
         model(torch.randn(3, 2, 2, 2))
     assert model.running_mean is None
     assert model.training
@@ -174,7 +169,7 @@ def test_a_pass_that_draws_nothing_is_taken():
     inputs = torch.randn(3, 1, 6, 6)
     kept = inputs.clone()
     model = nn.Sequential(nn.ReLU(inplace=True), net())
-    with searched(model):
+    with search_mode(model):
         require_repeatable(model, inputs)
     assert inputs.equal(kept)
     require_repeatable(nn.Threshold(0.0, float("nan")), inputs)  # nan equals nan

@@ -31,14 +31,15 @@ from course_lib.models import RSOCifar10CNN, rso_mnist_cnn
 from course_lib.rso import RSO, SearchError, engines
 from course_lib.rso.eager import prefixes
 from course_lib.rso.eager.incremental import Incremental
-from course_lib.rso.eager.kernels import Taps
+from course_lib.rso.eager.kernels import FoldedConv
 from course_lib.rso.eager.network import Network
 from course_lib.rso.eager.plan import Plan
 from course_lib.rso.eager.prefixes import Prefixes
 from course_lib.rso.eager.sweeps import Reference, Task
+from course_lib.rso.losses import cross_entropy
 from course_lib.rso.minibatches import Minibatches
-from course_lib.rso.modes import cross_entropy, searched
-from course_lib.rso.native import lowering, program, structures
+from course_lib.rso.modes import search_mode
+from course_lib.rso.native import geometry, lowering, program, structures
 from course_lib.rso.native.sweep import Compiled
 from course_lib.rso.proposals import targets, winner
 
@@ -311,14 +312,14 @@ def test_convolutions_in_fewer_products(image, padding, dtype):
     for number, layer in enumerate(layers, start=1):
         layer.weight.requires_grad_(False)
         after = tuple((size + number * (2 * around - 2)).tolist())
-        assert program.saves_products(Taps(layer), after)
+        assert geometry.winograd_pays(FoldedConv(layer), after)
     assert_alike(model, random_split(19, (1, *image)), dtype=dtype, batch_size=19)
 
 
 def test_fewer_products_are_for_plain_3x3_convolutions_of_many_channels():
     def saves(*arguments, pooled=(1, 1), image=(8, 8), **options):
         layer = nn.Conv2d(*arguments, **options)
-        return program.saves_products(Taps(layer, pooled), image)
+        return geometry.winograd_pays(FoldedConv(layer, pooled), image)
 
     assert saves(16, 16, 3)
     assert not saves(16, 16, (3, 1))
@@ -375,9 +376,9 @@ def before(*layers, image=(1, 6, 6)):
     with torch.no_grad():
         model(torch.zeros(2, *image))
     target = [t for t in targets(model) if t.parameter.dim() == 4][1]
-    with searched(model):
+    with search_mode(model):
         network = Network.trace(model, torch.randn(3, *image), None)
-        return lowering.Before.find(Plan(network, target.parameter))
+        return lowering.LayerBefore.find(Plan(network, target.parameter))
 
 
 def test_the_input_that_a_light_layer_gives_is_computed_anew():
@@ -421,14 +422,14 @@ def test_a_light_layers_values_take_no_memory():
     """Of the paper's largest values, 12,544 numbers a sample, none is remembered."""
     model = rso_mnist_cnn()
     kept = {}
-    with searched(model):
+    with search_mode(model):
         split = random_split(8, (1, 28, 28))
         network = Network.trace(model, split.inputs, None)
         minibatches = Minibatches(
             split.inputs, split.labels, 8, kind="partition", seed=0
         )
         for target in targets(model)[:2]:
-            own = lowering.Written(
+            own = lowering.LoweredPlan(
                 Plan(network, target.parameter), cross_entropy, minibatches
             )
             shapes = {role: own._shape_of(role, node) for role, node in own.numbers}
@@ -550,18 +551,19 @@ def test_searches_decide_alike(order, minibatches):
 
 def test_sweeps_of_all_kinds_hand_over_to_each_other(monkeypatch):
     """What one left of a mini-batch, in blocks or not, another takes up."""
-    monkeypatch.setattr(prefixes, "CHEAP", 0)
+    monkeypatch.setattr(prefixes, "RECOMPUTE_COST", 0)
     model = few("groups")
     numbers = {n: c.numbers for n, c in run(copy.deepcopy(model)).choices.items()}
     limit = 20 * 8 * (max(numbers.values()) - 1)
-    found = run_alike(model, memory_limit=limit, order="random", cycles=3)
+    monkeypatch.setattr(engines, "available_memory", lambda *a: limit)
+    found = run_alike(model, order="random", cycles=3)
     assert {c.engine for c in found.choices.values()} >= {"incremental"}
     assert len({c.is_compiled for c in found.choices.values()}) == 2
 
 
 @pytest.mark.parametrize("name", ["groups", "the paper's network"])
 def test_compiled_and_torch_sweeps_hand_over_to_each_other(name, monkeypatch):
-    monkeypatch.setattr(prefixes, "CHEAP", 0)
+    monkeypatch.setattr(prefixes, "RECOMPUTE_COST", 0)
     model = few(name)
     wanted = run(copy.deepcopy(model), compiled=False, cycles=3)
     made = []
@@ -573,14 +575,14 @@ def test_compiled_and_torch_sweeps_hand_over_to_each_other(name, monkeypatch):
     monkeypatch.setitem(engines.SWEEPS, "incremental", alternating)
     found = run(model, cycles=3)
     assert found.decisions.equal(wanted.decisions)
-    given = [sweep.written.heads for sweep in made if isinstance(sweep, Compiled)]
+    given = [sweep.lowered.heads for sweep in made if isinstance(sweep, Compiled)]
     assert any(known for heads in given for known, _ in heads)
 
 
 def test_values_that_are_computed_as_fast_as_fetched_are_not_handed_over():
     """9 multiply-adds for a number of the paper's first layer, hundreds for others."""
     model = rso_mnist_cnn()
-    with searched(model):
+    with search_mode(model):
         network = Network.trace(model, torch.zeros(2, 1, 28, 28), None)
     parameters = [target.parameter for target in reversed(targets(model))]
     kept = Prefixes(network, parameters, math.inf).last
@@ -827,7 +829,7 @@ def test_a_device_of_another_kind():
     model, split = few(), random_split(8, SHAPE)
     search = RSO(model, split, batch_size=8, cycles=1, progress=False)
     search.minibatches.inputs = search.minibatches.inputs.to("meta")
-    chooser = engines.Chooser(search.network, "", search.minibatches, 8, None)
+    chooser = engines.Chooser(search._engines.network, "", search.minibatches, 8, None)
     choices = chooser.choose("incremental", search.targets)
     assert {c.obstacle for c in choices.values()} == {
         "a device of another kind than the CPU"

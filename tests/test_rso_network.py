@@ -10,12 +10,12 @@ from torch import nn
 from torch.testing import assert_close
 
 from course_lib.rso.eager.network import Each, Network, NotTraceable
-from course_lib.rso.modes import searched
+from course_lib.rso.modes import search_mode
 
 
 def traced(model, shape=(2, 6, 6), samples=8):
     torch.manual_seed(0)
-    with searched(model):
+    with search_mode(model):
         return Network.trace(model, torch.randn(samples, *shape), None)
 
 

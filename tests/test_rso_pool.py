@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from course_lib import compiler
-from course_lib.rso.native import program
+from course_lib.rso.native import operations, program, structures
 from course_lib.rso.native.buffers import Rows
 from course_lib.rso.native.structures import State
 
@@ -21,7 +21,7 @@ SOURCE = """
 /* Count how often each block is run; `stuck` never ends. */
 extern "C" int run(long blocks, int threads, unsigned char *counts, long stuck)
 {
-    return Pool::ours().run(blocks, threads, [=](long block, int thread) {
+    return Pool::of_process().run(blocks, threads, [=](long block, int thread) {
         if (block == stuck && thread)
             for (;;)
                 usleep(1000);
@@ -106,7 +106,7 @@ def test_a_change_outside_of_the_channel_is_refused():
     """It once made the loop over a channel's taps go on for ever."""
     run = program.Program(torch.float32, None)
     state = run.state(0, (2, 1, 1))
-    run.taps(state, None, None, 2, (1, 1))
+    operations.perturb(run, state, None, None, 2, (1, 1))
     memory = torch.zeros(1, 2, run.lanes)
     values = (ctypes.c_void_p * 1)(memory.data_ptr())
     given = State(ctypes.addressof(values), memory.data_ptr(), 1)
@@ -119,7 +119,7 @@ def test_a_change_outside_of_the_channel_is_refused():
 def test_a_stuck_thread_ends_the_search_in_words(monkeypatch):
     run = program.Program(torch.float32, None)
     monkeypatch.setattr(program, "_STUCK", [])
-    error = run._error(program.STUCK, [], [torch.zeros(3)])
+    error = run._error(structures.STUCK, [], [torch.zeros(3)])
     assert isinstance(error, RuntimeError)
     assert "compiled=False" in str(error)
     assert run in program._STUCK  # its memory outlives the error

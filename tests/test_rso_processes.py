@@ -89,7 +89,7 @@ CASES = {
 }
 
 
-def searched(name, model, samples, options, **more):
+def search_mode(name, model, samples, options, **more):
     torch.manual_seed(dist.get_rank() if dist.is_initialized() else 0)
     split = images(samples)
     search = RSO(model().double(), split, cycles=2, progress=False, **options, **more)
@@ -106,7 +106,7 @@ def searched(name, model, samples, options, **more):
 
 def in_cases(folder):
     rank = dist.get_rank()
-    found = {name: searched(name, *case) for name, case in CASES.items()}
+    found = {name: search_mode(name, *case) for name, case in CASES.items()}
     torch.save(found, folder / f"{rank}.pt")
 
 
@@ -164,7 +164,7 @@ def pair(tmp_path_factory):
 
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_decide_as_one(pair, name):
-    alone = searched(name, *CASES[name])
+    alone = search_mode(name, *CASES[name])
     assert alone["decisions"].ne(0).any()
     for found in (each[name] for each in pair):
         assert found["engines"] == alone["engines"]
@@ -223,7 +223,7 @@ IN_CYCLE_2 = 3 * 211 + 2 + 300
 def in_strike(folder, number, rank):
     loss = Striking(number, rank, IN_CYCLE_2)
     checkpoint = folder / "checkpoint.pt"
-    searched("", perceptron, 40, MLP, loss=loss, checkpoint=checkpoint)
+    search_mode("", perceptron, 40, MLP, loss=loss, checkpoint=checkpoint)
 
 
 def finished(checkpoint):
@@ -237,7 +237,7 @@ def finished(checkpoint):
 
 @pytest.fixture(scope="module")
 def undisturbed():
-    return searched("", perceptron, 40, MLP, loss=Striking(0, -1, 0))
+    return search_mode("", perceptron, 40, MLP, loss=Striking(0, -1, 0))
 
 
 @pytest.mark.parametrize("victim", [0, 1])

@@ -175,7 +175,7 @@ def test_annealing_by_hand():
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samplers_have_deviation_one(name):
-    drawn = SAMPLERS[name](20_000, torch.Generator().manual_seed(0))
+    drawn = SAMPLERS[name].draw(20_000, torch.Generator().manual_seed(0))
     assert drawn.dtype == torch.float64
     assert drawn.square().mean() == pytest.approx(1, abs=0.03)
     if name != "fixed":

@@ -11,7 +11,9 @@ from torch.testing import assert_close
 
 from course_lib.data import Split
 from course_lib.models import small_cnn
-from course_lib.rso import RSO, CycleReport, SearchError, search
+from course_lib.rso import RSO, CycleReport, SearchError, engines, search
+from course_lib.rso.cli import command
+from course_lib.rso.proposals import SAMPLERS
 from course_lib.rso.steps import DeviceStep
 
 ENGINES = ("reference", "cached", "incremental", "torch alone")
@@ -489,17 +491,22 @@ def test_what_an_engine_can_not_take(middle, reason, slow):
     assert found.decisions.equal(wanted.decisions)
 
 
-def test_memory_is_refused_with_the_number():
+def test_memory_is_refused_with_the_number(monkeypatch):
+    def allow(count):
+        monkeypatch.setattr(engines, "available_memory", lambda *a: count)
+
     model = small_cnn(widths=(2, 3)).double()
     split = random_split(20, (1, 8, 8), classes=10)
+    allow(100)
     with pytest.raises(ValueError, match=r"it would remember \d+ MiB, and 0 MiB are"):
-        run(model, split, engine="incremental", memory_limit=100)
+        run(model, split, engine="incremental")
     with pytest.raises(ValueError, match="minibatches='fresh'"):
-        run(model, split, engine="cached", memory_limit=100)
-    found, _ = run(model, split, memory_limit=100, cycles=1)
+        run(model, split, engine="cached")
+    found, _ = run(model, split, cycles=1)
     assert {choice.engine for choice in found.choices.values()} == {"reference"}
     # 20 samples of 8 bytes: 60 numbers hold the last layer's inputs and outputs.
-    last = run(model, split, memory_limit=20 * 8 * 60, cycles=1)[0].choices
+    allow(20 * 8 * 60)
+    last = run(model, split, cycles=1)[0].choices
     names = [name for name, _ in model.named_parameters()]
     assert last[names[-1]].engine == last[names[-2]].engine == "incremental"
     assert last[names[0]].engine != "incremental"
@@ -511,3 +518,12 @@ def test_losses_of_the_wrong_shape(name):
         ValueError, match=r"the loss has shape .* for .* samples; wanted"
     ):
         run(minibatches=name, loss=lambda o, y: o)
+
+
+def test_every_sampler_is_documented():
+    """The docstring and `--help` are made from the table of samplers."""
+    for name, sampler in SAMPLERS.items():
+        for text in (RSO.__doc__, command.parser().format_help()):
+            assert f'"{name}" ({sampler.meaning})' in " ".join(text.split())
+    assert "{" not in RSO.__doc__
+    assert max(map(len, RSO.__doc__.splitlines())) <= 88

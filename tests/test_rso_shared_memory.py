@@ -18,7 +18,12 @@ from test_rso_processes import together, wait, words
 from course_lib import compiler
 from course_lib.rso.parallel import processes, shared_memory
 from course_lib.rso.parallel.processes import Processes
-from course_lib.rso.parallel.shared_memory import CAPACITY, LINE, Board, Gone
+from course_lib.rso.parallel.shared_memory import (
+    CAPACITY,
+    LINE,
+    PeerLost,
+    SharedMemoryReducer,
+)
 
 if not shared_memory._can_compile():
     pytest.skip("no C++ compiler here: gloo adds up", allow_module_level=True)
@@ -38,29 +43,29 @@ def summed(turn, count, size):
     return total
 
 
-# Threads of this process, each with a board of its own
+# Threads of this process, each with a reducer of its own
 
 
-def boards(count, patience=20.0):
-    """Return a board for each of `count` threads, all on the same memory."""
+def reducers(count, timeout=20.0):
+    """Return a reducer for each of `count` threads, all on the same memory."""
     memory = mmap.mmap(-1, count * (LINE + 2 * CAPACITY * 8))
     pids = [os.getpid()] * count
-    return [Board(memory, rank, pids, patience) for rank in range(count)]
+    return [SharedMemoryReducer(memory, rank, pids, timeout) for rank in range(count)]
 
 
 def side_by_side(work, count, **options):
-    """Run work(board) in threads; return what each gives, or raises."""
+    """Run work(reducer) in threads; return what each gives, or raises."""
     found = [None] * count
 
-    def run(rank, board):
+    def run(rank, reducer):
         try:
-            found[rank] = work(board)
+            found[rank] = work(reducer)
         except Exception as error:
             found[rank] = error
 
     threads = [
         threading.Thread(target=run, args=pair, daemon=True)
-        for pair in enumerate(boards(count, **options))
+        for pair in enumerate(reducers(count, **options))
     ]
     for thread in threads:
         thread.start()
@@ -74,9 +79,9 @@ def side_by_side(work, count, **options):
 def test_sums_are_the_same_to_the_last_bit(size):
     lengths = (1, 7, 0, CAPACITY, 513)
 
-    def work(board):
+    def work(reducer):
         return [
-            board.sum_(number(board.rank, turn, lengths[turn % 5]))
+            reducer.sum_(number(reducer.rank, turn, lengths[turn % 5]))
             for turn in range(15)
         ]
 
@@ -88,49 +93,49 @@ def test_sums_are_the_same_to_the_last_bit(size):
 def test_turn_after_turn():
     """A process that is ahead never writes what another has yet to read."""
 
-    def work(board):
+    def work(reducer):
         numbers, wrong = torch.empty(3, dtype=torch.float64), 0
         for turn in range(1000):
-            numbers.fill_(turn * (board.rank + 1))
-            wrong += int((board.sum_(numbers) != 3 * turn).any())
+            numbers.fill_(turn * (reducer.rank + 1))
+            wrong += int((reducer.sum_(numbers) != 3 * turn).any())
         return wrong
 
     assert side_by_side(work, 2) == [0, 0]
 
 
 def test_a_process_that_does_not_come_is_given_up():
-    first, _ = boards(2, patience=0.7)
+    first, _ = reducers(2, timeout=0.7)
     numbers = torch.ones(2, dtype=torch.float64)
     start = time.monotonic()
-    with pytest.raises(Gone, match="no answer for 1 s"):
+    with pytest.raises(PeerLost, match="no answer for 1 s"):
         first.sum_(numbers)
     assert 0.7 <= time.monotonic() - start < 5
     assert numbers.tolist() == [1.0, 1.0]
 
 
 def test_a_process_that_comes_late_is_awaited(monkeypatch):
-    monkeypatch.setattr(shared_memory, "GLANCE", 0.01)
+    monkeypatch.setattr(shared_memory, "LIVENESS_CHECK_SECONDS", 0.01)
 
-    def work(board):
-        time.sleep(0.2 * board.rank)
-        return board.sum_(number(board.rank, 0, 5))
+    def work(reducer):
+        time.sleep(0.2 * reducer.rank)
+        return reducer.sum_(number(reducer.rank, 0, 5))
 
     for found in side_by_side(work, 2):
         assert found.equal(summed(0, 5, 2))
 
 
 def test_which_tensors_it_takes():
-    (board,) = boards(1)
+    (reducer,) = reducers(1)
     fitting = torch.zeros(CAPACITY, dtype=torch.float64)
-    assert board.takes(fitting)
-    assert board.takes(fitting.view(2, -1))
-    assert not board.takes(torch.zeros(CAPACITY + 1, dtype=torch.float64))
-    assert not board.takes(fitting.float())
-    assert not board.takes(fitting[::2])
-    assert not board.takes(fitting.to("meta"))
+    assert reducer.supports(fitting)
+    assert reducer.supports(fitting.view(2, -1))
+    assert not reducer.supports(torch.zeros(CAPACITY + 1, dtype=torch.float64))
+    assert not reducer.supports(fitting.float())
+    assert not reducer.supports(fitting[::2])
+    assert not reducer.supports(fitting.to("meta"))
 
 
-# Whether there is a board
+# Whether there is a reducer
 
 
 def gathered(*others):
@@ -143,7 +148,7 @@ def same(value):
 
 
 def files():
-    """Watch the files that boards are made of."""
+    """Watch the files that reducers are made of."""
     made, original = [], shared_memory._new_file
 
     def new_file(size):
@@ -156,9 +161,9 @@ def files():
 def test_a_board_leaves_no_file(monkeypatch):
     made, new_file = files()
     monkeypatch.setattr(shared_memory, "_new_file", new_file)
-    board = Board.shared(0, gathered(same), 20.0)
-    assert len(board.memory) == 2 * (LINE + 2 * CAPACITY * 8)
-    assert board.pids == [os.getpid()] * 2
+    reducer = SharedMemoryReducer.create(0, gathered(same), 20.0)
+    assert len(reducer.memory) == 2 * (LINE + 2 * CAPACITY * 8)
+    assert reducer.pids == [os.getpid()] * 2
     assert len(made) == 1
     assert not os.path.exists(made[0])
     if os.path.isdir("/dev/shm"):
@@ -189,13 +194,13 @@ def without_memory(value):
 def test_all_have_a_board_or_none(other, monkeypatch):
     made, new_file = files()
     monkeypatch.setattr(shared_memory, "_new_file", new_file)
-    assert Board.shared(0, gathered(same, other), 20.0) is None
+    assert SharedMemoryReducer.create(0, gathered(same, other), 20.0) is None
     assert not any(map(os.path.exists, made))
 
 
 def test_no_room_for_the_memory(monkeypatch):
     monkeypatch.setattr(shared_memory, "_new_file", lambda size: None)
-    assert Board.shared(0, gathered(same), 20.0) is None
+    assert SharedMemoryReducer.create(0, gathered(same), 20.0) is None
 
 
 def test_an_error_on_the_way_leaves_no_file(monkeypatch):
@@ -208,7 +213,7 @@ def test_an_error_on_the_way_leaves_no_file(monkeypatch):
         return [value]
 
     with pytest.raises(RuntimeError, match="lost"):
-        Board.shared(0, gather, 20.0)
+        SharedMemoryReducer.create(0, gather, 20.0)
     assert len(made) == 1
     assert not os.path.exists(made[0])
 
@@ -248,11 +253,11 @@ def test_who_is_alive():
 def in_sums(folder):
     rank, size = dist.get_rank(), dist.get_world_size()
     reduce = Processes.current().reduce
-    board = processes._boards[dist.group.WORLD]
-    assert board is not None
-    assert board.patience == 60.0
+    reducer = processes._reducers[dist.group.WORLD]
+    assert reducer is not None
+    assert reducer.timeout == 60.0
     assert Processes.current().reduce is reduce
-    assert processes._boards == {dist.group.WORLD: board}
+    assert processes._reducers == {dist.group.WORLD: reducer}
     for turn in range(300):
         total = reduce(number(rank, turn, 50))
         assert total.equal(summed(turn, 50, size)), turn
@@ -260,7 +265,7 @@ def in_sums(folder):
     many = 10_000 if size == 2 else 1000
     for turn in range(many):
         assert reduce(one.fill_(turn)).item() == size * turn
-    turns = board.turn
+    turns = reducer.turn
     assert turns == 300 + many
     for tensor in (
         torch.ones(CAPACITY + 1, dtype=torch.float64),
@@ -268,9 +273,9 @@ def in_sums(folder):
         torch.ones(3, dtype=torch.int64),
     ):
         assert reduce(tensor).eq(size).all()
-    assert board.turn == turns  # gloo took those
+    assert reducer.turn == turns  # gloo took those
     assert reduce(torch.ones(CAPACITY, dtype=torch.float64)).eq(size).all()
-    assert board.turn == turns + 1
+    assert reducer.turn == turns + 1
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -284,7 +289,7 @@ def in_one_without_compiler(folder):
         os.environ[compiler.SWITCH] = ""
         compiler._remembered.clear()
     reduce = Processes.current().reduce
-    assert processes._boards == {dist.group.WORLD: None}
+    assert processes._reducers == {dist.group.WORLD: None}
     assert reduce(torch.ones(3, dtype=torch.float64)).eq(2).all()
 
 
@@ -296,7 +301,7 @@ def test_one_process_without_a_compiler(tmp_path):
 def in_loss(folder, number):
     """Process 1 sends itself a signal; process 0 says how long it took to notice."""
     own = Processes.current()
-    processes._boards[dist.group.WORLD].patience = 3.0
+    processes._reducers[dist.group.WORLD].timeout = 3.0
     one = torch.ones(1, dtype=torch.float64)
     for _ in range(10):
         own.total(one.clone())
@@ -315,7 +320,7 @@ def test_a_killed_process_is_missed_soon(tmp_path):
     wait(started)
     assert "LostProcess" in words(tmp_path, 0)
     assert "process 1 has ended" in words(tmp_path, 0)
-    assert float((tmp_path / "seconds").read_text()) < 2.5  # and not its patience
+    assert float((tmp_path / "seconds").read_text()) < 2.5  # and not its timeout
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no SIGSTOP here")
@@ -331,7 +336,7 @@ def test_a_hanging_process_is_given_up(tmp_path):
 
 def test_a_line_is_as_python_thinks():
     """The pages start behind a line for each process."""
-    first, second = boards(2)
+    first, second = reducers(2)
     thread = threading.Thread(
         target=second.sum_, args=(torch.full((1,), 5.0, dtype=torch.float64),)
     )

@@ -104,7 +104,7 @@ class Told:
         self.asked = list(winners)
         return torch.tensor(self.together, dtype=torch.float64)
 
-    def took(self, weight, winner):
+    def record_decision(self, weight, winner):
         self.heard.append((weight, winner))
 
 

@@ -8,8 +8,9 @@ from torch.testing import assert_close
 
 from course_lib.rso.eager.network import Network
 from course_lib.rso.eager.sweeps import Cached, Reference, Task
+from course_lib.rso.losses import cross_entropy
 from course_lib.rso.minibatches import Minibatches
-from course_lib.rso.modes import cross_entropy, searched
+from course_lib.rso.modes import search_mode
 from course_lib.rso.proposals import generator_of, targets
 
 
@@ -45,7 +46,7 @@ def test_losses_by_hand(engine):
     # y = 3 with w = (1, 1); w0 moves it by +-1, w1 by +-1: loss (y - 1)**2.
     assert sweep.losses([0], 0).tolist() == [4, 9, 1]
     target.values[0] = 0.0
-    sweep.took(0, 2)
+    sweep.record_decision(0, 2)
     assert sweep.losses([1], 0).tolist() == [1, 4, 0]
 
 
@@ -56,7 +57,7 @@ def test_decayed_losses_by_hand(engine):
     sweep, target = two_weights(engine, values)
     assert sweep.losses([0], 0).tolist() == [2.25, 6.25, 0.25]  # y = 2.5, 3.5, 1.5
     target.values[0] = 0.5
-    sweep.took(0, 0)  # kept, and yet it moved
+    sweep.record_decision(0, 0)  # kept, and yet it moved
     assert sweep.losses([1], 0).tolist() == [0.25, 6.25, 2.25]  # y = 1.5, 3.5, -0.5
 
 
@@ -122,7 +123,7 @@ def test_what_lies_before_the_layer_runs_once_for_each_minibatch(kind, prefix_ru
     model = nn.Sequential(nn.Flatten(), Counting(), nn.Linear(36, 3)).double()
     split = random_split(8)
     inputs = split.inputs.double()
-    with searched(model):
+    with search_mode(model):
         network = Network.trace(model, inputs, None)
         target = targets(model)[0]
         values = target.values[:, None] + torch.tensor([0.0, 0.1, -0.1])
@@ -140,7 +141,7 @@ def test_the_memory_of_cached_is_what_crosses_the_cut():
         *(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 3, 3), nn.Flatten()),
         nn.Linear(12, 3),
     )
-    with searched(model):
+    with search_mode(model):
         network = Network.trace(model, torch.randn(3, 1, 6, 6), None)
     numbers = [Cached.numbers_per_sample(network, p) for p in model.parameters()]
     assert numbers == [36, 36, 32, 32, 12, 12]
@@ -151,7 +152,7 @@ def test_a_layer_in_place_does_not_change_the_data():
     model.append(nn.Linear(36, 3))
     split = random_split(6)
     kept = split.inputs.clone()
-    with searched(model):
+    with search_mode(model):
         network = Network.trace(model, split.inputs, None)
         target = targets(model)[0]
         values = target.values[:, None].expand(-1, 3)

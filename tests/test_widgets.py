@@ -182,7 +182,7 @@ def test_the_first_view_is_controls_and_a_picture_for_readers_without_a_kernel(
     assert image(picture)["alt"] == picture["text/plain"] == "5 steps of sgd."
 
 
-def test_a_moved_control_draws_anew_in_the_same_place(page, calls):
+def test_a_moved_control_draws_again_in_the_same_place(page, calls):
     explorer = explore(draw, steps=(1, 9, 1))
     explorer._ipython_display_()
     explorer.controls["steps"].value = 2  # as the browser does

@@ -1,8 +1,11 @@
 """Keras models in PyTorch: `load_keras` reads the files of every era.
 
-The way of a file: `sources` opens it, `schema` translates its era to the neutral spec
-of `spec`, `kinds` and `layers` make modules, `graph` builds them along their calls, and
-`weights` fills them.
+The way of a file: `source` opens it, `schema` translates its era to the neutral spec of
+`spec`, `graph` makes the modules of `layers` and plans their calls, and `weights` fills
+them. `settings` reads a layer's config; `summary` shows and checks a model.
+
+`keras TAG PATH#LLINE` in a comment is the line of Keras that justifies a branch on the
+version: https://github.com/keras-team/keras/blob/TAG/PATH#LLINE.
 """
 
 import os
@@ -12,17 +15,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
 
-from course_lib.keras_models.graph.make import make_model
+from course_lib.keras_models.graph.make import build_model, make_model
 from course_lib.keras_models.graph.model import KerasModel
-from course_lib.keras_models.layers.base import Layer
-from course_lib.keras_models.layers.window import use_theano
+from course_lib.keras_models.graph.penalties import attach_penalties
 from course_lib.keras_models.schema.read import read_spec
 from course_lib.keras_models.source.files import reading
 from course_lib.keras_models.source.opening import open_source, open_weights
 from course_lib.keras_models.spec import KerasFormatError, Problems
-from course_lib.keras_models.weights.fill import initialize_rest, load_weights
+from course_lib.keras_models.weights.fill import fill_model
 from course_lib.keras_models.weights.origin import Origin
 
 __all__ = ["KerasFormatError", "load_keras"]
@@ -45,7 +46,7 @@ def load_keras(
 
     The module is in eval mode; `model.train()` turns on dropout and batch statistics.
     Its layers carry their regularizers, so `course_lib.regularization.penalty(model)`
-    is what that Keras version added to the loss. Constraints are kept and applied by
+    is what that Keras version added to the loss. Constraints are stored and applied by
     `course_lib.keras_models.constraints.constrain(model, optimizer)`. Frozen layers
     don't require gradients.
 
@@ -55,12 +56,12 @@ def load_keras(
     and floats to whole numbers where it says int32.
 
     Nothing in a file is run: a Lambda's code needs a replacement. HDF5 files are read
-    by a process of its own, which a damaged one may crash.
+    by a separate process, which a damaged one may crash.
 
-    Where one Keras computed several things, it is taken at its word: average pooling
+    Where backends of one Keras differ, the documented meaning counts: average pooling
     with "same" leaves the padding out, as on TensorFlow and JAX, though Keras 3 counts
-    it on torch; a masked layer with `go_backwards` turns its mask along the steps,
-    though 1.1 on TensorFlow turned it along the batch. PReLU of 1.2 did not write its
+    it on torch; a masked layer with `go_backwards` reverses its mask along the steps,
+    though 1.1 on TensorFlow reversed it along the batch. PReLU of 1.2 did not write its
     `shared_axes`: if its slopes don't fit, add them to the JSON.
 
     Args:
@@ -77,13 +78,13 @@ def load_keras(
             Lambda's; elsewhere its attribute `supports_masking` says whether one
             passes, and is asked for where a later layer needs to know.
         theano_kernels: the weights were trained on Theano (True) or elsewhere (False).
-            Theano turns the kernels of convolutions by 180 degrees, and pads for "same"
-            otherwise than TensorFlow; both belong together. A file of weights of Keras
-            2 says so itself, and None goes by it, or where it does not say by the
+            Theano turns the kernels of convolutions by 180 degrees, and its padding for
+            "same" differs from TensorFlow's; both belong together. A file of weights of
+            Keras 2 says so itself, and None goes by it, or where it does not say by the
             JSON's backend. No file of Keras 1 records it: None means TensorFlow there.
         data_format: where the channels lie in layers that don't say so. Keras 1 did not
             write it for ZeroPadding2D, Cropping2D and UpSampling2D; needed only where
-            no other layer tells, and then asked for by an error.
+            no other layer shows it; an error then asks for it.
         axis_order: `"keras"`, the file's own order at inputs and outputs; or
             `"torch"`, channels first: images and volumes (batch, channels, ...), and
             sequences that go through convolutions (batch, channels, steps).
@@ -110,8 +111,9 @@ def load_keras(
     >>> list(model.state_dict())
     ['dense_1.weight', 'dense_1.bias']
     """
-    _check_arguments(source, weights, axis_order, replacements)
-    _check_choices(theano_kernels, data_format)
+    _check_arguments(
+        source, weights, replacements or {}, theano_kernels, data_format, axis_order
+    )
     with ExitStack() as stack:
         opened = open_source(source, stack)
         with reading(opened.place):
@@ -119,76 +121,52 @@ def load_keras(
             spec = read_spec(opened.data, problems, keras_version, data_format)
             model = make_model(spec, problems, replacements or {}, axis_order)
             problems.check()
-            _build(model, is_float64=spec.is_float64)
+            build_model(model, is_float64=spec.is_float64)
+            arrays = weights
             if weights is None:
-                weights = opened.weights()
+                arrays = opened.weights()
             elif isinstance(weights, str | os.PathLike):
-                weights = open_weights(weights, stack)
-            asked = theano_kernels is not None
-            theano = bool(theano_kernels) if asked else spec.backend == "theano"
-            origin = Origin(spec.version, theano, asked)
-            if weights is not None:
-                origin = load_weights(model, weights, origin)
-            if origin.theano:
-                use_theano(model.modules())
-            initialize_rest(model)
-            model.attach_regularizers()
+                arrays = open_weights(weights, stack)
+            origin = Origin.of_model(spec, theano_kernels)
+            fill_model(model, arrays, origin)
+            attach_penalties(model)
     return model
 
 
-def _build(model: KerasModel, *, is_float64: bool) -> None:
-    """Make all variables of a model, on the meta device, and plan its calls."""
-    model.eval()
-    with torch.no_grad():
-        model.build()
-    if is_float64:
-        model.double()
-    _freeze(model)
-
-
 def _check_arguments(
-    source: Any, weights: Any, axis_order: Any, replacements: Any
+    source: Any,
+    weights: Any,
+    replacements: Mapping[str, Any],
+    theano_kernels: Any,
+    data_format: Any,
+    axis_order: Any,
 ) -> None:
-    if not isinstance(source, str | bytes | os.PathLike | Mapping):
-        hint = ""
-        if hasattr(source, "to_json") and hasattr(source, "get_weights"):
-            hint = " Of a Keras model, pass to_json(), and weights=get_weights()."
-        raise KerasFormatError(
-            f"load_keras: got {type(source).__name__} for source; wanted a path, a "
-            f"JSON string or a dict.{hint}"
-        )
-    if not isinstance(weights, str | os.PathLike | list | tuple | None):
-        raise KerasFormatError(
-            f"load_keras: got {type(weights).__name__} for weights; wanted a path or "
-            "a list of arrays."
-        )
-    if axis_order not in ("keras", "torch"):
-        raise KerasFormatError(
-            f"load_keras: got axis_order={axis_order!r}; wanted 'keras' or 'torch'."
-        )
-    for name, function in (replacements or {}).items():
-        if not callable(function):
-            raise KerasFormatError(
-                f"load_keras: got replacements[{name!r}]={function!r:.60}; wanted a "
-                "module or a function."
-            )
+    hint = ""
+    if hasattr(source, "to_json") and hasattr(source, "get_weights"):
+        hint = ". Of a Keras model, pass to_json(), and weights=get_weights()"
+    text = f"a path, a JSON string or a dict{hint}"
+    _check_type("source", source, (str, bytes, os.PathLike, Mapping), text)
+    types = (str, os.PathLike, list, tuple, type(None))
+    _check_type("weights", weights, types, "a path or a list of arrays")
+    _check(
+        "axis_order", axis_order, axis_order in ("keras", "torch"), "'keras' or 'torch'"
+    )
+    for name, function in replacements.items():
+        place = f"replacements[{name!r}]"
+        _check(place, function, callable(function), "a module or a function")
+    known = isinstance(theano_kernels, bool | None)
+    _check("theano_kernels", theano_kernels, known, "True, False or None")
+    formats = ("channels_last", "channels_first")
+    known = data_format is None or data_format in formats
+    _check("data_format", data_format, known, " or ".join(map(repr, formats)))
 
 
-def _check_choices(theano_kernels: Any, data_format: Any) -> None:
-    if not isinstance(theano_kernels, bool | None):
-        raise KerasFormatError(
-            f"load_keras: got theano_kernels={theano_kernels!r:.60}; wanted True, "
-            "False or None."
-        )
-    if data_format not in (None, "channels_last", "channels_first"):
-        raise KerasFormatError(
-            f"load_keras: got data_format={data_format!r:.60}; wanted 'channels_last' "
-            "or 'channels_first'."
-        )
+def _check(name: str, got: Any, is_good: bool, wanted: str) -> None:
+    if not is_good:
+        raise KerasFormatError(f"load_keras: got {name}={got!r:.60}; wanted {wanted}.")
 
 
-def _freeze(model: nn.Module) -> None:
-    """Take the frozen layers out of training, also those inside of other layers."""
-    for module in model.modules():
-        if isinstance(module, Layer) and not module.keras_trainable:
-            module.requires_grad_(False)
+def _check_type(name: str, got: Any, types: tuple[type, ...], wanted: str) -> None:
+    if not isinstance(got, types):
+        kind = type(got).__name__
+        raise KerasFormatError(f"load_keras: got {kind} for {name}; wanted {wanted}.")

@@ -180,6 +180,8 @@ def named_activation(
         options: settings of the function, for example approximate for gelu.
     """
     if name == "hard_sigmoid":
+        # keras v2.15.0 keras/backend.py#L5924
+        # keras v3.0.5 keras/activations/activations.py#L355
         return hard_sigmoid_1 if version < (3, 0) else F.hardsigmoid
     if name in _ALONG_AN_AXIS:
         return partial(_ALONG_AN_AXIS[name], dim=axis)

@@ -1,11 +1,13 @@
 """Constraints of weights, and the hook that applies them after each step."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from course_lib.keras_models.objects import class_and_config, number_in
 
 Constraint = Callable[[Tensor], Tensor]
 _EPSILON = 1e-7
@@ -52,32 +54,23 @@ def parse_constraint(value: Any) -> Constraint | None:
     """
     if value is None:
         return None
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{value!r} is unknown here")
-    name = value.get("class_name", value.get("name"))
-    config = value.get("config", value)
-    if not isinstance(config, Mapping):
-        raise ValueError(f"{name!r} has no config")
+    name, config = class_and_config(value)
     if name in ("NonNeg", "NonNegative"):
         return non_negative
-    options: dict[str, Any] = {"axis": _axis(config.get("axis", 0))}
-
-    def number(*keys: str, default: float) -> float:
-        found = next((config[key] for key in keys if key in config), default)
-        if isinstance(found, bool) or not isinstance(found, int | float):
-            raise ValueError(f"has {keys[0]}={found!r}; wanted a number")
-        return float(found)
-
+    axis = _axis(config.get("axis", 0))
     if name in ("UnitNorm", "UnitNormalization"):
-        return partial(unit_norm, **options)
+        return partial(unit_norm, axis=axis)
     if name == "MaxNorm":
-        limit = number("max_value", "m", default=2.0)
-        return partial(max_norm, max_value=limit, **options)
+        limit = number_in(config, "max_value", "m", default=2.0)
+        return partial(max_norm, max_value=limit, axis=axis)
     if name == "MinMaxNorm":
-        low = number("min_value", "low", default=0.0)
-        high = number("max_value", "high", default=1.0)
-        options["rate"] = number("rate", default=1.0)
-        return partial(min_max_norm, min_value=low, max_value=high, **options)
+        return partial(
+            min_max_norm,
+            min_value=number_in(config, "min_value", "low", default=0.0),
+            max_value=number_in(config, "max_value", "high", default=1.0),
+            rate=number_in(config, "rate", default=1.0),
+            axis=axis,
+        )
     raise ValueError(f"{name!r} is unknown here")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from course_lib.keras_models.objects import number_in
 from course_lib.keras_models.spec import KerasFormatError, Version
 
 Initializer = Callable[[Tensor], Any]
@@ -76,7 +77,11 @@ class Unknown:
 
 
 _SCALED = {
-    f"{family}_{distribution}": (scale, mode, distribution)
+    f"{family}_{distribution}": {
+        "scale": scale,
+        "mode": mode,
+        "distribution": distribution,
+    }
     for family, scale, mode in (
         ("glorot", 1.0, "fan_avg"),
         ("he", 2.0, "fan_in"),
@@ -84,6 +89,8 @@ _SCALED = {
     )
     for distribution in ("uniform", "normal")
 }
+_ALIASES = {"zero": "zeros", "one": "ones"}
+_ALIASES |= {"uniform": "random_uniform", "normal": "random_normal"}
 
 
 def parse_initializer(value: Any, version: Version) -> Initializer:
@@ -96,23 +103,41 @@ def parse_initializer(value: Any, version: Version) -> Initializer:
     >>> parse_initializer(half, Version.parse("2.15"))(torch.empty(2))
     tensor([0.5000, 0.5000])
     """
-    config: Mapping[str, Any] = {}
+    config: Any = {}
+    source = value
     if isinstance(value, Mapping):
-        config, value = value.get("config", {}), value.get("class_name")
-    if not isinstance(value, str) or not isinstance(config, Mapping):
-        raise ValueError(f"{value!r:.60} is no initializer")
-    name = _plain_name(value)
+        config, source = value.get("config", {}), value.get("class_name")
+    if not isinstance(source, str) or not isinstance(config, Mapping):
+        raise ValueError(f"{source!r:.60} is no initializer")
+    name = _plain_name(source)
+    name = _ALIASES.get(name, name)
+    number = partial(number_in, config)
+    if name in ("zeros", "ones"):
+        return partial(nn.init.constant_, val=float(name == "ones"))
+    if name == "constant":
+        return partial(nn.init.constant_, val=number("value", default=0.0))
+    if name == "random_uniform":
+        low, high = number("minval", default=-0.05), number("maxval", default=0.05)
+        if low > high:
+            raise ValueError(f"has minval={low} above maxval={high}")
+        return partial(nn.init.uniform_, a=low, b=high)
+    if name in ("random_normal", "truncated_normal"):
+        mean = number("mean", default=0.0)
+        deviation = abs(number("stddev", default=0.05))
+        if name == "random_normal":
+            return partial(nn.init.normal_, mean=mean, std=deviation)
+        return partial(truncated_normal, mean=mean, stddev=deviation)
+    if name == "orthogonal":
+        # keras 1.2.2 keras/initializations.py#L88
+        old = 1.1 if version < (2, 0) else 1.0
+        return partial(orthogonal, gain=number("gain", "scale", default=old))
+    if name == "identity":
+        return partial(identity, gain=number("gain", default=1.0))
     if name in _SCALED:
-        scale, mode, distribution = _SCALED[name]
-        if distribution == "normal":
-            distribution = _normal(version)
-        return partial(
-            variance_scaling, scale=scale, mode=mode, distribution=distribution
-        )
-    known = _parse_named(name, config, version)
-    if known is None:
-        raise ValueError(f"{value!r:.60} is unknown here")
-    return known
+        return _parse_scaling(_SCALED[name], version)
+    if name == "variance_scaling":
+        return _parse_scaling(config, version)
+    raise ValueError(f"{source!r:.60} is unknown here")
 
 
 def _plain_name(name: str) -> str:
@@ -124,65 +149,22 @@ def _plain_name(name: str) -> str:
     ('glorot_normal', 'random_uniform')
     """
     name = re.split(r"[>.|]", name)[-1].removesuffix("V1").removesuffix("V2")
-    return _snake(name).removesuffix("_initializer")
+    name = re.sub(r"(?<=.)([A-Z])", r"_\1", name).lower()
+    return name.removesuffix("_initializer")
 
 
-def _parse_named(
-    name: str, config: Mapping[str, Any], version: Version
-) -> Initializer | None:
-    def number(key: str, default: float) -> float:
-        found = config.get(key, default)
-        if isinstance(found, bool) or not isinstance(found, int | float):
-            raise ValueError(f"has {key}={found!r}; wanted a number")
-        return float(found)
+def _parse_scaling(config: Mapping[str, Any], version: Version) -> Initializer:
+    """Return a scaled initializer; its normal distribution is cut since Keras 2.
 
-    if name in ("zeros", "zero", "ones", "one"):
-        return partial(nn.init.constant_, val=float(name.startswith("one")))
-    if name == "constant":
-        return partial(nn.init.constant_, val=number("value", 0.0))
-    if name in ("uniform", "random_uniform"):
-        low, high = number("minval", -0.05), number("maxval", 0.05)
-        if low > high:
-            raise ValueError(f"has minval={low} above maxval={high}")
-        return partial(nn.init.uniform_, a=low, b=high)
-    if name in ("normal", "random_normal"):
-        mean, deviation = number("mean", 0.0), number("stddev", 0.05)
-        return partial(nn.init.normal_, mean=mean, std=abs(deviation))
-    if name == "truncated_normal":
-        mean, deviation = number("mean", 0.0), number("stddev", 0.05)
-        return partial(truncated_normal, mean=mean, stddev=abs(deviation))
-    if name == "orthogonal":
-        old = 1.1 if version < (2, 0) else 1.0
-        return partial(orthogonal, gain=number("gain", number("scale", old)))
-    if name == "identity":
-        return partial(identity, gain=number("gain", 1.0))
-    if name == "variance_scaling":
-        return _parse_scaling(config, version, number("scale", 1.0))
-    return None
-
-
-def _parse_scaling(
-    config: Mapping[str, Any], version: Version, scale: float
-) -> Initializer:
+    keras 1.2.2 keras/initializations.py#L52, keras 2.0.3 keras/initializers.py#L203.
+    """
+    scale = number_in(config, "scale", default=1.0)
     mode = config.get("mode", "fan_in")
     distribution = config.get("distribution", "truncated_normal")
     if mode not in ("fan_in", "fan_out", "fan_avg") or scale <= 0:
         raise ValueError(f"has mode={mode!r} and scale={scale}")
     if distribution == "normal":
-        distribution = _normal(version)
+        distribution = "untruncated_normal" if version < (2, 0) else "truncated_normal"
     if distribution not in ("uniform", "truncated_normal", "untruncated_normal"):
         raise ValueError(f"has distribution={distribution!r}")
     return partial(variance_scaling, scale=scale, mode=mode, distribution=distribution)
-
-
-def _normal(version: Version) -> str:
-    """Name the normal distribution of an era; 1.x did not cut it."""
-    return "untruncated_normal" if version < (2, 0) else "truncated_normal"
-
-
-def _snake(name: str) -> str:
-    """Turn GlorotUniform into glorot_uniform."""
-    return "".join(
-        "_" + letter.lower() if letter.isupper() and i else letter.lower()
-        for i, letter in enumerate(name)
-    )

@@ -10,9 +10,9 @@
 | activity in a nested model, of | out | out | - | inputs | out | out | out |
 | of a frozen layer | no, yes | yes | yes | yes | yes | yes | no |
 
-A weight's cost is l1 * sum |w| + l2 * sum w**2 in all of them, and a layer that is
-called twice in its own model pays once for its weights; `nested_count` says what
-1.2 to 2.1.3 made of nested models.
+The penalty of a weight is l1 * sum |w| + l2 * sum w**2 in all of them, and a layer that
+is called twice in the same model counts its weights once; `nested_count` says what 1.2
+to 2.1.3 did with nested models.
 """
 
 from collections.abc import Mapping
@@ -24,6 +24,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from course_lib.keras_models.objects import class_and_config, number_in
 from course_lib.keras_models.spec import Version
 from course_lib.regularization import L1L2, Activity
 
@@ -32,7 +33,7 @@ _NAMES |= {"L1L2", "L1", "L2", "l1", "l2", "l1_l2"}
 
 
 def parse_regularizer(value: Any) -> L1L2 | None:
-    """Return the coefficients that a config holds, None where they cost nothing.
+    """Return the coefficients that a config holds, None where both are 0.
 
     Raises:
         ValueError: another regularizer, or coefficients that are none; the message
@@ -43,37 +44,35 @@ def parse_regularizer(value: Any) -> L1L2 | None:
     """
     if value is None:
         return None
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{value!r} is unknown here; L1, L2 and L1L2 are known")
-    name = value.get("class_name", value.get("name"))
-    config = value.get("config", value)
+    name = config = None
+    if isinstance(value, Mapping):
+        name, config = class_and_config(value)
     if name == "Regularizer":  # the identity of 0.3 and 1.0
         return None
-    if name not in _NAMES or not isinstance(config, Mapping):
-        raise ValueError(f"{name!r} is unknown here; L1, L2 and L1L2 are known")
+    if name not in _NAMES:
+        raise ValueError(
+            f"{name or value!r} is unknown here; L1, L2 and L1L2 are known"
+        )
     # Keras's own default, 0.01, stands only in calls; a config is always complete.
-    l1, l2 = (_coefficient(config.get(key, 0.0)) for key in ("l1", "l2"))
+    l1, l2 = (_coefficient(config, key) for key in ("l1", "l2"))
     return L1L2(l1, l2) if l1 or l2 else None
 
 
-def _coefficient(value: Any) -> float:
+def _coefficient(config: Mapping[str, Any], key: str) -> float:
+    value = config.get(key)
     if isinstance(value, Mapping):  # a scalar array of Keras 3
-        value = value.get("config", {})
-        value = value.get("value") if isinstance(value, Mapping) else None
-    if value is None:
-        return 0.0
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"has the coefficient {value!r}; wanted a number")
-    return float(value)
+        inside = value.get("config")
+        value = inside.get("value") if isinstance(inside, Mapping) else None
+    return 0.0 if value is None else number_in({key: value}, key, default=0.0)
 
 
 def times(regularizer: L1L2, count: int) -> L1L2:
-    """Return a regularizer that costs `count` times as much."""
+    """Return a regularizer with `count` times the coefficients."""
     return L1L2(regularizer.l1 * count, regularizer.l2 * count)
 
 
 def activity(regularizer: L1L2, version: Version) -> Activity:
-    """Return the cost of a layer's output as `version` computed it.
+    """Return the penalty of a layer's output as `version` computed it.
 
     >>> activity(L1L2(l1=1.0), Version.parse("2.0.3")).reduction
     'sum'
@@ -83,6 +82,11 @@ def activity(regularizer: L1L2, version: Version) -> Activity:
     sum
     mean
     """
+    # Mean: keras 1.0.6 keras/regularizers.py#L105,
+    # keras v2.15.0 keras/engine/base_layer.py#L2864,
+    # keras v3.14.0 keras/src/layers/layer.py#L1024.
+    # Sum: keras 1.0.7 keras/regularizers.py#L109,
+    # keras v3.13.2 keras/src/layers/layer.py#L972.
     old = (1, 0, 7) <= version < (2, 4) and not version.tf
     summed = old or (3, 0) <= version < (3, 14)
     return Activity(regularizer, reduction="sum" if summed else "mean")
@@ -90,7 +94,7 @@ def activity(regularizer: L1L2, version: Version) -> Activity:
 
 @dataclass(frozen=True)
 class InputActivity:
-    """The cost of all inputs of a layer, each as `activity` takes an output."""
+    """The penalty of all inputs of a layer, each as `activity` takes an output."""
 
     activity: Activity
 
@@ -102,9 +106,10 @@ class InputActivity:
 def nested_activity(version: Version) -> Literal["outputs", "inputs", "nothing"]:
     """Tell what an activity penalty is taken of, in a model that another one calls.
 
-    1.2 computed it only where a layer is called by itself; 2.0 to 2.1.3 gave it the
-    `computed_tensors`, which a call takes, and 2.1.4 the `output_tensors`
-    (`Container.run_internal_graph`, keras/engine/topology.py at 1.2.2, 2.1.3, 2.1.4).
+    1.2 computed it only where a layer is called by itself, keras 1.2.2
+    keras/engine/topology.py#L581. 2.0 to 2.1.3 took it of what a layer is called with,
+    keras 2.1.3 keras/engine/topology.py#L2246, and 2.1.4 of its outputs,
+    keras 2.1.4 keras/engine/topology.py#L2249.
     """
     if version.tf or not (1, 2) <= version < (2, 1, 4):
         return "outputs"
@@ -114,13 +119,18 @@ def nested_activity(version: Version) -> Literal["outputs", "inputs", "nothing"]
 def calls_first_model(version: Version) -> bool:
     """Tell whether a Sequential calls a model that it begins with, or takes it over.
 
-    See `Sequential.add`, keras/models.py at 2.0.9 and 2.1.0.
+    keras 2.0.9 keras/models.py#L429, keras 2.1.0 keras/models.py#L464.
     """
     return version >= (2, 1) or version.tf
 
 
 def counts_nested_calls(version: Version) -> bool:
-    """Tell whether each call of a nested model adds its weights' penalties again."""
+    """Tell whether each call of a nested model adds its weights' penalties again.
+
+    A model adds its layers' losses whenever it runs, keras 2.1.3
+    keras/engine/topology.py#L2257; since 2.1.4 only different ones count,
+    keras 2.1.4 keras/engine/topology.py#L1947.
+    """
     return (1, 2) <= version < (2, 1, 4) and not version.tf
 
 
@@ -156,20 +166,36 @@ def nested_count(calls: tuple[int, ...]) -> int:
 
 
 def recurrent_follows_kernel(version: Version) -> bool:
-    """Tell whether an LSTM's or GRU's U carries W's regularizer, as in 1.2."""
+    """Tell whether an LSTM's or GRU's U carries W's regularizer.
+
+    keras 1.2.2 keras/layers/recurrent.py#L501, and no longer
+    keras 2.0.3 keras/layers/recurrent.py#L483.
+    """
     return (1, 2) <= version < (2, 0)
 
 
 def counts_wrapped_activity(version: Version) -> bool:
-    """Tell whether TimeDistributed adds the activity penalty of what it wraps."""
+    """Tell whether TimeDistributed adds the activity penalty of what it wraps.
+
+    In Keras 3 it goes around `__call__`: keras v3.0.5
+    keras/layers/rnn/time_distributed.py#L102.
+    """
     return version < (3, 0)
 
 
 def counts_backward(version: Version) -> bool:
-    """Tell whether Bidirectional also penalizes its backward layer."""
+    """Tell whether Bidirectional also penalizes its backward layer.
+
+    2.0 asked `self.layer` alone, keras 2.0.3 keras/layers/wrappers.py#L64; since 2.2
+    both, keras 2.2.0 keras/layers/wrappers.py#L603.
+    """
     return not (2, 0) <= version < (2, 2) or version.tf
 
 
 def counts_frozen(version: Version) -> bool:
-    """Tell whether the weights of a frozen layer are penalized."""
+    """Tell whether the weights of a frozen layer are penalized.
+
+    keras 0.3.3 keras/layers/containers.py#L86, keras 1.0.0
+    keras/engine/training.py#L568, keras v3.15.1 keras/src/layers/layer.py#L1298.
+    """
     return (1, 0) <= version < (3, 0)

@@ -1,4 +1,4 @@
-"""Read a layer's settings with their types checked; what is left over is a problem."""
+"""Read a layer's settings with their types checked; an unread one is a problem."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -12,7 +12,7 @@ from course_lib.keras_models.initializers import (
     Unknown,
     parse_initializer,
 )
-from course_lib.keras_models.packages import check_package
+from course_lib.keras_models.objects import check_package
 from course_lib.keras_models.regularizers import parse_regularizer
 from course_lib.keras_models.spec import LayerSpec, Problems, Version
 from course_lib.regularization import L1L2
@@ -21,30 +21,18 @@ LARGEST = 2**31 - 1  # of a number in a config; what is larger is damage
 _MISSING: Any = object()
 # Settings that change no number of a loaded model.
 _WITHOUT_EFFECT = {
-    "name",
-    "trainable",
-    "dtype",
-    "input_dtype",
-    "batch_input_shape",
-    "batch_shape",
-    "batch_size",
-    "input_shape",
-    "cache_enabled",
-    "custom_name",
-    "autocast",
-    "build_config",
-    "quantization_config",
-    "sparse",
-    "ragged",
-    "seed",
+    *("name", "custom_name", "trainable", "dtype", "input_dtype", "autocast"),
+    *("batch_input_shape", "batch_shape", "batch_size", "input_shape"),
+    *("cache_enabled", "build_config", "quantization_config"),
+    *("sparse", "ragged", "seed"),
 }
 
 
 class Settings:
-    """The settings of one layer. Problems are noted, not raised, so that all are told.
+    """The settings of one layer. Problems are noted, not raised, so that all show.
 
-    Each method returns a value of the right type in any case; what is returned after
-    a problem is never used, since nothing is built then.
+    Each method returns a value of the right type in any case; after a problem it is
+    never used, since nothing is built then.
     """
 
     def __init__(self, spec: LayerSpec, version: Version, problems: Problems) -> None:
@@ -70,7 +58,7 @@ class Settings:
         return f"Pass replacements={{{self.name!r}: a module or function}}."
 
     def take(self, key: str, default: Any = _MISSING) -> Any:
-        """Return a setting as it is."""
+        """Return a setting unchanged."""
         value = self.left.pop(key, default)
         if value is _MISSING:
             self.problem(f"{key!r} is missing")
@@ -198,37 +186,33 @@ class Settings:
     ) -> Activation:
         """Return the function; `axis` is where Keras's last axis will lie."""
         value = self.left.pop(key, default)
+        value = "linear" if value is None else value
         try:
             check_package(value)
         except ValueError as error:
             self.problem(f"{key}: {error}. {self.way_out}")
             return activations.linear
-        return self._activation(key, "linear" if value is None else value, axis)
-
-    def _activation(self, key: str, value: Any, axis: int) -> Activation:
-        options: Mapping[str, Any] = {}
+        found, options = None, {}
         if isinstance(value, Mapping):  # a function or a layer, serialized
             options = value.get("config", {})
-            named = isinstance(options, str)
-            value, options = (
-                (options, {}) if named else (value.get("class_name"), options)
-            )
-            if not named:
-                layer = self._layer_activation(key, value, options)
-                if layer is not None:
-                    return activations.along(layer, axis)
+            if isinstance(options, str):
+                value, options = options, {}
+            else:
+                value = value.get("class_name")
+                found = self._layer_activation(key, value, options)
+        if found is not None:
+            return activations.along(found, axis)
         if isinstance(value, str) and not options:
             found = activations.named_activation(value, self.version, axis)
-            if found is not None:
-                return found
-        self.problem(
-            f"{key}={_short(value)} is unknown. {self.way_out} Known are "
-            f"{', '.join(activations.activation_names())}."
-        )
-        return activations.linear
+        if found is None:
+            self.problem(
+                f"{key}={_short(value)} is unknown. {self.way_out} Known are "
+                f"{', '.join(activations.activation_names())}."
+            )
+        return found or activations.linear
 
     def _layer_activation(self, key: str, name: Any, options: Any) -> Any:
-        """Return an activation that is given as one of the activation layers."""
+        """Return an activation that is given as a layer with its config."""
         if not isinstance(name, str) or not isinstance(options, Mapping):
             return None
         source = f"{name}, {key} of {self.spec.source}"
@@ -258,7 +242,7 @@ class Settings:
         return partial(function, **options)
 
     def finish(self) -> None:
-        """Note every setting that nobody has read."""
+        """Note every setting that was not read."""
         for key, value in self.left.items():
             if value not in (None, False, [], {}):
                 self.unsupported(key, value)

@@ -1,7 +1,7 @@
 """The neutral spec: what every era's file is translated to before anything is built.
 
 A `ModelSpec` is a graph of calls. Layers bear the names and settings of Keras 3,
-whatever the file's own era calls them; regularizers are `L1L2` objects already.
+whatever the file's era calls them; regularizers are `L1L2` objects already.
 """
 
 import re
@@ -72,6 +72,11 @@ class CallSpec:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def refs(self) -> "list[Ref]":
+        """Return all tensors among its arguments."""
+        return refs_in([*self.args, self.kwargs])
+
 
 @dataclass(frozen=True)
 class LayerSpec:
@@ -118,11 +123,12 @@ class ModelSpec:
     backend: str | None = None
     is_float64: bool = False
     input_keys: tuple[str, ...] = ()
+    dtype: Any = None
 
 
 @dataclass
 class Problems:
-    """All that stands in the way of loading a file, told at once."""
+    """All that stands in the way of loading a file, reported at once."""
 
     place: str
     found: list[str] = field(default_factory=list)

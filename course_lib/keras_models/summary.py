@@ -54,7 +54,7 @@ def _rows(model: KerasModel, indent: str) -> Iterator[tuple[str, ...]]:
 
 
 def _costs(module: Any) -> Iterator[str]:
-    """Yield what each parameter and the output cost, in words."""
+    """Yield the penalties of each parameter and of the output, in words."""
     if isinstance(module, KerasModel):
         return
     for name, regularizer in module.__dict__.get("_regularizers", {}).items():
@@ -138,31 +138,26 @@ class Comparison(NamedTuple):
 
 
 def check(model: KerasModel, path: str | Path) -> tuple[float, float | None]:
-    """Compare a model with what Keras computed.
-
-    Args:
-        model: an imported model; it is run as it is, in eval mode after `load_keras`.
-        path: an `.npz` with x0, x1, ... (inputs), y0, y1, ... (outputs) and, if it
-            has one, reg_loss (the penalty).
-
-    Returns:
-        The largest absolute difference of an output, and the relative difference of
-        the penalty, None where the file holds none.
-
-    Raises:
-        KerasFormatError: the file lacks inputs or outputs, or has others.
-    """
+    """Return the error and the cost of `compare`."""
     found = compare(model, path)
     return found.error, found.cost
 
 
 def compare(model: KerasModel, path: str | Path) -> Comparison:
-    """Compare as `check` does, and judge by the rounding of the outputs' size.
+    """Compare a model with what Keras computed.
 
     An output agrees where |got - wanted| <= tolerance max |wanted| + 1e-7. The
     tolerance is 1e-5, or ten roundings of a coarser dtype of the file; for the penalty
     it is 1e-6. The term 1e-7 is the rounding of float32 at 1: a small output may be the
     difference of such numbers.
+
+    Args:
+        model: an imported model; it is run in the mode it has, eval after `load_keras`.
+        path: an `.npz` with x0, x1, ... (inputs), y0, y1, ... (outputs) and, if it
+            has one, reg_loss (the penalty).
+
+    Raises:
+        KerasFormatError: the file has too few inputs or outputs, or others.
     """
     with open_zip(Path(path)) as archive:
         arrays = {name: array.read() for name, array in npz_arrays(archive)}

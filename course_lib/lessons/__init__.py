@@ -1,7 +1,10 @@
 """What only notebooks need: pictures with words, widgets that compute, exercises.
 
-`show` and `explore` are the two verbs of every lesson. The exercises of a lesson are
-in the module of its name, for example `course_lib.lessons.closures`.
+Here are `show` and `explore`, which every lesson uses. Read `exercises` next (what an
+exercise is), then `checks` (what all of them need) and `start_here`, the first lesson:
+the exercises of each lesson are in the module of its name. `late_binding`,
+`keras_files` and `hidden_state` belong to lessons 01, 03 and 05. `progress_file` stores
+what is solved, `progress` shows it, and `execute` is `make notebooks`.
 """
 
 import base64
@@ -36,7 +39,7 @@ def show(figure: Figure, *, alt: str) -> None:
 
 
 def explore(draw: Draw, **controls: Any) -> "Explorer":
-    """Show a picture under controls; each move of a control computes it anew.
+    """Show a picture under controls; each move of a control computes it again.
 
     Args:
         draw: a plain function of the controls' values, by name, that returns

@@ -1,9 +1,7 @@
-"""Exercises of lesson 01, and the cases on which it measures ruff's rule B023."""
+"""Exercises of lesson 01, Keep the value a closure saw."""
 
 import inspect
 import math
-import subprocess
-import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -11,167 +9,52 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from course_lib.lessons.exercises import Exercise, NotYet, require_written
+from course_lib.lessons.checks import reject, require_kind
+from course_lib.lessons.exercises import NotYet, exercise
+from course_lib.lessons.late_binding import CASES as CASES
+from course_lib.lessons.late_binding import is_late as is_late
+from course_lib.lessons.late_binding import ruff_warns as ruff_warns
 
 NUMBER = 1
 
-# Each makes functions that should return 0, 1, 2 and may not.
-CASES = {
-    "def in a for loop": """
-def make():
-    readers = []
-    for i in range(3):
-        def read():
-            return i
-        readers.append(read)
-    return readers
-""",
-    "lambda in a for loop": """
-def make():
-    readers = []
-    for i in range(3):
-        readers.append(lambda: i)
-    return readers
-""",
-    "list comprehension": """
-def make():
-    return [lambda: i for i in range(3)]
-""",
-    "dictionary of lambdas": """
-def make():
-    table = {}
-    for i, name in enumerate("abc"):
-        table[name] = lambda: i
-    return list(table.values())
-""",
-    "counter beside the loop": """
-def make():
-    readers, i = [], 0
-    for _ in "abc":
-        readers.append(lambda: i)
-        i += 1
-    return readers
-""",
-    "variable changed after it": """
-def make():
-    i = 0
-    first = lambda: i
-    i = 1
-    second = lambda: i
-    i = 2
-    return [first, second, lambda: i]
-""",
-    "lazy map": """
-def make():
-    lazy = []
-    for i in range(3):
-        lazy.append(map(lambda _: i, "x"))
-    return [values.__next__ for values in lazy]
-""",
-    "generator expression": """
-def make():
-    lazy = []
-    for i in range(3):
-        lazy.append(i for _ in "x")
-    return [values.__next__ for values in lazy]
-""",
-    "handed to a helper": """
-def add(readers, read):
-    readers.append(read)
 
-def make():
-    readers = []
-    for i in range(3):
-        add(readers, lambda: i)
-    return readers
-""",
-    "cured: default argument": """
-def make():
-    return [lambda i=i: i for i in range(3)]
-""",
-    "cured: factory": """
-def keep(i):
-    return lambda: i
-
-def make():
-    return [keep(i) for i in range(3)]
-""",
-    "harmless: called at once": """
-def call(function):
-    return function()
-
-def make():
-    readers = []
-    for i in range(3):
-        value = call(lambda: i)
-        readers.append(lambda value=value: value)
-    return readers
-""",
-}
-
-
-def is_late(source: str) -> bool:
-    """Run a case: True if its functions do not return 0, 1, 2."""
-    namespace: dict[str, Any] = {}
-    exec(source, namespace)
-    return [read() for read in namespace["make"]()] != [0, 1, 2]
-
-
-def ruff_warns(source: str) -> bool:
-    """Let ruff look for B023, a function that does not bind its loop variable.
-
-    Raises:
-        RuntimeError: ruff is not installed, or can't read the source.
-    """
-    flags = ["check", "--isolated", "--quiet", "--select=B023", "-"]
-    command = [sys.executable, "-m", "ruff", *flags]
-    done = subprocess.run(command, input=source, capture_output=True, text=True)
-    if done.returncode not in (0, 1):
-        raise RuntimeError(f"ruff_warns: ruff ended with {done.stderr.strip()}.")
-    return done.returncode == 1
-
-
-# Exercises
-
-
-def _judge_guess(answer: Any) -> str:
-    if answer == (10, 10, 10):
-        raise NotYet("The values are right; write a list.")
-    if answer == [0, 1, 2]:
-        raise NotYet(
-            "That would be early binding: each function would keep the value of its "
-            "own turn. They keep the cell. What is in it when they run?"
-        )
-    if answer == [2, 2, 2]:
-        raise NotYet(
-            "Late binding, yes, but read on: `i` changes once more after the loop, "
-            "and the functions look only when they are called."
-        )
-    if answer in (10, [10]):
-        raise NotYet("There are three functions, so the answer is a list of three.")
-    if answer != [10, 10, 10]:
-        raise NotYet(f"The call does not return {answer!r}.")
-    return "All three share one cell, and it holds 10 by the time they look."
-
-
-guess = Exercise(
-    "closures.guess",
-    _judge_guess,
-    hints=(
-        "How many variables called `i` does one call of `make` have?",
-        "A function looks into the cell when it is called, not when it is made.",
-        "What is the last value that `i` is given before `make` returns?",
-    ),
+@exercise(
+    "How many variables called `i` does one call of `make` have?",
+    "A function looks into the cell when it is called, not when it is made.",
+    "What is the last value that `i` is given before `make` returns?",
+    right="All three share one cell, and it holds 10 by the time they look.",
 )
+def guess(answer: Any) -> None:
+    """A list: what three functions return that share one cell."""
+    reject(
+        {
+            "The values are right; write a list.": answer == (10, 10, 10),
+            "That would be early binding: each function would store the value of its "
+            "own turn. They store the cell. What is in it when they run?": (
+                answer == [0, 1, 2]
+            ),
+            "Late binding, yes, but read on: `i` changes once more after the loop, "
+            "and the functions look only when they are called.": answer == [2, 2, 2],
+            "There are three functions, so the answer is a list of three.": (
+                answer in (10, [10])
+            ),
+            f"The call does not return {answer!r}.": answer != [10, 10, 10],
+        }
+    )
 
 
-def _judge_scalers(make_scalers: Callable[..., Any]) -> str:
+@exercise(
+    "Who makes a new variable in Python? Not a loop: a call.",
+    "Write a function that takes one `factor` and returns a function of `x`.",
+    "`def scaler(factor):` with `return lambda x: factor * x` inside; then call "
+    "it once for each factor.",
+    right="Each function has a factor of its own.",
+)
+def scalers(answer: Callable[..., Any]) -> None:
+    """A function of factors: one function of x for each of them."""
     factors = [2, 3, 5]
-    made = make_scalers(factors)
-    require_written(made)
-    if not isinstance(made, list | tuple):
-        kind = type(made).__name__
-        raise NotYet(f"`make_scalers` returned {kind}; wanted a list of functions.")
+    made = answer(factors)
+    require_kind(made, list | tuple, "a list of functions", what="`make_scalers`")
     if not all(callable(scale) for scale in made):
         raise NotYet(
             "`make_scalers` returned numbers; wanted functions, to be called later."
@@ -189,23 +72,23 @@ def _judge_scalers(make_scalers: Callable[..., Any]) -> str:
     if [scale(10) for scale in made] != [20, 30, 50]:
         raise NotYet(
             "Your functions read the caller's list at each call: after `factors[:] = "
-            "[0, 0, 0]` they return something else. Keep the factor, not its place."
+            "[0, 0, 0]` they return something else. Store the factor, not its place."
         )
-    return "Each function keeps a factor of its own."
 
 
 def _require_closed(scale: Callable[..., Any]) -> None:
     """Raise NotYet if a caller can pass another factor than 2."""
+    why = "quietly replaces the factor"
     if _changes(scale, 20, 10, 7):
         raise NotYet(
-            "The values are right, but `scale(10, 7)` quietly replaces the factor: a "
-            "default argument is still an argument. Write a factory."
+            f"The values are right, but `scale(10, 7)` {why}: a default argument is "
+            "still an argument. Write a factory."
         )
     for name in list(inspect.signature(scale).parameters)[1:]:
         if _changes(scale, 20, 10, **{name: 7}):
             raise NotYet(
-                f"The factor can still be passed: `scale(10, {name}=7)` quietly "
-                "replaces it. Write a factory."
+                f"The factor can still be passed: `scale(10, {name}=7)` {why}. Write a "
+                "factory."
             )
 
 
@@ -217,18 +100,6 @@ def _changes(
         return bool(function(*args, **kwargs) != expected)
     except TypeError:
         return False
-
-
-scalers = Exercise(
-    "closures.scalers",
-    _judge_scalers,
-    hints=(
-        "Who makes a new variable in Python? Not a loop: a call.",
-        "Write a function that takes one `factor` and returns a function of `x`.",
-        "`def scaler(factor):` with `return lambda x: factor * x` inside; then call "
-        "it once for each factor.",
-    ),
-)
 
 
 class _Step(nn.Module):
@@ -248,8 +119,16 @@ class _Backwards(nn.Sequential):
         return given
 
 
-def _judge_watch(watch: Callable[..., Any]) -> str:
-    seen = _run_watched(watch, nn.Sequential(_Step(), _Step(), _Step()))
+@exercise(
+    "`model.named_children()` gives the names and the layers.",
+    "Make the hook in a function that takes `name`, so that each has its own.",
+    "`def reporter(name):` returns a hook `(module, args, output)` that calls "
+    "`seen.append(name)` and returns nothing.",
+    right="Each hook has the name of its own layer.",
+)
+def watch(answer: Callable[..., Any]) -> None:
+    """A function of a model: a list that its hooks fill with the children's names."""
+    seen = _run_watched(answer, nn.Sequential(_Step(), _Step(), _Step()))
     if seen == ["2", "2", "2"]:
         raise NotYet(
             "Every hook reports the last layer, '2': they share one `name`. Give "
@@ -258,7 +137,7 @@ def _judge_watch(watch: Callable[..., Any]) -> str:
     if seen != ["0", "1", "2"]:
         raise NotYet(f"One forward pass gave {seen}; wanted ['0', '1', '2'].")
     named = OrderedDict([("late", _Step()), ("early", _Step())])
-    seen = _run_watched(watch, _Backwards(named))
+    seen = _run_watched(answer, _Backwards(named))
     if seen == ["late", "early"]:
         raise NotYet(
             "In a model that runs its child 'early' before its child 'late', your "
@@ -270,14 +149,11 @@ def _judge_watch(watch: Callable[..., Any]) -> str:
             f"A model with the children 'late' and 'early' gave {seen}. Take the "
             "names from `model.named_children()`; a position is not a name."
         )
-    return "Each hook kept the name of its own layer."
 
 
-def _run_watched(watch: Callable[..., Any], model: nn.Sequential) -> list[Any]:
-    """Let `watch` register its hooks, run the model once, and return `seen`."""
-    seen = watch(model)
-    if not isinstance(seen, list):
-        raise NotYet(f"`watch` returned {type(seen).__name__}; wanted the list `seen`.")
+def _run_watched(answer: Callable[..., Any], model: nn.Sequential) -> list[Any]:
+    """Let `answer` register its hooks, run the model once, and return `seen`."""
+    seen = require_kind(answer(model), list, "the list `seen`", what="`watch`")
     if seen:
         raise NotYet(
             "The list is full before the model has run: the names were added when "
@@ -288,76 +164,63 @@ def _run_watched(watch: Callable[..., Any], model: nn.Sequential) -> list[Any]:
         step.seen = seen
     output = model(torch.ones(1))
     run = steps[::-1] if isinstance(model, _Backwards) else steps
-    for step, taken in zip(run, [s.given for s in run[1:]] + [output], strict=True):
-        if taken is not step.made:
-            raise NotYet(
-                "The model's output changed: a forward hook that returns something "
-                "replaces the output. Return nothing."
-            )
-    _require_names_after(run, seen, model)
+    passed_on = [s.given for s in run[1:]] + [output]
+    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in (model, *run))
+    reject(
+        {
+            "The model's output changed: a forward hook that returns something "
+            "replaces the output. Return nothing.": any(
+                taken is not step.made
+                for step, taken in zip(run, passed_on, strict=True)
+            ),
+            "The hooks ran, and `seen` is still empty after a forward pass. Add the "
+            "name to it inside the hook.": not seen and hooked,
+            "No hook ran: `seen` is still empty after a forward pass. Register one "
+            "on each child.": not seen,
+            "The first name was there before its layer had run: that is a pre-hook. "
+            "Use `register_forward_hook`.": run[0].before > 0,
+        }
+    )
     return seen
 
 
-def _require_names_after(run: list[Any], seen: list[Any], model: nn.Module) -> None:
-    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in (model, *run))
-    if not seen and hooked:
-        raise NotYet(
-            "The hooks ran, and `seen` is still empty after a forward pass. Add the "
-            "name to it inside the hook."
-        )
-    if not seen:
-        raise NotYet(
-            "No hook ran: `seen` is still empty after a forward pass. Register one "
-            "on each child."
-        )
-    if run[0].before:
-        raise NotYet(
-            "The first name was there before its layer had run: that is a pre-hook. "
-            "Use `register_forward_hook`."
-        )
-
-
-watch = Exercise(
-    "closures.watch",
-    _judge_watch,
-    hints=(
-        "`model.named_children()` gives the names and the layers.",
-        "Make the hook in a function that takes `name`, so that each has its own.",
-        "`def reporter(name):` returns a hook `(module, args, output)` that calls "
-        "`seen.append(name)` and returns nothing.",
-    ),
+@exercise(
+    "The cells of a function are in the tuple `f.__closure__`.",
+    "Two cells with the same name and content can be different cells: use `is`.",
+    "`any(x is y for x in f.__closure__ or () for y in g.__closure__ or ())`",
+    right="Cells are compared as objects: same cell, same fate.",
 )
-
-
-def _judge_shares(shares_cell: Callable[..., Any]) -> str:
+def shares(answer: Callable[..., Any]) -> None:
+    """A function of (f, g): whether they share a cell."""
     (a, b), (c, _) = _pair(1), _pair(1)
-    if _asked(shares_cell, a, b) is not True:
+    if _asked(answer, a, b) is not True:
         raise NotYet(
             "Two functions made in one call share the cell of `value`; your answer "
             "for them is not True."
         )
-    if _asked(shares_cell, a, c):
+    if _asked(answer, a, c):
         raise NotYet(
             "These two come from different calls: same name, same value, but two "
             "cells. Compare the cells with `is`, not names or contents."
         )
     first, second = _crossed()
-    if not (_asked(shares_cell, first, second) and _asked(shares_cell, second, first)):
+    if not (_asked(answer, first, second) and _asked(answer, second, first)):
         raise NotYet(
             "The shared cell is second in one function and first in the other. "
             "Compare every cell of f with every cell of g."
         )
     for pair in ((a, abs_of_one), (abs_of_one, a), (abs_of_one, abs_of_one)):
-        if _fails(shares_cell, *pair):
+        try:
+            answer(*pair)
+        except TypeError:
             raise NotYet(
                 "A function that captures nothing has `__closure__` None, and your "
                 "code fails on it, be it f or g. Treat None as no cells."
-            )
-        if _asked(shares_cell, *pair):
+            ) from None
+        if _asked(answer, *pair):
             raise NotYet(
                 "A function that captures nothing shares nothing; wanted False."
             )
-    return "Cells are compared as objects: same cell, same fate."
 
 
 def _pair(value: object) -> tuple[Callable[[], object], Callable[[], object]]:
@@ -370,10 +233,15 @@ def _crossed() -> tuple[Callable[[], object], Callable[[], object]]:
     return (lambda: (a, both)), (lambda: (both, c))
 
 
-def _asked(shares_cell: Callable[..., Any], f: object, g: object) -> bool:
-    """Return the answer, which must be a bool."""
+def abs_of_one() -> int:
+    """Return 1; a function that captures nothing, for the exercise on cells."""
+    return 1
+
+
+def _asked(answer: Callable[..., Any], f: object, g: object) -> bool:
+    """Return the answer for two functions, which must be a bool."""
     try:
-        answer = shares_cell(f, g)
+        got = answer(f, g)
     except TypeError as error:
         if "unhashable" in str(error):
             raise NotYet(
@@ -381,62 +249,30 @@ def _asked(shares_cell: Callable[..., Any], f: object, g: object) -> bool:
                 "two cells with `is`, or collect their `id`s."
             ) from None
         raise
-    require_written(answer)
-    if not isinstance(answer, bool):
-        kind = type(answer).__name__
-        kind = (
-            "None" if answer is None else f"{'an' if kind[0] in 'aei' else 'a'} {kind}"
-        )
-        raise NotYet(f"Your answer is {kind}; wanted True or False.")
-    return answer
+    return require_kind(got, bool, "True or False")
 
 
-def abs_of_one() -> int:
-    """Return 1; a function that captures nothing, for the exercise on cells."""
-    return 1
-
-
-def _fails(function: Callable[..., Any], *args: object) -> bool:
-    try:
-        function(*args)
-    except TypeError:
-        return True
-    return False
-
-
-shares = Exercise(
-    "closures.shares",
-    _judge_shares,
-    hints=(
-        "The cells of a function are in the tuple `f.__closure__`.",
-        "Two cells with the same name and content can be different cells: use `is`.",
-        "`any(x is y for x in f.__closure__ or () for y in g.__closure__ or ())`",
-    ),
+# What `live` computes by hand: the layers' weights are 2 and 3, all biases 7.
+_FIRST, _LAST = 4 * 2.0**2, 2 * 3.0**2  # the squares in layers "0" and "2"
+_RIGHT = 0.5 * _FIRST + 0.25 * _LAST
+_OWN = "Pair each layer with its coefficient, in a list."
+_LATE_LAYER = "Every term looks at one layer, the last: it was captured late. " + _OWN
+_LATE_NUMBER = "Every term has the last coefficient: it was captured late. " + _OWN
+_LATE_PAIR = (
+    "All terms are the last one, layer and coefficient: both were late. " + _OWN
 )
-
-
-# What `_judge_live` computes by hand: the layers' weights are 2 and 3, all biases 7.
-_SQUARES = {"0": 4 * 2.0**2, "2": 2 * 3.0**2}
-_EARLIER = 0.5 * 4 + 0.25 * 2  # when all parameters are 1
-_RIGHT = 0.5 * _SQUARES["0"] + 0.25 * _SQUARES["2"]
-_LATE_LAYER = "Every term looks at one layer, the last: the layer was captured late. "
-_LATE_NUMBER = "Every term has the last coefficient: it was captured late. "
-_OWN = "Keep each layer with its coefficient, in a list of pairs."
 _MISTAKES = {
-    _EARLIER: "After the weights changed the total stayed the same: it was computed "
-    "once. Square them inside `total`.",
-    (0.5 + 0.25) * _SQUARES["0"]: _LATE_LAYER + _OWN,
-    (0.5 + 0.25) * _SQUARES["2"]: _LATE_LAYER + _OWN,
-    0.5 * (_SQUARES["0"] + _SQUARES["2"]): _LATE_NUMBER + _OWN,
-    0.25 * (_SQUARES["0"] + _SQUARES["2"]): _LATE_NUMBER + _OWN,
-    2 * 0.5 * _SQUARES["0"]: "All terms are the last one, layer and coefficient: both "
-    "were captured late. " + _OWN,
-    2 * 0.25 * _SQUARES["2"]: "All terms are the last one, layer and coefficient: both "
-    "were captured late. " + _OWN,
-    0.25 * _SQUARES["0"] + 0.5 * _SQUARES["2"]: "The coefficients are taken in their "
-    "order, not by name: here the dictionary names '2' before '0'. Use "
-    "`model.get_submodule(name)`.",
-    0.25 * _SQUARES["0"] + 0.5 * 2 * 7.0**2: "The coefficients are matched with the "
+    0.5 * 4 + 0.25 * 2: "After the weights changed the total stayed the same: it was "
+    "computed once. Square them inside `total`.",
+    (0.5 + 0.25) * _FIRST: _LATE_LAYER,
+    (0.5 + 0.25) * _LAST: _LATE_LAYER,
+    0.5 * (_FIRST + _LAST): _LATE_NUMBER,
+    0.25 * (_FIRST + _LAST): _LATE_NUMBER,
+    2 * 0.5 * _FIRST: _LATE_PAIR,
+    2 * 0.25 * _LAST: _LATE_PAIR,
+    0.25 * _FIRST + 0.5 * _LAST: "The coefficients are taken in their order, not by "
+    "name: here the dictionary names '2' before '0'. Use `model.get_submodule(name)`.",
+    0.25 * _FIRST + 0.5 * 2 * 7.0**2: "The coefficients are matched with the "
     "parameters one by one, so one of them is paid for a bias. Go by name.",
     _RIGHT + 0.5 * 2 * 7.0**2 + 0.25 * 7.0**2: "The biases are counted too; wanted "
     "the weights only.",
@@ -446,20 +282,28 @@ _MISTAKES = {
     "weights, squared.",
     0.5 * (4 * 2.0) ** 2 + 0.25 * (2 * 3.0) ** 2: "That squares each sum; wanted the "
     "sum of squares.",
-    _SQUARES["0"] + _SQUARES["2"]: "The coefficients are missing.",
+    _FIRST + _LAST: "The coefficients are missing.",
 }
 
 
-def _judge_live(make_total: Callable[..., Any]) -> str:
+@exercise(
+    "What may change later: the weights. What may not: the layers, the numbers.",
+    "`model.get_submodule(name)` gives the layer of that name.",
+    "Pick the layers by name once, outside; square their weights inside.",
+    right="Chosen once by name, squared again at each call: only the weights may move.",
+)
+def live(answer: Callable[..., Any]) -> None:
+    """A function of (model, coefficients): a function that returns the penalty."""
     first, last = nn.Linear(2, 2), nn.Linear(2, 1)
     model = nn.Sequential(first, nn.ReLU(), last).double()
-    _fill(model, 1.0)
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, 1.0)
     coefficients = {"2": 0.25, "0": 0.5}
-    total = make_total(model, coefficients)
+    total = answer(model, coefficients)
     _require_function(total)
-    _fill(model, 7.0)
-    nn.init.constant_(first.weight, 2.0)
-    nn.init.constant_(last.weight, 3.0)
+    for layer, weight in ((first, 2.0), (last, 3.0)):
+        nn.init.constant_(layer.weight, weight)
+        nn.init.constant_(layer.bias, 7.0)
     _require_total(total)
     model.insert(0, nn.Dropout())
     if _now(total) != _RIGHT:
@@ -472,19 +316,16 @@ def _judge_live(make_total: Callable[..., Any]) -> str:
     if _now(total) != _RIGHT:
         raise NotYet(
             "The caller has changed `coefficients`, and the total changed with it: "
-            "the dictionary is read at each call. Keep the numbers themselves."
+            "the dictionary is read at each call. Store the numbers themselves."
         )
-    return "Chosen once by name, squared anew at each call: weights move, nothing else."
 
 
 def _require_function(total: Any) -> None:
-    require_written(total)
-    if total is None:
-        raise NotYet("`make_total` returned None. End it with `return total`.")
+    require_kind(total, object, "the function `total`", what="`make_total`")
     if not callable(total):
         raise NotYet(
-            "`make_total` returned a number, which stays as it is while the weights "
-            "move. Return a function that computes it."
+            "`make_total` returned a number, which does not change when the weights "
+            "do. Return a function that computes it."
         )
     try:
         inspect.signature(total).bind()
@@ -497,11 +338,9 @@ def _require_function(total: Any) -> None:
 
 def _require_total(total: Callable[[], Any]) -> None:
     value = total()
-    require_written(value)
     number = _number(value)
     if number is None:
-        kind = type(value).__name__
-        raise NotYet(f"`total()` returned {kind}; wanted a tensor with one number.")
+        require_kind(value, (), "a tensor with one number", what="`total()`")
     for wrong, message in _MISTAKES.items():
         if math.isclose(number, wrong):
             raise NotYet(message)
@@ -513,7 +352,7 @@ def _require_total(total: Callable[[], Any]) -> None:
     if not isinstance(value, Tensor) or not value.requires_grad:
         raise NotYet(
             "The total has lost its gradient (`.item()`, `.detach()` or `.data`?), "
-            "so training would never feel it. Keep it a tensor."
+            "so training would never feel it. Return a tensor."
         )
     if _number(total()) != _RIGHT:
         raise NotYet(
@@ -534,19 +373,3 @@ def _number(value: Any) -> float | None:
     if isinstance(value, Tensor):
         return value.item() if value.numel() == 1 else None
     return float(value) if isinstance(value, int | float) else None
-
-
-def _fill(model: nn.Module, value: float) -> None:
-    for parameter in model.parameters():
-        nn.init.constant_(parameter, value)
-
-
-live = Exercise(
-    "closures.live",
-    _judge_live,
-    hints=(
-        "What may change later: the weights. What may not: the layers, the numbers.",
-        "`model.get_submodule(name)` gives the layer of that name.",
-        "Pick the layers by name once, outside; square their weights inside.",
-    ),
-)

@@ -35,7 +35,7 @@ except ImportError:
 
 
 class _Client(NotebookClient):
-    """Keeps each picture as its own cell drew it, when a later cell moves a slider."""
+    """Stores each picture where it was drawn, also when a later cell moves a slider."""
 
     def _update_display_id(self, display_id: str, msg: dict) -> None:
         pass
@@ -63,10 +63,10 @@ def store(path: Path) -> tuple[float, int]:
             file is left as it was.
     """
     notebook = nbformat.read(path, as_version=4)
-    kept = {cell.source: cell.outputs for cell in _incomparable(notebook)}
+    stored = {cell.source: cell.outputs for cell in _incomparable(notebook)}
     seconds, megabytes = run(notebook, path.parent)
     for cell in _incomparable(notebook):  # of another machine, or moment, each time
-        cell.outputs = kept[cell.source] or cell.outputs
+        cell.outputs = stored[cell.source] or cell.outputs
     tidy(notebook, (seconds, megabytes))
     nbformat.validate(notebook)
     temporary = path.with_suffix(".tmp")
@@ -103,7 +103,7 @@ def run(notebook: NotebookNode, folder: Path) -> tuple[float, int]:
 
 
 def _environment(private: str) -> dict[str, str]:
-    """Leave out what is this learner's or this moment's own."""
+    """Hide what depends on this learner or this moment."""
     progress = os.path.join(private, "progress.json")  # no exercise solved yet
     return {**os.environ, "TQDM_DISABLE": "1", "COURSE_PROGRESS": progress}
 
@@ -161,12 +161,12 @@ def _stable(output: NotebookNode) -> NotebookNode:
 
 
 def _shorten(traceback: list[str]) -> list[str]:
-    """Keep the frames of the notebook's own cells; a page is no place for torch's."""
+    """Return the frames of the notebook's cells; those of libraries are counted."""
     frames = [_ANSI.sub("", frame).lstrip().startswith("File ") for frame in traceback]
-    kept = [f for f, inside in zip(traceback, frames, strict=True) if not inside]
+    shown = [f for f, inside in zip(traceback, frames, strict=True) if not inside]
     if any(frames):
-        kept.insert(-1, f"(... frames inside the libraries: {sum(frames)} ...)")
-    return kept
+        shown.insert(-1, f"(... frames inside the libraries: {sum(frames)} ...)")
+    return shown
 
 
 if __name__ == "__main__":

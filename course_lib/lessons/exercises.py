@@ -1,8 +1,8 @@
 """Check an answer without ever raising, and name the mistake.
 
-A lesson's exercises are the Exercise objects of its module. A judge compares the
-answer with an independent oracle, raises `NotYet` with the name of the mistake, and
-returns a sentence that says why a right answer is right.
+A lesson's exercises are the functions of its module under `@exercise`. Such a function
+compares the answer with an independent oracle, and raises `NotYet` with the name of the
+mistake.
 """
 
 import contextlib
@@ -11,18 +11,13 @@ import html
 import importlib
 import pkgutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
+from course_lib.lessons import progress_file
 
-from course_lib.lessons import progress
-
-Mistakes = Sequence[tuple[Tensor | float, str]]  # what it gives, its name
-
-UNTOUCHED = "There is still a ... in your code. Replace it, then check again."
+Judge = Callable[[Any], str]
 
 
 class NotYet(Exception):
@@ -71,12 +66,12 @@ class Exercise:
     """
 
     name: str
-    judge: Callable[[Any], str] = field(repr=False)
-    hints: tuple[str, str, str] = field(repr=False)
+    judge: Judge = field(repr=False)
+    hints: tuple[str, ...] = field(repr=False)
     seconds: float = field(default=10.0, repr=False)
 
     def check(self, answer: Any) -> Verdict:
-        """Judge an answer, and keep the progress if it is right."""
+        """Judge an answer; store the progress if it is right."""
         if answer is ...:
             return self._not_yet("Replace the ... with your answer, then check again.")
         try:
@@ -93,74 +88,17 @@ class Exercise:
             raise
         except BaseException as error:  # SystemExit and CancelledError too
             return self._not_yet(_describe(error))
-        return Verdict(True, praise + self._keep())
+        return Verdict(True, praise + self._store())
 
     def _not_yet(self, message: str) -> Verdict:
         return Verdict(False, message, self.hints)
 
-    def _keep(self) -> str:
+    def _store(self) -> str:
         try:
-            progress.mark_solved(self.name)
+            progress_file.mark_solved(self.name)
         except (OSError, ValueError) as error:
-            return f" (Your progress could not be kept: {error})"
+            return f" (Your progress could not be stored: {error})"
         return ""
-
-
-def require_written(value: Any) -> None:
-    """Raise NotYet if the learner's function still returns the stub's `...`."""
-    if value is ...:
-        raise NotYet("There is still a `...` in your code. Replace it with your own.")
-
-
-def close(got: Any, wanted: Tensor) -> bool:
-    """Tell whether the answer is a tensor of the wanted shape and numbers.
-
-    >>> half = torch.tensor(0.5)
-    >>> close(half.double(), half), close(half[None], half), close(0.5, half)
-    (True, False, False)
-    """
-    return (
-        isinstance(got, Tensor)
-        and got.shape == wanted.shape
-        and torch.allclose(got.to(wanted.dtype), wanted, atol=1e-5)
-    )
-
-
-def gradient(value: Tensor, of: Tensor) -> Tensor | None:
-    """Return the gradient of `value` by `of`, None where there is none."""
-    if not value.requires_grad:
-        return None
-    return torch.autograd.grad(value, of, allow_unused=True, retain_graph=True)[0]
-
-
-def as_text(tensor: Tensor) -> str:
-    """Return a number, or the first seven.
-
-    >>> as_text(torch.tensor(2 / 3)), as_text(torch.arange(9.0))
-    ('0.667', '[0, 1, 2, 3, 4, 5, 6, ...]')
-    """
-    numbers = [f"{number + 0.0:.3g}" for number in tensor.flatten().tolist()]
-    if tensor.dim() == 0:
-        return numbers[0]
-    return f"[{', '.join(numbers[:7])}{', ...' * (len(numbers) > 7)}]"
-
-
-def require_close(
-    got: Tensor,
-    wanted: Tensor,
-    place: str,
-    mistakes: Mistakes,
-    *,
-    text: Callable[[Tensor], str] = as_text,
-) -> None:
-    """Accept the wanted numbers; name the mistake that gives the ones we got."""
-    if close(got, wanted):
-        return
-    numbers = f"{place}: got {text(got)}, wanted {text(wanted)}."
-    for wrong, name in mistakes:
-        if close(got, torch.as_tensor(wrong)):
-            raise NotYet(f"{name}. {numbers}")
-    raise NotYet(numbers)
 
 
 def lessons() -> dict[str, list[str]]:
@@ -176,12 +114,33 @@ def lessons() -> dict[str, list[str]]:
     return dict(found[number] for number in sorted(found))
 
 
+def exercise(*hints: str, right: str) -> Callable[[Callable[[Any], None]], Exercise]:
+    """Make a function that raises NotYet the exercise of its name.
+
+    The function `guess` in the module `closures` becomes "closures.guess".
+
+    Args:
+        hints: three, each saying more than the one before.
+        right: why a right answer is right.
+    """
+
+    def make(check: Callable[[Any], None]) -> Exercise:
+        def judge(answer: Any) -> str:
+            check(answer)
+            return right
+
+        lesson = check.__module__.rpartition(".")[2]
+        return Exercise(f"{lesson}.{check.__name__}", judge, hints)
+
+    return make
+
+
 def _describe(error: BaseException) -> str:
     kind, text = type(error).__name__, str(error).split("\n")[0]
     if isinstance(error, NameError):
         return f"Your code raised {kind}: {text}. Run the cells above first."
     if isinstance(error, TypeError) and "ellipsis" in text.lower():
-        return UNTOUCHED
+        return "There is still a ... in your code. Replace it, then check again."
     return f"Your code raised {kind}: {text}"
 
 

@@ -1,79 +1,84 @@
-"""The exercises of lesson 05, Explicit or implicit?
+"""Exercises of lesson 05, Carry the state in your own hands.
 
 The oracles are autograd on one sample at a time, arithmetic, and torch's own eval mode;
 none of them is the function that the lesson teaches.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch._dynamo  # else the first check does, on its clock
 from torch import Tensor, nn
 
 from course_lib.explicit import Leaf, setup, update
-from course_lib.lessons.exercises import Exercise, NotYet, close, require_written
+from course_lib.lessons.checks import (
+    Mistakes,
+    close,
+    reject,
+    require_kind,
+    require_written,
+)
+from course_lib.lessons.exercises import NotYet, exercise
+from course_lib.lessons.hidden_state import PLACES as PLACES
+from course_lib.lessons.hidden_state import depth as depth
+from course_lib.lessons.hidden_state import watch as watch
 from course_lib.rules import Momentum
 from course_lib.trees import Tree, dotted, map_tree, walk
 
 NUMBER = 5
 
-Mistakes = Sequence[tuple[Tree, str]]
-Snapshot = dict[str, list[Tensor]]
-
-# What the lesson's cells look through
-
-PLACES = ("parameters", ".grad", "optimizer.state", "buffers", "generator")
+# (w, the gradient that was used) before each step of w' = w - 0.1 * g; loss w**2
+LOG = ((1.0, 2.0), (0.8, 1.6), (0.64, 1.6), (0.48, 0.96), (0.384, 1.728))
 
 
-def watch(
-    step: Iterable[tuple[str, Any]],
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-) -> list[tuple[str, list[str]]]:
-    """Run a step line by line; return (line, the PLACES that it changed).
-
-    Args:
-        step: yields (line of code, anything) each time a line has run.
-        model: whose parameters, gradients and buffers are compared.
-        optimizer: whose state is.
-    """
-    rows, before = [], _snapshot(model, optimizer)
-    for code, _ in step:
-        now = _snapshot(model, optimizer)
-        rows.append((code, [p for p in PLACES if not _equal(now[p], before[p])]))
-        before = now
-    return rows
-
-
-def _snapshot(model: nn.Module, optimizer: torch.optim.Optimizer) -> Snapshot:
-    parameters = list(model.parameters())
-    slots = [slot for kept in optimizer.state.values() for slot in kept.values()]
-    grads = [p.grad for p in parameters if p.grad is not None]
-    found = parameters, grads, slots, list(model.buffers()), [torch.get_rng_state()]
-    copies = [[t.detach().clone() for t in tensors] for tensors in found]
-    return dict(zip(PLACES, copies, strict=True))
-
-
-def _equal(one: list[Tensor], other: list[Tensor]) -> bool:
-    return len(one) == len(other) and all(map(torch.equal, one, other))
-
-
-def depth(node: Any) -> int:
-    """Return how many nodes deep autograd's graph is behind a tensor's `grad_fn`.
-
-    >>> x = torch.ones(1, requires_grad=True)
-    >>> depth((2 * x + 1).grad_fn)  # x itself, times, plus
-    3
-    """
-    if node is None:
-        return 0
-    return 1 + max((depth(parent) for parent, _ in node.next_functions), default=0)
+@exercise(
+    "The gradient of w**2 is 2 * w. Put it beside the column g.",
+    "Two rows differ: 1.6 beside 1.28, and 1.728 beside 0.768.",
+    "1.6 is the g of the row before; 1.728 is 0.768 + 0.96.",
+    right="At step 2 the gradient 1.6 belongs to w = 0.8; at step 4, 1.728 = 0.768 + "
+    "0.96. Neither raises an error, and the loss falls all the same.",
+)
+def stale(answer: dict[str, int]) -> None:
+    """A dict: at which steps of LOG a gradient was stale, and in which way."""
+    if not isinstance(answer, dict) or set(answer) != {"reused", "added_up"}:
+        raise NotYet("The answer is the dict with the keys `reused` and `added_up`.")
+    for step in answer.values():
+        require_written(step)
+    got = answer["reused"], answer["added_up"]
+    reject(
+        {
+            "Right steps, swapped. In one of them g equals the g before, in the other "
+            "it equals the right one plus the one before.": got == (4, 2),
+            "You count from 1. The first row of the table is step 0.": got == (3, 5),
+            "Those are the steps before the bad ones: the rows that the stale numbers "
+            "come from.": got == (1, 3),
+            "Step 3 is right for its w: 2 * 0.48 = 0.96. It only starts from a w that "
+            "a bad step has left.": got == (3, 4),
+        }
+    )
+    off = [i for i, (w, g) in enumerate(LOG) if abs(g - 2 * w) > 1e-9]
+    reused = next(i for i in off if LOG[i][1] == LOG[i - 1][1])
+    (added,) = (i for i in off if i != reused)
+    for name, wanted in {"reused": reused, "added_up": added}.items():
+        if answer[name] != wanted:
+            raise NotYet(
+                f"`{name}` is not {answer[name]!r}. Compute 2 * w for each row, and "
+                "look for where the gradient beside it differs."
+            )
 
 
-# The judges
-
-
-def _judge_descend(answer: Callable[[Tree, Tree, float], Tree]) -> str:
+@exercise(
+    "A tree is a dict; its values are tensors or trees again.",
+    "For a dict: call `descend` on params[key] and grads[key]. For a tensor: "
+    "`x - eta * g`.",
+    "`{k: descend(x, grads[k], eta) if isinstance(x, dict) else ... for k, x in "
+    "params.items()}`.",
+    right="A new tree, and the old one is still there: we can go back, compare, or "
+    "step twice from one place.",
+)
+def descend(answer: Callable[[Tree, Tree, float], Tree]) -> None:
+    """A function of (params, grads, eta): the tree after one step of descent."""
     params = {"w": torch.tensor([1.0, 2.0]), "in": {"b": torch.tensor([3.0])}}
     params["in"]["deep"] = {"c": torch.tensor([[4.0]])}
     grads = map_tree(lambda path, x: 2 * x + 1, params)
@@ -100,135 +105,29 @@ def _judge_descend(answer: Callable[[Tree, Tree, float], Tree]) -> str:
             "makes a new one, and not `-=` or a method that ends in `_`."
         )
     _require_keys(got, params, "descend")
+    by_path = dict(walk(grads))
 
     def stepped(factor: float) -> Tree:
-        at = dict(walk(grads))
-        return map_tree(lambda path, x: x + factor * at[path], before)
+        return map_tree(lambda path, x: x + factor * by_path[path], before)
 
-    mistakes = (
-        (stepped(0.1), "That climbs: the loss grows along the gradient. Subtract it"),
-        (stepped(-1.0), "The step has no `eta` in it"),
-        (before, "Nothing moved. Return x - eta * g for every tensor"),
-        (
-            map_tree(lambda path, g: -0.1 * g, grads),
-            "That is the step alone, without x",
-        ),
-    )
-    _require_tree(got, stepped(-0.1), "descend", mistakes)
-    return (
-        "A new tree, and the old one is still there: we can go back, compare, or step "
-        "twice from one place."
-    )
-
-
-def _judge_sample_gradients(answer: Callable[..., Tree]) -> str:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
-    own = _parameters(model)
-    params = map_tree(lambda path, x: x + torch.randn_like(x), own)
-    x, y = torch.randn(5, 3), torch.tensor([0, 1, 1, 0, 1])
-    got = answer(model, _copy(params), x, y)
-    require_written(got)
-    if not _same(_parameters(model), own):
-        raise NotYet("The model's own parameters have changed. Use `call` or a copy.")
-    if any(p.grad is not None for p in model.parameters()):
-        raise NotYet(
-            "The model has a `.grad` now, so the next `backward` adds to it. Take "
-            "gradients with respect to `params`, not to the model."
-        )
-    _require_keys(got, params, "sample_gradients")
-    wanted = _one_at_a_time(params, x, y)
-    _require_tree(got, wanted, "sample_gradients", _sample_mistakes(wanted, own, x, y))
-    return (
-        "Five gradients for each tensor, one a sample. Their mean is the gradient of "
-        "the batch."
-    )
-
-
-def _sample_mistakes(wanted: Tree, own: Tree, x: Tensor, y: Tensor) -> Mistakes:
-    def changed(function: Callable[[Tensor], Tensor]) -> Tree:
-        return map_tree(lambda path, g: function(g), wanted)
-
-    return (
-        (
-            changed(lambda g: g.mean(0)),
-            "That is one gradient for the whole batch. vmap over x and y",
-        ),
-        (
-            changed(lambda g: g.sum(0)),
-            "That is the sum over the batch. vmap over x and y, and keep what it gives",
-        ),
-        (
-            changed(lambda g: g.mean(0).expand_as(g)),
-            "Five times the same: each is the gradient of the whole batch. Inside of "
-            "vmap use the one sample only",
-        ),
-        (changed(lambda g: g / len(g)), "Each gradient is divided by the batch size"),
-        (
-            changed(lambda g: g.cumsum(0)),
-            "Each gradient holds those of the samples before it: `.grad` adds up",
-        ),
-        (
-            _one_at_a_time(own, x, y),
-            "Those are gradients at the model's own parameters. Use `params`",
-        ),
-    )
-
-
-def _one_at_a_time(params: Tree, x: Tensor, y: Tensor) -> Tree:
-    """The gradients of each sample by plain autograd, without the model."""
-    leaves = {path: t.detach().requires_grad_() for path, t in walk(params)}
-    rows: list[dict[tuple[str, ...], Tensor]] = []
-    for one, label in zip(x, y, strict=True):
-        hidden = torch.tanh(leaves["0", "weight"] @ one + leaves["0", "bias"])
-        logits = leaves["2", "weight"] @ hidden + leaves["2", "bias"]
-        loss = logits.logsumexp(0) - logits[label]
-        found = torch.autograd.grad(loss, list(leaves.values()))
-        rows.append(dict(zip(leaves, found, strict=True)))
-    return map_tree(lambda path, t: torch.stack([row[path] for row in rows]), params)
-
-
-# (w, the gradient that was used) before each step of w' = w - 0.1 * g; loss w**2
-LOG = ((1.0, 2.0), (0.8, 1.6), (0.64, 1.6), (0.48, 0.96), (0.384, 1.728))
-
-
-def _stale_steps() -> dict[str, int]:
-    off = [i for i, (w, g) in enumerate(LOG) if abs(g - 2 * w) > 1e-9]
-    reused = [i for i in off if LOG[i][1] == LOG[i - 1][1]]
-    added = [i for i in off if abs(LOG[i][1] - 2 * LOG[i][0] - LOG[i - 1][1]) < 1e-9]
-    return {"reused": reused[0], "added_up": added[0]}
-
-
-def _judge_stale(answer: dict[str, int]) -> str:
-    if not isinstance(answer, dict) or set(answer) != {"reused", "added_up"}:
-        raise NotYet("Keep the dict with the keys `reused` and `added_up`.")
-    for step in answer.values():
-        require_written(step)
-    got = answer["reused"], answer["added_up"]
-    messages = {
-        (4, 2): "Right steps, swapped. In one of them g equals the g before, in the "
-        "other it equals the right one plus the one before.",
-        (3, 5): "You count from 1. The first row of the table is step 0.",
-        (1, 3): "Those are the steps before the bad ones: the rows that the stale "
-        "numbers come from.",
-        (3, 4): "Step 3 is right for its w: 2 * 0.48 = 0.96. It only starts from a w "
-        "that a bad step has left.",
+    mistakes = {
+        "That climbs: the loss grows along the gradient. Subtract it": stepped(0.1),
+        "The step has no `eta` in it": stepped(-1.0),
+        "Nothing moved. Return x - eta * g for every tensor": before,
+        "That is the step alone, without x": map_tree(lambda path, g: -0.1 * g, grads),
     }
-    if got in messages:
-        raise NotYet(messages[got])
-    for name, wanted in _stale_steps().items():
-        if answer[name] != wanted:
-            raise NotYet(
-                f"`{name}` is not {answer[name]!r}. Compute 2 * w for each row, and "
-                "look for where the gradient beside it differs."
-            )
-    return (
-        "At step 2 the gradient 1.6 belongs to w = 0.8; at step 4, 1.728 = 0.768 + "
-        "0.96. Neither raises an error, and the loss falls all the same."
-    )
+    _require_tree(got, stepped(-0.1), "descend", mistakes)
 
 
-def _judge_freeze_encoder(answer: Callable[[Tree], Tree]) -> str:
+@exercise(
+    "A state is a dict with the keys of the parameters.",
+    "`freeze` takes any subtree of a state, and returns a new one.",
+    '`{**state, "encoder": ...}` is a new dict with one entry replaced.',
+    right="The encoder stands still, its velocity is stored until it is thawed, and "
+    "the old state trains everything as before.",
+)
+def freeze_encoder(answer: Callable[[Tree], Tree]) -> None:
+    """A function of a state: the same with a frozen encoder."""
     params = {
         "encoder": {"weight": torch.ones(2), "bias": torch.ones(1)},
         "decoder": {"weight": torch.ones(2)},
@@ -248,10 +147,6 @@ def _judge_freeze_encoder(answer: Callable[[Tree], Tree]) -> str:
     _, moved = update(got, params, ones)
     if not torch.equal(moved["encoder"]["weight"], params["encoder"]["weight"]):
         raise NotYet("The encoder still moves.")
-    return (
-        "The encoder stands still, its velocity is kept for the day it is thawed, and "
-        "the old state trains everything as before."
-    )
 
 
 def _leaves(state: Tree) -> list[tuple[str, str, Any]]:
@@ -259,27 +154,26 @@ def _leaves(state: Tree) -> list[tuple[str, str, Any]]:
 
 
 def _judge_state(got: Tree, before: Tree) -> None:
-    for path, leaf in walk(got):
+    for name, key, leaf in _leaves(got):
+        what = f"`{name}.{key}`"
         if not isinstance(leaf, Leaf):
-            raise NotYet(
-                f"`{dotted(path)}` is {type(leaf).__name__}; a state has a Leaf there."
-            )
+            raise NotYet(f"{what} is {type(leaf).__name__}; a state has a Leaf there.")
     if any(leaf.rule != before[name][key].rule for name, key, leaf in _leaves(got)):
         raise NotYet(
             "You changed the rule. With eta = 0 the encoder still coasts on the "
             "velocity that it has. Use `freeze`."
         )
-    frozen = {
-        name: {leaf.frozen for leaf in part.values()} for name, part in got.items()
-    }
-    messages = {
-        (True, True): "The decoder is frozen, too. Freeze the subtree only.",
-        (False, True): "That freezes the decoder. The encoder should rest.",
-        (False, False): "Nothing is frozen. `freeze` returns a new state; is it used?",
-    }
-    flags = tuple(all(frozen[name]) for name in ("encoder", "decoder"))
-    if flags in messages:
-        raise NotYet(messages[flags])
+    encoder, decoder = (
+        all(leaf.frozen for leaf in got[part].values())
+        for part in ("encoder", "decoder")
+    )
+    reject(
+        {
+            "The decoder is frozen, too. Freeze the subtree only.": encoder and decoder,
+            "That freezes the decoder. The encoder should rest.": decoder,
+            "Nothing is frozen. `freeze` returns a new state; is it used?": not encoder,
+        }
+    )
     for name, key, leaf in _leaves(got):
         if not torch.equal(leaf.state, before[name][key].state):
             raise NotYet(
@@ -288,7 +182,79 @@ def _judge_state(got: Tree, before: Tree) -> None:
             )
 
 
-def _judge_evaluate(answer: Callable[..., Tensor]) -> str:
+@exercise(
+    "Write the gradient of one sample first; vmap makes many of it.",
+    "The model wants a batch: `one[None]` is a batch of one, `label[None]` too.",
+    "`vmap(of_one)(x, y)`, where `of_one(one, label)` returns `gradient(lambda p: "
+    "cross_entropy(call(model, p, one[None]), label[None]), params)`.",
+    right="Five gradients for each tensor, one a sample. Their mean is the gradient of "
+    "the batch.",
+)
+def sample_gradients(answer: Callable[..., Tree]) -> None:
+    """A function of (model, params, x, y): the gradient of each sample."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    own = _parameters(model)
+    params = map_tree(lambda path, x: x + torch.randn_like(x), own)
+    x, y = torch.randn(5, 3), torch.tensor([0, 1, 1, 0, 1])
+    got = answer(model, _copy(params), x, y)
+    require_written(got)
+    if not _same(_parameters(model), own):
+        raise NotYet("The model's own parameters have changed. Use `call` or a copy.")
+    if any(p.grad is not None for p in model.parameters()):
+        raise NotYet(
+            "The model has a `.grad` now, so the next `backward` adds to it. Take "
+            "gradients with respect to `params`, not to the model."
+        )
+    _require_keys(got, params, "sample_gradients")
+    wanted = _one_at_a_time(params, x, y)
+
+    def changed(function: Callable[[Tensor], Tensor]) -> Tree:
+        return map_tree(lambda path, g: function(g), wanted)
+
+    mistakes = {
+        "That is one gradient for the whole batch. vmap over x and y": changed(
+            lambda g: g.mean(0)
+        ),
+        "That is the sum over the batch. vmap over x and y, and return what it gives": (
+            changed(lambda g: g.sum(0))
+        ),
+        "Five times the same: each is the gradient of the whole batch. Inside of vmap "
+        "use the one sample only": changed(lambda g: g.mean(0).expand_as(g)),
+        "Each gradient is divided by the batch size": changed(lambda g: g / len(g)),
+        "Each gradient holds those of the samples before it: `.grad` adds up": (
+            changed(lambda g: g.cumsum(0))
+        ),
+        "Those are gradients at the model's own parameters. Use `params`": (
+            _one_at_a_time(own, x, y)
+        ),
+    }
+    _require_tree(got, wanted, "sample_gradients", mistakes)
+
+
+def _one_at_a_time(params: Tree, x: Tensor, y: Tensor) -> Tree:
+    """The gradients of each sample by plain autograd, without the model."""
+    leaves = {path: t.detach().requires_grad_() for path, t in walk(params)}
+    rows: list[dict[tuple[str, ...], Tensor]] = []
+    for one, label in zip(x, y, strict=True):
+        hidden = torch.tanh(leaves["0", "weight"] @ one + leaves["0", "bias"])
+        logits = leaves["2", "weight"] @ hidden + leaves["2", "bias"]
+        loss = logits.logsumexp(0) - logits[label]
+        found = torch.autograd.grad(loss, list(leaves.values()))
+        rows.append(dict(zip(leaves, found, strict=True)))
+    return map_tree(lambda path, t: torch.stack([row[path] for row in rows]), params)
+
+
+@exercise(
+    "`call` leaves parameters and buffers alone, but a mode is an attribute of "
+    "each module.",
+    "A deep copy of the model may be switched to eval mode; nobody else sees it.",
+    "`call(copy.deepcopy(model).eval(), params, x, buffers=stats)` gives a pair.",
+    right="The same outputs however often we look, and a model that does not know that "
+    "it was looked at.",
+)
+def evaluate(answer: Callable[..., Tensor]) -> None:
+    """A function of (model, params, stats, x): the outputs in eval mode."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
     model[2].eval()  # switched off on purpose
@@ -308,29 +274,23 @@ def _judge_evaluate(answer: Callable[..., Tensor]) -> str:
             "With `buffers=`, `call` returns (output, new buffers). Return the output "
             "alone."
         )
-    if not isinstance(got, Tensor):
-        raise NotYet(f"Got {type(got).__name__}; wanted the outputs, a tensor.")
+    require_kind(got, Tensor, "the outputs, a tensor", what="`evaluate`")
     _judge_outputs(got, (params, stats), own, x)
-    return (
-        "The same outputs however often we look, and a model that does not know that "
-        "it was looked at."
-    )
 
 
 def _judge_untouched(model: nn.Module, own: dict[str, Tensor]) -> None:
     modes = [module.training for module in model.modules()]
-    if modes == [True, True, True, True]:
-        raise NotYet(
+    reject(
+        {
             "`model.train()` also switched on the dropout, which was off on purpose. "
-            "Put back the mode of each module."
-        )
-    if not any(modes):
-        raise NotYet(
+            "Put back the mode of each module.": all(modes),
             "The model is still in eval mode afterwards. Put its mode back, or use a "
-            "deep copy."
-        )
-    if modes != [True, True, True, False]:
-        raise NotYet("The modes of the modules are not those from before.")
+            "deep copy.": not any(modes),
+            "The modes of the modules are not those from before.": (
+                modes != [True, True, True, False]
+            ),
+        }
+    )
     for name, tensor in model.state_dict().items():
         if not torch.equal(tensor, own[name]):
             raise NotYet(f"The model's own `{name}` has changed.")
@@ -340,21 +300,21 @@ def _judge_outputs(
     got: Tensor, trees: tuple[Tree, Tree], own: dict[str, Tensor], x: Tensor
 ) -> None:
     mine = {dotted(path): t for tree in trees for path, t in walk(tree)}
-    named = [*own]
-    old_stats = {n: own[n] if "running" in n else mine[n] for n in named}
-    old_params = {n: mine[n] if "running" in n else own[n] for n in named}
+    stats = [name for name in own if "running" in name]
     batch = x @ mine["0.weight"].T + mine["0.bias"]
     in_batch = {"1.running_mean": batch.mean(0)}
     in_batch["1.running_var"] = batch.var(0, unbiased=False)
-    mistakes = (
-        (mine | in_batch, "Those are outputs in train mode: each depends on the batch"),
-        (old_stats, "The running mean is the model's own. Pass `buffers=stats`"),
-        (own, "Those are the model's own numbers. Use `params` and `stats`"),
-        (old_params, "The parameters are the model's own. Use `params`"),
-    )
-    for table, text in mistakes:
-        if close(got, _normalized(table, x)):
-            raise NotYet(f"{text}.")
+    mistakes = {
+        "Those are outputs in train mode: each depends on the batch.": mine | in_batch,
+        "The running mean is the model's own. Pass `buffers=stats`.": (
+            mine | {name: own[name] for name in stats}
+        ),
+        "Those are the model's own numbers. Use `params` and `stats`.": own,
+        "The parameters are the model's own. Use `params`.": (
+            own | {name: mine[name] for name in stats}
+        ),
+    }
+    reject({text: close(got, _normalized(t, x)) for text, t in mistakes.items()})
     if not close(got, _normalized(mine, x)):
         raise NotYet("The outputs are not those of eval mode with these trees.")
 
@@ -364,9 +324,6 @@ def _normalized(table: dict[str, Tensor], x: Tensor) -> Tensor:
     spread = (table["1.running_var"] + 1e-5).sqrt()
     hidden = (hidden - table["1.running_mean"]) / spread
     return hidden * table["1.weight"] + table["1.bias"]
-
-
-# Small helpers
 
 
 def _parameters(model: nn.Module) -> Tree:
@@ -383,15 +340,13 @@ def _copy(tree: Tree) -> Tree:
 
 def _same(got: Tree, wanted: Tree) -> bool:
     at = dict(walk(got))
-    return all(close(at[path].detach(), tensor) for path, tensor in walk(wanted))
+    return all(close(at[path], tensor) for path, tensor in walk(wanted))
 
 
 def _require_keys(got: Any, wanted: Tree, place: str) -> None:
-    if got is None:
-        raise NotYet(f"`{place}` returned nothing. Is a `return` missing?")
-    if not isinstance(got, dict):
-        raise NotYet(f"`{place}` returned {type(got).__name__}; wanted nested dicts.")
-    missing = [dotted(p) for p, _ in walk(wanted) if p not in dict(walk(got))]
+    require_kind(got, dict, "nested dicts", what=f"`{place}`")
+    found = dict(walk(got))
+    missing = [dotted(path) for path, _ in walk(wanted) if path not in found]
     if missing:
         raise NotYet(
             f"What `{place}` returned has no `{missing[0]}`: it should have the keys "
@@ -402,69 +357,14 @@ def _require_keys(got: Any, wanted: Tree, place: str) -> None:
 def _require_tree(got: Tree, wanted: Tree, place: str, mistakes: Mistakes) -> None:
     at = dict(walk(got))
     for path, tensor in walk(wanted):
+        what = f"`{dotted(path)}`"
+        require_written(at[path])
         if not isinstance(at[path], Tensor):
-            require_written(at[path])
-            kind = type(at[path]).__name__
-            raise NotYet(f"`{dotted(path)}` is {kind}; wanted a tensor.")
-        shape = tuple(at[path].shape)
-        if shape not in (tuple(tensor.shape), tuple(tensor.shape[1:])):
-            raise NotYet(
-                f"`{dotted(path)}` has shape {shape}; wanted {tuple(tensor.shape)}."
-            )
-    if _same(got, wanted):
-        return
-    for tree, text in mistakes:
-        if _same(got, tree):
-            raise NotYet(f"{text}.")
-    raise NotYet(f"The numbers of `{place}` are others than those of autograd.")
-
-
-descend = Exercise(
-    "explicit.descend",
-    _judge_descend,
-    (
-        "A tree is a dict; its values are tensors or trees again.",
-        "For a dict: call `descend` on params[key] and grads[key]. For a tensor: "
-        "`x - eta * g`.",
-        "`{k: descend(x, grads[k], eta) if isinstance(x, dict) else ... for k, x in "
-        "params.items()}`.",
-    ),
-)
-sample_gradients = Exercise(
-    "explicit.sample_gradients",
-    _judge_sample_gradients,
-    (
-        "Write the gradient of one sample first; vmap makes many of it.",
-        "The model wants a batch: `one[None]` is a batch of one, `label[None]` too.",
-        "`vmap(of_one)(x, y)`, where `of_one(one, label)` returns `gradient(lambda p: "
-        "cross_entropy(call(model, p, one[None]), label[None]), params)`.",
-    ),
-)
-stale = Exercise(
-    "explicit.stale",
-    _judge_stale,
-    (
-        "The gradient of w**2 is 2 * w. Put it beside the column g.",
-        "Two rows differ: 1.6 beside 1.28, and 1.728 beside 0.768.",
-        "1.6 is the g of the row before; 1.728 is 0.768 + 0.96.",
-    ),
-)
-freeze_encoder = Exercise(
-    "explicit.freeze_encoder",
-    _judge_freeze_encoder,
-    (
-        "A state is a dict with the keys of the parameters.",
-        "`freeze` takes any subtree of a state, and returns a new one.",
-        '`{**state, "encoder": ...}` is a new dict with one entry replaced.',
-    ),
-)
-evaluate = Exercise(
-    "explicit.evaluate",
-    _judge_evaluate,
-    (
-        "`call` leaves parameters and buffers alone, but a mode is an attribute of "
-        "each module.",
-        "A deep copy of the model may be switched to eval mode; nobody else sees it.",
-        "`call(copy.deepcopy(model).eval(), params, x, buffers=stats)` gives a pair.",
-    ),
-)
+            raise NotYet(f"{what} is {type(at[path]).__name__}; wanted a tensor.")
+        shape = at[path].shape
+        if shape not in (tensor.shape, tensor.shape[1:]):
+            wanted_shape = tuple(tensor.shape)
+            raise NotYet(f"{what} has shape {tuple(shape)}; wanted {wanted_shape}.")
+    if not _same(got, wanted):
+        reject({f"{text}.": _same(got, tree) for text, tree in mistakes.items()})
+        raise NotYet(f"The numbers of `{place}` are others than those of autograd.")

@@ -1,4 +1,4 @@
-"""The exercises of lesson 07, Train without gradients.
+"""Exercises of lesson 07, Train without gradients.
 
 The oracles are hand arithmetic, and torch's own `calculate_gain` and storage addresses;
 none of them is the search that the lesson teaches.
@@ -10,17 +10,27 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from course_lib.lessons.exercises import Exercise, NotYet, require_written
+from course_lib.lessons.checks import (
+    Mistakes,
+    reject,
+    require_close,
+    require_kind,
+    require_unchanged,
+)
+from course_lib.lessons.exercises import NotYet, exercise
 
 NUMBER = 7
 
-Mistakes = Sequence[tuple[float, str]]
 
-
-# The judges
-
-
-def _judge_assign(answer: Callable[[nn.Module, list[Tensor]], object]) -> str:
+@exercise(
+    "A name is not a place. Which methods of a tensor write into it?",
+    "`weight.copy_(fresh)` does; torch complains unless gradients are off.",
+    "Put `with torch.no_grad():` around `weight.copy_(fresh)`.",
+    right="The numbers moved and nothing else did: the same tensors, with memory of "
+    "their own, and ready to be trained.",
+)
+def assign(answer: Callable[[nn.Module, list[Tensor]], object]) -> None:
+    """A function of (model, values): the model's parameters filled in place."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2, bias=False))
     parameters = list(model.parameters())
@@ -34,45 +44,39 @@ def _judge_assign(answer: Callable[[nn.Module, list[Tensor]], object]) -> str:
             "The model has new parameters. Whoever holds the old ones, such as an "
             "optimizer, trains weights that nobody uses. Fill the old ones in place."
         )
-    _judge_filled(now, old, values, wanted)
-    _judge_own_memory(now, values)
-    return (
-        "The numbers moved and nothing else did: the same tensors, with memory of "
-        "their own, and ready to be trained."
+    name = "the tensors in `values`, which belong to the caller"
+    require_unchanged(values, wanted, name)
+    _judge_filled(now, old, wanted)
+    reject(
+        {
+            "The model now shares its memory with `values`: who changes `values` later "
+            "changes the model. Copy the numbers.": any(
+                a.data_ptr() == v.data_ptr() for a, v in zip(now, values, strict=True)
+            ),
+            "The parameters can't be trained by gradients any more. Do not change "
+            "`requires_grad`; `torch.no_grad()` around the copy is enough.": not all(
+                p.requires_grad and p.is_leaf for p in now
+            ),
+        }
     )
 
 
-def _judge_filled(
-    now: list[Tensor], old: list[Tensor], values: list[Tensor], wanted: list[Tensor]
-) -> None:
-    if not all(map(torch.equal, values, wanted)):
-        raise NotYet("You changed the tensors in `values`. They belong to the caller.")
+def _judge_filled(now: list[Tensor], old: list[Tensor], wanted: list[Tensor]) -> None:
     same = [torch.equal(a, b) for a, b in zip(now, old, strict=True)]
-    if all(same):
-        raise NotYet(
+    sums = map(torch.add, old, wanted)
+    reject(
+        {
             "The model has not changed. `weight = ...` only gives the name `weight` to "
-            "another tensor; write into the one that the model holds."
-        )
-    if any(same):
-        raise NotYet("Only some of the parameters have changed. Fill each of them.")
-    sums = (torch.add(b, w) for b, w in zip(old, wanted, strict=True))
-    if all(map(torch.allclose, now, sums)):
-        raise NotYet("You added the values to the old weights. Replace them.")
-    if not all(map(torch.equal, now, wanted)):
-        raise NotYet("The weights have changed, but they are not those of `values`.")
-
-
-def _judge_own_memory(now: list[Tensor], values: list[Tensor]) -> None:
-    if any(a.data_ptr() == v.data_ptr() for a, v in zip(now, values, strict=True)):
-        raise NotYet(
-            "The model now shares its memory with `values`: who changes `values` later "
-            "changes the model. Copy the numbers."
-        )
-    if not all(p.requires_grad and p.is_leaf for p in now):
-        raise NotYet(
-            "The parameters can't be trained by gradients any more. Leave "
-            "`requires_grad` as it was; `torch.no_grad()` around the copy is enough."
-        )
+            "another tensor; write into the one that the model holds.": all(same),
+            "Only some of the parameters have changed. Fill each of them.": any(same),
+            "You added the values to the old weights. Replace them.": (
+                all(map(torch.allclose, now, sums))
+            ),
+            "The weights have changed, but they are not those of `values`.": (
+                not all(map(torch.equal, now, wanted))
+            ),
+        }
+    )
 
 
 # (what it is about, w, dw, losses at w, w + dw and w - dw)
@@ -90,21 +94,26 @@ _CASES = (
 )
 
 
-def _judge_best(
-    answer: Callable[[Callable[[float], float], float, float], float],
-) -> str:
+@exercise(
+    "Three candidates, three losses, and the candidate with the least of them.",
+    "`min(candidates, key=loss)` finds it. Of several equals it takes the first.",
+    "`return min([w, w + dw, w - dw], key=loss)`",
+    right="The best of three, and a weight without effect does not wander.",
+)
+def best(answer: Callable[[Callable[[float], float], float, float], float]) -> None:
+    """A function of (loss, w, dw): the best of three weights."""
     for about, w, dw, losses in _CASES:
         candidates = (w, w + dw, w - dw)
         seen: list[float] = []
         got = answer(_table(candidates, losses, seen), w, dw)
-        require_written(got)
-        _judge_winner(got, about, candidates, losses)
+        wanted = "one number, the winner itself"
+        require_kind(got, int | float, wanted)
+        _judge_winner(got, f"Where {about}", candidates, losses)
         if len(set(seen)) < 3:
             raise NotYet(
                 f"You ask for {len(set(seen))} of the three losses. The one that you "
                 "leave out may be the best."
             )
-    return "The best of three, and a weight without effect does not wander."
 
 
 def _table(
@@ -124,100 +133,87 @@ def _table(
 
 
 def _judge_winner(
-    got: object, about: str, candidates: Sequence[float], losses: Sequence[float]
+    got: float, place: str, candidates: Sequence[float], losses: Sequence[float]
 ) -> None:
-    if isinstance(got, bool) or not isinstance(got, int | float):
-        raise NotYet(
-            f"You returned {type(got).__name__}; wanted one number, the winner itself."
-        )
     w, plus, minus = candidates
     lowest = min(losses)
     winner = candidates[losses.index(lowest)]
-    place = f"Where {about}"
-    if got == winner:
-        return
-    if losses.count(lowest) > 1 and lowest == losses[0] and got in (plus, minus):
-        raise NotYet(
+    is_tie = losses.count(lowest) > 1
+    if got == winner or (is_tie and lowest < losses[0] and got == minus):
+        return  # of two equal candidates, either is good
+    got_loss = dict(zip(candidates, losses, strict=True)).get(got, lowest)
+    reject(
+        {
             f"{place}, you move the weight. A tie must keep it, or weights without "
-            "effect wander about. Let `w` stand first."
-        )
-    if losses.count(lowest) > 1 and got == minus:  # of two equal ones, either is good
-        return
-    if abs(got - w) < 1e-9 and got != w:
-        raise NotYet(
+            "effect wander about. Let `w` stand first.": (
+                is_tie and lowest == losses[0] and got in (plus, minus)
+            ),
             f"{place}, you return {got!r} and not {w!r}. (w + dw) - dw is not always "
-            "w: remember w itself."
-        )
-    if got == lowest:
-        raise NotYet("You return the best loss; wanted the weight that gives it.")
-    if got in (0, 1, 2, -1):
-        raise NotYet(
-            f"{place}, you return {got}. That looks like a position; wanted the weight."
-        )
-    if got in candidates and losses[candidates.index(got)] > losses[0]:
-        raise NotYet(f"{place}, you keep a change although the loss rose.")
-    if got == w:
-        raise NotYet(f"{place}, you stay, although a candidate has a lower loss.")
-    if got in candidates:
-        raise NotYet(f"{place}, you return the second best. Compare all three losses.")
-    raise NotYet(f"{place}, you return {got!r}; wanted {winner!r}.")
-
-
-def _judge_passes(answer: Callable[[nn.Module, int], int]) -> str:
-    dense = nn.Linear(4, 3, bias=False)  # 12 weights
-    _count(answer, nn.Sequential(dense), 1, 36, "For 12 weights in one cycle", _PLAIN)
-    _count(answer, nn.Sequential(dense), 5, 180, "In five cycles", _CYCLES)
-    frozen = nn.Sequential(dense, nn.Linear(3, 2, bias=False).requires_grad_(False))
-    text = "You count a frozen parameter. Ask for `requires_grad`"
-    _count(answer, frozen, 2, 72, "With a frozen layer", [(108, text)])
-    mixed = nn.Sequential(dense, nn.Linear(3, 2))
-    text = "The bias is missing. It is a parameter like any other"
-    _count(answer, mixed, 2, 120, "With a layer that has a bias", [(108, text)])
-    square = nn.Linear(3, 3, bias=False)
-    tied = nn.Sequential(square, nn.ReLU(), square)
-    text = "A tensor that stands twice in the model is counted twice"
-    _count(answer, tied, 1, 27, "With one layer at two places", [(54, text)])
-    return (
-        "48,672 for the network that we train below: batches, cycles and engines "
-        "change how long a pass takes, not how many decisions there are."
+            "w: remember w itself.": abs(got - w) < 1e-9 and got != w,
+            "You return the best loss; wanted the weight that gives it.": got == lowest,
+            f"{place}, you return {got}. That looks like a position; wanted the "
+            "weight.": got in (0, 1, 2, -1),
+            f"{place}, you keep a change although the loss rose.": (
+                got_loss > losses[0]
+            ),
+            f"{place}, you stay, although a candidate has a lower loss.": got == w,
+            f"{place}, you return the second best. Compare all three losses.": (
+                got in candidates
+            ),
+            f"{place}, you return {got!r}; wanted {winner!r}.": True,
+        }
     )
 
 
-_PLAIN = (
-    (12, "One pass for each weight can't compare anything"),
-    (24, "`keep` needs a pass of its own: its old loss was on another mini-batch"),
-    (3, "You count tensors. Each *number* in them is a weight: `numel()`"),
-    (9, "You count rows. Each *number* is a weight: `numel()`"),
-    (37, "You take one more pass. Writing the winner back needs none"),
-    (48, "Four passes for each weight. Writing the winner back needs none"),
+@exercise(
+    "How many candidates has a weight, and is any of their losses known before?",
+    "`p.numel()` counts the numbers in a parameter; `model.parameters()` gives "
+    "each parameter once.",
+    "3 * cycles * the sum of `p.numel()` over those with `p.requires_grad`.",
+    right="48,672 for the network that we train below: batches, cycles and engines "
+    "change how long a pass takes, not how many decisions there are.",
 )
-_CYCLES = (
-    (36, "The cycles are missing"),
-    (12 * 2 * 5, "Two passes for each weight"),
+def passes(answer: Callable[[nn.Module, int], int]) -> None:
+    """A function of (model, cycles): how many forward passes RSO makes."""
+
+    def count(
+        place: str, cycles: int, wanted: int, mistakes: Mistakes, *layers: nn.Module
+    ) -> None:
+        got = answer(nn.Sequential(*layers), cycles)
+        require_kind(got, int, "an int; `numel()` gives one")
+        require_close(got, wanted, place, mistakes)
+
+    dense = nn.Linear(4, 3, bias=False)  # 12 weights
+    mistakes = {
+        "One pass for each weight can't compare anything": 12,
+        "`keep` needs a pass of its own: its old loss was on another mini-batch": 24,
+        "You count tensors. Each *number* in them is a weight: `numel()`": 3,
+        "You count rows. Each *number* is a weight: `numel()`": 9,
+        "You take one more pass. Writing the winner back needs none": 37,
+        "Four passes for each weight. Writing the winner back needs none": 48,
+    }
+    count("For 12 weights in one cycle", 1, 36, mistakes, dense)
+    mistakes = {"The cycles are missing": 36, "Two passes for each weight": 12 * 2 * 5}
+    count("In five cycles", 5, 180, mistakes, dense)
+    mistakes = {"You count a frozen parameter. Ask for `requires_grad`": 108}
+    frozen = nn.Linear(3, 2, bias=False).requires_grad_(False)
+    count("With a frozen layer", 2, 72, mistakes, dense, frozen)
+    mistakes = {"The bias is missing. It is a parameter like any other": 108}
+    count("With a layer that has a bias", 2, 120, mistakes, dense, nn.Linear(3, 2))
+    mistakes = {"A tensor that stands twice in the model is counted twice": 54}
+    square = nn.Linear(3, 3, bias=False)
+    count("With one layer at two places", 1, 27, mistakes, square, nn.ReLU(), square)
+
+
+@exercise(
+    "How many numbers of the weight does *one* output use?",
+    "Those of the first output are `weight[0]`. How many are they?",
+    "`return (2 / weight[0].numel()) ** 0.5`",
+    right="One rule for both kinds of layer: two, divided by all that feeds one "
+    "output, under the root.",
 )
-
-
-def _count(
-    answer: Callable[[nn.Module, int], int],
-    model: nn.Module,
-    cycles: int,
-    wanted: int,
-    place: str,
-    mistakes: Mistakes,
-) -> None:
-    got = answer(model, cycles)
-    require_written(got)
-    if isinstance(got, Tensor):
-        raise NotYet("You returned a tensor; wanted an int. `numel()` gives one.")
-    if got == wanted:
-        return
-    for wrong, text in mistakes:
-        if got == wrong:
-            raise NotYet(f"{text}. {place}: got {got}, wanted {wanted}.")
-    raise NotYet(f"{place}: got {got}, wanted {wanted}.")
-
-
-def _judge_he(answer: Callable[[Tensor], float]) -> str:
+def he(answer: Callable[[Tensor], float]) -> None:
+    """A function of a weight: He's standard deviation."""
     weights = {
         "a linear layer, 5 inputs, 7 outputs": nn.Linear(5, 7).weight,
         "a convolution, 6 to 4 channels, 3 x 5": nn.Conv2d(6, 4, (3, 5)).weight,
@@ -225,140 +221,57 @@ def _judge_he(answer: Callable[[Tensor], float]) -> str:
     }
     fans = (5, 6 * 3 * 5, 3 * 3 * 3)
     for (name, weight), fan_in in zip(weights.items(), fans, strict=True):
-        got = answer(weight)
-        require_written(got)
-        value = float(got)
-        wanted = nn.init.calculate_gain("relu") / math.sqrt(fan_in)
-        if not math.isclose(value, wanted, rel_tol=1e-4):
-            raise NotYet(_he_mistake(value, weight, wanted, fan_in, name))
-    return (
-        "One rule for both kinds of layer: two, divided by all that feeds one output, "
-        "under the root."
-    )
-
-
-def _he_mistake(
-    value: float, weight: Tensor, wanted: float, fan_in: int, name: str
-) -> str:
-    outputs = len(weight)
-    others = (
-        (2 / fan_in, "The root is missing: 2 / fan-in is the variance"),
-        (1 / fan_in**0.5, "The 2 is missing. ReLU cuts half of the outputs off"),
-        ((2 / weight.numel()) ** 0.5, "You divide by the whole tensor"),
-        ((2 / outputs) ** 0.5, "You divide by the number of outputs, the fan-out"),
-        (float(outputs), "That is the number of outputs"),
-        (outputs * weight[0, 0].numel(), "That is the fan-out"),
-        (
-            (2 / (outputs * weight[0, 0].numel())) ** 0.5,
+        outputs, kernel = len(weight), weight[0, 0].numel()
+        mistakes = {
+            "The root is missing: 2 / fan-in is the variance": 2 / fan_in,
+            "The 2 is missing. ReLU cuts half of the outputs off": 1 / fan_in**0.5,
+            "You divide by the whole tensor": (2 / weight.numel()) ** 0.5,
+            "You divide by the number of outputs, the fan-out": (2 / outputs) ** 0.5,
+            "That is the number of outputs": outputs,
+            "That is the fan-out": outputs * kernel,
             "That is the fan-out: outputs times kernel. Which numbers does one "
-            "*output* add up?",
-        ),
-        (
-            (2 / weight.shape[1]) ** 0.5,
+            "*output* add up?": (2 / (outputs * kernel)) ** 0.5,
             "You count the channels and forget the kernel: each output adds up "
-            "height * width numbers of each channel",
-        ),
-        (float(fan_in), "That is the fan-in itself; wanted sqrt(2 / fan-in)"),
-    )
-    numbers = f"For {name}: got {value:.4f}, wanted {wanted:.4f}."
-    for wrong, text in others:
-        if math.isclose(value, wrong, rel_tol=1e-4):
-            return f"{text}. {numbers}"
-    return numbers
+            "height * width numbers of each channel": (2 / weight.shape[1]) ** 0.5,
+            "That is the fan-in itself; wanted sqrt(2 / fan-in)": fan_in,
+        }
+        wanted = nn.init.calculate_gain("relu") / math.sqrt(fan_in)
+        require_close(answer(weight), wanted, f"For {name}", mistakes)
 
 
-def _judge_anneal(answer: Callable[[float, int, int, float], float]) -> str:
-    last = answer(1.0, 4, 5, 0.1)
-    require_written(last)
-    first = answer(1.0, 0, 5, 0.1)
-    if math.isclose(last, 0.28):
-        raise NotYet(
-            "The last cycle still has 0.28 of sigma. You divide by `cycles`, as the "
-            "authors' code does; between 5 cycles there are 4 steps."
-        )
-    if math.isclose(first, 0.1) and math.isclose(last, 1.0):
-        raise NotYet("That grows from 0.1 to 1. Sigma should fall.")
-    if math.isclose(first, 0.82):
-        raise NotYet("The first cycle is already smaller. `cycle` counts from 0.")
-    if abs(last) < 1e-9:
-        raise NotYet("You end at 0; wanted final * sigma in the last cycle.")
-    for got, wanted, where in ((first, 1.0, "first"), (last, 0.1, "last")):
-        if not math.isclose(got, wanted):
-            raise NotYet(
-                f"In the {where} of 5 cycles, with sigma = 1 and final = 0.1: got "
-                f"{got:.3g}, wanted {wanted:.3g}."
-            )
-    _judge_between(answer)
-    return "A line from sigma to final * sigma, both ends included."
-
-
-def _judge_between(answer: Callable[[float, int, int, float], float]) -> None:
-    middle = answer(1.0, 2, 5, 0.1)
-    if math.isclose(middle, 0.1**0.5):
-        raise NotYet(
-            "That is a geometric fall: each cycle divides by the same number. Wanted a "
-            "line, which is at 0.55 in the middle."
-        )
-    if not math.isclose(middle, 0.55):
-        raise NotYet(f"In the middle: got {middle:.3g}, wanted 0.55.")
-    if not math.isclose(answer(2.0, 2, 5, 0.1), 1.1):
-        raise NotYet("With sigma = 2 all values should double.")
-    if not math.isclose(answer(1.0, 2, 5, 0.5), 0.75):
-        raise NotYet("With final = 0.5 the middle is 0.75. Is a 0.1 or 0.9 fixed?")
+@exercise(
+    "Which part of the way is done at `cycle`? It is 0 at first and 1 at last.",
+    "`cycle / (cycles - 1)`; look out for a single cycle. From there it is a line "
+    "from 1 to `final`.",
+    "`return sigma * (1 - (1 - final) * done)`",
+    right="A line from sigma to final * sigma, both ends included.",
+)
+def anneal(answer: Callable[[float, int, int, float], float]) -> None:
+    """A function of (sigma, cycle, cycles, final): the sigma of the cycle."""
+    place = "cycle of 5, with sigma = 1 and final = 0.1"
+    first, middle, last = (answer(1.0, cycle, 5, 0.1) for cycle in (0, 2, 4))
+    mistakes = {
+        "The last cycle still has 0.28 of sigma. You divide by `cycles`, as the "
+        "authors' code does; between 5 cycles there are 4 steps": 0.28,
+        "That grows from 0.1 to 1. Sigma should fall": 1.0,
+        "You end at 0; wanted final * sigma in the last cycle": 0.0,
+    }
+    require_close(last, 0.1, f"In the last {place}", mistakes)
+    mistakes = {"The first cycle is already smaller. `cycle` counts from 0": 0.82}
+    require_close(first, 1.0, f"In the first {place}", mistakes)
+    mistakes = {
+        "That is a geometric fall: each cycle divides by the same number. Wanted a "
+        "line, which is at 0.55 in the middle": 0.1**0.5
+    }
+    require_close(middle, 0.55, f"In the middle {place}", mistakes)
+    place = "With sigma = 2 all values should double. In the middle"
+    require_close(answer(2.0, 2, 5, 0.1), 1.1, place, {})
+    place = "With final = 0.5 the middle is 0.75. Is a 0.1 or 0.9 fixed? There"
+    require_close(answer(1.0, 2, 5, 0.5), 0.75, place, {})
     try:
         alone = answer(1.0, 0, 1, 0.1)
     except ZeroDivisionError:
         raise NotYet(
             "With a single cycle you divide by zero. There is no line then; use sigma."
         ) from None
-    if not math.isclose(alone, 1.0):
-        raise NotYet(f"A single cycle: got {alone:.3g}, wanted sigma itself, 1.")
-
-
-assign = Exercise(
-    "rso.assign",
-    _judge_assign,
-    (
-        "A name is not a place. Which methods of a tensor write into it?",
-        "`weight.copy_(fresh)` does; torch complains unless gradients are off.",
-        "Put `with torch.no_grad():` around `weight.copy_(fresh)`.",
-    ),
-)
-best = Exercise(
-    "rso.best",
-    _judge_best,
-    (
-        "Three candidates, three losses, and the candidate with the least of them.",
-        "`min(candidates, key=loss)` finds it. Of several equals it takes the first.",
-        "`return min([w, w + dw, w - dw], key=loss)`",
-    ),
-)
-passes = Exercise(
-    "rso.passes",
-    _judge_passes,
-    (
-        "How many candidates has a weight, and is any of their losses known before?",
-        "`p.numel()` counts the numbers in a parameter; `model.parameters()` gives "
-        "each parameter once.",
-        "3 * cycles * the sum of `p.numel()` over those with `p.requires_grad`.",
-    ),
-)
-he = Exercise(
-    "rso.he",
-    _judge_he,
-    (
-        "How many numbers of the weight does *one* output use?",
-        "Those of the first output are `weight[0]`. How many are they?",
-        "`return (2 / weight[0].numel()) ** 0.5`",
-    ),
-)
-anneal = Exercise(
-    "rso.anneal",
-    _judge_anneal,
-    (
-        "Which part of the way is done at `cycle`? It is 0 at first and 1 at last.",
-        "`cycle / (cycles - 1)`; look out for a single cycle. From there it is a line "
-        "from 1 to `final`.",
-        "`return sigma * (1 - (1 - final) * done)`",
-    ),
-)
+    require_close(alone, 1.0, "In a single cycle, which has sigma itself", {})

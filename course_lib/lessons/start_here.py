@@ -6,107 +6,100 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from course_lib.lessons.exercises import Exercise, NotYet, require_written
+from course_lib.lessons.checks import reject, require_kind
+from course_lib.lessons.exercises import NotYet, exercise
 
 NUMBER = 0
 
 
-def _judge_count(answer: Any) -> str:
+@exercise(
+    "A linear layer multiplies by a matrix and adds a vector.",
+    "From 64 to 32 the matrix has 64 * 32 entries. How many has the vector?",
+    "(64 + 1) * 32 + (32 + 1) * 10",
+    right="64 * 32 + 32 in the first layer, and 32 * 10 + 10 in the second.",
+)
+def count(answer: Any) -> None:
+    """A number: the parameters of a network with 64, 32 and 10 units."""
     mistakes = {
-        64 * 32 + 32 * 10: "These are the weights alone. Each of the 42 outputs of "
-        "the two layers has a bias too.",
-        64 * 32 + 32: "That is the first layer. The second one takes 32 numbers to 10.",
-        64 * 10 + 10: "That would be one layer from 64 to 10; there are 32 between.",
-        64 + 32 + 10: "These are the sizes, added. A layer has a weight for each pair "
-        "of an input and an output.",
+        "These are the weights alone. Each of the 42 outputs of the two layers has a "
+        "bias too.": 64 * 32 + 32 * 10,
+        "That is the first layer. The second one takes 32 numbers to 10.": 64 * 32 + 32,
+        "That would be one layer from 64 to 10; there are 32 between.": 64 * 10 + 10,
+        "These are the sizes, added. A layer has a weight for each pair of an input "
+        "and an output.": 64 + 32 + 10,
     }
-    if answer in mistakes:
-        raise NotYet(mistakes[answer])
+    reject({name: answer == wrong for name, wrong in mistakes.items()})
     if answer != 64 * 32 + 32 + 32 * 10 + 10:
         raise NotYet(f"The network does not have {answer!r} parameters.")
-    return "64 * 32 + 32 in the first layer, and 32 * 10 + 10 in the second."
 
 
-count = Exercise(
-    "start_here.count",
-    _judge_count,
-    hints=(
-        "A linear layer multiplies by a matrix and adds a vector.",
-        "From 64 to 32 the matrix has 64 * 32 entries. How many has the vector?",
-        "(64 + 1) * 32 + (32 + 1) * 10",
-    ),
+@exercise(
+    "One step of the optimizer uses one batch.",
+    "1437 / 64 is a little more than 22.",
+    "The images that are left over make one more, smaller batch.",
+    right="22 full batches and one of 29 images.",
 )
-
-
-def _judge_steps(answer: Any) -> str:
-    mistakes = {
-        22: "22 full batches leave 29 images over, and they are trained on too.",
-        1437: "That is the number of images; a step takes 64 of them at once.",
-        64: "That is the number of images in a step.",
-        6: "1437 images are left for training; 360 are kept for testing.",
-        28: "That counts all 1797 images; 360 of them are kept for testing.",
-        29: "That counts all 1797 images; 360 of them are kept for testing.",
-    }
+def steps(answer: Any) -> None:
+    """A number: the optimizer's steps in one epoch of 1437 images."""
     if isinstance(answer, float) and not answer.is_integer():
         raise NotYet(f"There is no {answer:g}th step. The last batch is a small one.")
-    if answer in mistakes:
-        raise NotYet(mistakes[answer])
-    if answer != 23:
-        raise NotYet(f"It is not {answer!r}. How often do 64 go into 1437?")
-    return "22 full batches and one of 29 images."
+    reject(
+        {
+            "22 full batches leave 29 images over, and they are trained on too.": (
+                answer == 22
+            ),
+            "That is the number of images; a step takes 64 of them.": answer == 1437,
+            "That is the number of images in a step.": answer == 64,
+            "1437 images are left for training; 360 are for testing.": answer == 6,
+            "That counts all 1797 images; 360 are for testing.": answer in (28, 29),
+            f"It is not {answer!r}. How often do 64 go into 1437?": answer != 23,
+        }
+    )
 
 
-steps = Exercise(
-    "start_here.steps",
-    _judge_steps,
-    hints=(
-        "One step of the optimizer uses one batch.",
-        "1437 / 64 is a little more than 22.",
-        "The images that are left over make one more, smaller batch.",
-    ),
+@exercise(
+    "Each row of `logits` is one image, each column one class.",
+    "`logits.argmax(dim=1)` is the guess for each row.",
+    "Compare it with `labels`, and take the mean of the result as floats.",
+    right="The largest logit of each row is the guess; the mean of hits is the share.",
 )
-
-
-def _judge_accuracy(accuracy: Callable[[Tensor, Tensor], Any]) -> str:
+def accuracy(answer: Callable[[Tensor, Tensor], Any]) -> None:
+    """A function of (logits, labels): the share of right guesses."""
     logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.0, 4.0]])
-    labels = torch.tensor([0, 1, 0])  # two of three are right
-    got = _share(accuracy, logits, labels)
-    flipped = torch.tensor([[1.0, 2.0], [0.0, 3.0]]), torch.tensor([1, 0])
-    if got in (2.0, 1.0) and _share(accuracy, *flipped) != 0.5:
-        raise NotYet("That is how many are right; wanted their share, between 0 and 1.")
+    got = _share(answer, logits, torch.tensor([0, 1, 0]))  # two of three are right
+    square = torch.tensor([[1.0, 2.0], [0.0, 3.0]]), torch.tensor([1, 0])
+    if got in (2.0, 1.0) and _share(answer, *square) != 0.5:
+        raise NotYet("That is how many are right; wanted a share between 0 and 1.")
     if round(got, 1) == 66.7:
         raise NotYet("That is a percentage; wanted a share between 0 and 1.")
     if abs(got - 1 / 3) < 1e-6:
         raise NotYet("That is the share of wrong answers, or so it seems.")
     if abs(got - 2 / 3) > 1e-6:
         raise NotYet(f"Two of three rows are right, and yours gives {got:.4g}.")
-    if _share(accuracy, *flipped) != 0.5:
+    if _share(answer, *square) != 0.5:
         raise NotYet(
             "For [[1, 2], [0, 3]] and labels [1, 0] it is 0.5. Is the largest logit "
             "looked for in each row (dim=1), and not in each column?"
         )
     wide = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]), torch.tensor([1, 2])
-    if (got := _share(accuracy, *wide)) != 0.5:
+    if (got := _share(answer, *wide)) != 0.5:
         raise NotYet(
             "For two rows of three logits, one of them right, it is 0.5; yours gives "
             f"{got:.4g}. Divide by the number of rows."
         )
-    return "The largest logit of each row is the guess; the mean of hits is the share."
 
 
 def _share(
-    accuracy: Callable[[Tensor, Tensor], Any], logits: Tensor, labels: Tensor
+    answer: Callable[[Tensor, Tensor], Any], logits: Tensor, labels: Tensor
 ) -> float:
     """Return what the learner's function gives, which must be one number."""
     try:
-        got = accuracy(logits, labels)
+        got = answer(logits, labels)
     except RuntimeError as error:
         if "mean()" not in str(error):
             raise
         raise NotYet("True and False have no mean yet: `.float()` first.") from None
-    require_written(got)
-    if got is None:
-        raise NotYet("Your function returned None. Does it end with `return`?")
+    require_kind(got, object, "a share")
     if isinstance(got, Tensor) and got.numel() != 1:
         raise NotYet(
             "That says of each row whether it is right; wanted one number, the share "
@@ -115,18 +108,15 @@ def _share(
     return float(got)
 
 
-accuracy = Exercise(
-    "start_here.accuracy",
-    _judge_accuracy,
-    hints=(
-        "Each row of `logits` is one image, each column one class.",
-        "`logits.argmax(dim=1)` is the guess for each row.",
-        "Compare it with `labels`, and take the mean of the result as floats.",
-    ),
+@exercise(
+    "Overfitting: the network learns the training images, not the digits.",
+    "Which loss is measured on images that it never trains on?",
+    "When one loss falls and the other rises, the one that rises tells.",
+    right="Only images that the network has not trained on can show it.",
 )
-
-
-def _judge_overfit(answer: Any) -> str:
+def overfit(answer: Any) -> None:
+    """A word: which loss rises when a network overfits."""
+    said = str(answer).strip().lower().removesuffix(" loss")
     mistakes = {
         "training": "The training loss goes on falling: the network fits the images "
         "that it learns by heart better and better.",
@@ -135,20 +125,6 @@ def _judge_overfit(answer: Any) -> str:
         "neither": "As long as both fall, what the network learns helps on other "
         "images too. One of them rises when it no longer does.",
     }
-    said = str(answer).strip().lower().removesuffix(" loss")
-    if said in mistakes:
-        raise NotYet(mistakes[said])
     if said != "test":
-        raise NotYet('Wanted one of "training", "test", "both", "neither".')
-    return "Only images that the network has not trained on can show it."
-
-
-overfit = Exercise(
-    "start_here.overfit",
-    _judge_overfit,
-    hints=(
-        "Overfitting: the network learns the training images, not the digits.",
-        "Which loss is measured on images that it never trains on?",
-        "When one loss falls and the other rises, the one that rises tells.",
-    ),
-)
+        wanted = 'Wanted one of "training", "test", "both", "neither".'
+        raise NotYet(mistakes.get(said, wanted))

@@ -13,6 +13,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 
+from course_lib.rso.checks import first_line
+
 FORMAT = 1
 TEMPORARY = ".rso"
 LEFTOVER = re.compile(r"\.rso[a-z0-9_]{8}")  # as tempfile.mkstemp names them
@@ -29,21 +31,17 @@ KINDS = {
 
 
 def write(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
-    """Write a state; see `replacing`.
-
-    Raises:
-        OSError: the disk is full, or the folder can't be written; what was there stays.
-    """
+    """Write a state; see `replacing`."""
     with replacing(path, "the checkpoint") as stream:
         torch.save(state, stream)
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str], what: str) -> Iterator[IO[bytes]]:
-    """Write beside a file, and move it there at the end, so that no half file is left.
+    """Write beside a file, and rename at the end: it is replaced whole or not at all.
 
     Raises:
-        OSError: the disk is full, or the folder can't be written; what was there stays.
+        OSError: the disk is full, or the folder can't be written; the old file stays.
     """
     path, temporary = Path(path), None
     folder = path.absolute().parent
@@ -54,7 +52,7 @@ def replacing(path: str | os.PathLike[str], what: str) -> Iterator[IO[bytes]]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's are for the owner alone
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's are 0o600
         os.replace(temporary, path)
     except BaseException as error:
         if temporary is not None:
@@ -63,17 +61,14 @@ def replacing(path: str | os.PathLike[str], what: str) -> Iterator[IO[bytes]]:
         if not isinstance(error, (OSError, RuntimeError)):
             raise
         raise OSError(
-            f"RSO: {what} {path} could not be written ({_brief(error)}). The one "
+            f"RSO: {what} {path} could not be written ({first_line(error)}). The one "
             "before it, if there is one, is intact. Make room, or choose another "
             "folder."
         ) from error
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what `replacing` was writing when a process was killed.
-
-    Nobody else may be writing to the folder.
-    """
+    """Remove the unfinished files of killed processes from a folder that is locked."""
     for path in folder.glob(f"{TEMPORARY}*"):
         if LEFTOVER.fullmatch(path.name):
             path.unlink(missing_ok=True)
@@ -83,11 +78,6 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _brief(error: BaseException) -> str:
-    lines = str(error).splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -103,7 +93,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     except Exception as error:  # a damaged file can fail in any way
         raise ValueError(
             f"RSO: {path} is not a checkpoint of a search, or a damaged one "
-            f"({_brief(error)})."
+            f"({first_line(error)})."
         ) from error
     if not _is_state(state):
         raise ValueError(f"RSO: {path} is not a checkpoint of a search.")
@@ -122,13 +112,9 @@ def require_fitting(
     model: nn.Module,
     lengths: Mapping[str, int],
 ) -> None:
-    """Raise ValueError unless a state is that of this search and model.
+    """Raise ValueError unless a state is that of a search with these settings.
 
-    Args:
-        state: what `state_dict` of a search gave.
-        settings: this search's.
-        model: this search's.
-        lengths: {parameter that is searched: how many weights it has}.
+    lengths: {parameter that is searched: how many weights it has}.
     """
     if not _is_state(state):
         raise ValueError("RSO: this is not what state_dict() of a search gave.")
@@ -138,7 +124,7 @@ def require_fitting(
             raise ValueError(
                 f"RSO: the checkpoint was made with {name}="
                 f"{state['settings'].get(name)!r}, this search has {value!r}. Use the "
-                "same settings and data to go on."
+                "same settings and data to continue."
             )
     is_whole = (
         state["sigmas"].keys() == lengths.keys()
@@ -155,14 +141,13 @@ def require_fitting(
 
 
 def _require_model(theirs: Mapping[str, Tensor], model: nn.Module) -> None:
-    own = model.state_dict()
-    parted = sorted(own.keys() ^ theirs.keys())
-    if parted:
+    ours = model.state_dict()
+    if unshared := sorted(ours.keys() ^ theirs.keys()):
         raise ValueError(
             "RSO: the checkpoint is of another model; only one of the two has "
-            f"{', '.join(parted[:5])}."
+            f"{', '.join(unshared[:5])}."
         )
-    for name, tensor in own.items():
+    for name, tensor in ours.items():
         if theirs[name].shape != tensor.shape or theirs[name].dtype != tensor.dtype:
             raise ValueError(
                 f"RSO: the checkpoint is of another model; {name!r} has shape "

@@ -1,47 +1,64 @@
-"""Which engine sweeps which parameter."""
+"""Which engine sweeps which parameter: what the model allows and the memory holds.
+
+A model with hooks, replaced methods and the like, or inside of torch.autocast, is left
+to "reference", and half precision to the model's own operations.
+
+"incremental" adds in another order. In float32 its losses are off by about 1e-7 of the
+mean loss + 1, so about one of 10,000 decisions may differ from those of "reference": a
+tie but for rounding, after which the two searches differ. Where a pass has at most
+2**20 multiply-adds, "reference" judges such close calls too; see `steps`.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from course_lib.compiler import NoCompiler
-from course_lib.rso import memory
+from course_lib.rso.eager.eligibility import Fingerprint, ParameterForms
 from course_lib.rso.eager.incremental import Incremental
-from course_lib.rso.eager.network import Network
+from course_lib.rso.eager.network import Network, NotTraceable
 from course_lib.rso.eager.plan import Plan, Unsuitable
-from course_lib.rso.eager.sweeps import Cached, Reference, Task
+from course_lib.rso.eager.prefixes import Prefixes
+from course_lib.rso.eager.sweeps import Cached, Reference, Sweep, Task
+from course_lib.rso.losses import Loss
 from course_lib.rso.minibatches import Minibatches
-from course_lib.rso.native.lowering import Written
-from course_lib.rso.native.program import Unwritten
+from course_lib.rso.modes import require_repeatable, search_mode
+from course_lib.rso.native.geometry import UnsupportedOperation
+from course_lib.rso.native.lowering import LoweredPlan
+from course_lib.rso.native.program import library
 from course_lib.rso.native.sweep import Compiled
+from course_lib.rso.parallel.processes import Processes
 from course_lib.rso.proposals import Target
+
+MEMORY_SHARE = 0.7  # of the free memory that an engine may take
+LOW_PRECISION = (torch.bfloat16, torch.float16)  # left to the model's own operations
 
 
 def incremental(task: Task) -> Compiled | Incremental:
-    """Return the fast engine's sweep, in compiled code where that can be."""
+    """Return the fast engine's sweep, in compiled code where that is possible."""
     if task.compiled:
-        with contextlib.suppress(Unwritten, NoCompiler):
+        with contextlib.suppress(UnsupportedOperation, NoCompiler):
             return Compiled(task)
     return Incremental(task)
 
 
-COARSE = (torch.bfloat16, torch.float16)  # judged by the model's own operations
 SWEEPS = {"reference": Reference, "cached": Cached, "incremental": incremental}
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which engine sweeps a parameter, in compiled code or not, and why not faster."""
+    """Which engine sweeps a parameter, and why not a faster one."""
 
     engine: str
     reason: str = ""
-    numbers: int = 0  # that it remembers for each sample
+    numbers: int = 0  # that it stores for each sample
     obstacle: str = ""  # to running in compiled code
 
     @property
@@ -50,14 +67,116 @@ class Choice:
         return self.engine == "incremental" and not self.obstacle
 
 
+@dataclass
+class Engines:
+    """The engine of each parameter, chosen again whenever the model has changed.
+
+    asked: the name of an engine, or "auto".
+    compiled: whether the incremental engine may run in compiled code.
+    """
+
+    model: nn.Module
+    targets: Sequence[Target]
+    minibatches: Minibatches
+    processes: Processes
+    asked: str
+    compiled: bool
+    network: Network | None = field(init=False)  # None where it can't be traced
+    choices: dict[str, Choice] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._forms = ParameterForms.of(self.targets)
+        self._fingerprint: Fingerprint | None = None
+        self.update()
+
+    def update(self) -> None:
+        """Choose the engines, again where the model or its surroundings have changed.
+
+        Raises:
+            ValueError: a weight was replaced, converted or frozen since the beginning;
+                a module draws random numbers; `asked` can't sweep a parameter, or
+                processes can't share the work.
+        """
+        self._forms.require_same(self.model)
+        now = Fingerprint(self.model)
+        if self.processes.any(now != self._fingerprint):
+            self._choose()
+            self._fingerprint = Fingerprint(self.model)
+
+    def prefixes(self, ordered: Sequence[Target]) -> Prefixes | None:
+        """Return where the sweeps of a cycle, in this order, store values to share."""
+        if self.network is None or not len(self.minibatches):
+            return None
+        parameters = [target.parameter for target in ordered]
+        return Prefixes(self.network, parameters, self._room)
+
+    def sweep(
+        self, target: Target, values: Tensor, loss: Loss, prefixes: Prefixes | None
+    ) -> tuple[Task, Sweep]:
+        """Return a parameter's task and the sweep that its engine makes of it."""
+        choice, dealt = self.choices[target.name], self.minibatches
+        task = Task(self.model, target, values, dealt, loss, self.network, prefixes)
+        task.compiled = choice.is_compiled
+        return task, SWEEPS[choice.engine](task)
+
+    def _choose(self) -> None:
+        data, processes = self.minibatches, self.processes
+        self.network, reason = self._trace()
+        stored = len(data.labels) if len(data) else data.batch_size
+        chooser = Chooser(
+            self.network,
+            reason,
+            data,
+            samples=-(-stored // processes.share[1]),
+            limit=processes.least(
+                available_memory(data.inputs.device, processes.on_this_machine)
+            ),
+            obstacle=self._first_of_all(self._compiler_obstacle()),
+        )
+        self.choices = chooser.choose(self.asked, self.targets)
+        self._room = chooser.room(self.choices, data.inputs.element_size())
+        if processes.reduce is not None:
+            with search_mode(self.model):
+                found = find_cross_sample_op(self.model, self.network, self._probe())
+            processes.require_additive(self.model, self.choices, found)
+
+    def _trace(self) -> tuple[Network | None, str]:
+        """Return the model's operations, or None and why they can't be recorded."""
+        inputs, network, why = self._probe(), None, ""
+        with search_mode(self.model):
+            require_repeatable(self.model, inputs)
+            try:
+                network = Network.trace(self.model, inputs, self.processes.reduce)
+            except NotTraceable as error:
+                why = str(error)
+        why = self._first_of_all(why)
+        return (None if why else network), why
+
+    def _probe(self) -> Tensor:
+        return self.minibatches.inputs[: min(8, max(2, self.minibatches.batch_size))]
+
+    def _compiler_obstacle(self) -> str:
+        if not self.compiled:
+            return "compiled=False"
+        try:
+            library(self.minibatches.inputs.dtype)
+        except (UnsupportedOperation, NoCompiler) as error:
+            return str(error)
+        return ""
+
+    def _first_of_all(self, reason: str) -> str:
+        """Return the first reason of any process, so that all choose alike."""
+        return next(filter(None, self.processes.gather(reason)), "")
+
+
 @dataclass(frozen=True)
 class Chooser:
-    """Choose by what a model allows and what the memory holds.
+    """The choice for one traced model and one amount of memory.
 
     network: None where the model can't be traced; `reason` says why.
-    minibatches: those that are dealt to this process.
-    samples: how many a sweep remembers in this process.
-    limit: bytes that it may take; None where nobody can tell.
+    minibatches: the share of this process.
+    samples: how many a sweep stores values of in this process.
+    limit: bytes that it may take; None where that is unknown.
     obstacle: why nothing is compiled; empty where it can be.
     """
 
@@ -72,18 +191,18 @@ class Chooser:
         """Return each parameter's engine.
 
         Raises:
-            ValueError: the one that was asked for can't take a parameter, or needs more
-                memory than there is.
+            ValueError: the engine that was asked for does not support a parameter, or
+                needs more memory than there is.
         """
         choices = {target.name: self._choice(asked, target) for target in targets}
-        in_vain = [
+        refused = [
             f"{name!r}: {choice.reason}"
             for name, choice in choices.items()
             if asked not in ("auto", choice.engine)
         ]
-        if in_vain:
+        if refused:
             raise ValueError(
-                f"RSO: engine={asked!r} can't sweep {'; '.join(in_vain)}. Take "
+                f"RSO: engine={asked!r} can't sweep {'; '.join(refused)}. Take "
                 "engine='auto', which uses a slower engine there."
             )
         return choices
@@ -91,60 +210,58 @@ class Chooser:
     def _choice(self, asked: str, target: Target) -> Choice:
         if asked == "reference" or self.network is None:
             return Choice("reference", "" if asked == "reference" else self.reason)
-        why = self._too_coarse(target)
-        obstacle = self.obstacle if why else ""
-        if asked != "cached" and not why:
+        why = obstacle = ""
+        dtype = target.parameter.dtype
+        if dtype in LOW_PRECISION:
+            why = f"{dtype} rounds so much that other orders of adding decide otherwise"
+            obstacle = self.obstacle
+        elif asked != "cached":
             try:
                 plan = Plan(self.network, target.parameter)
                 numbers = plan.numbers_per_sample()
-                why = self._lacks_memory(numbers, target)
+                why = self._memory_shortage(numbers, target)
                 if not why:
                     return Choice("incremental", "", numbers, self._obstacle(plan))
             except Unsuitable as error:
                 why = str(error)
         numbers = Cached.numbers_per_sample(self.network, target.parameter)
-        lack = self._lacks_memory(numbers, target)
-        return Choice("reference", lack) if lack else Choice("cached", why, 0, obstacle)
-
-    def _too_coarse(self, target: Target) -> str:
-        """Say why sums in another order than the model's won't do."""
-        dtype = target.parameter.dtype
-        return (
-            f"{dtype} rounds so much that other orders of adding decide otherwise"
-            * (dtype in COARSE)
-        )
+        if shortage := self._memory_shortage(numbers, target):
+            return Choice("reference", shortage)
+        return Choice("cached", why, 0, obstacle)
 
     def _obstacle(self, plan: Plan) -> str:
         """Say why a plan can't be compiled; nothing where it can."""
         try:
             if not self.obstacle:
-                Written(plan, None, self.minibatches)
-        except (Unwritten, NoCompiler) as error:
+                LoweredPlan(plan, None, self.minibatches)
+        except (UnsupportedOperation, NoCompiler) as error:
             return str(error)
         return self.obstacle
 
     def room(self, choices: dict[str, Choice], item: int) -> float:
-        """Return how many numbers of `item` bytes a sample may take beside those."""
+        """Return how many more numbers of `item` bytes may be stored for a sample."""
         if self.limit is None:
             return math.inf
         numbers = max(choice.numbers for choice in choices.values())
         return self.limit / self.samples / item - numbers
 
-    def _lacks_memory(self, numbers: int, target: Target) -> str:
+    def _memory_shortage(self, numbers: int, target: Target) -> str:
         needed = numbers * self.samples * target.values.element_size()
         if self.limit is None or needed <= self.limit:
             return ""
         return (
-            f"it would remember {memory.shown(needed)}, and "
-            f"{memory.shown(self.limit)} are free; take fewer samples, or "
+            f"it would remember {format_bytes(needed)}, and "
+            f"{format_bytes(self.limit)} are free; take fewer samples, or "
             "minibatches='fresh'"
         )
 
 
-def mixing(model: nn.Module, network: Network | None, inputs: Tensor) -> str | None:
+def find_cross_sample_op(
+    model: nn.Module, network: Network | None, inputs: Tensor
+) -> str | None:
     """Name an operation whose output for a sample depends on the others, or None.
 
-    Batch norm as the engines know it is passed over: they add up its sums.
+    Batch norm as the engines know it is skipped: they add up its sums.
     """
     first = slice(len(inputs) // 2)
     if network is None:
@@ -152,14 +269,13 @@ def mixing(model: nn.Module, network: Network | None, inputs: Tensor) -> str | N
         return None if is_same else type(model).__name__
     whole, part = {network.nodes[0]: inputs}, {network.nodes[0]: inputs[first]}
     for node in network.nodes[1:]:
-        whole[node] = network.call(node, whole)
+        whole[node] = value = network.call(node, whole)
         if network.kind(node) == "norm":
-            part[node] = whole[node][first]
+            part[node] = value[first]
             continue
         part[node] = network.call(node, part)
-        is_batch = isinstance(whole[node], Tensor) and whole[node].dim() > 0
-        is_batch = is_batch and len(whole[node]) == len(inputs)
-        if is_batch and not _agree(part[node], whole[node][first]):
+        is_batch = isinstance(value, Tensor) and value.shape[:1] == inputs.shape[:1]
+        if is_batch and not _agree(part[node], value[first]):
             return str(node.target)
     return None
 
@@ -167,3 +283,36 @@ def mixing(model: nn.Module, network: Network | None, inputs: Tensor) -> str | N
 def _agree(x: Tensor, y: Tensor) -> bool:
     slack = 1e-3 * float(y.double().abs().max()) + 1e-6
     return x.shape == y.shape and torch.allclose(x, y, rtol=1e-3, atol=slack)
+
+
+def available_memory(device: torch.device, processes: int = 1) -> int | None:
+    """Return the bytes that each process may use; None where that is unknown.
+
+    The processes of one machine share its memory; a GPU has one process.
+    """
+    if device.type == "cuda":
+        return int(MEMORY_SHARE * torch.cuda.mem_get_info(device)[0])
+    try:
+        pages = os.sysconf("SC_AVPHYS_PAGES")
+        free = max(pages * os.sysconf("SC_PAGE_SIZE"), _reclaimable())
+        return int(MEMORY_SHARE * free / processes)
+    except (AttributeError, ValueError, OSError):  # not on this system
+        return None
+
+
+def _reclaimable() -> int:
+    """Return what Linux would free for us; its cache counts as used otherwise."""
+    with contextlib.suppress(OSError), open("/proc/meminfo") as lines:
+        for line in lines:
+            if line.startswith("MemAvailable"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def format_bytes(count: int) -> str:
+    """Write a number of bytes for people.
+
+    >>> format_bytes(3 * 2**30)
+    '3.0 GiB'
+    """
+    return f"{count / 2**30:.1f} GiB" if count >= 2**29 else f"{count / 2**20:.0f} MiB"

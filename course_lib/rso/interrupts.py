@@ -14,7 +14,7 @@ AT_ONCE = 0.5  # seconds; a terminal and a launcher may both send one Ctrl-C's s
 
 
 @dataclass
-class Request:
+class StopRequest:
     """Whether somebody asked to stop, and when."""
 
     asked_at: float | None = None
@@ -24,10 +24,10 @@ class Request:
 
 
 @contextlib.contextmanager
-def deferred(request: Request) -> Iterator[None]:
-    """Turn Ctrl-C into a request inside; a second one stops at once, as usual.
+def deferred(request: StopRequest) -> Iterator[None]:
+    """Turn Ctrl-C into a request; a second one stops at once, as usual.
 
-    Signals reach the main thread alone: nothing changes in another one, nor where
+    Only the main thread gets signals: nothing changes in another thread, nor where
     Ctrl-C is ignored.
     """
     before = signal.getsignal(signal.SIGINT)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from course_lib.data import in_order
+from course_lib.data.sets import in_order
 from course_lib.rso.proposals import generator_of
 
 KINDS = ("partition", "fresh")
@@ -20,7 +20,7 @@ class Minibatches:
     the data, reshuffled at each end and at each parameter.
 
     With `share = (rank, processes)` only this process's part of each mini-batch is
-    handed out.
+    returned.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class Minibatches:
             self.parts = list(shuffled.tensor_split(self._count))
 
     def __len__(self) -> int:
-        """Return how many mini-batches there are to remember; none of fresh ones."""
+        """Return how many mini-batches are fixed; 0 of fresh ones."""
         return len(self.parts)
 
     def schedule(self, proposals: int, generator: torch.Generator) -> list[int]:
         """Draw the number of each proposal's mini-batch.
 
-        Fresh ones are drawn as they are taken; each has its proposal's own number.
+        Fresh ones are drawn when they are taken; each has its proposal's number.
         """
         if self.kind == "fresh":
             self._fresh = self._draw_fresh(generator)
@@ -65,7 +65,7 @@ class Minibatches:
             yield from shuffled[:full].split(self.batch_size)
 
     def skip(self, count: int) -> None:
-        """Pass over the fresh mini-batches of proposals that were judged before."""
+        """Skip the fresh mini-batches of proposals that were judged before."""
         for _ in range(count if self.kind == "fresh" else 0):
             next(self._fresh)
 
@@ -95,10 +95,10 @@ class Minibatches:
 
     @property
     def smallest(self) -> int:
-        """Return the least samples that a pass takes at once, of all processes."""
+        """Return the samples of the smallest mini-batch, those of all processes."""
         return len(self.labels) // self._count
 
     def _part(self, index: Tensor) -> tuple[Tensor, Tensor]:
         rank, processes = self.share
-        own = index.tensor_split(processes)[rank].to(self.labels.device)
-        return self.inputs[own], self.labels[own]
+        share = index.tensor_split(processes)[rank].to(self.labels.device)
+        return self.inputs[share], self.labels[share]

@@ -1,10 +1,9 @@
-"""Put a model into the state in which it is searched, and back again."""
+"""A model during a search: batch statistics, no gradients, nothing random."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
@@ -13,11 +12,11 @@ from course_lib.data import Split
 
 
 @contextlib.contextmanager
-def searched(model: nn.Module) -> Iterator[None]:
+def search_mode(model: nn.Module) -> Iterator[None]:
     """Dropout off, batch norm with batch statistics, no gradients.
 
-    Running statistics are set aside, so that no pass changes them; modes and buffers
-    are put back at the end.
+    Running statistics are removed, so that no pass changes them; modes and buffers are
+    restored at the end.
     """
     modes = {module: module.training for module in model.modules()}
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
@@ -37,10 +36,9 @@ def searched(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _uncached() -> Iterator[None]:
-    """Switch off what remembers weights: rounded ones, and parametrized ones.
+    """Switch off the caches of torch.autocast and `parametrize.cached()`.
 
-    Inside of `torch.autocast` a weight is cast at its first use alone, and inside of
-    `parametrize.cached()` it is computed then: candidates would change nothing.
+    They hold the weights of their first use: candidates would change nothing.
     """
     casts, computed = torch.is_autocast_cache_enabled(), parametrize._cache_enabled
     try:
@@ -60,9 +58,9 @@ def refresh_norm_statistics(
 ) -> None:
     """Set each batch norm's running statistics to those of one batch.
 
-    A search leaves them as they were, and testing needs them. The batch is the first
-    `samples` of the split, moved to the model: 2,000 training images in the authors'
-    code. Modes are kept.
+    A search does not change them, and testing needs them. The batch is the first
+    `samples` of the split, moved to the model's device: 2,000 training images in the
+    authors' code. The modules' modes do not change.
 
     Raises:
         ValueError: samples below 2.
@@ -90,44 +88,42 @@ def refresh_norm_statistics(
 
 
 def require_batch_statistics(model: nn.Module) -> None:
-    """Raise ValueError where batch norm can't be made to use those of its batch."""
+    """Raise ValueError where batch norm can't use the statistics of its batch."""
     for name, module in model.named_modules():
         is_script = isinstance(module, torch.jit.ScriptModule)
         if is_script and "BatchNorm" in module.original_name:
             raise ValueError(
                 f"RSO: {name!r} is a {module.original_name} in a ScriptModule, which "
                 "can't be searched with the statistics of its mini-batch. Pass the "
-                "model as it was before torch.jit."
+                "model before torch.jit."
             )
 
 
 def require_repeatable(model: nn.Module, inputs: Tensor) -> None:
     """Raise ValueError where a pass draws random numbers, naming the module."""
+    names = {module: name for name, module in model.named_modules()}
     drawing: list[str] = []
     before: dict[nn.Module, Tensor] = {}
     hooks = []
 
-    def watch(name: str, module: nn.Module) -> None:
-        def enter(module: nn.Module, inputs: object) -> None:
-            before[module] = _random_state()
+    def enter(module: nn.Module, inputs: object) -> None:
+        before[module] = _random_state()
 
-        def leave(module: nn.Module, inputs: object, output: object) -> None:
-            if not drawing and not _random_state().equal(before[module]):
-                drawing.append(name or type(module).__name__)
+    def leave(module: nn.Module, inputs: object, output: object) -> None:
+        if not drawing and not _random_state().equal(before[module]):
+            drawing.append(names[module] or type(module).__name__)
 
-        hooks.append(module.register_forward_pre_hook(enter))
-        hooks.append(module.register_forward_hook(leave))
-
-    for name, module in model.named_modules():
-        if not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
-            watch(name, module)
     try:
+        for module in names:
+            if not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
+                hooks.append(module.register_forward_pre_hook(enter))
+                hooks.append(module.register_forward_hook(leave))
         first = model(inputs.clone())  # which a layer may overwrite
         again = model(inputs.clone())
     finally:
         for hook in hooks:
             hook.remove()
-    if not drawing and not _are_alike(first, again):  # it has a generator of its own
+    if not drawing and not _are_alike(first, again):  # from a private generator
         drawing.append(type(model).__name__)
     if drawing:
         raise ValueError(
@@ -148,53 +144,3 @@ def _random_state() -> Tensor:
     if torch.cuda.is_available():
         return torch.cat([torch.random.get_rng_state(), torch.cuda.get_rng_state()])
     return torch.random.get_rng_state()
-
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Return -log softmax(outputs)[label] of each sample, `(batch,)`."""
-    if outputs.dim() != 2:
-        return F.cross_entropy(outputs, labels, reduction="none")
-    return _cross_entropies(outputs, labels)[0]
-
-
-def _cross_entropies(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Return `(candidates, batch)` from `(candidates * batch, classes)`.
-
-    Classes stand in front meanwhile: torch takes the softmax of short rows one row at a
-    time, and of columns many at once, which is 20 times faster.
-    """
-    logs = torch.log_softmax(outputs.t().contiguous(), dim=0)
-    logs = logs.view(outputs.shape[1], -1, labels.shape[0])
-    own = labels.expand(1, logs.shape[1], -1)
-    return logs.gather(0, own)[0].neg_()
-
-
-LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy}
-
-
-def loss_sum(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
-    """Return the sum over the samples in float64, from a mean or per-sample losses.
-
-    Raises:
-        ValueError: the loss is neither.
-    """
-    value = loss(outputs, labels)
-    if value.dim() == 0:
-        return value.double() * len(labels)
-    if value.shape == labels.shape[:1]:
-        return value.sum(dtype=torch.float64)
-    raise ValueError(
-        f"RSO: the loss has shape {tuple(value.shape)} for {len(labels)} samples; "
-        "wanted a scalar mean, or one number for each sample."
-    )
-
-
-def loss_sums(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
-    """Return `loss_sum` of each candidate, `(candidates,)`."""
-    if loss is cross_entropy and outputs.dim() == 2:  # samples alone: all in one call
-        return _cross_entropies(outputs, labels).sum(1, dtype=torch.float64)
-    parts = outputs.split(len(labels))
-    return torch.stack([loss_sum(loss, part, labels) for part in parts])

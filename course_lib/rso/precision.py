@@ -1,4 +1,4 @@
-"""Judge with rounded products, and find out how many decisions that changes.
+"""Judge with rounded products, and count the decisions that this changes.
 
 "tf32" rounds what convolutions and linear layers multiply to 10 bits behind the point,
 "bf16" to 7; their sums stay in float32. The rest of a pass, and one proposal in
@@ -22,8 +22,8 @@ PRODUCTS = (torch.conv2d, F.conv2d, F.linear)
 
 
 def check(name: str, weights: Tensor) -> None:
-    """Raise ValueError where weights can't be judged so."""
-    if name == "float32":  # as they are
+    """Raise ValueError where weights can't be judged with this precision."""
+    if name == "float32":
         return
     if weights.dtype != torch.float32:
         raise ValueError(
@@ -56,23 +56,23 @@ class _Rounded(TorchFunctionMode):
 
 @contextlib.contextmanager
 def products(name: str) -> Iterator[None]:
-    """Round products; "float32" keeps them whole, which torch on a GPU does not."""
+    """Round products; "float32" switches off what torch on a GPU rounds by default."""
     if name not in NAMES:
         raise ValueError(f"products: got {name!r}; wanted one of {', '.join(NAMES)}.")
     settings = torch.backends.cudnn.conv, torch.backends.cuda.matmul
-    before = [own.fp32_precision for own in settings]
+    before = [setting.fp32_precision for setting in settings]
     try:
-        for own in settings:
-            own.fp32_precision = "tf32" if name == "tf32" else "ieee"
+        for setting in settings:
+            setting.fp32_precision = "tf32" if name == "tf32" else "ieee"
         with _Rounded() if name == "bf16" else contextlib.nullcontext():
             yield
     finally:
-        for own, value in zip(settings, before, strict=True):
-            own.fp32_precision = value
+        for setting, value in zip(settings, before, strict=True):
+            setting.fp32_precision = value
 
 
 class Comparison:
-    """Which share of the decisions rounding has changed, of those judged twice.
+    """How many decisions rounding has changed, of those that were judged twice.
 
     Inside of `products("float32")`.
     """
@@ -85,7 +85,7 @@ class Comparison:
     def losses(
         self, judge: Callable[[], Tensor], pick: Callable[[Tensor], int | Tensor]
     ) -> Tensor:
-        """Return what `judge` says, rounded; now and then compare what it picks."""
+        """Return what `judge` gives, rounded; one in `EVERY` is also judged in full."""
         if self.name == "float32":
             return judge()
         with products(self.name):

@@ -2,28 +2,52 @@
 
 Every random number of a search is drawn here, on the CPU, from the seed, the cycle and
 the parameter's name alone. So all engines, devices and processes see the same ones, and
-a search can be taken up again anywhere.
+a search can be continued anywhere.
 """
 
 import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-Sampler = Callable[[int, torch.Generator], Tensor]
+Sampler = Callable[[int, torch.Generator], Tensor]  # (count, generator) -> numbers
 
-SAMPLERS: dict[str, Sampler] = {
-    "normal": lambda n, g: torch.randn(n, generator=g, dtype=torch.float64),
-    "uniform": lambda n, g: (
-        math.sqrt(3) * (2 * torch.rand(n, generator=g, dtype=torch.float64) - 1)
+
+class NamedSampler(NamedTuple):
+    """Numbers of deviation 1, in float64."""
+
+    meaning: str  # for the documentation of RSO and the command
+    draw: Sampler
+
+
+SAMPLERS = {  # an entry here is all that a new one needs
+    "normal": NamedSampler(
+        "a normal distribution",
+        lambda n, g: torch.randn(n, generator=g, dtype=torch.float64),
     ),
-    "fixed": lambda n, g: torch.ones(n, dtype=torch.float64),
+    "uniform": NamedSampler(
+        "a uniform one of the same deviation",
+        lambda n, g: (
+            math.sqrt(3) * (2 * torch.rand(n, generator=g, dtype=torch.float64) - 1)
+        ),
+    ),
+    "fixed": NamedSampler(
+        "sigma alone", lambda n, g: torch.ones(n, dtype=torch.float64)
+    ),
 }
+
+
+def describe_samplers() -> str:
+    """Return all names and meanings, for the documentation of RSO and the command."""
+    return ", ".join(f'"{name}" ({s.meaning})' for name, s in SAMPLERS.items())
+
+
 NORM_SIGMA = 0.167  # of gamma and beta, in the authors' code
 _NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
@@ -57,8 +81,8 @@ class Target:
 def targets(model: nn.Module, *, train_norm: bool = False) -> list[Target]:
     """Return what can be searched, in the order in which the model registers it.
 
-    Frozen parameters are left out, a shared one stands once, and those of norm layers
-    are there only with `train_norm`.
+    Frozen parameters are left out, a shared one is listed once, and those of norm
+    layers are included only with `train_norm`.
 
     Raises:
         ValueError: nothing is left, or a parameter that is no dense float tensor.
@@ -103,7 +127,7 @@ def _fan_in(module: nn.Module, parameter: nn.Parameter) -> int:
 def initialize(chosen: Sequence[Target], seed: int) -> None:
     """Draw weights from N(0, sqrt(2 / fan_in)); biases become 0, a norm's gamma 1.
 
-    Other vectors and numbers, such as a PReLU's slope, stay as they are.
+    Other vectors and numbers, such as a PReLU's slope, do not change.
 
     Source: He et al. 2015, arXiv:1502.01852; step 2 of algorithm 1 of RSO.
     """
@@ -115,7 +139,7 @@ def initialize(chosen: Sequence[Target], seed: int) -> None:
                 target.values.fill_(1.0)
             continue
         generator = generator_of(seed, "initialize", target.name)
-        drawn = SAMPLERS["normal"](target.values.numel(), generator)
+        drawn = SAMPLERS["normal"].draw(target.values.numel(), generator)
         target.values.copy_(math.sqrt(2 / target.fan_in) * drawn)
 
 
@@ -123,8 +147,8 @@ def base_sigma(target: Target, how: str) -> float:
     """Return a proposal's standard deviation before annealing.
 
     "measured" is the deviation of the layer's weights, "analytic" sqrt(2 / fan_in).
-    A bias, which starts at 0, takes sqrt(2 / fan_in) either way, and gamma and beta
-    the 0.167 of the authors' code.
+    A bias, which starts at 0, always takes sqrt(2 / fan_in), and gamma and beta the
+    0.167 of the authors' code.
     """
     if target.is_norm:
         return NORM_SIGMA
@@ -135,13 +159,48 @@ def base_sigma(target: Target, how: str) -> float:
 
 
 def annealed(sigma: float, cycle: int, cycles: int, final: float) -> float:
-    """Fall in a line from sigma in cycle 0 to final * sigma in the last.
+    """Fall linearly from sigma in cycle 0 to final * sigma in the last.
 
     >>> [round(annealed(1.0, c, 4, 0.1), 2) for c in range(4)]
     [1.0, 0.7, 0.4, 0.1]
     """
     done = cycle / (cycles - 1) if cycles > 1 else 0.0
     return sigma * (1 - (1 - final) * done)
+
+
+def ordered(chosen: list[Target], order: str, seed: int, cycle: int) -> list[Target]:
+    """Return parameters "output_first", "input_first" or in "random" order."""
+    if order == "output_first":
+        return chosen[::-1]
+    if order == "random":
+        generator = generator_of(seed, "order", cycle)
+        shuffled = torch.randperm(len(chosen), generator=generator)
+        return [chosen[i] for i in shuffled.tolist()]
+    return chosen
+
+
+def candidates(
+    target: Target, drawn: Tensor, sigma: float, weight_decay: float
+) -> Tensor:
+    """Return what each weight may become, `(weights, 3)`: kept, w + dw, w - dw.
+
+    drawn: a number of deviation 1 for each weight; dw is sigma times that.
+    """
+    old = target.values
+    dw = (sigma * drawn).to(old.device, old.dtype)
+    kept = old * (1 - weight_decay)
+    return torch.stack([kept, kept + dw, kept - dw], dim=1)
+
+
+def groups(target: Target, size: int) -> list[range]:
+    """Return the weights that are judged together: up to `size` of one channel."""
+    count = target.values.numel()
+    channel = count // target.channels
+    return [
+        range(i, min(i + size, start + channel))
+        for start in range(0, count, channel)
+        for i in range(start, start + channel, size)
+    ]
 
 
 def generator_of(seed: int, *words: object) -> torch.Generator:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from course_lib.rso import proposals
 from course_lib.rso.eager.prefixes import multiply_adds
-from course_lib.rso.eager.sweeps import Cached, Reference, Task
+from course_lib.rso.eager.sweeps import Cached, Reference, Sweep, Task
+from course_lib.rso.interrupts import StopRequest
 from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.parallel.processes import Processes
 from course_lib.rso.precision import Comparison
@@ -22,7 +23,7 @@ SIGNS = torch.tensor([0, 1, -1], dtype=torch.int8)  # of kept, w + dw, w - dw
 
 
 class SearchError(RuntimeError):
-    """A search can't go on; weights and checkpoint are those before the error."""
+    """A search can't continue; weights and checkpoint are those before the error."""
 
 
 @dataclass(frozen=True)
@@ -35,36 +36,62 @@ class Rules:
     cycle: int  # from 1
     comparison: Comparison = field(default_factory=lambda: Comparison("float32"))
 
-    def samples(self, minibatch: int) -> int:
-        """Return the samples of a mini-batch, those of all processes."""
-        return self.minibatches.size(minibatch)
+
+def visit(
+    rules: Rules,
+    step: HostStep | DeviceStep,
+    groups: Sequence[range],
+    schedule: Sequence[int],
+    first: int,
+    request: StopRequest,
+    advance: Callable[[int], object],
+) -> tuple[int, bool]:
+    """Judge groups of weights from weight `first` on, until asked to stop.
+
+    Returns the weight that comes next, and whether any process was asked to stop.
+    `schedule` has the number of each group's mini-batch; `advance` is called with the
+    size of each group that was judged.
+    """
+    start = next((i for i, g in enumerate(groups) if g[0] >= first), len(groups))
+    rules.minibatches.skip(start)
+    is_asked = False
+    for group, minibatch in zip(groups[start:], schedule[start:], strict=True):
+        is_asked = step(group, minibatch, bool(request))
+        first = group.stop
+        advance(len(group))
+        if is_asked:
+            break
+    if isinstance(step, DeviceStep) and rules.processes.reduce is not None:
+        is_asked = rules.processes.any(bool(request))
+    return first, is_asked
 
 
 class HostStep:
     """Judge on the CPU: the losses are read back, and Python picks the winner."""
 
-    def __init__(self, rules: Rules, task: Task, sweep: Reference | Cached) -> None:
+    def __init__(self, rules: Rules, task: Task, sweep: Sweep) -> None:
         self.rules, self.sweep, self.target = rules, sweep, task.target
         self.flat, self.values = task.target.values, task.values.tolist()
         self.winners = [0] * len(self.values)
-        self.referee = Reference(task) if _settles(rules, task, sweep) else None
+        self.referee = Reference(task) if _needs_referee(rules, task, sweep) else None
 
     def __call__(self, group: Sequence[int], minibatch: int, asked: bool) -> bool:
         """Judge a group of weights; tell whether any process was asked to stop."""
-        samples = self.rules.samples(minibatch)
+        rules = self.rules
+        samples = rules.minibatches.size(minibatch)
 
-        def first(sums: Tensor) -> int:  # of the group
-            three = self.rules.processes.total(sums[:3].clone()).tolist()
-            return proposals.winner(three, samples, self.rules.tolerance)
+        def pick_first(sums: Tensor) -> int:  # of the group
+            three = rules.processes.total(sums[:3].clone()).tolist()
+            return proposals.winner(three, samples, rules.tolerance)
 
-        losses = self.rules.comparison.losses(
-            lambda: self.sweep.losses(group, minibatch), first
+        losses = rules.comparison.losses(
+            lambda: self.sweep.losses(group, minibatch), pick_first
         )
-        losses, is_asked = self.rules.processes.judged(losses, asked)
+        losses, is_asked = rules.processes.judged(losses, asked)
         if not math.isfinite(losses[0]):
             raise SearchError(
                 f"RSO: the loss is {losses[0]:.4g} on mini-batch {minibatch}, cycle "
-                f"{self.rules.cycle}, {self.target.name!r}; wanted a finite number. No "
+                f"{rules.cycle}, {self.target.name!r}; wanted a finite number. No "
                 "weight was changed by it. Look at the loss and the scale of the "
                 "inputs."
             )
@@ -74,7 +101,7 @@ class HostStep:
         for weight, winner in zip(group, winners, strict=True):
             self.flat[weight] = self.values[weight][winner]
             self.winners[weight] = winner
-            self.sweep.took(weight, winner)
+            self.sweep.record_decision(weight, winner)
         return is_asked
 
     def decisions(self) -> Tensor:
@@ -90,10 +117,9 @@ class HostStep:
             return [pick(losses, samples, tolerance)]
         kept, pairs = losses[0], list(zip(losses[1::2], losses[2::2], strict=True))
         winners = [pick((kept, *pair), samples, tolerance) for pair in pairs]
-        movers = [i for i, winner in enumerate(winners) if winner]
-        if len(movers) < 2:
+        alone = {i: pairs[i][w - 1] for i, w in enumerate(winners) if w}
+        if len(alone) < 2:
             return winners
-        alone = {i: pairs[i][winners[i] - 1] for i in movers}
         best = min(alone, key=alone.__getitem__)
         joint = self.sweep.joint(group, winners).view(1)
         (joint,), _ = self.rules.processes.judged(joint, False)
@@ -105,7 +131,7 @@ class HostStep:
 def is_close(losses: Sequence[float], samples: int) -> bool:
     """Tell whether rounding may decide which of [kept, w + dw, w - dw] has won.
 
-    A candidate that gives exactly the loss of the weight as it is has no effect.
+    A candidate that gives exactly the loss of the unchanged weight has no effect.
     """
     kept, plus, minus = losses
     near = CLOSE * (abs(kept) + samples)
@@ -113,14 +139,14 @@ def is_close(losses: Sequence[float], samples: int) -> bool:
     return is_tie or (min(plus, minus) < kept and abs(plus - minus) < near)
 
 
-def _settles(rules: Rules, task: Task, sweep: Reference | Cached) -> bool:
+def _needs_referee(rules: Rules, task: Task, sweep: Sweep) -> bool:
     """Tell whether the paper's loop decides where an engine's rounding might.
 
     In float32, of one process, and where a pass is so small that it costs little.
     """
-    is_own = type(sweep) in (Reference, Cached)  # the model's operations: its losses
+    is_exact = type(sweep) in (Reference, Cached)  # the model's own operations
     is_single = rules.processes.reduce is None and rules.comparison.name == "float32"
-    if is_own or not is_single or task.values.dtype != torch.float32:
+    if is_exact or not is_single or task.values.dtype != torch.float32:
         return False
     each = multiply_adds(task.network, task.network.output)
     return each * task.minibatches.batch_size <= SMALL
@@ -129,7 +155,7 @@ def _settles(rules: Rules, task: Task, sweep: Reference | Cached) -> bool:
 class DeviceStep:
     """Judge on a GPU: nothing is read back before `decisions`."""
 
-    def __init__(self, rules: Rules, task: Task, sweep: Reference | Cached) -> None:
+    def __init__(self, rules: Rules, task: Task, sweep: Sweep) -> None:
         self.rules, self.sweep, self.target = rules, sweep, task.target
         self.flat, self.values = task.target.values, task.values
         device = self.values.device
@@ -141,21 +167,21 @@ class DeviceStep:
 
         Several would have to wait for each other to agree on that.
         """
-        (weight,), processes = group, self.rules.processes
-        samples, tolerance = self.rules.samples(minibatch), self.rules.tolerance
+        (weight,), rules = group, self.rules
+        samples = rules.minibatches.size(minibatch)
 
         def pick(sums: Tensor) -> Tensor:
-            return proposals.winner_on_device(sums, samples, tolerance)
+            return proposals.winner_on_device(sums, samples, rules.tolerance)
 
-        losses = self.rules.comparison.losses(
-            lambda: processes.total(self.sweep.losses(group, minibatch)), pick
+        losses = rules.comparison.losses(
+            lambda: rules.processes.total(self.sweep.losses(group, minibatch)), pick
         )
         winner = pick(losses)
         self.is_finite &= losses[0].isfinite()
         self.flat[weight] = self.values[weight].gather(0, winner.view(1))[0]
         self.winners[weight] = winner
-        self.sweep.took(weight, winner)
-        return asked and processes.reduce is None
+        self.sweep.record_decision(weight, winner)
+        return asked and rules.processes.reduce is None
 
     def decisions(self) -> Tensor:
         """Return -1, 0 or 1 for each weight; 0 where it was not visited.

@@ -51,7 +51,11 @@ def pretended_gpu() -> Iterator[torch.device]:
         "set_rng_state": lambda state, *_: torch.set_rng_state(state),
         "default_generators": (torch.default_generator,),
     }
-    made = {"load": _loading(torch.load), "tensor": _on_device(torch.tensor), "as_tensor": _on_device(torch.as_tensor)}
+    made = {
+        "load": _loading(torch.load),
+        "tensor": _on_device(torch.tensor),
+        "as_tensor": _on_device(torch.as_tensor),
+    }
     with (
         mock.patch.multiple(torch.cuda, create=True, **answers),
         mock.patch.multiple(torch, **made),

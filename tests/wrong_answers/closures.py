@@ -61,7 +61,7 @@ WRONG = {
         ),
         (
             "def make_scalers(factors):\n    [lambda x: f * x for f in factors]\n",
-            "returned NoneType; wanted a list",
+            "returned None; wanted a list",
         ),
     ],
     "watch": [
@@ -171,13 +171,13 @@ WRONG = {
             "    mine, theirs = f.__closure__ or (), g.__closure__ or ()\n"
             "    return bool({id(c) for c in mine} & {id(c) for c in theirs})\\\n"
             "        if mine else None\n",
-            "Your answer is None",
+            "returned None; wanted True or False",
         ),
         (
             "def shares_cell(f, g):\n"
             "    mine, theirs = f.__closure__ or (), g.__closure__ or ()\n"
             "    return {id(c) for c in mine} & {id(c) for c in theirs}\n",
-            "Your answer is a set; wanted True or False",
+            "returned set; wanted True or False",
         ),
         (
             "def shares_cell(f, g):\n"

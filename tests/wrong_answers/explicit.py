@@ -74,7 +74,7 @@ WRONG = {
         ),
         (
             _recursive("x - eta * g").replace("return walk(", "walk("),
-            "returned nothing",
+            "`descend` returned None",
         ),
     ],
     "sample_gradients": [
@@ -151,7 +151,7 @@ WRONG = {
         (_stale(1, 3), "before the bad ones"),
         (_stale(3, 4), "only starts from a w"),
         (_stale(2, 1), "`added_up` is not 1"),
-        ("answer = 2\n", "Keep the dict"),
+        ("answer = 2\n", "the dict with the keys"),
     ],
     "freeze_encoder": [
         (_freeze("return explicit.freeze(state)"), "The decoder is frozen, too"),

@@ -84,7 +84,7 @@ WRONG = {
             _each(
                 "l1 * w.abs().sum() + l2 * w.square().sum()", end="return total.item()"
             ),
-            "the Python number",
+            "a Python number",
         ),
         (
             _each("(l1 * w.abs().sum() + l2 * w.square().sum()).detach()"),
@@ -131,7 +131,7 @@ WRONG = {
                     "return self.decide(torch.cat(both, dim=1))",
                 ],
             ),
-            "a copy of its own. The penalty counts 2 times",
+            "has 6 parameters, 4 were given: it has copies",
         ),
         (
             _twin(
@@ -155,7 +155,7 @@ WRONG = {
     "linear_weight": [
         (_weight("..."), "There is still a `...`"),
         (_weight("kernel.T"), "leaves the inputs in Keras's order"),
-        (_weight("kernel"), "torch keeps (units, inputs)"),
+        (_weight("kernel"), "torch has (units, inputs)"),
         (
             _weight("kernel.reshape(*shape, -1).permute(3, 2, 1, 0).flatten(1)"),
             "Height and width have changed places",

@@ -44,7 +44,7 @@ WRONG = {
                 ["self.one, self.other = encoder, copy.deepcopy(encoder)"],
                 "return (self.one(first) * self.other(second)).sum(1)",
             ),
-            "There are two sets of weights",
+            "has 2 parameters, 1 were given: it has copies",
         ),
         (
             _twins(
@@ -52,14 +52,14 @@ WRONG = {
                 _BOTH,
                 "return (one * other).sum(1)",
             ),
-            "The module trains a copy",
+            "does not train the parameters that it was given",
         ),
         (
             _twins(
                 ["self.both = [encoder, encoder]"],
                 "return (self.both[0](first) * self.both[1](second)).sum(1)",
             ),
-            "The module has no weights",
+            "The module has no parameters",
         ),
         (_twins(_KEEP, _BOTH, "return (one * other).sum()"), "for the whole batch"),
         (_twins(_KEEP, _BOTH, "return one @ other.T"), "with all others"),
@@ -75,7 +75,7 @@ WRONG = {
             _twins(_KEEP, _BOTH, "return (one * other.detach()).sum(1)"),
             "only a part of the gradient",
         ),
-        (_twins(_KEEP, _BOTH, "(one * other).sum(1)"), "`forward` is a NoneType"),
+        (_twins(_KEEP, _BOTH, "(one * other).sum(1)"), "`forward` returned None"),
     ],
     "center": [
         (_center("return x - x.mean()"), "one mean over the whole batch"),
@@ -89,7 +89,7 @@ WRONG = {
         ),
         (
             _center("x -= x.flatten(1).mean(1).view(-1, *[1] * (x.dim() - 1))"),
-            "is a NoneType",
+            "`center` returned None",
         ),
         (
             _center(
@@ -199,7 +199,7 @@ WRONG = {
             + f"    {_RETURN}\n",
             "not its gradient",
         ),
-        (_balance(_LOSS, "return loss"), "Return three tensors"),
+        (_balance(_LOSS, "return loss"), "wanted three tensors"),
     ],
     "vat_term": [
         (

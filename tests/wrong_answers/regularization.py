@@ -25,7 +25,7 @@ _LINEARS = "linears = [m for m in model.modules() if isinstance(m, nn.Linear)]"
 
 WRONG = {
     "by_hand": [
-        (_by_hand("..."), "There is still a ..."),
+        (_by_hand("..."), "There is still a `...`"),
         (_by_hand("l1 * w.abs().sum() + l2 * w.norm()"), "That is the norm"),
         (_by_hand("l1 * w.abs().sum() + l2 / 2 * w.square().sum()"), "You halve"),
         (
@@ -54,7 +54,7 @@ WRONG = {
         (_shrink("w.clamp(-by, by)"), "That clips"),
         (
             _shrink("w.copy_(w.sign() * (w.abs() - by).clamp(min=0))"),
-            "changed the tensor that it was given",
+            "changed the tensor that you were given",
         ),
         (_shrink("w.sign() * (w.abs() - 0.5).clamp(min=0)"), "not for by = 2"),
     ],
@@ -98,13 +98,13 @@ WRONG = {
         ),
         (
             _optimizer("torch.optim.SGD(model.parameters(), lr=lr)"),
-            "returned nothing",
+            "returned None; wanted a `torch.optim.SGD`",
         ),
     ],
     "with_penalty": [
         (
             _loss("return l2 * layer.weight.square().sum()"),
-            "a number that is fixed",
+            "a number that never changes",
         ),
         (
             _loss(
@@ -120,7 +120,7 @@ WRONG = {
                 "    return loss(outputs, labels) + cost",
                 "return total",
             ),
-            "the penalty has no gradient",
+            "does not reach the weights through the penalty",
         ),
         (
             _loss("return lambda outputs, labels: l2 * layer.weight.square().sum()"),
@@ -197,7 +197,7 @@ WRONG = {
                 "weights = {id(m.weight): m.weight.data for m in linears}",
                 "return l2 * sum(w.square().sum() for w in weights.values())",
             ),
-            "no gradient comes back",
+            "its gradient does not reach the weights.",
         ),
     ],
 }

@@ -177,7 +177,7 @@ WRONG = {
                 "count = sum(torch.tensor(p.numel()) for p in model.parameters())",
                 "return 3 * cycles * count",
             ),
-            "You returned a tensor",
+            "returned Tensor; wanted an int",
         ),
     ],
     "he": [

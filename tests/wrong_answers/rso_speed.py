@@ -62,7 +62,7 @@ WRONG = {
     ],
     "mend": [
         (_mend("..."), "`a` has not changed"),
-        (_mend(_NEW, _STORE), "`z` is as it was: stale"),
+        (_mend(_NEW, _STORE), "so it is stale"),
         (_mend("a += by * x[:, i:i + 1]"), "Columns [0, 1, 2, 3]"),
         (_mend("a[:, i] += by * x[:, o]"), "Columns [2]"),
         (_mend("a[:, o] += by * x[:, o]"), "but not by `by * x[:, i]`"),

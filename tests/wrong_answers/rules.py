@@ -55,7 +55,7 @@ WRONG = {
         (_nesterov(_NEW, "return v, -v"), "The look ahead is missing"),
         (_nesterov(_NEW, "return v, -rho * v"), "is missing from dx"),
         (_nesterov(_NEW, "return eta * g - rho * v, v"), "in the wrong order"),
-        (_nesterov(_NEW, "return eta * g - rho * v"), "Return two things"),
+        (_nesterov(_NEW, "return eta * g - rho * v"), "wanted two things"),
         (
             _nesterov("v *= rho", "v -= eta * g", "return v, eta * g - rho * v"),
             "changed a tensor",
@@ -91,7 +91,7 @@ WRONG = {
             "has another rule",
         ),
         (_freeze("freeze(state[name])", "return {**state}"), "is not frozen"),
-        (_freeze("freeze(state[name])"), "returned nothing"),
+        (_freeze("freeze(state[name])"), "returned None; wanted the whole state"),
         (
             _freeze(
                 "empty = {key: torch.zeros(1) for key in state[name]}",
@@ -134,7 +134,7 @@ WRONG = {
             "    for g, n in zip(grads, sizes):\n"
             "        g *= n\n"
             "    return sum(grads) / sum(sizes)\n",
-            "changed the gradients",
+            "You changed a gradient",
         ),
     ],
 }

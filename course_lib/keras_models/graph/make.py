@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from course_lib.keras_models.graph.model import KerasModel
 from course_lib.keras_models.layers.base import Layer
 from course_lib.keras_models.layers.operations import Operation
@@ -92,6 +94,18 @@ class _Maker:
             layer = make(settings, *inner)
         settings.finish()
         return layer
+
+
+def build_model(model: KerasModel, *, is_float64: bool) -> None:
+    """Make all variables on the meta device, and plan the calls."""
+    model.eval()
+    with torch.no_grad():
+        model.build()
+    if is_float64:
+        model.double()
+    for module in model.modules():
+        if isinstance(module, Layer) and not module.keras_trainable:
+            module.requires_grad_(False)
 
 
 _PACKAGES = {"PruneLowMagnitude": "tfmot", "QuantizeWrapperV2": "tfmot"}

@@ -9,27 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from course_lib.activity import record_outputs
 from course_lib.keras_models.graph.plan import Planner, module_name
-from course_lib.keras_models.graph.walk import Call, Walk, call_step
-from course_lib.keras_models.layers.base import Layer, MaskRule
+from course_lib.keras_models.graph.walk import Call, Plan, Walk, call_step
+from course_lib.keras_models.layers.base import MaskRule
 from course_lib.keras_models.layers.core import Embedding
-from course_lib.keras_models.layers.wrappers import Bidirectional, TimeDistributed
-from course_lib.keras_models.regularizers import (
-    InputActivity,
-    activity,
-    calls_first_model,
-    counts_backward,
-    counts_frozen,
-    counts_nested_calls,
-    counts_wrapped_activity,
-    nested_activity,
-    nested_count,
-    times,
-)
 from course_lib.keras_models.schema.dtypes import integer_type
 from course_lib.keras_models.spec import ModelSpec, Ref, refs_in
-from course_lib.regularization import regularize
 
 
 class KerasModel(nn.Module):
@@ -104,11 +89,9 @@ class KerasModel(nn.Module):
         Args:
             shapes: of the inputs, where another model calls this one.
         """
-        assert self._spec is not None
         self._shapes = list(shapes)
-        planner = Planner(self, self._spec, self._shapes, self._unmasked)
-        self.walks[self._unmasked], self.calls = planner.plan()
-        self.first_inputs = planner.first_inputs
+        plan = self._planned(self._unmasked)
+        self.walks[self._unmasked], self.calls, self.first_inputs = plan
         if not shapes:
             for module in self.modules():
                 if isinstance(module, KerasModel):
@@ -118,12 +101,22 @@ class KerasModel(nn.Module):
     def _unmasked(self) -> tuple[bool, ...]:
         return (False,) * len(self.input_names)
 
+    def _planned(self, masked: tuple[bool, ...]) -> Plan:
+        assert self._spec is not None
+        names = [name for name in self._spec.layers if name not in self.input_names]
+        return Planner(
+            self._spec,
+            {name: self.child(name) for name in names},
+            self._shapes,
+            masked,
+            self.axis_order,
+            is_built=bool(self.walks),
+        ).plan()
+
     def walk_for(self, masked: tuple[bool, ...]) -> Walk:
         """Return the walk for inputs of which those have a mask."""
         if masked not in self.walks:
-            assert self._spec is not None
-            planner = Planner(self, self._spec, self._shapes, masked)
-            self.walks[masked], _ = planner.plan()
+            self.walks[masked] = self._planned(masked).walk
         return self.walks[masked]
 
     def mask_after(self, masked: tuple[bool, ...]) -> MaskRule:
@@ -183,8 +176,8 @@ class KerasModel(nn.Module):
             inputs = tuple(inputs[0])
         if named:
             unknown = sorted(set(named) - set(names))
-            lacking = [name for name in names[len(inputs) :] if name not in named]
-            if unknown or lacking:
+            missing = [name for name in names[len(inputs) :] if name not in named]
+            if unknown or missing:
                 raise ValueError(
                     f"{self.keras_name}: got inputs named {sorted(named)}; wanted "
                     f"{list(names[len(inputs) :])}."
@@ -231,31 +224,8 @@ class KerasModel(nn.Module):
         return x
 
     def _stays_whole(self, i: int, x: Tensor) -> bool:
-        """Tell whether whole numbers are rows of tables, which floats may not hold."""
+        """Tell whether whole numbers, too large for floats, may be rows of a table."""
         return self.looked_up[i] and not x.is_floating_point()
-
-    def attach_regularizers(
-        self, outer: tuple[int, ...] = (), called: bool = False, runs: int = 1
-    ) -> None:
-        """Give each layer its penalties, as often as this Keras version counts them.
-
-        Args:
-            outer: how often the models around this one and it itself are called.
-            called: whether one of them is called by another model.
-            runs: how often each call runs the layers.
-        """
-        for i, (name, module) in enumerate(self._modules.items()):
-            calls = sum(module_name(call.layer) == name for call in self.calls)
-            path = (*outer, max(calls, 1))
-            if isinstance(module, KerasModel):
-                begins = i == 0 and self.keras_class == "Sequential"
-                taken_over = begins and not calls_first_model(self.version)
-                module.attach_regularizers(path, called or not taken_over, runs)
-            elif isinstance(module, Layer):
-                counted = outer and counts_nested_calls(self.version)
-                count = nested_count(path) if counted else 1
-                costs = nested_activity(self.version) if called else "outputs"
-                _attach(module, count, costs, runs)
 
 
 def _are_masks(value: Any) -> bool:
@@ -264,46 +234,3 @@ def _are_masks(value: Any) -> bool:
         mask is None or (isinstance(mask, Tensor) and mask.dtype == torch.bool)
         for mask in value
     )
-
-
-def _attach(layer: Layer, repeat: int, costs: str = "outputs", runs: int = 1) -> None:
-    by_parameter = {}
-    for variable in layer.variables.values():
-        parameter = getattr(layer, variable.attribute)
-        counts = parameter.requires_grad or counts_frozen(layer.keras_version)
-        if variable.regularizer is not None and counts:
-            by_parameter[variable.attribute] = times(variable.regularizer, repeat)
-    own = layer.activity and times(layer.activity, runs)
-    penalty = own and activity(own, layer.keras_version)
-    taken = penalty if costs == "outputs" else None
-    regularize(layer, activity=taken, **by_parameter)
-    if penalty and costs == "inputs":
-        layer.inputs_of_calls = Inputs()
-        record_outputs(layer.inputs_of_calls, InputActivity(penalty))
-        layer.register_forward_pre_hook(_pass_inputs)
-    inners = layer.sublayers()
-    if isinstance(layer, Bidirectional) and not counts_backward(layer.keras_version):
-        inners = inners[:1]
-    for inner in inners:
-        if isinstance(inner, KerasModel):
-            # In tf.keras TimeDistributed asks it for a mask, and so runs it once more:
-            # keras/src/layers/rnn/time_distributed.py, compute_mask, at v2.15.0.
-            again = isinstance(layer, TimeDistributed) and layer.keras_version.tf
-            inner.attach_regularizers(runs=2 if again else 1)
-            continue
-        wrapped = isinstance(layer, TimeDistributed)  # it alone runs layer.call
-        if wrapped and not counts_wrapped_activity(layer.keras_version):
-            inner.activity = None
-        _attach(inner, repeat)
-
-
-class Inputs(nn.Module):
-    """What a layer is called with, as a module whose output can cost something."""
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return the inputs."""
-        return inputs
-
-
-def _pass_inputs(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    layer.inputs_of_calls(*inputs)

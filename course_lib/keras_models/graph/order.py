@@ -6,7 +6,7 @@ _build_map in keras/src/ops/function.py at v3.15.1, and _map_graph_network in
 keras/src/engine/functional.py at v2.15.0.
 """
 
-from course_lib.keras_models.spec import CallSpec, ModelSpec, refs_in
+from course_lib.keras_models.spec import CallSpec, ModelSpec
 
 Node = tuple[str, int]  # a layer and the number of its call
 
@@ -34,7 +34,7 @@ def in_run_order(spec: ModelSpec) -> list[CallSpec]:
 
 
 def _parents(call: CallSpec) -> list[Node]:
-    return [(ref.layer, ref.call) for ref in refs_in([*call.args, call.kwargs])]
+    return [(ref.layer, ref.call) for ref in call.refs]
 
 
 def _from_inputs(spec: ModelSpec, parents: dict[Node, list[Node]]) -> list[Node]:

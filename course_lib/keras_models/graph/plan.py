@@ -13,18 +13,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from course_lib.keras_models.graph import masks as mask_rules
+from course_lib.keras_models.graph.arguments import arguments_of, training_mode
 from course_lib.keras_models.graph.order import in_run_order
+from course_lib.keras_models.graph.tape import Tape
 from course_lib.keras_models.graph.walk import (
     Call,
-    MakeMask,
-    MaskPlaces,
+    Mask,
+    Nested,
+    Plan,
     Step,
     Value,
-    Walk,
     call_step,
     empty_mask,
 )
-from course_lib.keras_models.layers.base import channels_to_first, channels_to_last
+from course_lib.keras_models.layers.base import (
+    Layer,
+    channels_to_first,
+    channels_to_last,
+)
 from course_lib.keras_models.layers.operations import Operation
 from course_lib.keras_models.layers.operations.sizes import Sizes, as_tensor
 from course_lib.keras_models.spec import (
@@ -38,7 +45,7 @@ from course_lib.keras_models.spec import (
 )
 
 _BATCH, _LENGTH = 2, 240  # what stands for an unknown batch and length
-Mask = int | str | None  # as in Value
+_MISFITS = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def module_name(name: str) -> str:
@@ -47,255 +54,180 @@ def module_name(name: str) -> str:
 
 
 class Planner:
-    """Builds the layers of one `KerasModel` along a walk with meta tensors.
+    """Builds the layers of one model along a walk with meta tensors.
 
     Args:
-        model: its layers are built at their first call, unless a walk was planned.
-        spec: its calls.
-        shapes: of its inputs, where another model calls it.
+        spec: the model's calls.
+        layers: the modules of its layers, by Keras's names.
+        shapes: of its inputs, where another model calls it; else empty.
         masked: which of its inputs have a mask.
+        axis_order: "keras", or "torch" for channels first at inputs and outputs.
+        is_built: the layers have been built by another plan.
     """
 
     def __init__(
         self,
-        model: Any,
         spec: ModelSpec,
+        layers: Mapping[str, Layer | Nested],
         shapes: list[tuple[int, ...]],
         masked: tuple[bool, ...],
+        axis_order: str,
+        *,
+        is_built: bool,
     ) -> None:
-        self.model, self.spec = model, spec
-        self.input_masked = masked
-        self.count = 0
-        self.steps: list[Step] = []
+        self.spec, self.layers = spec, layers
+        self.given, self.masked = shapes, masked
+        self.to_torch = axis_order == "torch" and not shapes
+        self.file_is_first = self.to_torch and any(
+            getattr(part, "channels_last", True) is False
+            for layer in layers.values()
+            for part in layer.modules()
+        )
+        self.built: set[str] = {*spec.layers} if is_built else set()
+        self.tape = Tape()
         self.values: dict[Ref, Value] = {}
         self.moved: dict[int, Value] = {}
         self.origins: dict[int, int] = {}  # the very tensor that a call returned
         self.calls: list[tuple[CallSpec, list[Value]]] = []
-        self.built: set[str] = set(spec.layers) if model.walks else set()
-        self.given = shapes
-        self.mask_shapes: dict[int, tuple[int, ...]] = {}
 
-    def place(self) -> int:
-        """Return the next free place in the list of tensors."""
-        self.count += 1
-        return self.count - 1
-
-    def plan(self) -> tuple[Walk, tuple[Call, ...]]:
-        """Return the walk and the calls."""
-        self.first_inputs = self._first_inputs()
-        for i, ref in enumerate(self.spec.inputs):
-            sizes = self.given[i] if self.given else self._sizes(i)
-            if self.first_inputs[i]:
-                sizes = (sizes[0], sizes[-1], *sizes[1:-1])
-            tensor = torch.empty(sizes, device="meta")
-            self.values[ref] = Value(tensor, self.first_inputs[i], self.place())
-        for ref, masked in zip(self.spec.inputs, self.input_masked, strict=True):
+    def plan(self) -> Plan:
+        """Return the walk, the calls, and which inputs come with channels first."""
+        firsts = tuple(map(self._comes_first, self.spec.inputs))
+        sizes = self.given or [self._sizes(i, 1) for i in range(len(firsts))]
+        for ref, first, size in zip(self.spec.inputs, firsts, sizes, strict=True):
+            tensor = _empty(size, first)
+            self.values[ref] = Value(tensor, first, self.tape.place())
+        for ref, masked in zip(self.spec.inputs, self.masked, strict=True):
             if masked:
-                shape = self.values[ref].shape[:-1]
-                mask = self._new_mask(shape)
+                mask = self.tape.new_mask(self.values[ref].shape[:-1])
                 self.values[ref] = self.values[ref]._replace(mask=mask)
-        calls: Iterable[CallSpec] = self.spec.calls
-        takes_off = any(module.takes_masks_off for module in self.model.children())
-        # Two modes of one batch norm: which call moves its statistics first?
-        if takes_off or any(self._training(call) is not None for call in calls):
-            calls = in_run_order(self.spec)
-        for call in calls:
+        for call in self._calls():
             try:
                 self._call(call)
             except KerasFormatError:
                 raise
-            except (
-                ArithmeticError,
-                IndexError,
-                LookupError,
-                RuntimeError,
-                TypeError,
-                ValueError,
-                NotImplementedError,
-            ) as error:
+            except _MISFITS as error:
                 raise self._failure(call, error) from error
-        outputs, masks = self._outputs()
-        shapes = tuple(self.mask_shapes[m] for m in masks if isinstance(m, int))
-        needed = {*outputs, *(m for m in masks if isinstance(m, int))}
-        self._drop_unused(needed)
-        walk = Walk(self._freed(needed), self.count, outputs, masks, shapes)
-        return walk, self._described()
+        walk = self.tape.finish(*self._outputs())
+        return Plan(walk, self._described(firsts), firsts)
 
-    def _new_mask(self, shape: tuple[int, ...]) -> int:
-        """Return the place of a new mask of that shape."""
-        place = self.place()
-        self.mask_shapes[place] = shape
-        return place
+    def _calls(self) -> Iterable[CallSpec]:
+        """Return the calls, in Keras's order where one changes what later ones see.
 
-    def _first_inputs(self) -> tuple[bool, ...]:
-        """Tell which inputs come with channels first, by the wish of the caller."""
-        names = self.model.input_names
-        if self.model.axis_order == "keras" or self.given:
-            return (False,) * len(names)
-        self.file_is_first = any(
-            getattr(module, "channels_last", True) is False
-            for module in self.model.modules()
-        )
-        return tuple(map(self._comes_first, self.spec.inputs))
+        That is where masks are taken off, or where two modes of one batch norm ask
+        which call moves its statistics first.
+        """
+        modes = (training_mode(call, self.spec.version) for call in self.spec.calls)
+        matters = any(layer.takes_masks_off for layer in self.layers.values())
+        matters = matters or any(mode is not None for mode in modes)
+        return in_run_order(self.spec) if matters else self.spec.calls
 
     def _comes_first(self, ref: Ref) -> bool:
-        i = self.spec.inputs.index(ref)
-        rank = len(self.model.input_shapes[i])
-        if rank != 3 or self.file_is_first:
-            return rank > 3 and not self.file_is_first
+        """Tell whether an input comes with channels first, as the caller wishes."""
+        rank = len(self.spec.input_shapes[self.spec.inputs.index(ref)])
+        if not self.to_torch or self.file_is_first:
+            return False
         users = [call for call in self.spec.calls if ref in refs_in(list(call.args))]
-        return any(self.model.child(call.layer).wants_first for call in users)
+        if rank == 3:
+            return any(self.layers[call.layer].wants_first for call in users)
+        return rank > 3
 
-    def _sizes(self, i: int) -> tuple[int, ...]:
-        shape = self.model.input_shapes[i]
-        batch = _BATCH if shape[0] is None else shape[0]
-        return (batch, *(_LENGTH if size is None else size for size in shape[1:]))
+    def _sizes(self, i: int, times: int) -> tuple[int, ...]:
+        """Return sizes of input i, with `times` a number for each open one."""
+        batch, *sizes = self.spec.input_shapes[i]
+        sizes = [times * _LENGTH if size is None else size for size in sizes]
+        return (times * _BATCH if batch is None else batch, *sizes)
 
     def _failure(self, call: CallSpec, error: Exception) -> KerasFormatError:
-        layer = self.spec.layers[call.layer]
-        refs = refs_in([*call.args, call.kwargs])
-        shapes = [self.values[r].shape for r in refs if r in self.values]
+        shapes = [self.values[r].shape for r in call.refs if r in self.values]
         text = str(error).split("\n")[0]
-        module = self.model.child(call.layer)
+        module = self.layers[call.layer]
         if isinstance(module, Operation):
             text = f"{text.removesuffix('.')}. It is {module.describe(call.number)}."
         return KerasFormatError(
-            f"load_keras: layer {call.layer!r} ({layer.source}) does not fit its "
-            f"inputs of shapes {shapes}: {text}"
+            f"load_keras: layer {call.layer!r} ({self.spec.layers[call.layer].source}) "
+            f"does not fit its inputs of shapes {shapes}: {text}"
         )
 
     def _call(self, call: CallSpec) -> None:
-        module = self.model.child(call.layer)
-        refs, options, given = self._arguments(call)
+        """Build a layer where it is new, and record a call of it."""
+        module, kind = self.layers[call.layer], self.spec.layers[call.layer].kind
+        refs, options, given = arguments_of(call, kind, module)
         inputs = [self._value(ref, call) for ref in refs]
         if not inputs:
             raise ValueError("it is called without any tensor")
-        if call.layer not in self.built:
-            names = {key: options[key] for key in ("names",) if key in options}
-            module.build(*(value.shape for value in inputs), **names)
-            first = any(value.first for value in inputs)
-            module.settle(first, tuple(value.tensor.dim() for value in inputs))
-            self.built.add(call.layer)
-        order = module.wants_first
-        if not isinstance(module, Operation):
-            inputs = [self._widened(self._as_tensor(value)) for value in inputs]
-        inputs = [self._in_order(value, order) for value in inputs]
-        masks, masks_after = self._masks(call, module, inputs, given)
-        is_model = isinstance(module, type(self.model))
-        given_masks = self._passed_masks(module, masks, is_model)
-        name = module_name(call.layer)
-        taken = tuple(value.place for value in inputs)
-        mode = self._training(call)
-        step = Step(name, None, taken, (), given_masks, options, training=mode)
-        tensors = {value.place: value.tensor for value in inputs}
-        tensors |= {m: empty_mask(self.mask_shapes[m]) for m in _known(masks)}
-        result = call_step(module, step, tensors)
-        results = result if isinstance(result, tuple) else (result,)
-        places = tuple(self.place() for _ in results)
-        self.steps.append(step._replace(outputs=places))
-        if is_model:
-            count = len(module.output_names)
-            new_masks = self._nested_masks(module, masks, places[count:])
-            results, places = results[:count], places[:count]
-        elif is_operation(self.spec.layers[call.layer].kind):
-            new_masks = []  # what a plain function returns has no mask
-        else:
-            shape = self._shape_after(results[0], inputs[0])[:-1]
-            mask = self._mask_after(module, inputs, masks_after, shape)
+        self._build(call.layer, inputs, options)
+        inputs = [self._prepared(value, module) for value in inputs]
+        mask_rules.check_mask_allowed(module, inputs[0].mask, self.spec.version)
+        masks, masks_after = mask_rules.masks_of_call(
+            inputs,
+            self._given_masks(given, call),
+            isinstance(given, list),
+            self.spec.version,
+        )
+        results = self._record(call, inputs, masks, options)
+        new_masks: list[Mask] = []
+        if isinstance(module, Nested):
+            count = len(module.output_names)  # masks follow the outputs
+            behind = tuple(value.place for value in results[count:])
+            new_masks = mask_rules.masks_of_model(self.tape, module, masks, behind)
+            results = results[:count]
+        elif not is_operation(kind):  # what a plain function returns has no mask
+            shape = results[0].shape[:-1]
+            mask = mask_rules.mask_of_result(
+                self.tape, module, inputs, masks_after, shape
+            )
             new_masks = [mask] * module.masked_outputs
-        new_masks += [None] * (len(results) - len(new_masks))
-        if not is_model and module.returns_input:
-            self.origins[places[0]] = self.origins.get(taken[0], taken[0])
-        made = []
-        for number, (tensor, place) in enumerate(zip(results, places, strict=True)):
-            if tensor.numel() > LARGEST_TENSOR:
-                raise ValueError(f"it returns {tensor.numel():.1e} numbers")
-            kept = inputs[0].first and tensor.dim() == inputs[0].tensor.dim()
-            value = Value(tensor, kept, place, new_masks[number])
+            if module.returns_input:
+                taken = inputs[0].place
+                self.origins[results[0].place] = self.origins.get(taken, taken)
+        new_masks += [None] * len(results)
+        made = [v._replace(mask=m) for v, m in zip(results, new_masks, strict=False)]
+        for number, value in enumerate(made):
             self.values[Ref(call.layer, call.number, number)] = value
-            made.append(value)
         self.calls.append((call, made))
         if module.takes_masks_off:
             self._take_masks_off(inputs)
 
-    def _shape_after(self, tensor: Tensor, first: Value) -> tuple[int, ...]:
-        kept = first.first and tensor.dim() == first.tensor.dim()
-        return Value(tensor, kept, 0).shape
+    def _record(
+        self,
+        call: CallSpec,
+        inputs: list[Value],
+        masks: list[Mask],
+        options: dict[str, Any],
+    ) -> list[Value]:
+        """Run a call on the meta device, record its step, and return its results."""
+        module = self.layers[call.layer]
+        step = Step(
+            module_name(call.layer),
+            None,
+            tuple(value.place for value in inputs),
+            (),
+            mask_rules.places_for(module, masks),
+            options,
+            training=training_mode(call, self.spec.version),
+        )
+        tensors = {value.place: value.tensor for value in inputs}
+        shapes = self.tape.mask_shapes
+        tensors |= {m: empty_mask(shapes[m]) for m in masks if isinstance(m, int)}
+        result = call_step(module, step, tensors)
+        results = result if isinstance(result, tuple) else (result,)
+        places = tuple(self.tape.place() for _ in results)
+        self.tape.steps.append(step._replace(outputs=places))
+        return [
+            self._result(tensor, inputs[0], place)
+            for tensor, place in zip(results, places, strict=True)
+        ]
 
-    def _arguments(self, call: CallSpec) -> tuple[list[Ref], dict[str, Any], Any]:
-        """Return a call's tensors in order, its options, and its masks if given."""
-        if is_operation(self.spec.layers[call.layer].kind):
-            several = call.number and isinstance(
-                self.model.child(call.layer), Operation
-            )
-            options = {"call": call.number} if several else {}
-            return refs_in([*call.args, call.kwargs]), options, None
-        module = self.model.child(call.layer)
-        kwargs = dict(call.kwargs)
-        if module.argument_names:
-            return self._named_arguments(call, module)
-        refs = self._by_key(module, call.args)
-        for key in ("inputs", "sequences", "initial_state"):
-            refs += refs_in(kwargs.pop(key, None))
-        mask = kwargs.pop("mask", None)
-        options = self._options(module, kwargs)
-        constants = [arg for arg in call.args if not refs_in(arg) and arg is not None]
-        if constants:
-            raise ValueError(f"it is called with {constants[0]!r:.60}")
-        return refs, options, mask
-
-    def _by_key(self, module: Any, args: tuple[Any, ...]) -> list[Ref]:
-        """Return the tensors of a call; a model takes a dict by its inputs' names.
-
-        Source: `_flatten_to_reference_inputs`, keras/engine/functional.py at v2.15.0,
-        and `_standardize_inputs`, keras/src/models/functional.py at v3.15.1.
-        """
-        keys = getattr(module, "input_keys", ())
-        if len(args) == 1 and isinstance(args[0], Mapping) and set(keys) <= {*args[0]}:
-            args = tuple(args[0][key] for key in keys) or args
-        return refs_in(list(args))
-
-    def _named_arguments(
-        self, call: CallSpec, module: Any
-    ) -> tuple[list[Ref], dict[str, Any], Any]:
-        """Return the tensors of a layer that takes them by position or by name."""
-        names = module.argument_names
-        given = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
-        found = {name: given.pop(name, None) for name in names}
-        tensors = {name: refs_in(value) for name, value in found.items()}
-        for name, value in found.items():
-            if value is not None and len(tensors[name]) != 1:
-                raise ValueError(f"it is called with {name}={value!r:.60}")
-        options = self._options(module, given)
-        options["names"] = tuple(name for name in names if tensors[name])
-        return [tensors[name][0] for name in options["names"]], options, None
-
-    def _options(self, module: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Return what a call says beside its tensors."""
-        kwargs.pop("training", None)
-        options = {key: kwargs.pop(key, None) for key in module.call_options}
-        for key, value in kwargs.items():
-            if value not in (None, False, [], {}):
-                raise ValueError(
-                    f"it is called with {key}={value!r:.60}, which is not supported"
-                )
-        return {key: value for key, value in options.items() if value}
-
-    def _training(self, call: CallSpec) -> bool | None:
-        """Return the mode that a call asks for, whatever the model's own is.
-
-        Keras 3 writes a default there, which the mode of the whole model overrides:
-        keras/src/models/functional.py, operation_fn, at v3.3.3 and v3.15.1.
-        """
-        mode = call.kwargs.get("training")
-        if mode is None or self.spec.version >= (3, 0):
-            return None
-        if not isinstance(mode, bool | int):
-            raise KerasFormatError(
-                f"load_keras: layer {call.layer!r} is called with "
-                f"training={mode!r:.60}; wanted true or false."
-            )
-        return bool(mode)
+    def _build(self, name: str, inputs: list[Value], options: dict[str, Any]) -> None:
+        if name in self.built:
+            return
+        module = self.layers[name]
+        names = {key: options[key] for key in ("names",) if key in options}
+        module.build(*(value.shape for value in inputs), **names)
+        first = any(value.first for value in inputs)
+        module.settle(first, tuple(value.tensor.dim() for value in inputs))
+        self.built.add(name)
 
     def _value(self, ref: Ref, call: CallSpec) -> Value:
         if ref not in self.values:
@@ -305,141 +237,53 @@ class Planner:
             )
         return self.values[ref]
 
+    def _result(self, tensor: Tensor, first_input: Value, place: int) -> Value:
+        if tensor.numel() > LARGEST_TENSOR:
+            raise ValueError(f"it returns {tensor.numel():.1e} numbers")
+        same_rank = tensor.dim() == first_input.tensor.dim()
+        return Value(tensor, first_input.first and same_rank, place)
+
+    def _given_masks(self, given: Any, call: CallSpec) -> list[Value | None]:
+        """Return the masks that the file gives to a call."""
+        parts = given if isinstance(given, list) else [given]
+        found = [
+            self._value(part, call) if isinstance(part, Ref) else None for part in parts
+        ]
+        for value in filter(None, found):
+            self.tape.mask_shapes[value.place] = value.shape
+        return found
+
+    def _prepared(self, value: Value, module: Layer | Nested) -> Value:
+        """Return a value as the module takes it: its type and its order of axes."""
+        if not isinstance(module, Operation):
+            value = self._as_tensor(value)
+            # Halves, which a cast made: layers compute with floats.
+            if value.tensor.dtype in (torch.float16, torch.bfloat16):
+                value = self.tape.apply(torch.Tensor.float, value)
+        return self._in_order(value, module.wants_first)
+
+    def _as_tensor(self, value: Value) -> Value:
+        """Return a tensor where the value is what tf.shape gives."""
+        if not isinstance(value.tensor, Sizes):
+            return value
+        return self.tape.apply(as_tensor, value, first=False, mask=None)
+
     def _in_order(self, value: Value, first: bool | None) -> Value:
         """Return the value in the order that a layer wants, moved only once."""
         if first is None or first == value.first or value.tensor.dim() < 3:
             return value
         if value.place not in self.moved:
             move = channels_to_first if first else channels_to_last
-            place = self.place()
-            self.steps.append(Step(None, move, (value.place,), (place,), None, {}))
-            moved = Value(move(value.tensor), first, place, value.mask)
-            self.moved[value.place] = moved
-            self.moved[place] = value
+            moved = self.tape.apply(move, value, first=first)
+            self.moved[value.place], self.moved[moved.place] = moved, value
         return self.moved[value.place]
-
-    def _as_tensor(self, value: Value) -> Value:
-        """Return a tensor where the value is what tf.shape gives."""
-        if not isinstance(value.tensor, Sizes):
-            return value
-        place = self.place()
-        self.steps.append(Step(None, as_tensor, (value.place,), (place,), None, {}))
-        return Value(as_tensor(value.tensor), False, place)
 
     def _take_masks_off(self, inputs: list[Value]) -> None:
         """Let later calls find these tensors without masks, also behind a dropout."""
-        bare = {self.origins.get(value.place, value.place) for value in inputs}
+        taken = {self.origins.get(value.place, value.place) for value in inputs}
         for ref, value in self.values.items():
-            if self.origins.get(value.place, value.place) in bare:
+            if self.origins.get(value.place, value.place) in taken:
                 self.values[ref] = value._replace(mask=None)
-
-    def _widened(self, value: Value) -> Value:
-        """Return halves, which a cast made, as the floats that layers compute with."""
-        if value.tensor.dtype not in (torch.float16, torch.bfloat16):
-            return value
-        place = self.place()
-        self.steps.append(
-            Step(None, torch.Tensor.float, (value.place,), (place,), None, {})
-        )
-        return value._replace(tensor=value.tensor.float(), place=place)
-
-    # Masks
-
-    def _masks(
-        self, call: CallSpec, module: Any, inputs: list[Value], given: Any
-    ) -> tuple[list[Mask], list[Mask]]:
-        """Return the inputs' masks for the call, and those that say what leaves it.
-
-        A mask that the file gives to the call goes before the input's own; in tf.keras
-        a list of them does so also where it has None (`_get_input_masks`,
-        keras/src/engine/base_layer.py at v2.15.0). What leaves the layer follows the
-        given one in tf.keras and since 3.11 (`Layer.__call__`,
-        keras/src/layers/layer.py at v3.10.0 and v3.11.0).
-        """
-        own = [value.mask for value in inputs]
-        self._refuse(module, own)
-        parts = given if isinstance(given, list) else [given]
-        whole = isinstance(given, list) and self.spec.version.tf
-        masks = [None] * len(own) if whole else list(own)
-        for i, part in enumerate(parts[: len(masks)]):
-            if isinstance(part, Ref):
-                value = self._value(part, call)
-                masks[i] = value.place
-                self.mask_shapes[value.place] = value.shape
-        version = self.spec.version
-        return masks, masks if version.tf or version >= (3, 11) else own
-
-    def _refuse(self, module: Any, masks: list[Mask]) -> None:
-        version = self.spec.version
-        kinds = ("passes_mask", "makes_mask", "ends_mask", "uses_mask", "uses_masks")
-        drops = version.tf or version >= (3, 0)
-        if drops or masks[0] is None or any(getattr(module, kind) for kind in kinds):
-            return
-        raise ValueError(
-            f"a mask reaches it, and Keras {version} refuses such a call. If another "
-            "version made the file, name it: keras_version=..."
-        )
-
-    def _passed_masks(
-        self, module: Any, masks: list[Mask], is_model: bool
-    ) -> MaskPlaces:
-        """Return the places of the masks that a module is called with."""
-        found: MaskPlaces = None
-        wanted: list[Mask] = []
-        if is_model:
-            walk = module.walk_for(tuple(mask is not None for mask in masks))
-            wanted = masks
-            if any(mask is not None for mask in masks) or walk.kept_masks:
-                found = tuple(masks)
-        elif module.uses_masks and any(mask is not None for mask in masks):
-            wanted, found = masks, tuple(masks)
-        elif module.uses_mask:
-            wanted, found = masks[:1], masks[0]
-        for mask in wanted:
-            if isinstance(mask, str):
-                raise ValueError(mask)
-        return found
-
-    def _nested_masks(
-        self, module: Any, masks: list[Mask], places: tuple[int, ...]
-    ) -> list[Mask]:
-        """Return the masks of a nested model's outputs; `places` are the known ones."""
-        walk = module.walk_for(tuple(mask is not None for mask in masks))
-        self.mask_shapes |= dict(zip(places, walk.mask_shapes, strict=False))
-        queue = iter(places)
-        return [next(queue, None) if isinstance(m, int) else m for m in walk.masks]
-
-    def _mask_after(
-        self,
-        module: Any,
-        inputs: list[Value],
-        masks: list[Mask],
-        shape: tuple[int, ...],
-    ) -> Mask:
-        """Plan the mask of what a layer returns."""
-        if module.makes_mask:
-            taken = (inputs[0].place,)
-            return self._mask_step(module.mask, taken, None, shape)
-        rule = module.mask_after(tuple(mask is not None for mask in masks))
-        if rule is None or isinstance(rule, str):
-            return rule
-        if isinstance(rule, int):
-            return masks[rule]
-        unknown = [mask for mask in masks if isinstance(mask, str)]
-        if unknown:
-            return unknown[0]
-        taken = tuple(value.place for value in inputs)
-        return self._mask_step(rule, taken, tuple(masks), shape)
-
-    def _mask_step(
-        self, rule: Any, taken: tuple[int, ...], masks: MaskPlaces, shape: Any
-    ) -> int:
-        place = self._new_mask(shape)
-        function = MakeMask(rule, shape)
-        self.steps.append(Step(None, function, taken, (place,), masks, {}))
-        return place
-
-    # The end
 
     def _outputs(self) -> tuple[tuple[int, ...], tuple[Mask, ...]]:
         """Return the places of the outputs and of their masks."""
@@ -451,43 +295,21 @@ class Planner:
                     f"{ref.layer!r}, which has no such output."
                 )
             value = self._as_tensor(self.values[ref])
-            first = False
-            if self.model.axis_order == "torch" and not self.given:
-                first = value.first or (
-                    value.tensor.dim() > 3 and not self.file_is_first
-                )
+            is_image = value.tensor.dim() > 3 and not self.file_is_first
+            first = self.to_torch and (value.first or is_image)
             places.append(self._in_order(value, first).place)
             masks.append(value.mask if self.given else None)
         return tuple(places), tuple(masks)
 
-    def _drop_unused(self, needed: set[int]) -> None:
-        """Leave out masks and moves that nobody takes."""
-        needed = set(needed)
-        kept = []
-        for step in reversed(self.steps):
-            if step.layer is not None or needed & set(step.outputs):
-                kept.append(step)
-                needed.update(step.used)
-        self.steps = kept[::-1]
+    # Shapes, for tables and diagrams
 
-    def _freed(self, needed: set[int]) -> list[Step]:
-        """Note after which step a tensor is no longer needed."""
-        seen = set(needed)
-        steps = []
-        for step in reversed(self.steps):
-            used = {*step.used, *step.outputs}
-            steps.append(step._replace(free=tuple(sorted(used - seen))))
-            seen |= used
-        return steps[::-1]
-
-    def _described(self) -> tuple[Call, ...]:
-        open_sizes = [None in shape[1:] for shape in self.model.input_shapes]
-        other = self._other_shapes() if any(open_sizes) and not self.given else {}
+    def _described(self, firsts: tuple[bool, ...]) -> tuple[Call, ...]:
+        """Return the calls with the shapes of their outputs, open sizes as None."""
+        is_open = any(None in shape[1:] for shape in self.spec.input_shapes)
+        other = self._other_shapes(firsts) if is_open and not self.given else {}
         described = []
         for call, values in self.calls:
-            inputs = tuple(
-                (ref.layer, ref.call) for ref in refs_in([*call.args, call.kwargs])
-            )
+            inputs = tuple((ref.layer, ref.call) for ref in call.refs)
             shapes = tuple(
                 _open(value.shape, other.get(value.place, value).shape)
                 for value in values
@@ -495,30 +317,28 @@ class Planner:
             described.append(Call(call.layer, call.number, inputs, shapes))
         return tuple(described)
 
-    def _other_shapes(self) -> dict[int, Value]:
+    def _other_shapes(self, firsts: tuple[bool, ...]) -> dict[int, Value]:
         """Walk again with another length, to see which sizes follow from it."""
-        tensors: dict[int, Tensor] = {}
-        for i in range(len(self.spec.inputs)):
-            shape = self.model.input_shapes[i]
-            pairs = zip(shape, self._sizes(i), strict=True)
-            sizes = [2 * size if n is None else size for n, size in pairs]
-            if self.first_inputs[i]:
-                sizes = [sizes[0], sizes[-1], *sizes[1:-1]]
-            tensors[i] = torch.empty(sizes, device="meta")
+        tensors: dict[int, Tensor] = {
+            i: _empty(self._sizes(i, 2), first) for i, first in enumerate(firsts)
+        }
+        modules = {module_name(name): layer for name, layer in self.layers.items()}
         try:
-            for step in self.steps:
-                function = step.function or self.model._modules[step.layer]
+            for step in self.tape.steps:
+                function = step.function or modules[step.layer]
                 result = call_step(function, step, tensors)
                 results = result if isinstance(result, tuple) else (result,)
                 tensors.update(zip(step.outputs, results, strict=True))
         except (RuntimeError, ValueError, IndexError):
-            return {}  # a layer needs the very length; no size is told as open
+            return {}  # a layer needs the very length; no size is shown as open
         values = (value for _, made in self.calls for value in made)
         return {v.place: v._replace(tensor=tensors[v.place]) for v in values}
 
 
-def _known(masks: list[Mask]) -> list[int]:
-    return [mask for mask in masks if isinstance(mask, int)]
+def _empty(sizes: tuple[int, ...], first: bool) -> Tensor:
+    """Return a meta tensor of sizes in Keras's order."""
+    sizes = (sizes[0], sizes[-1], *sizes[1:-1]) if first else sizes
+    return torch.empty(sizes, device="meta")
 
 
 def _open(shape: tuple[int, ...], other: tuple[int, ...]) -> tuple[int | None, ...]:

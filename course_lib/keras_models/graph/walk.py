@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ class Step(NamedTuple):
     """One step of the walk: call a layer, or move channels, or make a mask.
 
     `inputs`, `outputs`, `masks` and `free` are places in the list of tensors. A call
-    that was made with `training=` has a mode of its own.
+    that was made with `training=` sets the layer's mode.
     """
 
     layer: str | None
@@ -34,6 +34,8 @@ class Step(NamedTuple):
         return (*self.inputs, *(place for place in masks if place is not None))
 
 
+# Of a planned tensor: its mask's place; None for no mask; why it can't be known.
+Mask = int | str | None
 # No mask; the one that a layer takes as mask=; or one for each input, for masks=.
 MaskPlaces = int | tuple[int | None, ...] | None
 
@@ -102,7 +104,7 @@ class Walk(NamedTuple):
     steps: list[Step]
     slots: int
     outputs: tuple[int, ...]
-    masks: tuple[int | str | None, ...]
+    masks: tuple[Mask, ...]
     mask_shapes: tuple[tuple[int, ...], ...]
 
     @property
@@ -129,18 +131,33 @@ class Call:
 
 
 class Value(NamedTuple):
-    """A tensor of the plan: a meta tensor, its order, its place, its mask's place.
-
-    The mask is None where there is none; a text says why it can't be known.
-    """
+    """A tensor of the plan: a meta tensor, its order, its place, its mask."""
 
     tensor: Tensor
     first: bool
     place: int
-    mask: int | str | None = None
+    mask: Mask = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Return the shape in Keras's order."""
         sizes = tuple(self.tensor.shape)
         return (sizes[0], *sizes[2:], sizes[1]) if self.first else sizes
+
+
+class Plan(NamedTuple):
+    """A walk, the calls it makes, and which inputs come with channels first."""
+
+    walk: Walk
+    calls: tuple[Call, ...]
+    first_inputs: tuple[bool, ...]
+
+
+@runtime_checkable
+class Nested(Protocol):
+    """A model inside of another one; its planner takes it as a Layer but for this."""
+
+    output_names: tuple[str, ...]
+
+    def walk_for(self, masked: tuple[bool, ...]) -> Walk:
+        """Return the walk for inputs of which those have a mask."""

@@ -179,7 +179,10 @@ def spatial_dropout(settings: Settings) -> Layer:
 @keras_layer("InputLayer")
 @keras_layer("Identity", since=(3, 0))
 def identity(settings: Settings) -> Layer:
-    """Pass on what comes in."""
+    """Pass on what comes in, and its mask.
+
+    keras v3.0.5 keras/layers/core/identity.py#L18.
+    """
     settings.ignore("optional", "shape")
     return Pointwise(settings, linear)
 
@@ -188,8 +191,7 @@ def identity(settings: Settings) -> Layer:
 def unmasked_identity(settings: Settings) -> Layer:
     """Pass on the numbers, without their mask.
 
-    It lacks `supports_masking` in keras 2.15.0 keras/src/layers/core/identity.py, and
-    has it at 3.0.5.
+    It lacks `supports_masking`: keras v2.15.0 keras/layers/core/identity.py#L26.
     """
     layer = identity(settings)
     layer.passes_mask = False

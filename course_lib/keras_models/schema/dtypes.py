@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 
-_FLOATS = ("float", "float16", "bfloat16", "float32", "float64")
-_MIXED = ("mixed_float16", "mixed_bfloat16")
+from course_lib.keras_models.spec import LayerSpec, ModelSpec, Problems
+
+_FLOATS = {"float", "float16", "bfloat16", "float32", "float64"}
+_FLOATS |= {"mixed_float16", "mixed_bfloat16"}
 _INTEGERS = {
     "bool": torch.bool,
     "uint8": torch.uint8,
@@ -24,6 +26,7 @@ _INTEGERS = {
     "int64": torch.int64,
     "uint64": torch.int64,
 }
+_KNOWN = {*_FLOATS, *_INTEGERS, "string"}
 
 
 def type_names(value: Any) -> Iterator[str]:
@@ -47,23 +50,59 @@ def type_names(value: Any) -> Iterator[str]:
         yield str(value)
 
 
-def is_known(name: str) -> bool:
-    """Tell whether numbers of that type or policy can be read and computed."""
-    return name in (*_FLOATS, *_MIXED, *_INTEGERS, "string")
+def check_dtypes(spec: ModelSpec, problems: Problems) -> bool:
+    """Note types that are not supported; return whether the model is of float64.
 
-
-def is_float64(names: set[str]) -> bool:
-    """Tell whether all floats of a model are float64.
-
-    >>> is_float64({"float64", "int32"}), is_float64({"float64", "float32"})
-    (True, False)
+    It is where all floats of its layers are, or of its inputs if no layer has a type,
+    as in Keras 1.
     """
-    return names & {*_FLOATS, *_MIXED} == {"float64"}
+    of_layers: set[str] = set()
+    of_inputs: set[str] = set()
+    for layer in _layers(spec):
+        seen = of_inputs if layer.kind == "InputLayer" else of_layers
+        if _is_quantized(layer.config.get("dtype")):
+            problems.add(_QUANTIZED)
+            continue
+        for key in ("dtype", "input_dtype"):
+            for name in {*type_names(layer.config.get(key))} - seen:
+                seen.add(name)
+                if name not in _KNOWN:
+                    problems.add(
+                        f"dtype={name!r:.60} is not supported, here of layer "
+                        f"{layer.name!r}. A quantized model can't be loaded: save it "
+                        "before it is quantized."
+                    )
+    return (of_layers & _FLOATS or of_inputs & _FLOATS) == {"float64"}
 
 
-def has_floats(names: set[str]) -> bool:
-    """Tell whether any of these is a type or policy of floats."""
-    return bool(names & {*_FLOATS, *_MIXED})
+def _layers(spec: ModelSpec) -> Iterator[LayerSpec]:
+    """Yield the model itself as a layer, and all layers but operations."""
+    yield LayerSpec(spec.name, "Model", {"dtype": spec.dtype}, spec.kind)
+    waiting = list(spec.layers.values())
+    for layer in waiting:  # which grows
+        if not layer.kind.startswith("ops."):  # there it is an argument
+            yield layer
+        waiting += layer.inner
+        if layer.model is not None:
+            yield from _layers(layer.model)
+
+
+_QUANTIZED = (
+    "the model is quantized (int8, int4 or float8, by model.quantize), which rounds "
+    "its weights. Save it before it is quantized"
+)
+
+
+def _is_quantized(dtype: Any) -> bool:
+    """Tell a policy of model.quantize() from one of plain numbers.
+
+    Source: `QuantizedDTypePolicy`,
+    keras v3.15.1 keras/src/dtype_policies/dtype_policy.py#L216.
+    """
+    if isinstance(dtype, Mapping):
+        config = dtype.get("config")
+        return isinstance(config, Mapping) and {"mode", "source_name"} <= {*config}
+    return isinstance(dtype, str) and "_from_" in dtype
 
 
 def integer_type(value: Any) -> torch.dtype | None:

@@ -82,7 +82,7 @@ def translate(name: str, config: Mapping[str, Any]) -> tuple[str, Config]:
         start = new.pop("forget_bias_init", "one")
         new["unit_forget_bias"] = start in ("one", "ones")
         if not new["unit_forget_bias"] and start not in ("zero", "zeros"):
-            new["forget_bias_init"] = start  # which will be told as unsupported
+            new["forget_bias_init"] = start  # reported as unsupported
     elif kind == "PReLU":
         _rename(new, "kernel_initializer", "alpha_initializer")
     elif kind == "LeakyReLU":

@@ -34,7 +34,7 @@ class Code:
 
 
 def describe(config: Mapping[str, Any]) -> str:
-    """Return what a Lambda's settings tell about its function, as a sentence or "".
+    """Describe the function in a Lambda's settings, as a sentence or "".
 
     >>> describe({"function": "crop", "function_type": "function"})
     " Its function is 'crop'."

@@ -148,21 +148,19 @@ class Zip:
     @contextmanager
     def member(self, name: str, limit: int) -> Iterator[tuple[BinaryIO, int]]:
         """Open a member of at most `limit` bytes; yield it and its size."""
-        place = f"{self.path}: {name}"
         info = self.archive.getinfo(name)
-        if self.names.count(name) > 1:
-            raise KerasFormatError(f"load_keras: {place} is there twice.")
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise KerasFormatError(
-                f"load_keras: {place} is packed by method {info.compress_type}; wanted "
-                "stored or deflated."
-            )
         most = min(limit, most_bytes(self.size))
-        if info.file_size > most:
-            raise KerasFormatError(
-                f"load_keras: {place} would take {info.file_size:,} bytes; wanted at "
-                f"most {most:,}."
+        reason = None
+        if self.names.count(name) > 1:
+            reason = "is there twice"
+        elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            reason = (
+                f"is packed by method {info.compress_type}; wanted stored or deflated"
             )
+        elif info.file_size > most:
+            reason = f"would take {info.file_size:,} bytes; wanted at most {most:,}"
+        if reason:
+            raise KerasFormatError(f"load_keras: {self.path}: {name} {reason}.")
         with self.archive.open(info) as stream:
             yield stream, info.file_size
 
@@ -190,15 +188,16 @@ class Zip:
                     f"load_keras: {place} is of npy's version {version}; wanted 1 or 2."
                 )
             shape, _, dtype = head(stream)
+        reason = None
         if dtype.hasobject or min(shape, default=0) < 0:
-            raise KerasFormatError(
-                f"load_keras: {place} holds {dtype}{shape}; wanted numbers, for Python "
-                "objects are never unpickled."
+            reason = (
+                f"holds {dtype}{shape}; wanted numbers, for Python objects are never "
+                "unpickled"
             )
-        if math.prod(shape) * dtype.itemsize > size:
-            raise KerasFormatError(
-                f"load_keras: {place} has the shape {shape}, but only {size:,} bytes."
-            )
+        elif math.prod(shape) * dtype.itemsize > size:
+            reason = f"has the shape {shape}, but only {size:,} bytes"
+        if reason:
+            raise KerasFormatError(f"load_keras: {place} {reason}.")
         return Stored(shape, dtype, place, lambda: self._npy(name))
 
     def _npy(self, name: str) -> np.ndarray:

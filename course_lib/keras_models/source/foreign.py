@@ -7,7 +7,7 @@ from typing import Any
 
 from course_lib.keras_models.spec import KerasFormatError
 
-HEAD = 4096  # bytes of a file's beginning that tell what it is
+HEAD = 4096  # bytes of a file's beginning that show what it is
 _AGAIN = (
     "Load it with the Keras that wrote it, and save it with "
     "model.save('model.keras') or model.save('model.h5')"
@@ -27,23 +27,6 @@ _YAML = (
     'yaml.safe_load(text.replace("!!python/tuple", ""))'
 )
 _TORCH = "a PyTorch file. It needs no Keras: see torch.load"
-_STARTS: tuple[tuple[bytes, str], ...] = (
-    (
-        b"version https://git-lfs",
-        "a Git LFS pointer in place of the file itself. Run `git lfs pull` in its "
-        "repository, or download the file",
-    ),
-    (b"\x93NUMPY", "one NumPy array. Pass weights=[numpy.load(path), ...]"),
-    (b"\x1f\x8b", f"packed by gzip. {_UNPACK}"),
-    (b"BZh", f"packed by bzip2. {_UNPACK}"),
-    (b"\xfd7zXZ", f"packed by xz. {_UNPACK}"),
-    (b"\x28\xb5\x2f\xfd", f"packed by zstd. {_UNPACK}"),
-    (b"7z\xbc\xaf", f"a 7z archive. {_UNPACK}"),
-    (b"Rar!", f"a RAR archive. {_UNPACK}"),
-    (b"MATLAB 5.0", "a MATLAB file. Pass the arrays as a list: weights=[...]"),
-    (b"GGUF", "a GGUF file, which no Keras writes"),
-    (b"%PDF", "a PDF document"),
-)
 _TFLITE = f"a TensorFlow Lite model, which holds no layers. {_AGAIN}"
 _ONNX = f"an ONNX model. {_AGAIN}"
 _GRAPH = f"a TensorFlow graph (.pb), which holds no layers. {_AGAIN}"
@@ -65,41 +48,50 @@ _SUFFIXES = {
     ".prototxt": "a Caffe file",
     ".caffemodel": "a Caffe file",
 }
+# What a file's first bytes match, from their beginning.
+_PICKLE = rb"(\x80[\x02-\x05]|\(dp?\d|ccopy_reg|cnumpy|ccollections)"
+_PATTERNS: tuple[tuple[bytes, str], ...] = (
+    (
+        rb"version https://git-lfs",
+        "a Git LFS pointer in place of the file itself. Run `git lfs pull` in its "
+        "repository, or download the file",
+    ),
+    (rb"\x93NUMPY", "one NumPy array. Pass weights=[numpy.load(path), ...]"),
+    (rb"\x1f\x8b", f"packed by gzip. {_UNPACK}"),
+    (rb"BZh", f"packed by bzip2. {_UNPACK}"),
+    (rb"\xfd7zXZ", f"packed by xz. {_UNPACK}"),
+    (rb"\x28\xb5/\xfd", f"packed by zstd. {_UNPACK}"),
+    (rb"7z\xbc\xaf", f"a 7z archive. {_UNPACK}"),
+    (rb"Rar!", f"a RAR archive. {_UNPACK}"),
+    (rb"MATLAB 5\.0", "a MATLAB file. Pass the arrays as a list: weights=[...]"),
+    (rb"GGUF", "a GGUF file, which no Keras writes"),
+    (rb"%PDF", "a PDF document"),
+    (
+        rb"(\xef\xbb\xbf)?\s*<(?i:!doctype|html|\?xml|head|body)",
+        "a web page, not the file that was asked for. Download the file itself (on "
+        "GitHub: its raw form)",
+    ),
+    (rb".{4}TFL3", _TFLITE),
+    (rb'.{8}\{"', _SUFFIXES[".safetensors"]),
+    (rb".{257}ustar", f"a tar archive. {_UNPACK}"),
+    # torch.save until 1.5
+    (rb"\x80[\x02-\x05]\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19", _TORCH),
+    (_PICKLE + rb".*joblib", f"a joblib pickle of Python objects. {_NOT_RUN}"),
+    (_PICKLE, f"a pickle of Python objects. {_NOT_RUN}"),
+    (rb"\x08.{0,193}(onnx|pytorch)", _ONNX),
+    (rb"\x08\x01\x12", _SAVED_MODEL),
+)
 
 
 def refuse_foreign(path: Path, start: bytes) -> None:
-    """Raise an error that names the file, where its first bytes or its name tell."""
-    text = "empty; download or save it again" if not start else _by_bytes(start)
+    """Raise an error that names the file, where its first bytes or its name show it."""
+    text = "empty; download or save it again" if not start else None
+    for pattern, meaning in _PATTERNS:
+        if text is None and re.match(pattern, start, re.DOTALL):
+            text = meaning
     text = text or _by_name(path, start)
     if text:
         raise KerasFormatError(f"load_keras: {path} is {text}.")
-
-
-def _by_bytes(start: bytes) -> str | None:
-    for magic, text in _STARTS:
-        if start.startswith(magic):
-            return text
-    if re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype|html|\?xml|head|body)", start, re.I):
-        return (
-            "a web page, not the file that was asked for. Download the file itself "
-            "(on GitHub: its raw form)"
-        )
-    if start[4:8] == b"TFL3":
-        return _TFLITE
-    if start[8:10] == b'{"':
-        return _SUFFIXES[".safetensors"]
-    if start[257:262] == b"ustar":
-        return f"a tar archive. {_UNPACK}"
-    if re.match(rb"\x80[\x02-\x05]|\(dp?\d|ccopy_reg|cnumpy|ccollections", start):
-        if start[2:14] == b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19":  # torch.save until 1.5
-            return _TORCH
-        kind = "a joblib pickle" if b"joblib" in start else "a pickle"
-        return f"{kind} of Python objects. {_NOT_RUN}"
-    if start.startswith(b"\x08") and re.search(rb"onnx|pytorch", start[:200]):
-        return _ONNX
-    if start.startswith(b"\x08\x01\x12"):
-        return _SAVED_MODEL
-    return None
 
 
 def _by_name(path: Path, start: bytes) -> str | None:
@@ -182,6 +174,23 @@ def _of_list(data: list[Any]) -> str | None:
     return f"holds a list of {len(data)} parts; wanted the JSON of one model"
 
 
+_TUNER = (
+    "holds hyperparameters of a tuner, and no model. Build the model with them in "
+    "Keras and save it"
+)
+_HUGGING_FACE = "is the settings of a Hugging Face model, which no Keras wrote"
+_JSON: tuple[tuple[set[str], str], ...] = (
+    *(({key}, _TUNER) for key in ("oracle", "hyperparameters", "trial_id")),
+    ({"space", "values"}, _TUNER),
+    (
+        {"date_saved"},
+        "is the metadata.json of a .keras file. Pass that file, or its config.json",
+    ),
+    *(({key}, _HUGGING_FACE) for key in ("architectures", "model_type")),
+    ({"cells"}, "is a notebook. Run it, and save the model that it builds"),
+)
+
+
 def _of_object(data: Mapping[str, Any]) -> str | None:
     layers = data.get("layers")
     if isinstance(layers, list) and any(
@@ -200,19 +209,9 @@ def _of_object(data: Mapping[str, Any]) -> str | None:
                 f"that part: load_keras(json.load(open(path))[{key!r}])"
             )
     keys = {str(key) for key in data}
-    if keys & {"oracle", "hyperparameters", "trial_id"} or {"space", "values"} <= keys:
-        return (
-            "holds hyperparameters of a tuner, and no model. Build the model with them "
-            "in Keras and save it"
-        )
-    if "date_saved" in keys:
-        return (
-            "is the metadata.json of a .keras file. Pass that file, or its config.json"
-        )
-    if "architectures" in keys or "model_type" in keys:
-        return "is the settings of a Hugging Face model, which no Keras wrote"
-    if "cells" in keys:
-        return "is a notebook. Run it, and save the model that it builds"
+    for known, text in _JSON:
+        if known <= keys:
+            return text
     if "name" not in keys:
         return (
             f"holds JSON with {listed(keys)}, and no model; wanted an object with "

@@ -1,4 +1,4 @@
-"""HDF5 files that nobody needs to trust: another process reads them.
+"""HDF5 files, which are not trusted: a separate process reads them.
 
 `hdf5_child` walks the file under limits of time and memory and says where each array
 lies. Here those bytes are read, of the file that is open already, and nothing else:
@@ -32,7 +32,7 @@ from course_lib.keras_models.spec import KerasFormatError
 PATIENCE = 60  # seconds of the clock, and one more for each 4 MiB
 _CHILD = Path(__file__).with_name("hdf5_child.py")
 # What a Python needs to start; above all, nothing that makes libhdf5 load plugins.
-_KEPT = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+_PASSED = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 _SET = {"HDF5_PLUGIN_PRELOAD": "::", "OPENBLAS_NUM_THREADS": "1"}
 
 _NEEDED = ("h5py", "numpy")
@@ -153,19 +153,19 @@ def _described(
     """Let the child read the file; return its objects."""
     if not sys.executable or getattr(sys, "frozen", False):
         raise KerasFormatError(
-            f"load_keras: {place} can't be read here, for lack of a Python to run in "
-            "a process of its own. Save the weights as .npz with numpy.savez."
+            f"load_keras: {place} can't be read here, without a Python to run in a "
+            "separate process. Save the weights as .npz with numpy.savez."
         )
     folders = {str(Path(find_spec(name).origin).parents[1]) for name in _NEEDED}
     command = [sys.executable, "-I", "-S", str(_CHILD), str(most_bytes(size))]
-    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
     try:
         done = subprocess.run(
             [*command, *folders],
             stdin=stream,
             stdout=copies,
             stderr=subprocess.PIPE,
-            env=kept | _SET,
+            env=passed | _SET,
             timeout=PATIENCE + size // 2**22,
         )
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""Read an HDF5 file in a process of its own and write down plainly what it holds.
+"""Read an HDF5 file in a separate process and write down what it holds.
 
 libhdf5 trusts a file's own numbers: a damaged one can crash it or keep it busy for
 ever. `hdf5` runs this script, which needs h5py and numpy alone, and reads its answer.

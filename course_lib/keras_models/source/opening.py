@@ -46,13 +46,13 @@ class Opened:
         data: the model's JSON.
         place: a name for messages.
         open_weights: opens the weights beside it, None where its form has none.
-        lacking: says why a file that should bring weights does not.
+        missing: says why a file that should bring weights does not.
     """
 
     data: Any
     place: str
     open_weights: Callable[[], Weights] | None = None
-    lacking: str | None = None
+    missing: str | None = None
 
     def weights(self) -> Weights | None:
         """Return the weights of the source itself, None where it is JSON alone.
@@ -60,9 +60,9 @@ class Opened:
         Raises:
             KerasFormatError: a whole-model file without weights.
         """
-        if self.lacking:
+        if self.missing:
             raise KerasFormatError(
-                f"load_keras: {self.place} {self.lacking}, so its layers would be "
+                f"load_keras: {self.place} {self.missing}, so its layers would be "
                 "untrained. Pass weights=; or, if you want them untrained, pass the "
                 "model's JSON as source."
             )
@@ -121,20 +121,25 @@ def _plain(data: Any, place: str) -> Any:
     )
 
 
-def _model_json(data: Any, place: str) -> Any:
+def _model_json(data: Any, place: str, about: Any = None) -> Any:
     """Return the model, which may lie under "model_config" as in an HDF5 file.
+
+    Args:
+        data: JSON.
+        place: where it lies, for messages.
+        about: what the file says beside it of keras_version and backend.
 
     Raises:
         KerasFormatError: other JSON that is known; unknown JSON is returned.
     """
     data = _plain(data, place)
     if isinstance(data, Mapping) and "model_config" in data:
-        model = _plain(data["model_config"], f"{place}: model_config")
-        if isinstance(model, dict):
-            for key in ("keras_version", "backend"):
-                if data.get(key) is not None:
-                    model.setdefault(key, data[key])
-            data, place = model, f"{place}: model_config"
+        place = f"{place}: model_config"
+        about, data = data, _plain(data["model_config"], place)
+    if isinstance(data, dict) and isinstance(about, Mapping):
+        for key in ("keras_version", "backend"):
+            if about.get(key) is not None:
+                data.setdefault(key, about[key])
     refuse_foreign_json(data, place)
     return data
 
@@ -145,20 +150,12 @@ def _from_zip(archive: Zip, stack: ExitStack) -> Opened:
     if "config.json" not in archive:
         refuse_zip(archive.path, archive.names)
     about = archive.json("metadata.json") if "metadata.json" in archive else None
-    opened = Opened(_saved(archive.json("config.json"), about, place), place)
+    opened = Opened(_model_json(archive.json("config.json"), place, about), place)
     if _WEIGHTS in archive:
         opened.open_weights = lambda: _zipped(archive, stack)
     else:
-        opened.lacking = _lacking(archive.names)
+        opened.missing = _without_weights(archive.names)
     return opened
-
-
-def _saved(data: Any, about: Any, place: str) -> Any:
-    """Return the model of a config.json, with the version of its metadata.json."""
-    data = _plain(data, place)
-    if isinstance(data, dict) and isinstance(about, Mapping):
-        data.setdefault("keras_version", about.get("keras_version"))
-    return _model_json(data, place)
 
 
 def _zipped(archive: Zip, stack: ExitStack) -> Hdf5:
@@ -166,7 +163,7 @@ def _zipped(archive: Zip, stack: ExitStack) -> Hdf5:
     return stack.enter_context(open_hdf5(stream, str(archive.path)))
 
 
-def _lacking(names: list[str]) -> str:
+def _without_weights(names: list[str]) -> str:
     if "model.weights.npz" in names:  # pickled: NpzIOStore in Keras 3's saving_lib.py
         return (
             "has its weights in model.weights.npz, as pickled Python objects, which "
@@ -183,14 +180,12 @@ def _from_folder(path: Path, stack: ExitStack) -> Opened:
             refuse_folder(path)
         about = path / "metadata.json"
         about = _parsed(about) if about.is_file() else None
-        opened = Opened(
-            _saved(_parsed(path / "config.json"), about, str(path)), str(path)
-        )
-        weights = path / _WEIGHTS
+        data = _model_json(_parsed(path / "config.json"), str(path), about)
+        opened, weights = Opened(data, str(path)), path / _WEIGHTS
         if weights.is_file():
             opened.open_weights = lambda: open_weights(weights, stack)
         else:
-            opened.lacking = _lacking([item.name for item in path.iterdir()])
+            opened.missing = _without_weights([item.name for item in path.iterdir()])
     return opened
 
 
@@ -199,17 +194,13 @@ def _from_hdf5(file: Hdf5) -> Opened:
     config = file.text(file.root, "model_config")
     if config is None:
         raise KerasFormatError(f"load_keras: {file.place} {_without_config(file)}")
+    about = {key: file.text(file.root, key) for key in ("keras_version", "backend")}
     data = _plain(config, f"{file.place}: model_config")
-    if isinstance(data, dict):
-        for key in ("keras_version", "backend"):
-            found = file.text(file.root, key)
-            if found is not None:
-                data.setdefault(key, found)
-    opened = Opened(_model_json(data, file.place), file.place)
+    opened = Opened(_model_json(data, file.place, about), file.place)
     if file.get(file.root, "model_weights") or "layer_names" in file.root["attributes"]:
         opened.open_weights = lambda: file
     else:
-        opened.lacking = (
+        opened.missing = (
             "holds a model_config, but no model_weights; it has the groups "
             f"{listed(file.root['members'])}"
         )
@@ -241,10 +232,10 @@ def open_weights(source: Any, stack: ExitStack) -> Weights:
     if kind == "hdf5":
         return stack.enter_context(open_hdf5(path, place))
     if kind == "folder":
-        lacking = _from_folder(path, stack)
-        if lacking.open_weights:
-            return lacking.open_weights()
-        raise _no_weights(place, lacking.lacking)
+        opened = _from_folder(path, stack)
+        if opened.open_weights:
+            return opened.open_weights()
+        raise _no_weights(place, opened.missing)
     if kind == "json":
         return _weights_of_json(path)
     archive = stack.enter_context(open_zip(path))
@@ -254,12 +245,12 @@ def open_weights(source: Any, stack: ExitStack) -> Weights:
         return NamedArrays(npz_arrays(archive), place, ordered=True)
     if "config.json" not in archive:
         refuse_zip(path, archive.names)
-    raise _no_weights(place, _lacking(archive.names))
+    raise _no_weights(place, _without_weights(archive.names))
 
 
-def _no_weights(place: str, lacking: str | None) -> KerasFormatError:
+def _no_weights(place: str, reason: str | None) -> KerasFormatError:
     return KerasFormatError(
-        f"load_keras: {place} {lacking}. Pass as weights a file that holds the arrays."
+        f"load_keras: {place} {reason}. Pass as weights a file that holds the arrays."
     )
 
 

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,9 @@ from torch import nn
 from course_lib.keras_models.graph.model import KerasModel
 from course_lib.keras_models.initializers import Unknown
 from course_lib.keras_models.layers.base import Layer
+from course_lib.keras_models.layers.window import use_theano
 from course_lib.keras_models.source.files import Arrays, NamedArrays, Stored, stored
+from course_lib.keras_models.source.foreign import listed
 from course_lib.keras_models.source.hdf5 import Group, Hdf5
 from course_lib.keras_models.spec import KerasFormatError
 from course_lib.keras_models.weights.keras_3 import pairs_of
@@ -21,43 +22,38 @@ from course_lib.keras_models.weights.origin import Origin
 from course_lib.keras_models.weights.slots import Slot, common_layouts, slots_of
 
 LARGEST_UNTRAINED = 150_000_000  # parameters without a file; VGG16 has 138 million
-
-
-@dataclass(frozen=True)
-class LayerArrays:
-    """The arrays of one layer in a file, by the name that the file gives it."""
-
-    name: str
-    arrays: Arrays
-
-
 Weights = Hdf5 | NamedArrays | Sequence[Any]
+Slots = Sequence[Slot]
 
 
-def load_weights(model: KerasModel, source: Weights, origin: Origin) -> Origin:
-    """Fill a model that was built on the meta device from a file or list of arrays.
+def fill_model(model: KerasModel, source: Weights | None, origin: Origin) -> None:
+    """Fill a model that is on the meta device, from a file or a list of arrays.
+
+    What no file fills is filled with its constant or by its initializer.
 
     Args:
-        model: as `KerasModel.build` leaves it.
+        model: with all its variables.
         source: an open file, or a list of arrays in the order of `get_weights()`.
         origin: who wrote the arrays, where the file does not say.
 
-    Returns:
-        Who wrote them.
-
     Raises:
-        KerasFormatError: arrays that don't fit, by layer, got and wanted.
+        KerasFormatError: arrays that don't fit, by layer, got and wanted; so many
+            parameters without arrays that only a mistake asks for them.
     """
-    filler = _Filler(model, origin)
-    if isinstance(source, list | tuple):
-        filler.from_list(_arrays(source))
-    elif isinstance(source, Hdf5):
-        filler.from_hdf5(source)
-    elif source.ordered:
-        filler.from_npz(source.arrays, source.place)
-    else:
-        filler.from_named(source.arrays, source.place)
-    return filler.origin
+    if source is not None:
+        filler = _Filler(model, origin)
+        if isinstance(source, list | tuple):
+            filler.from_list(_arrays(source))
+        elif isinstance(source, Hdf5):
+            filler.from_hdf5(source)
+        elif source.ordered:
+            filler.from_npz(source.arrays, source.place)
+        else:
+            filler.from_named(source.arrays, source.place)
+        origin = filler.origin
+    if origin.theano:
+        use_theano(model.modules())
+    _initialize_rest(model)
 
 
 def _arrays(source: Iterable[Any]) -> Arrays:
@@ -65,8 +61,7 @@ def _arrays(source: Iterable[Any]) -> Arrays:
     for i, value in enumerate(source):
         if isinstance(value, torch.Tensor):
             value = value.detach().cpu().numpy()
-        place = f"array {i} of weights"
-        arrays.append((str(i), stored(np.asarray(value), place)))
+        arrays.append((str(i), stored(np.asarray(value), f"array {i} of weights")))
     return arrays
 
 
@@ -78,8 +73,6 @@ class _Filler:
         self.origin = origin
         self.slots = list(slots_of(model, (), origin))
 
-    # The forms of files
-
     def from_hdf5(self, file: Hdf5) -> None:
         """Read any HDF5 file that a Keras wrote."""
         root = file.get(file.root, "model_weights") or file.root
@@ -87,90 +80,47 @@ class _Filler:
         if names:
             self.origin = self.origin.of_file(file, root)
             self.slots = list(slots_of(self.model, (), self.origin))
-            groups = [self._group(file, root, name) for name in names]
-            self._from_groups(file, groups)
+            groups = {name: _arrays_of_group(file, root, name) for name in names}
+            file.check_sizes([a for arrays in groups.values() for _, a in arrays])
+            self._from_groups({n: a for n, a in groups.items() if a}, file.place)
         elif "nb_layers" in root["attributes"] or "graph" in root["members"]:
-            self._from_hdf5_0(file, root)
+            arrays = _arrays_of_keras_0(file, root)
+            file.check_sizes([array for _, array in arrays])
+            self.from_list(arrays, file.place)
         else:
-            self._from_hdf5_3(file, root)
+            pairs = list(pairs_of(file, root, self.model))
+            file.check_sizes([array for _, found in pairs for _, array in found])
+            for slots, found in pairs:
+                _fill([slots], found, file.place)
 
-    def _group(self, file: Hdf5, root: Group, name: str) -> LayerArrays:
-        group = file.get(root, name)
-        if group is None:
-            raise KerasFormatError(
-                f"load_keras: {file.place} lists the layer {name!r}, but holds no "
-                "such group."
-            )
-        weights = file.strings(group, "weight_names")
-        return LayerArrays(name, [(w, file.array(group, w)) for w in weights])
-
-    def _from_groups(self, file: Hdf5, groups: list[LayerArrays]) -> None:
-        arrays = [array for group in groups for _, array in group.arrays]
-        file.check_sizes(arrays)
-        groups = [group for group in groups if group.arrays]
+    def _from_groups(self, groups: dict[str, Arrays], place: str) -> None:
+        """Read the arrays of each layer or nested model, by its name or its place."""
+        names = [name.replace(".", "_") for name in groups]
         owners = {
-            name: child
+            name: slots
             for name, child in self.model._modules.items()
-            if any(True for _ in self._slots(child, name))
+            if (slots := list(slots_of(child, (name,), self.origin)))
         }
-        names = [group.name.replace(".", "_") for group in groups]
+        leaves = _by_leaf(self.slots)
         if sorted(names) != sorted(owners):
-            leaves = _by_leaf(self.slots)
-            if set(names) <= set(leaves):  # a nested Sequential was written flat
-                parts = [slot for name in names for slot in leaves[name]]
-                if len(parts) == len(self.slots):
-                    for group, name in zip(groups, names, strict=True):
-                        self._match([leaves[name]], group.arrays, file.place)
-                    return
+            is_flat = {*names} <= {*leaves}  # a nested Sequential was written so
+            if is_flat and sum(len(leaves[n]) for n in names) == len(self.slots):
+                for name, arrays in zip(names, groups.values(), strict=True):
+                    _fill([leaves[name]], arrays, place)
+                return
             if len(names) != len(owners):
                 raise KerasFormatError(
-                    f"load_keras: {file.place} has weights for the layers "
-                    f"{_list(names)}; the model's layers with weights are "
-                    f"{_list(owners)}."
+                    f"load_keras: {place} has weights for the layers {listed(names)}; "
+                    f"the model's layers with weights are {listed(owners)}."
                 )
-            check_renamed(dict(zip(owners, names, strict=True)), file.place)
+            check_renamed(dict(zip(owners, names, strict=True)), place)
             names = list(owners)  # in order, as in Keras
-        for group, name in zip(groups, names, strict=True):
-            slots = list(self._slots(owners[name], name))
-            if len(slots) != len(group.arrays):  # see slots_of
-                slots = list(slots_of(owners[name], (name,), self.origin, joined=True))
-            self._fill_layer(slots, group.arrays, file.place)
-
-    def _slots(self, child: Any, name: str) -> Iterable[Slot]:
-        return slots_of(child, (name,), self.origin)
-
-    def _fill_layer(self, slots: list[Slot], arrays: Arrays, place: str) -> None:
-        """Fill a layer or a nested model, whose arrays may be named by inner layer."""
-        by_name = _named_by_leaf(slots, arrays)
-        orders = [slots, _frozen_last(slots)]
-        if by_name is not None:
-            orders.insert(0, by_name)
-        elif len({slot.path for slot in slots}) > 1:
-            orders.reverse()
-        self._match(orders, arrays, place)
-
-    def _from_hdf5_0(self, file: Hdf5, root: Group) -> None:
-        """Read Keras 0.3's file: numbered layers with numbered arrays, or one graph."""
-        arrays: Arrays = []
-        names = ["graph"]
-        if "graph" not in root["members"]:
-            names = [f"layer_{i}" for i in range(file.count(root, "nb_layers"))]
-        for name in names:
-            group = file.get(root, name)
-            if group is None:
-                raise KerasFormatError(f"load_keras: {file.place} has no {name!r}.")
-            for i in range(file.count(group, "nb_params")):
-                arrays.append((f"{name}/{i}", file.array(group, f"param_{i}")))
-        file.check_sizes([array for _, array in arrays])
-        self.from_list(arrays, file.place)
-
-    def _from_hdf5_3(self, file: Hdf5, root: Group) -> None:
-        """Read Keras 3's file, whose paths follow the objects' attributes."""
-        pairs = list(pairs_of(file, root, self.model))
-        arrays = [array for _, found in pairs for _, array in found]
-        file.check_sizes(arrays)
-        for slots, found in pairs:
-            self._match([slots], found, file.place)
+        for name, arrays in zip(names, groups.values(), strict=True):
+            slots = owners[name]
+            if len(slots) != len(arrays):  # see slots_of
+                child = self.model._modules[name]
+                slots = list(slots_of(child, (name,), self.origin, joined=True))
+            _fill(_orders_in_layer(slots, arrays), arrays, place)
 
     def from_npz(self, arrays: Arrays, place: str) -> None:
         """Read arrays in layer order; "003|dense_1|dense_1_b:0" also names the layer.
@@ -184,106 +134,137 @@ class _Filler:
             )
             named = _named_by_leaf(self.slots, arrays)
             if named is not None:
-                self._match([named], arrays, place)
+                _fill([named], arrays, place)
                 return
         self.from_list(arrays, place)
 
     def from_named(self, arrays: Arrays, place: str) -> None:
-        """Read arrays that names tell the layer of, or that fit in one order alone."""
+        """Read arrays whose names show the layer, or that fit in one order alone."""
         named = _named_by_leaf(self.slots, arrays)
         orders = [named] if named else self._orders()
-        fitting = [slots for slots in orders if _fits(slots, arrays)]
+        fitting = [slots for slots in orders if _layouts(slots, arrays) is not None]
         if any(slots != fitting[0] for slots in fitting[1:]):
             raise KerasFormatError(
                 f"load_keras: {place} has arrays whose names, such as "
                 f"{arrays[0][0]!r:.80}, are not those of layers, and they fit in "
                 "several orders. Pass the arrays as a list in Keras's order."
             )
-        self._match(orders, arrays, place)
+        _fill(orders, arrays, place)
 
     def from_list(self, arrays: Arrays, place: str = "the list of weights") -> None:
-        """Fill in layer order, or with what isn't trained last, whichever fits.
+        """Fill in layer order, or with what isn't trained last, whichever fits."""
+        _fill(self._orders(), arrays, place)
 
-        Keras 1 and 2 list a nested model's trained arrays before its others.
+    def _orders(self) -> list[Slots]:
+        """Return the orders in which a list may be.
+
+        Up to 2.3 each layer lists its trained weights first, also a nested model,
+        keras 2.2.4 keras/engine/network.py#L483; later the whole model does so,
+        keras v2.15.0 keras/engine/training.py#L3445.
         """
-        self._match(self._orders(), arrays, place)
-
-    def _orders(self) -> list[list[Slot]]:
-        orders = [self.slots, self._by_child(), _frozen_last(self.slots)]
-        if self.model.version < (2, 4) and not self.model.version.tf:
-            orders[:2] = orders[1::-1]
-        return orders
-
-    def _by_child(self) -> list[Slot]:
-        children = self.model._modules.items()
-        return [
+        by_child = [
             slot
-            for name, child in children
-            for slot in _frozen_last(list(self._slots(child, name)))
+            for name, child in self.model._modules.items()
+            for slot in _frozen_last(list(slots_of(child, (name,), self.origin)))
         ]
-
-    # Filling
-
-    def _match(
-        self, orders: Sequence[Sequence[Slot]], arrays: Arrays, place: str
-    ) -> None:
-        """Fill the first order of slots into which all arrays fit."""
-        for slots in orders:
-            layouts = common_layouts(slots, [array.shape for _, array in arrays])
-            if layouts is None:
-                continue
-            for slot, (_, array), layout in zip(slots, arrays, layouts, strict=True):
-                materialize(slot.module, slot.attribute)
-                numbers = torch.from_numpy(np.asarray(array.read(), order="C"))
-                slot.fill(numbers, layout)
-            return
-        raise KerasFormatError(_misfit(orders[0], arrays, place))
+        version = self.model.version
+        orders = [self.slots, by_child]
+        if version < (2, 4) and not version.tf:
+            orders.reverse()
+        return [*orders, _frozen_last(self.slots)]
 
 
-def _fits(slots: Sequence[Slot], arrays: Arrays) -> bool:
-    return common_layouts(slots, [array.shape for _, array in arrays]) is not None
+def _arrays_of_group(file: Hdf5, root: Group, name: str) -> Arrays:
+    group = file.get(root, name)
+    if group is None:
+        raise KerasFormatError(
+            f"load_keras: {file.place} lists the layer {name!r}, but holds no such "
+            "group."
+        )
+    return [(w, file.array(group, w)) for w in file.strings(group, "weight_names")]
 
 
-def _misfit(slots: Sequence[Slot], arrays: Arrays, place: str) -> str:
+def _arrays_of_keras_0(file: Hdf5, root: Group) -> Arrays:
+    """Read 0.3's file: numbered layers with numbered arrays, or one graph."""
+    names = ["graph"]
+    if "graph" not in root["members"]:
+        names = [f"layer_{i}" for i in range(file.count(root, "nb_layers"))]
+    arrays: Arrays = []
+    for name in names:
+        group = file.get(root, name)
+        if group is None:
+            raise KerasFormatError(f"load_keras: {file.place} has no {name!r}.")
+        for i in range(file.count(group, "nb_params")):
+            arrays.append((f"{name}/{i}", file.array(group, f"param_{i}")))
+    return arrays
+
+
+def _orders_in_layer(slots: list[Slot], arrays: Arrays) -> list[Slots]:
+    """Return the orders for a layer or a nested model, by inner layer if named so."""
+    orders: list[Slots] = [slots, _frozen_last(slots)]
+    by_name = _named_by_leaf(slots, arrays)
+    if by_name is not None:
+        return [by_name, *orders]
+    return orders[::-1] if len({slot.path for slot in slots}) > 1 else orders
+
+
+def _layouts(slots: Slots, arrays: Arrays) -> list[int] | None:
+    return common_layouts(slots, [array.shape for _, array in arrays])
+
+
+def _fill(orders: Iterable[Slots], arrays: Arrays, place: str) -> None:
+    """Fill the first order of slots into which all arrays fit."""
+    orders = list(orders)
+    for slots in orders:
+        layouts = _layouts(slots, arrays)
+        if layouts is None:
+            continue
+        for slot, (_, array), layout in zip(slots, arrays, layouts, strict=True):
+            _allocate(slot.module, slot.attribute)
+            numbers = torch.from_numpy(np.asarray(array.read(), order="C"))
+            slot.fill(numbers, layout)
+        return
+    raise KerasFormatError(f"load_keras: {place}: {_misfit(orders[0], arrays)}")
+
+
+def _misfit(slots: Slots, arrays: Arrays) -> str:
     """Say which array does not fit, and what was wanted."""
     for slot, (name, array) in zip(slots, arrays, strict=False):
         if array.shape not in slot.shapes:
             wanted = " or ".join(map(str, slot.shapes))
-            hint = ""
-            if array.shape[::-1] in slot.shapes:
-                hint = " It is transposed."
+            hint = " It is transposed." if array.shape[::-1] in slot.shapes else ""
             return (
-                f"load_keras: {place}: array {name!r} has shape {array.shape}; "
-                f"{str(slot)!r} wants {wanted}.{hint}"
+                f"array {name!r} has shape {array.shape}; {str(slot)!r} wants "
+                f"{wanted}.{hint}"
             )
-    first = slots[min(len(arrays), len(slots) - 1)] if slots else "no layer"
-    much = "few" if len(arrays) < len(slots) else "many"
-    return (
-        f"load_keras: {place}: too {much} arrays: got {len(arrays)}; wanted "
-        f"{len(slots)}, up to {str(slots[-1] if slots else first)!r}"
-        f"{f', and {str(first)!r} has none' if much == 'few' else ''}."
-    )
+    text = f"arrays: got {len(arrays)}; wanted {len(slots)}"
+    if not slots:
+        return f"too many {text}, up to 'no layer'."
+    last = str(slots[-1])
+    if len(arrays) > len(slots):
+        return f"too many {text}, up to {last!r}."
+    return f"too few {text}, up to {last!r}, and {str(slots[len(arrays)])!r} has none."
 
 
-def _frozen_last(slots: Sequence[Slot]) -> list[Slot]:
+def _frozen_last(slots: Slots) -> list[Slot]:
     """Order as Keras's Model.weights: what is trained, then what is not."""
     return sorted(slots, key=lambda slot: not slot.trainable)
 
 
-def _by_leaf(slots: Sequence[Slot]) -> dict[str, list[Slot]]:
+def _by_leaf(slots: Slots) -> dict[str, list[Slot]]:
     leaves: dict[str, list[Slot]] = {}
     for slot in slots:
         leaves.setdefault(slot.path[-1] if slot.path else "", []).append(slot)
     return leaves
 
 
-def _named_by_leaf(slots: Sequence[Slot], arrays: Arrays) -> list[Slot] | None:
-    """Return the slots in the order of the arrays, where their names tell the layer.
+def _named_by_leaf(slots: Slots, arrays: Arrays) -> list[Slot] | None:
+    """Return the slots in the order of the arrays, where their names show the layer.
 
     "dense_5/kernel:0", "dense_5_W:0", "dense_5|dense_5.kernel:0" and
     "model/dense_5/kernel" are all of layer dense_5.
     """
-    leaves = {name: list(group) for name, group in _by_leaf(slots).items()}
+    leaves = _by_leaf(slots)
     if len({slot.path for slot in slots}) != len(leaves):
         return None  # two nested models have layers of one name
     ordered = []
@@ -296,11 +277,10 @@ def _named_by_leaf(slots: Sequence[Slot], arrays: Arrays) -> list[Slot] | None:
 
 
 def _leaf_of(name: str, leaves: dict[str, list[Slot]]) -> str | None:
-    parts = re.split(r"[/|.]", name)
-    for part in parts[:-1]:
+    *parents, last = re.split(r"[/|.]", name)
+    for part in parents:
         if part in leaves:
             return part
-    last = parts[-1]
     found = [leaf for leaf in leaves if last.startswith(f"{leaf}_")]
     return max(found, key=len, default=None)
 
@@ -310,45 +290,31 @@ def _without_repeats(arrays: Arrays) -> Arrays:
     seen: dict[str, Stored] = {}
     kept = []
     for name, array in arrays:
-        twin = seen.get(name)
-        if twin is None or not np.array_equal(twin.read(), array.read()):
+        twin = seen.setdefault(name, array)
+        if twin is array or not np.array_equal(twin.read(), array.read()):
             kept.append((name, array))
-        seen.setdefault(name, array)
     return kept
 
 
-def _list(names: Iterable[str]) -> str:
-    names = list(names)
-    text = ", ".join(map(repr, names[:12]))
-    return text + (", ..." if len(names) > 12 else "") if names else "none"
-
-
-# Memory
-
-
-def materialize(module: nn.Module, attribute: str) -> None:
-    """Give a tensor that is still on the meta device memory of its own."""
+def _allocate(module: nn.Module, attribute: str) -> None:
+    """Allocate a tensor that is still on the meta device."""
     old = getattr(module, attribute)
     if not old.is_meta:
         return
+    new = torch.empty(old.shape, dtype=old.dtype)
     if attribute in module._parameters:
-        new = torch.empty(old.shape, dtype=old.dtype)
-        parameter = nn.Parameter(new, requires_grad=old.requires_grad)
-        module._parameters[attribute] = parameter
+        new = nn.Parameter(new, requires_grad=old.requires_grad)
+        module._parameters[attribute] = new
     else:
-        module._buffers[attribute] = torch.empty(old.shape, dtype=old.dtype)
+        module._buffers[attribute] = new
 
 
-def initialize_rest(model: KerasModel) -> None:
-    """Fill what no file has filled: constants, and weights by their initializers.
-
-    Raises:
-        KerasFormatError: so many parameters that only a mistake asks for them.
-    """
-    layers = [m for m in model.modules() if isinstance(m, Layer)]
+def _initialize_rest(model: KerasModel) -> None:
+    """Fill what no file has filled: constants, and weights by their initializers."""
     rest = [
         (layer, variable)
-        for layer in layers
+        for layer in model.modules()
+        if isinstance(layer, Layer)
         for variable in layer.variables.values()
         if getattr(layer, variable.attribute).is_meta
     ]
@@ -364,7 +330,7 @@ def initialize_rest(model: KerasModel) -> None:
     if unknown:
         raise KerasFormatError(f"load_keras: {' '.join(dict.fromkeys(unknown))}")
     for layer, variable in rest:
-        materialize(layer, variable.attribute)
+        _allocate(layer, variable.attribute)
         with torch.no_grad():
             view = variable.view(getattr(layer, variable.attribute))
             if variable.value is not None:

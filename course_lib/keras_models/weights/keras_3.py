@@ -99,25 +99,24 @@ class _Walk:
     ) -> dict[str, str]:
         """Return the group of each layer: by its own name, or by counting its class.
 
-        A file counts the classes in the order of the model's layers. Newer
-        ones also write each layer's name.
+        A file counts the classes in the order of the model's layers. Newer ones also
+        write each layer's name.
         """
         counted = _counted(model)
         if inside is None:
             return counted
         if doubled:
             return _nth_groups(inside, counted)
-        written = {}
-        for group_name in inside["members"]:
-            variables = self.file.get(inside, f"{group_name}/vars")
+        written = {}  # by group
+        for group in inside["members"]:
+            variables = self.file.get(inside, f"{group}/vars")
             own = variables and self.file.text(variables, "name")
             if own:
-                written[own] = group_name
+                written[group] = own
         known = [name for name, child in model._modules.items() if _has_slots(child)]
-        if set(known) <= set(written):
-            return {**counted, **written}
-        names = {group_name: own for own, group_name in written.items()}
-        pairs = {n: names[counted[n]] for n in known if counted[n] in names}
+        if {*known} <= {*written.values()}:
+            return {**counted, **{own: group for group, own in written.items()}}
+        pairs = {n: written[counted[n]] for n in known if counted[n] in written}
         check_renamed(pairs, self.file.place)
         return counted
 

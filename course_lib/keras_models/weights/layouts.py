@@ -1,8 +1,7 @@
-"""How a weight file lays out each variable: views and turns of the stored tensors.
+"""How a weight file lays out each variable: views and flips of the stored tensors.
 
-A `Layout` says which shape an array of the file has and where its numbers go. Most are
-views of the tensor in the file's own order of axes; the gates of cuDNN's kernels are
-decoded first.
+Most layouts are views of the tensor in the file's own order of axes; the gates of
+cuDNN's kernels are decoded first.
 """
 
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from course_lib.keras_models.layers.base import Layer, View
+from course_lib.keras_models.layers.base import Layer, View, as_it_is
 from course_lib.keras_models.layers.conv_lstm import ConvLSTM
 from course_lib.keras_models.layers.convolution import Conv, ConvTranspose
 from course_lib.keras_models.layers.recurrent import (
@@ -41,17 +40,17 @@ class Layout:
     shape: tuple[int, ...] | None = None
 
     def shape_for(self, tensor: Tensor) -> tuple[int, ...]:
-        """Return the shape that the file's array must have."""
+        """Return the shape of the file's array."""
         return self.shape or tuple(self.view(tensor).shape)
 
-    def fill(self, tensor: Tensor, array: Tensor, turned: tuple[int, ...]) -> None:
-        """Copy the file's array into the tensor, reversed along its axes `turned`."""
+    def fill(self, tensor: Tensor, array: Tensor, flipped: tuple[int, ...]) -> None:
+        """Copy the file's array into the tensor, reversed along its axes `flipped`."""
         array = array if self.decode is None else self.decode(array)
         target = self.view(tensor)
-        if turned:
+        if flipped:
             copy = torch.empty_like(tensor)
             self.view(copy).copy_(array)
-            array = self.view(copy.flip(turned))
+            array = self.view(copy.flip(flipped))
         target.copy_(array)
 
 
@@ -79,7 +78,7 @@ class Chain:
         return self.second(self.first(tensor))
 
 
-def turned_axes(module: Layer, name: str, origin: Origin) -> tuple[int, ...]:
+def flipped_axes(module: Layer, name: str, origin: Origin) -> tuple[int, ...]:
     """Return the axes of the stored kernel that Theano has reversed.
 
     Keras itself turns no depthwise or separable kernel, since its Theano backend does
@@ -98,22 +97,22 @@ def layouts_of(
     """Return the layouts of a variable that the writer of the arrays may have used.
 
     The layouts of one layer's variables belong together: all are the first, or all
-    the second; a single one goes with any.
+    the second; a single one goes with any. What Keras 2 makes of those of Keras 1:
+    keras 2.2.4 keras/engine/saving.py#L591; a Convolution1D of 1.0 and of 1.1:
+    keras 1.0.8 keras/layers/convolutional.py#L116,
+    keras 1.1.0 keras/layers/convolutional.py#L116.
     """
     if isinstance(module, LSTM | GRU) and not isinstance(module, ConvLSTM):
         return _recurrent_layouts(module, name, view)
-    if not name.endswith("kernel") or not hasattr(module, "window"):
-        return (Layout(view),)
-    if origin.version >= (2, 0):
+    is_kernel = name.endswith("kernel") and hasattr(module, "window")
+    if not is_kernel or origin.version >= (2, 0):
         return (Layout(view),)
     if module.dims == 1:
         rows = Layout(Chain(view, _flat_row)), Layout(Chain(view, _old_row))
         return rows[::-1] if origin.version < (1, 1) else rows
     if isinstance(module, ConvTranspose):
         view = Chain(view, _swapped)
-    if module.channels_last:
-        return (Layout(view),)
-    return (Layout(Chain(view, _out_in_first)),)
+    return (Layout(view if module.channels_last else Chain(view, _out_in_first)),)
 
 
 def _out_in_first(kernel: Tensor) -> Tensor:
@@ -140,19 +139,20 @@ def _old_row(kernel: Tensor) -> Tensor:
 
 
 def _recurrent_layouts(module: Recurrent, name: str, view: View) -> tuple[Layout, ...]:
-    """Return the plain layout and cuDNN's, the layer's own one first.
+    """Return the plain layout and cuDNN's, the layer's first.
 
-    The bias, twice as long, tells them apart; without one there is no cuDNN.
+    The bias, twice as long, distinguishes them; without one there is no cuDNN.
 
-    Source: _convert_rnn_weights of keras/engine/saving.py, tag 2.2.4.
+    Source: keras 2.2.4 keras/engine/saving.py#L811.
     """
     if module.bias is None or (isinstance(module, GRU) and not module.reset_after):
         return (Layout(view),)
-    plain, cudnn = _bias_layouts(module)
-    if name != "bias":
-        plain, cudnn = Layout(view), _kernel_layout(module, name)
-    own = isinstance(module, CuDNNLSTM | CuDNNGRU)
-    return (cudnn, plain) if own else (plain, cudnn)
+    if name == "bias":
+        layouts = _bias_layouts(module)
+    else:
+        layouts = Layout(view), _kernel_layout(module, name)
+    is_cudnn = isinstance(module, CuDNNLSTM | CuDNNGRU)
+    return layouts[::-1] if is_cudnn else layouts
 
 
 def _kernel_layout(module: Recurrent, name: str) -> Layout:
@@ -178,14 +178,10 @@ def _bias_layouts(module: Recurrent) -> tuple[Layout, Layout]:
     """Return the plain layout of the bias and cuDNN's, inputs' before states'."""
     count = module.gates * module.units
     if isinstance(module, GRU):
-        return Layout(_as_it_is), Layout(_flat)
+        return Layout(as_it_is), Layout(_flat)
     if isinstance(module, CuDNNLSTM):  # the halves need only have the right sum
-        return Layout(_as_it_is, _in_halves, (count,)), Layout(_flat)
-    return Layout(_as_it_is), Layout(_as_it_is, _sum_of_halves, (2 * count,))
-
-
-def _as_it_is(bias: Tensor) -> Tensor:
-    return bias
+        return Layout(as_it_is, _in_halves, (count,)), Layout(_flat)
+    return Layout(as_it_is), Layout(as_it_is, _sum_of_halves, (2 * count,))
 
 
 def _flat(bias: Tensor) -> Tensor:

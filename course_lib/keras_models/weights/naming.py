@@ -1,9 +1,10 @@
-"""Layers that a weights file names otherwise than the model does."""
+"""Layers whose names in a weights file differ from those in the model."""
 
 import re
 import warnings
 from collections.abc import Mapping
 
+from course_lib.keras_models.source.foreign import listed
 from course_lib.keras_models.spec import KerasFormatError
 
 _NUMBER = re.compile(r"_\d+$")
@@ -34,36 +35,32 @@ def check_renamed(names: Mapping[str, str], place: str) -> None:
     """
     known = {name: layer for layer, name in names.items()}
     for layer, name in names.items():
-        numbered = _NUMBER.search(layer) or _bare(name) == _bare(layer)
+        numbered = _NUMBER.search(layer) or _unnumbered(name) == _unnumbered(layer)
         if layer in known and name != layer and not numbered:
             raise KerasFormatError(
-                f"load_keras: {place} has the layers {_listed(known)}; the model's "
-                f"are {_listed(names)}. By name and by order {layer!r} would get other "
+                f"load_keras: {place} has the layers {listed(known)}; the model's "
+                f"are {listed(names)}. By name and by order {layer!r} would get other "
                 "arrays. Rename the layers in the JSON, or pass a list of arrays as "
                 "weights."
             )
     other = [
         f"{name!r} for {layer!r}"
         for layer, name in names.items()
-        if _bare(layer) != _bare(name)
+        if _unnumbered(layer) != _unnumbered(name)
     ]
     if other:
         warnings.warn(
-            f"load_keras: {place} names layers otherwise than the model does; they "
+            f"load_keras: {place} has other names for layers than the model; they "
             f"are taken in order, as in Keras: {', '.join(other[:12])}.",
             stacklevel=2,
         )
 
 
-def _bare(name: str) -> str:
+def _unnumbered(name: str) -> str:
     """Return a name without the number that Keras counts up, in Keras 1's words.
 
-    >>> _bare("conv2d_3"), _bare("batch_normalization_1")
+    >>> _unnumbered("conv2d_3"), _unnumbered("batch_normalization_1")
     ('convolution2d', 'batchnormalization')
     """
-    bare = _NUMBER.sub("", name)
-    return _OLD.get(bare, bare.replace("_", ""))
-
-
-def _listed(names: Mapping[str, str]) -> str:
-    return ", ".join(map(repr, [*names][:12])) + (", ..." if len(names) > 12 else "")
+    plain = _NUMBER.sub("", name)
+    return _OLD.get(plain, plain.replace("_", ""))

@@ -1,13 +1,13 @@
 """Where arrays come from: which Keras laid them out, and on which backend.
 
-The two facts are the weights' own. Keras 2 writes both beside the arrays, so a file of
+Both belong to the weights. Keras 2 writes both beside the arrays, so a file of
 weights may be older than the JSON of its model, or come from another backend.
 """
 
 from dataclasses import dataclass
 
 from course_lib.keras_models.source.hdf5 import Group, Hdf5
-from course_lib.keras_models.spec import Version
+from course_lib.keras_models.spec import ModelSpec, Version
 
 _KERAS_1 = Version(1, 2, 2, False)
 
@@ -19,21 +19,28 @@ class Origin:
     Args:
         version: whose layout they have.
         theano: they were trained on Theano, whose convolutions turn the kernel by 180
-            degrees and pad otherwise for "same".
-        asked: `theano` is the caller's word, which no file overrules.
+            degrees, and whose padding for "same" differs.
+        is_given: the caller said `theano`, which no file overrides.
     """
 
     version: Version
     theano: bool = False
-    asked: bool = False
+    is_given: bool = False
+
+    @classmethod
+    def of_model(cls, spec: ModelSpec, theano_kernels: bool | None) -> "Origin":
+        """Return what the model and the caller say, who goes before any file."""
+        is_given = theano_kernels is not None
+        theano = theano_kernels if is_given else spec.backend == "theano"
+        return cls(spec.version, bool(theano), is_given)
 
     def of_file(self, file: Hdf5, group: Group) -> "Origin":
         """Return what a file of Keras 1 or 2 says; `group` holds the layers' groups.
 
         Without the attribute keras_version it is of Keras 1, and without the
-        attribute backend its kernels are those of the model's own backend.
+        attribute backend its kernels are those of the model's backend.
 
-        Source: load_weights_from_hdf5_group of keras/engine/saving.py, tag 2.2.4.
+        Source: keras 2.2.4 keras/engine/saving.py#L228.
         """
         written = file.text(group, "keras_version")
         written = written or file.text(file.root, "keras_version")
@@ -42,9 +49,9 @@ class Origin:
         if written is not None:
             version = Version.parse(written)
         theano = self.theano
-        if backend is not None and not self.asked:
+        if backend is not None and not self.is_given:
             theano = backend == "theano"
-        return Origin(version, theano, self.asked)
+        return Origin(version, theano, self.is_given)
 
 
 KERAS_3 = Origin(Version(3, 0, 0, False))

@@ -1,8 +1,4 @@
-"""Where each array of a weight file goes, in the order of each era.
-
-A `Slot` is a variable, or the part of it that one array of the file fills, with the
-`Layout`s that the array may have there.
-"""
+"""Where each array of a weight file goes, in the order of each era."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,15 +15,15 @@ from course_lib.keras_models.weights.layouts import (
     Chain,
     Layout,
     Part,
+    flipped_axes,
     layouts_of,
-    turned_axes,
 )
 from course_lib.keras_models.weights.origin import KERAS_3, Origin
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One array of the file.
+    """A variable, or the part of it that one array of the file fills.
 
     Args:
         path: the layer's names from the outermost model inwards.
@@ -36,7 +32,7 @@ class Slot:
         attribute: the tensor's name in it.
         layouts: what the array may look like; see `layouts_of`.
         trainable: whether Keras lists it among the trainable weights.
-        turned: axes of the tensor that the file has reversed, in kernels of Theano.
+        flipped: axes of the tensor that the file has reversed, in kernels of Theano.
     """
 
     path: tuple[str, ...]
@@ -45,7 +41,7 @@ class Slot:
     attribute: str
     layouts: tuple[Layout, ...]
     trainable: bool
-    turned: tuple[int, ...] = ()
+    flipped: tuple[int, ...] = ()
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -58,7 +54,7 @@ class Slot:
         tensor = getattr(self.module, self.attribute)
         layout = min(layout, len(self.layouts) - 1)
         with torch.no_grad():
-            self.layouts[layout].fill(tensor, array, self.turned)
+            self.layouts[layout].fill(tensor, array, self.flipped)
 
     def __str__(self) -> str:
         return f"{'/'.join(self.path)}/{self.name}"
@@ -110,6 +106,7 @@ def slots_of(
         return
     for inner in module.sublayers():
         yield from slots_of(inner, path, origin, joined=joined)
+    # keras 1.2.2 keras/layers/recurrent.py#L780
     gated = isinstance(module, LSTM | GRU) and origin.version < (2, 0)
     if gated and not module.joined and not joined:
         yield from _separate_gates(module, path)
@@ -123,12 +120,12 @@ def slots_of(
                 variable.attribute,
                 layouts_of(module, variable.name, variable.view, origin),
                 getattr(module, variable.attribute).requires_grad,
-                turned_axes(module, variable.name, origin),
+                flipped_axes(module, variable.name, origin),
             )
 
 
 def _replacement(module: Replacement, path: tuple[str, ...]) -> Iterator[Slot]:
-    """Yield the parameters and buffers of the caller's own module, as they are."""
+    """Yield the parameters and buffers of the caller's module, unchanged."""
     if isinstance(module.function, nn.Module):
         for name, tensor in module.function.state_dict(keep_vars=True).items():
             *parents, attribute = name.split(".")

@@ -17,11 +17,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from course_lib import __version__, plots
+from course_lib import __version__
+from course_lib.plots.common import curves
 from course_lib.rso.checkpoints import remove_leftovers, replacing
-from course_lib.rso.cli.locks import locked
+from course_lib.rso.cli import locks
 from course_lib.rso.parallel.processes import Processes
-from course_lib.rso.search import CycleReport
+from course_lib.rso.reports import CycleReport
 
 CHECKPOINT, SETTINGS, REPORTS = "checkpoint.pt", "settings.json", "reports.csv"
 PLOT, WEIGHTS = "accuracy.png", "weights.pt"
@@ -36,8 +37,8 @@ class Folder:
         self.path, self.checkpoint = path, path / CHECKPOINT
 
     @contextlib.contextmanager
-    def held(self, *, resume: bool) -> Iterator[None]:
-        """Keep other runs out meanwhile; clear away what a killed one left half done.
+    def locked(self, *, resume: bool) -> Iterator[None]:
+        """Keep other runs out meanwhile; remove what a killed one was still writing.
 
         Raises:
             ValueError: another run is at work there.
@@ -46,19 +47,16 @@ class Folder:
         if resume and not self.path.exists():
             yield  # for `claim` to refuse
             return
-        with locked(self.path):
+        with locks.locked(self.path):
             remove_leftovers(self.path)
             yield
 
     def claim(
         self, given: Mapping[str, Any], *, resume: bool, overwrite: bool
     ) -> dict[str, Any]:
-        """Return a run's arguments that are known; nothing is changed yet.
+        """Return the arguments of a run to start or to resume; write nothing yet.
 
-        Args:
-            given: arguments of the command line.
-            resume: take those of the run in the folder, and `given` above them.
-            overwrite: remove the run that is there.
+        `given`, of the command line, have precedence over those of a run to resume.
 
         Raises:
             ValueError: there is a run and neither is wanted, both are, or there is none
@@ -71,7 +69,7 @@ class Folder:
             return {**self._settings()["arguments"], **given}
         if here and not overwrite:
             raise ValueError(
-                f"rso: {self.path} holds a run ({', '.join(here)}). Go on with it by "
+                f"rso: {self.path} holds a run ({', '.join(here)}). Continue it by "
                 "--resume, replace it by --overwrite, or choose another --out."
             )
         return dict(given)
@@ -99,14 +97,14 @@ class Folder:
         self, arguments: Mapping[str, Any], model: nn.Module, device: torch.device
     ) -> None:
         """Write what the run is made with; a resumed run keeps its first date."""
-        path, now = self.path / SETTINGS, datetime.now(timezone.utc)
-        date = now.isoformat(timespec="seconds")
-        before = self._settings() if path.exists() else {"date": date, "resumed": []}
-        resumed = [*before["resumed"], *([date] if path.exists() else [])]
+        date, resumed = datetime.now(timezone.utc).isoformat(timespec="seconds"), []
+        if (self.path / SETTINGS).exists():
+            before = self._settings()
+            date, resumed = before["date"], [*before["resumed"], date]
         settings = {
             "arguments": dict(arguments),
             "parameters": sum(p.numel() for p in model.parameters()),
-            "date": before["date"],
+            "date": date,
             "resumed": resumed,
             "versions": {
                 "python": platform.python_version(),
@@ -133,7 +131,8 @@ class Folder:
             return {int(row["cycle"]): float(row["test_accuracy"]) for row in rows}
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"rso: {path} is not what a run wrote ({error}). Move it away to go on."
+                f"rso: {path} is not what a run wrote ({error}). Move it away "
+                "to continue."
             ) from error
 
     def write_reports(
@@ -148,7 +147,7 @@ class Folder:
         self._write(REPORTS, table.getvalue())
         figure = Figure(figsize=(6, 3.5), layout="constrained")
         series = {"training": [r.accuracy for r in reports], "test": accuracies}
-        plots.curves(figure.subplots(), series, xlabel="cycle", ylabel="accuracy")
+        curves(figure.subplots(), series, xlabel="cycle", ylabel="accuracy")
         with replacing(self.path / PLOT, "the picture") as stream:
             figure.savefig(stream, format="png", dpi=150)
 

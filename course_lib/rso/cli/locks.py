@@ -1,7 +1,7 @@
-"""One run at a time in a folder: a lock that the system takes back from a dead process.
+"""One run at a time in a folder: a lock that the system releases if its process dies.
 
-On a network file system it holds between machines only where that passes locks on (NFS
-does with a lock service, many others do not): there give each run its own folder.
+Between machines it works only on a network file system that passes locks on (NFS does
+with a lock service, many others do not): elsewhere give each run its own folder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def locked(folder: Path) -> Iterator[None]:
     """
     is_new = not folder.exists()
     try:
-        number = _made(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        number = _acquire(folder / NAME)
     except FileExistsError:
         raise OSError(f"rso: {folder} is a file. Choose another --out.") from None
     except OSError as error:
@@ -40,14 +41,9 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):  # Windows removes no file that is open
-            (folder / NAME).unlink()  # while it is held: see `_taken`
+            (folder / NAME).unlink()  # while it is held: see `_acquire`
         os.close(number)
         _remove_if_empty(folder, is_new)
-
-
-def _made(folder: Path) -> int:
-    folder.mkdir(parents=True, exist_ok=True)
-    return _taken(folder / NAME)
 
 
 def _remove_if_empty(folder: Path, is_new: bool) -> None:
@@ -56,7 +52,7 @@ def _remove_if_empty(folder: Path, is_new: bool) -> None:
             folder.rmdir()
 
 
-def _taken(path: Path) -> int:
+def _acquire(path: Path) -> int:
     """Return the descriptor of a lock file that this process holds from now on."""
     while True:
         number = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -69,12 +65,12 @@ def _taken(path: Path) -> int:
         except BaseException as error:
             holder = _holder(number)
             os.close(number)
-            if isinstance(error, OSError) and error.errno in _BUSY:
-                raise ValueError(
-                    f"rso: another run is at work in {path.parent} (process {holder}). "
-                    "Wait for its end, or choose another --out."
-                ) from None
-            raise
+            if not isinstance(error, OSError) or error.errno not in _BUSY:
+                raise
+            raise ValueError(
+                f"rso: another run is at work in {path.parent} (process {holder}). "
+                "Wait for its end, or choose another --out."
+            ) from None
         os.close(number)  # of a run that has just removed it
 
 

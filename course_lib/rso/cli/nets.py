@@ -1,8 +1,9 @@
-"""The networks that the command can search, by name or from a file of one's own."""
+"""The networks that the command can search, by name or from a user's file."""
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 from torch import nn
 
@@ -43,18 +44,15 @@ def _from_file(path: Path, member: str) -> nn.Module:
         raise ValueError(f"rso: there is no file {path} to take a network from.")
     spec = importlib.util.spec_from_file_location(f"rso_net_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        network = getattr(module, member)
-        network = network if isinstance(network, nn.Module) else network()
-    except AttributeError as error:
-        if hasattr(module, member):
-            raise _failed(path, error) from error
+    _run(path, lambda: spec.loader.exec_module(module))
+    if not hasattr(module, member):
+        names = [name for name in vars(module) if not name.startswith("_")]
         raise ValueError(
-            f"rso: {path} has no {member!r}; it has {_members(module)}."
-        ) from error
-    except Exception as error:  # the file is somebody's own: anything can happen
-        raise _failed(path, error) from error
+            f"rso: {path} has no {member!r}; it has {', '.join(names) or 'nothing'}."
+        )
+    network = getattr(module, member)
+    if not isinstance(network, nn.Module):
+        network = _run(path, network)
     if not isinstance(network, nn.Module):
         raise ValueError(
             f"rso: {member!r} of {path} gave a {type(network).__name__}; wanted an "
@@ -63,10 +61,9 @@ def _from_file(path: Path, member: str) -> nn.Module:
     return network
 
 
-def _failed(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"rso: {path} failed: {type(error).__name__}: {error}")
-
-
-def _members(module: ModuleType) -> str:
-    names = [name for name in vars(module) if not name.startswith("_")]
-    return ", ".join(names) or "nothing"
+def _run(path: Path, code: Callable[[], Any]) -> Any:
+    try:
+        return code()
+    except Exception as error:  # a user's code: anything can happen
+        kind = type(error).__name__
+        raise ValueError(f"rso: {path} failed: {kind}: {error}") from error

@@ -1,14 +1,14 @@
-"""Which models the faster engines can take: those that do what their classes say.
+"""Which models the faster engines support: those that do what their classes say.
 
-The engines know torch's own layers by their classes, and all else by the record that
-torch.fx makes of one pass. A hook, a method that was replaced, or a layer of a class
-that overrides `__call__` does more than either shows. Such a model is run as it is.
+The engines know torch's own layers by their classes, and all else by the operations
+that torch.fx records. A hook, a replaced method, or a class that overrides `__call__`
+does more than either shows. Only "reference" supports such a model.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules import module as torch_module
-from torch.overrides import TorchFunctionMode
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
@@ -27,25 +26,19 @@ _HOOKS = {
     "_forward_pre_hooks": "forward pre-hook",
     "_forward_hooks": "forward hook",
 }
-_SHELF = ("_parameters", "_buffers", "_modules", "training")  # of every module
+_EXCLUDED = ("_parameters", "_buffers", "_modules", "training")  # from fingerprints
 _TORCH = str(Path(torch.__file__).parent)
 
 
 def obstacle(model: nn.Module) -> str:
-    """Say why only the model itself can be run; nothing where its record will do."""
-    return next(
-        (
-            found
-            for found in (
-                _surroundings(next(model.parameters(), torch.empty(0)).device),
-                *(_module_obstacle(*named) for named in model.named_modules()),
-                _mixed_dtypes(model),
-                _shared_memory(model),
-            )
-            if found
-        ),
-        "",
+    """Say why the model itself has to be run; nothing where its operations will do."""
+    found = (
+        _surroundings(next(model.parameters(), torch.empty(0)).device),
+        *(_module_obstacle(*named) for named in model.named_modules()),
+        _mixed_dtypes(model),
+        _shared_memory(model),
     )
+    return next(filter(None, found), "")
 
 
 # What changes every module's pass
@@ -58,25 +51,21 @@ def _surroundings(device: torch.device) -> str:
     is_known = torch.amp.is_autocast_available(device.type)
     if is_known and torch.is_autocast_enabled(device.type):
         return "torch.autocast is switched on"
-    for mode in (*_function_modes(), *_get_current_dispatch_mode_stack()):
+    functions = torch.overrides._get_current_function_mode_stack()
+    for mode in (*functions, *_get_current_dispatch_mode_stack()):
         if not isinstance(mode, DeviceContext):  # which changes new tensors alone
             return f"{type(mode).__name__} is switched on"
     return ""
-
-
-def _function_modes() -> list[TorchFunctionMode]:
-    return torch.overrides._get_current_function_mode_stack()
 
 
 # One module
 
 
 def _module_obstacle(name: str, module: nn.Module) -> str:
-    """Say what a module does beside what its class says."""
+    """Say what a module does that its class does not show."""
     what = _customization(module) or _tensor_of_other_type(module)
-    own = type(module).__name__
-    place = f"{name!r} ({own})" if name else f"the model ({own})"
-    return f"{place} {what}" if what else ""
+    place = repr(name) if name else "the model"
+    return f"{place} ({type(module).__name__}) {what}" if what else ""
 
 
 def _customization(module: nn.Module) -> str:
@@ -86,41 +75,29 @@ def _customization(module: nn.Module) -> str:
         return "is quantized"
     for attribute, what in _HOOKS.items():
         for hook in getattr(module, attribute).values():
-            return f"has a {what} ({_name_of(hook)})"
+            return f"has a {what} ({getattr(hook, '__name__', type(hook).__name__)})"
     if module._compiled_call_impl is not None or "_orig_mod" in module._modules:
         return "is compiled by torch.compile"
-    is_graph = isinstance(module, fx.GraphModule)  # whose __call__ words its errors
+    is_graph = isinstance(module, fx.GraphModule)  # whose __call__ changes errors
     if type(module).__call__ is not nn.Module.__call__ and not is_graph:
         return "has a __call__ of its own"
-    replaced = next(_replaced_methods(module), None)
-    return "" if replaced is None else f"has another {replaced!r} than its class"
-
-
-def _name_of(hook: Callable) -> str:
-    return getattr(hook, "__name__", type(hook).__name__)
-
-
-def _replaced_methods(module: nn.Module) -> Iterator[str]:
-    """Name the methods that are replaced in a module, or in one of torch's classes."""
-    owner = type(module) if _is_torchs(module) else nn.Module
+    is_torchs = _is_torchs(module)
+    owner = type(module) if is_torchs else nn.Module
     for name, value in vars(module).items():
         if callable(value) and callable(getattr(owner, name, None)):
-            yield name
-    is_graph = isinstance(module, fx.GraphModule)  # whose forward was made for it
-    if (
-        _is_torchs(module)
-        and not is_graph
-        and not _is_written_in_torch(type(module).forward)
-    ):
-        yield "forward"
+            return f"has another {name!r} than its class"
+    # a GraphModule's forward was made for it
+    if is_torchs and not is_graph and not _is_written_in_torch(type(module).forward):
+        return "has another 'forward' than its class"
+    return ""
 
 
 def _is_torchs(module: nn.Module) -> bool:
     """Tell whether torch itself has a module's class."""
-    own = type(module)
-    home = sys.modules.get(own.__module__)
-    is_there = getattr(home, own.__name__, None) is own
-    return is_there and own.__module__.startswith("torch.")
+    kind = type(module)
+    home = sys.modules.get(kind.__module__)
+    is_there = getattr(home, kind.__name__, None) is kind
+    return is_there and kind.__module__.startswith("torch.")
 
 
 def _is_written_in_torch(method: Callable) -> bool:
@@ -130,12 +107,11 @@ def _is_written_in_torch(method: Callable) -> bool:
 
 def _tensor_of_other_type(module: nn.Module) -> str:
     """Name a tensor whose class may compute in its own way, or that hides a weight."""
-    for name, parameter in module._parameters.items():
-        if parameter is not None and type(parameter) is not nn.Parameter:
-            return f"has {name!r} of the class {type(parameter).__name__}"
-    for name, buffer in module._buffers.items():
-        if buffer is not None and type(buffer) is not Tensor:
-            return f"has {name!r} of the class {type(buffer).__name__}"
+    groups = (module._parameters, nn.Parameter), (module._buffers, Tensor)
+    for group, usual in groups:
+        for name, tensor in group.items():
+            if tensor is not None and type(tensor) is not usual:
+                return f"has {name!r} of the class {type(tensor).__name__}"
     if not isinstance(module, (nn.Linear, nn.Conv2d, nn.modules.batchnorm._BatchNorm)):
         return ""
     for name in ("weight", "bias"):  # one is a property where it is parametrized
@@ -159,13 +135,14 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _mixed_dtypes(model: nn.Module) -> str:
-    floats = [t for t in _tensors(model).values() if _is_inexact(t)]
-    dtypes = sorted({str(t.dtype) for t in floats})
+    dtypes = sorted({str(t.dtype) for t in _tensors(model).values() if is_inexact(t)})
     return f"it has numbers of {' and '.join(dtypes)}" if len(dtypes) > 1 else ""
 
 
-def _is_inexact(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.is_complex()
+def is_inexact(value: object) -> bool:
+    """Tell whether a value is a tensor of floating-point or complex numbers."""
+    is_tensor = isinstance(value, Tensor)
+    return is_tensor and (value.is_floating_point() or value.is_complex())
 
 
 def _shared_memory(model: nn.Module) -> str:
@@ -188,9 +165,10 @@ def _shared_memory(model: nn.Module) -> str:
 
 
 def side_effect(model: nn.Module, inputs: Tensor) -> str:
-    """Say what two passes change in the model; nothing where they leave it alone."""
-    model(inputs.clone())  # what is set once, such as a cache, is set now
-    before, buffers = Fingerprint(model), _copies(model)
+    """Say what a pass changes in the model; nothing where it changes nothing."""
+    model(inputs.clone())  # a cache, which is set once, is set here
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    before = Fingerprint(model)
     model(inputs.clone())
     for name, buffer in model.named_buffers():
         is_same = name in buffers and torch.equal(buffers[name], buffer)
@@ -199,29 +177,27 @@ def side_effect(model: nn.Module, inputs: Tensor) -> str:
     return "" if before == Fingerprint(model) else "a pass sets attributes of a module"
 
 
-def _copies(model: nn.Module) -> dict[str, Tensor]:
-    return {name: buffer.clone() for name, buffer in model.named_buffers()}
-
-
 # What has changed since
 
 
 @dataclass(frozen=True)
-class Weights:
-    """The parameters that are searched, and their form when the search was made."""
+class ParameterForms:
+    """The parameters of a search: shape, dtype and device when it was made."""
 
     forms: dict[str, tuple[nn.Parameter, Any]]
 
     @staticmethod
-    def of(targets: Iterable[Target]) -> Weights:
-        """Return those of targets as they are now."""
-        return Weights({t.name: (t.parameter, _form(t.parameter)) for t in targets})
+    def of(targets: Iterable[Target]) -> ParameterForms:
+        """Return those of targets now."""
+        return ParameterForms(
+            {t.name: (t.parameter, _form(t.parameter)) for t in targets}
+        )
 
     def require_same(self, model: nn.Module) -> None:
         """Raise ValueError where a model has other ones now."""
-        own = dict(model.named_parameters(remove_duplicate=False))
+        present = dict(model.named_parameters(remove_duplicate=False))
         for name, (parameter, form) in self.forms.items():
-            now, what = own.get(name), ""
+            now, what = present.get(name), ""
             if now is not parameter:
                 what = "is another parameter than when the search was made"
             elif not now.requires_grad:
@@ -237,7 +213,7 @@ def _form(parameter: nn.Parameter) -> tuple[Any, ...]:
 
 
 class Fingerprint:
-    """What a choice of engines rests on: modules, hooks, settings, surroundings."""
+    """What a choice of engines depends on: modules, hooks, settings, surroundings."""
 
     def __init__(self, model: nn.Module) -> None:
         device = next(model.parameters(), torch.empty(0)).device
@@ -246,11 +222,14 @@ class Fingerprint:
             self.entries += [name, module, type(module)]
             self.entries.append(getattr(type(module), "forward", None))
             for key, value in vars(module).items():
-                if key not in _SHELF:
+                if key not in _EXCLUDED:
                     self.entries += [key, _summary(value)]
             for group in (module._parameters, module._buffers):
                 for key, tensor in group.items():
-                    self.entries += [key, tensor, *_layout(tensor)]
+                    self.entries += [key, tensor]
+                    if tensor is not None:
+                        self.entries += [tensor.dtype, tensor.device, tensor.shape]
+                        self.entries.append(tensor.requires_grad)
 
     def __eq__(self, other: object) -> bool:
         """Tell whether nothing has changed between two of them."""
@@ -263,14 +242,8 @@ class Fingerprint:
     __hash__ = None
 
 
-def _layout(tensor: Tensor | None) -> list[Any]:
-    if tensor is None:
-        return []
-    return [tensor.dtype, tensor.device, tensor.shape, tensor.requires_grad]
-
-
 def _summary(value: Any) -> Any:
-    """Return what tells a change of a setting; of collections what they hold."""
+    """Return a setting, of a collection a tuple: it may be changed in place."""
     if isinstance(value, dict):
         return tuple(value.items())
     return tuple(value) if isinstance(value, (list, set)) else value

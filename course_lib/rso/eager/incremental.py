@@ -5,8 +5,8 @@ pre-activation of c by dw times one shifted plane of the input; pooling, batch n
 activation keep to the channel; the next layer's output moves by a one-channel
 convolution. From there on the candidates run to the end side by side.
 
-What a mini-batch has computed is remembered and mended when it is visited again: by
-the changes since, which lie in one stretch of weights, for a sweep goes row by row.
+The values of a mini-batch are stored and updated when it is visited again: by the
+changes since, which lie in one stretch of weights, for a sweep goes row by row.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor, fx
 
 from course_lib.rso.eager.pipeline import Piece, Source
 from course_lib.rso.eager.plan import Plan, State
-from course_lib.rso.eager.sweeps import Task
-from course_lib.rso.modes import loss_sums
+from course_lib.rso.eager.sweeps import Task, candidate_changes
+from course_lib.rso.losses import loss_sums
 
 
 class Incremental:
@@ -39,7 +39,7 @@ class Incremental:
         self.decays = bool(self.deltas[:, 0].any()) if len(weights) else False
         self.applied = torch.zeros_like(weights)
         self.has_moved = [False] * len(weights)
-        self.moves: dict[int, float] = {}  # those of `applied` that Python knows
+        self.moves: dict[int, float] = {}  # entries of `applied` as Python numbers
         self.states: dict[int, State] = {}
         self.buffers: dict[object, Tensor] = {}
         self.per_channel = len(weights) // self.plan.channels
@@ -47,15 +47,11 @@ class Incremental:
     def losses(self, chosen: Sequence[int], number: int) -> Tensor:
         """Judge the chosen proposals, which belong to one channel."""
         first = chosen[0]
-        kept = [(weight, self.steps[weight][0]) for weight in chosen]
-        rows = [kept] if self.decays else []
-        for i, weight in enumerate(chosen):
-            others = kept[:i] + kept[i + 1 :] if self.decays else []
-            rows += [[*others, (weight, self.steps[weight][k])] for k in (1, 2)]
+        rows = candidate_changes(self.steps, chosen, decays=self.decays)
         self.state = state = self._state(number, first)
         channel = first // self.per_channel
-        behind = self._catch_up(state, first, channel)
-        return self._judge(state, channel, rows, behind)
+        unseen = self._catch_up(state, first, channel)
+        return self._judge(state, channel, rows, unseen)
 
     def joint(self, chosen: Sequence[int], winners: Sequence[int]) -> Tensor:
         """Judge the winners of the last call together, on its mini-batch."""
@@ -63,8 +59,8 @@ class Incremental:
         row = [(weight, self.steps[weight][winner]) for weight, winner in pairs]
         return self._judge(self.state, chosen[0] // self.per_channel, [row], None)[-1]
 
-    def took(self, weight: int, winner: int | Tensor) -> None:
-        """Remember a change until each mini-batch has seen it."""
+    def record_decision(self, weight: int, winner: int | Tensor) -> None:
+        """Store a change for the mini-batches, whose values it updates later."""
         if isinstance(winner, int):
             if winner or self.decays:
                 self.moves[weight] = move = self.steps[weight][winner]
@@ -74,50 +70,48 @@ class Incremental:
             self.applied[weight] = self.deltas[weight].gather(0, winner.view(1))[0]
             self.has_moved[weight] = True
 
-    # A mini-batch, first seen or seen again
+    # The stored values of a mini-batch
 
     def _state(self, number: int, weight: int) -> State:
-        """Return what a mini-batch remembers, computed where it is new."""
-        state = self.states.get(number)
-        if state is None:
-            dealt = self.task.minibatches.take(number)
-            prefixes = self.task.prefixes if len(self.task.minibatches) else None
-            state = self.plan.start(dealt, weight, number, prefixes)
-            if len(self.task.minibatches):
-                self.states[number] = state
+        if number in self.states:
+            return self.states[number]
+        dealt, is_fixed = self.task.minibatches, len(self.task.minibatches) > 0
+        prefixes = self.task.prefixes if is_fixed else None
+        state = self.plan.start(dealt.take(number), weight, number, prefixes)
+        if is_fixed:
+            self.states[number] = state
         return state
 
-    def _catch_up(self, state: State, weight: int, own: int) -> range | None:
-        """Mend the channels that moved since the last visit; leave `own` for `_judge`.
+    def _catch_up(self, state: State, weight: int, current: int) -> range | None:
+        """Update the channels that moved since the last visit, except `current`.
 
-        Returns the weights of that channel which it has to add.
+        Returns the weights of `current` whose changes `_judge` has to add.
         """
-        size, behind = self.per_channel, None
+        size, unseen = self.per_channel, None
         if any(self.has_moved[state.seen : weight]):
             for channel in range(state.seen // size, (weight - 1) // size + 1):
                 start = max(state.seen, channel * size)
-                stop = min(weight, (channel + 1) * size)
-                if any(self.has_moved[start:stop]):
-                    moved = range(start, stop)
-                    if channel == own:
-                        behind = moved
+                moved = range(start, min(weight, (channel + 1) * size))
+                if any(self.has_moved[moved.start : moved.stop]):
+                    if channel == current:
+                        unseen = moved
                     else:
-                        self._mend(state, channel, moved)
+                        self._update(state, channel, moved)
         state.seen = weight
-        return behind
+        return unseen
 
-    def _mend(self, state: State, channel: int, moved: range) -> None:
-        """Bring one channel, and what follows from it, up to the weights' values."""
-        both = self._buffer("mend", (2, *state.planes.shape[1:]), state.planes)
+    def _update(self, state: State, channel: int, moved: range) -> None:
+        """Update one channel, and what follows from it, to the weights of now."""
+        both = self._buffer("update", (2, *state.planes.shape[1:]), state.planes)
         both[0] = state.planes[channel]
         self._advance(state, channel, moved)
         both[1] = state.planes[channel]
-        self._mend_bases(state, channel, self.plan.run_channel(both, channel, state))
+        self._update_bases(state, channel, self.plan.run_channel(both, channel, state))
 
-    def _mend_bases(
+    def _update_bases(
         self, state: State, channel: int, ends: dict[fx.Node, Tensor]
     ) -> None:
-        """Mend what follows; of `ends`, row 0 is the old value and row 1 the new."""
+        """Update what follows; of `ends`, row 0 is the old value and row 1 the new."""
         for node, base in state.bases.items():
             planes = ends[self.plan.source_of[node]]
             dense = self.plan.dense.get(node)
@@ -157,20 +151,20 @@ class Incremental:
         state: State,
         channel: int,
         rows: list[list[tuple[int, float | Tensor]]],
-        behind: range | None,
+        unseen: range | None,
     ) -> Tensor:
         """Return the loss sums with nothing changed, then with each row's changes.
 
-        Where weights decay, nothing changed is no candidate and has no sum. `behind`
-        are changes of this channel that the mini-batch has not seen yet.
+        Where weights decay, the first sum is left out: no candidate is unchanged.
+        `unseen` are weights of this channel whose changes it does not have yet.
         """
-        now = 0 if behind is None else 1  # the row with nothing changed
+        now = 0 if unseen is None else 1  # the row with nothing changed
         count = now + 1 + len(rows)
         plane = state.planes[channel]
         planes = self._buffer("planes", (count, *plane.shape), plane)
-        if behind is not None:
+        if unseen is not None:
             planes[0] = plane
-            self._advance(state, channel, behind)
+            self._advance(state, channel, unseen)
         planes[now] = plane
         flat, plane = planes.view(count, -1), plane.view(-1)
         for row, changes in enumerate(rows, start=now + 1):
@@ -179,8 +173,8 @@ class Incremental:
                 _add(before, self._tap(state, weight), change, flat[row])
                 before = flat[row]
         ends = self.plan.run_channel(planes, channel, state)
-        if behind is not None:
-            self._mend_bases(state, channel, ends)
+        if unseen is not None:
+            self._update_bases(state, channel, ends)
             ends = {node: value[1:] for node, value in ends.items()}
         return self._finish(state, channel, ends, count - now)
 
@@ -209,16 +203,16 @@ class Incremental:
             return dense.source(base, planes, first, channel, self._buffer)
 
         def fill(piece: Piece, out: Tensor) -> None:
-            own = planes[first:][piece.candidates, piece.samples]
+            part = planes[first:][piece.candidates, piece.samples]
             for whole in out.split(piece.batch):
                 whole.copy_(base[piece.samples])
             place = self.plan.channel_of(out, channel)
-            place.copy_(own.reshape(place.shape))
+            place.copy_(part.reshape(place.shape))
 
         return fill
 
     def _tap(self, state: State, weight: int) -> Tensor | None:
-        """Return the plane that a weight multiplies; None stands for ones."""
+        """Return the plane that a weight multiplies; None where it is all ones."""
         if state.inputs is None:
             return None
         channel, within = divmod(weight, self.per_channel)
@@ -228,7 +222,7 @@ class Incremental:
         return self.plan.inputs_of(state.inputs, channel)[source, phase, start:]
 
     def _buffer(self, name: object, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Return the same memory at each call: fresh memory would be paged in anew."""
+        """Return the same memory at each call: mapping new memory takes longer."""
         key = name, *shape
         if key not in self.buffers:
             self.buffers[key] = like.new_empty(shape)

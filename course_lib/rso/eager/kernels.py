@@ -1,7 +1,7 @@
 """The arithmetic of the fast engine: what torch's own layers do too slowly here.
 
 Images are in channels-last memory, `(batch, height, width, channels)`, and the
-candidates of a proposal stand one after another in the batch.
+candidates of a proposal follow one another along the batch axis.
 """
 
 from __future__ import annotations
@@ -89,24 +89,30 @@ def standardize(x: Tensor, norm: nn.Module, reduce: Reduce | None) -> Tensor:
 
 
 def affine_of(
-    sums: Tensor, squares: Tensor, count: int, norm: nn.Module, reduce: Reduce | None
+    sums: Tensor,
+    squares: Tensor,
+    count: int,
+    norm: nn.Module,
+    reduce: Reduce | None,
+    channels: slice = slice(None),
 ) -> tuple[Tensor, Tensor]:
     """Return (scale, shift) with norm(x) = x * scale + shift, `(candidates, channels)`.
 
-    `sums` and `squares` are those of this process; `reduce` adds the others'.
+    `sums` and `squares` of `channels` are those of this process; `reduce` adds the
+    others'.
     """
     if reduce is not None:
-        own = sums.new_full((1, *sums.shape[1:]), count)
-        total = reduce(torch.cat([sums, squares, own]))
+        counts = sums.new_full((1, *sums.shape[1:]), count)
+        total = reduce(torch.cat([sums, squares, counts]))
         sums, squares = total[: len(sums)], total[len(sums) : -1]
         count = total[-1]
     mean = sums / count
     variance = (squares / count - mean * mean).clamp_min_(0)
     scale = (variance + norm.eps).rsqrt_()
     if norm.weight is not None:
-        scale = scale * norm.weight
+        scale = scale * norm.weight[channels]
     shift = -mean * scale
-    return scale, shift if norm.bias is None else shift + norm.bias
+    return scale, shift if norm.bias is None else shift + norm.bias[channels]
 
 
 def normalize_plane(
@@ -116,8 +122,7 @@ def normalize_plane(
     flat = planes.view(len(planes), -1)
     count = flat.shape[1]
     if reduce is None:  # two passes over a small plane: exact
-        mean = flat.sum(1, keepdim=True) / count
-        flat -= mean
+        flat -= flat.sum(1, keepdim=True) / count
         variance = torch.linalg.vecdot(flat, flat).div_(count).unsqueeze_(1)
         scale = (variance + norm.eps).rsqrt_()
         if norm.weight is not None:
@@ -126,20 +131,11 @@ def normalize_plane(
         if norm.bias is not None:
             flat += norm.bias[channel]
         return planes
-    sums = flat.sum(1, dtype=torch.float64)
-    squares = torch.linalg.vecdot(flat, flat).double()
-    own = sums.new_tensor([count])
-    total = reduce(torch.cat([sums, squares, own]))
-    mean = total[: len(flat)] / total[-1]
-    variance = (total[len(flat) : -1] / total[-1] - mean * mean).clamp_min_(0)
-    scale = (variance + norm.eps).rsqrt_()
-    if norm.weight is not None:
-        scale = scale * norm.weight[channel]
-    shift = -mean * scale
-    if norm.bias is not None:
-        shift = shift + norm.bias[channel]
-    scale, shift = (t.to(flat.dtype).unsqueeze(1) for t in (scale, shift))
-    torch.addcmul(shift, flat, scale, out=flat)
+    sums = flat.sum(1, keepdim=True, dtype=torch.float64)
+    squares = torch.linalg.vecdot(flat, flat).double().unsqueeze(1)
+    one = slice(channel, channel + 1)
+    scale, shift = affine_of(sums, squares, count, norm, reduce, one)
+    torch.addcmul(shift.to(flat.dtype), flat, scale.to(flat.dtype), out=flat)
     return planes
 
 
@@ -159,11 +155,6 @@ def pooling(module: nn.Module) -> Callable[[Tensor], Tensor]:
     return module
 
 
-def pool(x: Tensor, module: nn.Module) -> Tensor:
-    """Pool as `module` does."""
-    return pooling(module)(x)
-
-
 def _largest(x: Tensor) -> Tensor:
     """Return the maximum over all pixels: halves against halves, in long rows."""
     rows = x.permute(0, 2, 3, 1).flatten(1, 2)  # (batch, pixels, channels)
@@ -178,10 +169,9 @@ def _largest(x: Tensor) -> Tensor:
 
 def _is_blocks(module: nn.Module) -> bool:
     stride = module.stride if module.stride is not None else module.kernel_size
-    is_plain = pair(module.kernel_size) == pair(stride) and not module.ceil_mode
-    dilation = pair(getattr(module, "dilation", 1))
-    is_plain = is_plain and pair(module.padding) == (0, 0) and dilation == (1, 1)
-    return is_plain and pair(module.kernel_size) != (1, 1)
+    size, dilation = pair(module.kernel_size), pair(getattr(module, "dilation", 1))
+    is_plain = pair(module.padding) == (0, 0) and dilation == (1, 1)
+    return is_plain and not module.ceil_mode and pair(stride) == size != (1, 1)
 
 
 def _max_of_blocks(x: Tensor, size: Pair) -> Tensor:
@@ -200,8 +190,8 @@ def average_blocks(module: nn.Module | None) -> Pair | None:
 # Convolution
 
 
-class Taps:
-    """A convolution, with the average pooling that follows it taken in.
+class FoldedConv:
+    """A convolution into which the average pooling after it is folded.
 
     conv(3x3) then mean of 2x2 blocks is one conv(4x4) of stride 2: 16 multiply-adds
     instead of 36 for each output, and the same numbers up to rounding.
@@ -222,7 +212,7 @@ class Taps:
         self.stride = tuple(s * p for s, p in zip(self.inner, pooled, strict=True))
 
     def weight(self) -> Tensor:
-        """Return the kernel with the pooling in it."""
+        """Return the kernel of convolution and pooling together."""
         weight = self.unpooled()
         if self.pooled == (1, 1):
             return weight
@@ -242,19 +232,12 @@ class Taps:
     def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
         """Run it on `(batch, channels, height, width)`."""
         x = x if x.dim() == 4 else x[:, :, None, None]
-        return F.conv2d(
-            x,
-            weight,
-            self.module.bias,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-        )
+        spaced = self.stride, self.padding, self.dilation
+        return F.conv2d(x, weight, self.module.bias, *spaced, self.groups)
 
     @property
     def can_fold(self) -> bool:
-        """Tell whether taking the pooling in saves multiply-adds."""
+        """Tell whether folding the pooling saves multiply-adds."""
         if self.dilation != (1, 1):
             return False
         sizes = zip(self.kernel, self.pooled, self.inner, strict=True)
@@ -273,11 +256,11 @@ class Taps:
         rows, columns = self.padded(size)
         x = batch_last(x)
         phases = x.new_zeros(len(x), sy * sx, rows, columns, x.shape[3])
-        for own, channel in zip(phases, x, strict=True):  # one at a time: in the cache
+        for target, channel in zip(phases, x, strict=True):  # so it stays in the cache
             plane = self._averaged(F.pad(channel, (0, 0, px, px, py, py)))
             for a, b in product(range(sy), range(sx)):
                 part = plane[a::sy, b::sx][:rows, :columns]
-                own[a * sx + b, : part.shape[0], : part.shape[1]] = part
+                target[a * sx + b, : part.shape[0], : part.shape[1]] = part
         return phases
 
     def _averaged(self, x: Tensor) -> Tensor:
@@ -292,12 +275,8 @@ class Taps:
 
     def padded(self, size: Pair) -> Pair:
         """Return the rows and columns of a plane in which each tap is a stretch."""
-        return tuple(
-            n + (k - 1) * d // s
-            for n, k, d, s in zip(
-                size, self.kernel, self.dilation, self.stride, strict=True
-            )
-        )
+        axes = zip(size, self.kernel, self.dilation, self.stride, strict=True)
+        return tuple(n + (k - 1) * d // s for n, k, d, s in axes)
 
     def places(self, size: Pair) -> list[tuple[int, int]]:
         """Return (phase, offset in pixels) of each tap, in the order of the kernel."""
@@ -321,7 +300,7 @@ def batch_last(x: Tensor) -> Tensor:
     return turned.view(*rows.shape[1:], len(x)).permute(2, 0, 1, 3)
 
 
-def patches(planes: Tensor, taps: Taps, kernel: Pair, out: Tensor) -> Tensor:
+def patches(planes: Tensor, taps: FoldedConv, kernel: Pair, out: Tensor) -> Tensor:
     """Return the columns of one channel for a matrix product: `(taps, rows)`.
 
     planes: `(candidates, batch, height, width)`; out: `(kh, kw, candidates, batch,

@@ -1,8 +1,8 @@
 """A model as a list of operations, each run for several candidates at once.
 
-torch.fx writes down which operation feeds which. Values that differ from candidate to
-candidate carry them in front: `(candidates * batch, ...)`, images in channels-last
-memory, where one row of the memory holds all channels of a pixel.
+torch.fx records which operation feeds which. The first axis of a value that differs
+between candidates is `candidates * batch`; images lie in channels-last memory, where
+one row of the memory holds all channels of a pixel.
 """
 
 from __future__ import annotations
@@ -15,35 +15,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from course_lib.rso.eager import eligibility
-from course_lib.rso.eager.kernels import Taps, average_blocks, pooling
+from course_lib.rso.eager import eligibility, kinds
+from course_lib.rso.eager.kernels import FoldedConv, average_blocks, pooling
 
 Reduce = Callable[[Tensor], Tensor]  # sums a tensor over all processes
 Env = dict[fx.Node, Any]
 
-ELEMENTWISE = (
-    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU),
-    *(nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.Softplus),
-    *(nn.Softsign, nn.Mish, nn.LogSigmoid, nn.Threshold, nn.Tanhshrink),
-)
-ELEMENTWISE_FUNCTIONS = {
-    *(torch.relu, F.relu, torch.tanh, torch.sigmoid, F.gelu, F.silu, F.elu, F.selu),
-    *(F.leaky_relu, F.hardtanh, F.softplus, torch.sign, torch.abs, torch.heaviside),
-    *(F.sigmoid, F.tanh, F.mish, F.relu6, F.hardswish, F.logsigmoid, torch.square),
-}
-ELEMENTWISE_METHODS = {"relu", "tanh", "sigmoid", "sign", "abs", "square"}
-POOLS = (*(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),)
-IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
-ADDITIONS = {operator.add, operator.iadd, torch.add}
-CONSTANT = "_tensor_constant"  # the names that torch.fx gives to constants
-AUGMENTED = {operator.iadd, operator.isub, operator.imul, operator.itruediv}
+CONSTANT = "_tensor_constant"  # torch.fx's prefix of the names of constants
 
 
 class NotTraceable(Exception):
-    """torch.fx can't write the model down; the message says why."""
+    """torch.fx can't record the model; the message says why."""
 
 
 @dataclass
@@ -54,7 +38,7 @@ class Network:
     nodes: list[fx.Node]
     shapes: dict[fx.Node, tuple[int, ...] | None]  # without the batch
     reduce: Reduce | None = None
-    folded: dict[fx.Node, tuple[fx.Node, Taps]] = field(default_factory=dict)
+    folded: dict[fx.Node, tuple[fx.Node, FoldedConv]] = field(default_factory=dict)
     batches: set[fx.Node] = field(default_factory=set)  # a row for each sample
     output: fx.Node = field(init=False, repr=False)
     _modules: dict[str, nn.Module] = field(default_factory=dict)
@@ -62,11 +46,11 @@ class Network:
 
     @staticmethod
     def trace(model: nn.Module, inputs: Tensor, reduce: Reduce | None) -> Network:
-        """Write a model down, in the state of `modes.searched`.
+        """Record a model's operations, in `modes.search_mode`.
 
         Raises:
-            NotTraceable: its path depends on values, or on what torch.fx can't follow,
-                or it is changed by hooks and the like; see `eligibility`.
+            NotTraceable: which operations run depends on values or on code that
+                torch.fx can't follow, or hooks change them; see `eligibility`.
         """
         if obstacle := eligibility.obstacle(model):
             raise NotTraceable(obstacle)
@@ -99,18 +83,17 @@ class Network:
         return network
 
     def _require_faithful(self, inputs: Tensor, env: Env) -> None:
-        """Raise NotTraceable where this record may part from the model later on.
+        """Raise NotTraceable where this record may differ from the model later.
 
-        torch.fx takes down as a constant what it does not see made of the weights.
+        torch.fx records as a constant whatever it does not see computed from weights.
         """
         if effect := eligibility.side_effect(self.model, inputs):
             raise NotTraceable(effect)
         found = [env[node] for node in self.after(self.nodes[:1])]
-        dtypes = {v.dtype for v in found if _is_inexact(v)} - {inputs.dtype}
+        dtypes = {v.dtype for v in found if eligibility.is_inexact(v)} - {inputs.dtype}
         if dtypes:
-            raise NotTraceable(
-                f"values of {dtypes.pop()}, and inputs of {inputs.dtype}"
-            )
+            values = dtypes.pop()
+            raise NotTraceable(f"values of {values}, and inputs of {inputs.dtype}")
         for seed in range(2):
             with _other_weights(self.model, seed):
                 wanted, got = self.model(inputs.clone()), self._run(inputs)
@@ -126,19 +109,19 @@ class Network:
         return env
 
     def _fold(self) -> None:
-        """Find each average pooling that the convolution before it can take in."""
+        """Find each average pooling that can be folded into the layer before it."""
         for node in self.nodes:
             blocks = average_blocks(self.module(node))
             conv = node.all_input_nodes[0] if blocks else node
             is_alone = len(conv.users) == 1 and conv is not self.output
             if blocks and self.kind(conv) == "conv" and is_alone:
-                taps = Taps(self.module(conv), blocks)
-                if taps.can_fold:
-                    self.folded[node] = conv, taps
+                folded = FoldedConv(self.module(conv), blocks)
+                if folded.can_fold:
+                    self.folded[node] = conv, folded
 
     @property
     def steps(self) -> list[fx.Node]:
-        """Return the nodes without the convolutions that a pooling stands for."""
+        """Return the nodes without the convolutions that are folded into a pooling."""
         inner = {conv for conv, _ in self.folded.values()}
         return [node for node in self.nodes if node not in inner]
 
@@ -148,42 +131,26 @@ class Network:
             node = self.folded[node][0]
         return node.all_input_nodes
 
-    def taps(self, node: fx.Node) -> Taps | None:
-        """Return the convolution or linear layer that a step stands for."""
+    def conv_of(self, node: fx.Node) -> FoldedConv | None:
+        """Return the convolution or linear layer that a step runs, or None."""
         if node in self.folded:
             return self.folded[node][1]
         is_dense = self.kind(node) in ("conv", "linear")
-        return Taps(self.module(node)) if is_dense else None
+        return FoldedConv(self.module(node)) if is_dense else None
 
     def module(self, node: fx.Node) -> nn.Module | None:
-        """Return the module that a node calls, if it calls one."""
+        """Return the module that a node calls, or None."""
         return self._modules[node.target] if node.op == "call_module" else None
 
     def kind(self, node: fx.Node) -> str:
-        """Say what a node does; "unknown" is run for one candidate at a time."""
+        """Return what a node does; "unknown" is run for one candidate at a time."""
         if node in self.folded:
             return "conv"
         if not self.batches.issuperset([node, *node.all_input_nodes]):
             return "unknown"
-        if node.op == "call_module":
-            kind = _module_kind(self.module(node))
-            is_sequence = kind == "norm" and len(self.shapes[node]) == 2
-            return "unknown" if is_sequence else kind
-        if node.op == "call_function":
-            is_one = len(node.args) == len(node.all_input_nodes) == 1
-            if node.target in ELEMENTWISE_FUNCTIONS and is_one:
-                return "elementwise"
-            if node.target is torch.flatten and node.args[1:] == (1,):
-                return "flatten"
-            is_sum = node.target in ADDITIONS and len(node.args) == 2
-            if is_sum and all(isinstance(a, fx.Node) for a in node.args):
-                return "add" if not node.kwargs else "unknown"
-        if node.op == "call_method":
-            if node.target in ELEMENTWISE_METHODS:
-                return "elementwise"
-            if node.target == "flatten" and node.args[1:] == (1,):
-                return "flatten"
-        return "unknown"
+        kind = kinds.kind_of(node, self.module(node))
+        is_sequence = kind == "norm" and len(self.shapes[node]) == 2
+        return "unknown" if is_sequence else kind
 
     def parameters_of(self, node: fx.Node) -> list[nn.Parameter]:
         """Return the parameters that a node reads."""
@@ -199,7 +166,7 @@ class Network:
         return [
             node
             for node in self.nodes
-            if any(own is parameter for own in self.parameters_of(node))
+            if any(p is parameter for p in self.parameters_of(node))
         ]
 
     def after(self, sources: list[fx.Node]) -> list[fx.Node]:
@@ -215,7 +182,7 @@ class Network:
     ) -> list[fx.Node]:
         """Return the steps from what is given to what is wanted, in order.
 
-        sources: steps whose own inputs are not asked for.
+        sources: steps whose inputs are not needed.
         """
         needed = set(wanted)
         for node in reversed(self.steps):
@@ -228,38 +195,38 @@ class Network:
     ) -> Callable[[Env, int], Tensor]:
         """Return what runs a step for all candidates: `(env, batch) -> value`.
 
-        `batch` is the samples of one candidate. A value that nobody else reads, and
-        that need not be kept, may be overwritten. Kernels are those of this moment,
-        unless they are to be live.
+        Args:
+            node: the step.
+            is_live: read the kernel at each call; otherwise it is that of now.
+            kept: steps whose values must not be overwritten.
         """
         kind, used = self.kind(node), self.used_by(node)
         if kind == "add":
             return lambda env, batch: _add(env[used[0]], env[used[-1]], batch)
         if kind == "conv":
-            taps, layout = self.taps(node), torch.channels_last
-            weight = taps.weight().contiguous(memory_format=layout)
+            conv, layout = self.conv_of(node), torch.channels_last
+            weight = conv.weight().contiguous(memory_format=layout)
 
             def convolve(env: Env, batch: int) -> Tensor:
-                kernel = taps.weight() if is_live else weight
-                return taps(env[used[0]].contiguous(memory_format=layout), kernel)
+                kernel = conv.weight() if is_live else weight
+                return conv(env[used[0]].contiguous(memory_format=layout), kernel)
 
             return convolve
         module = self.module(node)
         if kind == "pool":
             run = pooling(module)
             return lambda env, batch: run(env[used[0]])
-        is_alone = len(used) == 1 and len(used[0].users) == 1
-        is_alone = is_alone and used[0] not in kept and self.is_fresh(used[0])
-        if type(module) is nn.ReLU and is_alone:
+        if type(module) is nn.ReLU and self._can_overwrite(used[0], kept):
             return lambda env, batch: env[used[0]].relu_()
         return lambda env, batch: self.call(node, env)
 
-    def is_fresh(self, node: fx.Node) -> bool:
-        """Tell whether a step's value is memory of its own, not a view or an input."""
-        return self.kind(node) in ("norm", "linear")
+    def _can_overwrite(self, node: fx.Node, kept: set[fx.Node]) -> bool:
+        """Tell whether a value has one reader, and is neither a view nor an input."""
+        is_new = self.kind(node) in ("norm", "linear")
+        return is_new and len(node.users) == 1 and node not in kept
 
     def one_by_one(self, node: fx.Node, env: Env, batch: int) -> Any:
-        """Run what may mix the samples of its batch for each candidate alone."""
+        """Run an operation that may mix the samples for each candidate alone."""
         parts = {}
         for used in node.all_input_nodes:
             if isinstance(env[used], Each):
@@ -280,7 +247,7 @@ class Network:
         return torch.cat(results) if len(results) > 1 else results[0]
 
     def activation(self, node: fx.Node) -> Callable[[Tensor], Tensor]:
-        """Return the function of one tensor that an elementwise node stands for."""
+        """Return the function of one tensor that an elementwise node computes."""
         module, (used,) = self.module(node), node.all_input_nodes
         if type(module) is nn.ReLU:
             return torch.relu
@@ -288,7 +255,7 @@ class Network:
 
     def call(self, node: fx.Node, env: Env) -> Any:
         """Run one node as the model would, on one candidate."""
-        if _overwrites(node):  # others may read these values again
+        if kinds.overwrites(node):  # others may read these values again
             env = {n: _copied(env[n]) for n in node.all_input_nodes}
         args = fx.map_arg(node.args, env.__getitem__)
         kwargs = fx.map_arg(node.kwargs, env.__getitem__)
@@ -315,14 +282,14 @@ def _add(x: Tensor, y: Tensor, batch: int) -> Tensor:
 
 
 class Each(list):
-    """One value for each candidate, where a value is no batch of samples."""
+    """One value for each candidate, where the values are not batches of samples."""
 
 
 def _graph(model: nn.Module) -> tuple[fx.Graph, dict[str, Tensor]]:
-    """Write a model's operations down; return them, and the constants among them.
+    """Return a model's operations, and the constants among them.
 
-    Twice, for a pass may depend on those before. torch.fx leaves the constants as
-    attributes of the model, where they are taken away again.
+    It is traced twice, for a pass may depend on those before. torch.fx leaves the
+    constants as attributes of the model, from which they are removed here.
     """
     found = []
     for _ in range(2):
@@ -342,26 +309,21 @@ def _graph(model: nn.Module) -> tuple[fx.Graph, dict[str, Tensor]]:
 
 @contextlib.contextmanager
 def _other_weights(model: nn.Module, seed: int) -> Iterator[None]:
-    """Move all trainable weights far away, and put them back at the end."""
+    """Change all trainable weights by much, and restore them at the end."""
     weights = [p for p in model.parameters() if p.requires_grad]
     before = [weight.detach().clone() for weight in weights]
     generator = torch.Generator().manual_seed(seed)
     try:
         with torch.no_grad():
             for weight, old in zip(weights, before, strict=True):
-                drawn = torch.randn(weight.shape, generator=generator)
+                drawn = torch.randn(weight.shape, generator=generator).to(old.device)
                 reach = old.double().abs().mean().clamp_min(0.1)
-                weight.add_((reach * drawn.to(old.device)).to(old.dtype))
+                weight.add_((reach * drawn).to(old.dtype))
         yield
     finally:
         with torch.no_grad():
             for weight, old in zip(weights, before, strict=True):
                 weight.copy_(old)
-
-
-def _is_inexact(value: Any) -> bool:
-    is_tensor = isinstance(value, Tensor)
-    return is_tensor and (value.is_floating_point() or value.is_complex())
 
 
 def _rows(value: Any) -> int:
@@ -387,34 +349,3 @@ def _out_of_place(module: nn.Module) -> nn.Module:
     module = copy.copy(module)
     module.inplace = False
     return module
-
-
-def _overwrites(node: fx.Node) -> bool:
-    """Tell whether a function or method writes its result into its first argument."""
-    if node.op not in ("call_function", "call_method"):
-        return False
-    name = getattr(node.target, "__name__", str(node.target))
-    is_named = name.endswith("_") and not name.endswith("__")
-    is_asked = node.kwargs.get("inplace") is True
-    if node.target in ELEMENTWISE_FUNCTIONS and len(node.args) > 1:
-        is_asked = is_asked or node.args[-1] is True  # as in F.relu(x, True)
-    return is_named or is_asked or node.target in AUGMENTED
-
-
-def _module_kind(module: nn.Module) -> str:
-    if type(module) is nn.Conv2d and module.padding_mode == "zeros":
-        return "conv" if not isinstance(module.padding, str) else "unknown"
-    if type(module) is nn.Linear:
-        return "linear"
-    if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
-        return "norm"
-    if type(module) in ELEMENTWISE:
-        return "elementwise"
-    if type(module) in POOLS:
-        returns_indices = getattr(module, "return_indices", False)
-        return "unknown" if returns_indices else "pool"
-    if type(module) in IDENTITIES:
-        return "identity"
-    if type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
-        return "flatten"
-    return "unknown"

@@ -1,11 +1,11 @@
 """Run a network's steps for several candidates, in pieces that stay in the cache.
 
-Batch norm needs the sums of a whole batch before its first sample can go on; nothing
-else here does. So the steps fall into segments: each starts with what a batch norm
-gives, and ends with what the next one needs. Within a segment a piece of the batch goes
-through all steps while it is in the processor's cache, and leaves its share of the
-sums. What later segments read lies in memory that is used again at each call: fresh
-memory would be paged in anew, which costs more than the arithmetic.
+Batch norm needs the sums of a whole batch before its first output; no other step does.
+So the steps form segments: each starts with the output of a batch norm, and ends with
+the input of the next one. Within a segment a piece of the batch runs through all steps
+while it is in the processor's cache, and adds its share to the sums. Values that later
+segments read lie in memory that is used again at each call: the system would have to
+map new memory, which takes longer than the arithmetic.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Piece(NamedTuple):
 
     candidates: slice
     samples: slice
-    rows: slice  # of a whole value, in which the candidates stand one after another
+    rows: slice  # of a whole value, in which the candidates follow one another
     count: int  # candidates
     batch: int  # samples of each
 
@@ -40,9 +40,9 @@ class Pipeline:
     Args:
         network: whose steps.
         wanted: the nodes whose values `run` returns.
-        given: nodes whose values `run` is told.
-        sources: nodes that are filled in from outside, piece by piece.
-        is_live: use the weights of the moment of each run, not those of now.
+        given: nodes whose values `run` is given.
+        sources: nodes whose values functions write, piece by piece.
+        is_live: use the weights at the time of each run, not those of now.
     """
 
     def __init__(
@@ -60,48 +60,38 @@ class Pipeline:
         self.buffers: dict[object, Tensor] = {}
         self.cut: dict[tuple[int, int], list[Piece]] = {}
         self.order = order = network.needed(self.wanted, self.given, self.sources)
-        levels = self._levels(order)
+        levels = self._levels()
+        kept = self.wanted & set(order) | {
+            used
+            for node in order
+            for used in self.reads(node)
+            if levels.get(used, levels[node]) < levels[node]
+        }
         self.measured = {
             network.used_by(n)[0] for n in order if network.kind(n) == "norm"
         }
-        self.widest = self._widest(order)
-        kept = self._kept(order, levels)
+        shapes = [s for s in map(network.shapes.get, order) if s is not None]
+        self.widest = max(map(math.prod, shapes), default=1)  # numbers a sample
         for level in range(max(levels.values(), default=-1) + 1):
             steps = [n for n in order if levels[n] == level]
             self.segments.append(_Segment(self, steps, kept))
 
-    def _levels(self, order: list[fx.Node]) -> dict[fx.Node, int]:
-        """Return the segment of each step: one more behind a batch norm's input."""
+    def reads(self, node: fx.Node) -> list[fx.Node]:
+        """Return the nodes whose values a step reads; a source reads none."""
+        return [] if node in self.sources else self.network.used_by(node)
+
+    def _levels(self) -> dict[fx.Node, int]:
+        """Return the number of each step's segment."""
         levels: dict[fx.Node, int] = {}
-        network = self.network
-        for node in order:
-            used = [] if node in self.sources else network.used_by(node)
-            waits = network.kind(node) in ("norm", "unknown")
-            levels[node] = max(
-                (
-                    levels.get(n, -1) + (waits or network.kind(n) == "unknown")
-                    for n in used
-                ),
-                default=0,
-            )
-            levels[node] = max(levels[node], 0)
+        kind = self.network.kind
+        for node in self.order:
+            waits = kind(node) in ("norm", "unknown")
+            after = [
+                levels.get(n, -1) + (waits or kind(n) == "unknown")
+                for n in self.reads(node)
+            ]
+            levels[node] = max([0, *after])
         return levels
-
-    def _kept(self, order: list[fx.Node], levels: dict[fx.Node, int]) -> set[fx.Node]:
-        """Return the steps whose whole value is read by a later segment, or wanted."""
-        read_later = {
-            used
-            for node in order
-            if node not in self.sources
-            for used in self.network.used_by(node)
-            if levels.get(used, levels[node]) < levels[node]
-        }
-        return read_later | (self.wanted & set(order))
-
-    def _widest(self, order: list[fx.Node]) -> int:
-        """Return the numbers that the largest value holds for a sample."""
-        shapes = (self.network.shapes[n] for n in order)
-        return max((math.prod(s) for s in shapes if s is not None), default=1)
 
     def run(
         self,
@@ -113,11 +103,11 @@ class Pipeline:
     ) -> Env:
         """Return the wanted values, `(candidates * batch, ...)`.
 
-        They lie in memory that the next call overwrites. `like` tells the dtype and
-        the device, where no value is given.
+        They lie in memory that the next call overwrites. `like` has their dtype and
+        device; it may be left out where values are given.
         """
         self.like = next(iter(values.values())) if like is None else like
-        if self.sources == self.wanted:  # nothing comes after them
+        if self.sources == self.wanted:  # no step is left
             piece = _everything(batch, candidates)
             whole = {n: self.buffer(n, piece.rows.stop, self.like) for n in self.wanted}
             for node, fill in (sources or {}).items():
@@ -161,8 +151,8 @@ class Pipeline:
         return self.buffers[key]
 
 
-def run_whole(network: Network, inputs: Tensor) -> Tensor:
-    """Return the network's outputs with its weights as they are."""
+def run_network(network: Network, inputs: Tensor) -> Tensor:
+    """Return the network's outputs with its weights of now."""
     start, end = network.nodes[0], network.output
     return Pipeline(network, [end], [start]).run({start: inputs}, len(inputs))[end]
 
@@ -202,35 +192,31 @@ class _Sums:
 
 
 class _Segment:
-    """Steps that a piece goes through at one go."""
+    """Steps that run one after another on each piece."""
 
     def __init__(
         self, pipeline: Pipeline, nodes: list[fx.Node], kept: set[fx.Node]
     ) -> None:
         network = self.network = pipeline.network
         self.pipeline = pipeline
-        own = [n for n in nodes if n in pipeline.sources or not _is_alone(network, n)]
-        self.alone = [n for n in nodes if n not in own]  # run on whole batches
-        self.norms = [n for n in own if self._is_norm(n)]
-        self.reads = {
-            used
-            for n in own
-            if n not in pipeline.sources
-            for used in network.used_by(n)
-            if used not in own
-        }
-        self.steps = [
-            (n, self._step(n, kept), n in kept, n in pipeline.measured) for n in own
+        batched = [
+            n for n in nodes if n in pipeline.sources or network.kind(n) != "unknown"
         ]
-
-    def _is_norm(self, node: fx.Node) -> bool:
-        is_source = node in self.pipeline.sources
-        return not is_source and self.network.kind(node) == "norm"
+        self.unknown = [n for n in nodes if n not in batched]  # run on whole batches
+        self.norms = [
+            n
+            for n in batched
+            if n not in pipeline.sources and network.kind(n) == "norm"
+        ]
+        self.reads = {n for node in batched for n in pipeline.reads(node)} - {*batched}
+        self.steps = [
+            (n, self._step(n, kept), n in kept, n in pipeline.measured) for n in batched
+        ]
 
     def _step(self, node: fx.Node, kept: set[fx.Node]) -> Callable | None:
         if node in self.pipeline.sources:
             return None
-        if self._is_norm(node):
+        if node in self.norms:
             return self._norm(node)
         is_live = self.pipeline.is_live
         return self.network.step(node, is_live=is_live, kept=kept)
@@ -246,7 +232,7 @@ class _Segment:
         """Run this segment's steps; `whole` and `sums` receive what later ones read."""
         pipeline, total = self.pipeline, candidates * batch
         self.total = total
-        for node in self.alone:
+        for node in self.unknown:
             whole[node] = self.network.one_by_one(node, whole, batch)
             if node in pipeline.measured:
                 sums.add(node, whole[node], _everything(batch, candidates))
@@ -312,17 +298,13 @@ class _Segment:
         return apply
 
     def _scratch(self, node: fx.Node, like: Tensor) -> Tensor:
-        """Return memory for a piece; whole values are new, for they may be kept."""
+        """Return memory for a piece; whole values may be stored, so they are new."""
         if like.shape[0] >= self.total:
             return torch.empty_like(like)
         key = node, like.shape
         if key not in self.pipeline.buffers:
             self.pipeline.buffers[key] = torch.empty_like(like)
         return self.pipeline.buffers[key]
-
-
-def _is_alone(network: Network, node: fx.Node) -> bool:
-    return network.kind(node) == "unknown"
 
 
 def _part(value: Any, piece: Piece, batch: int, candidates: int) -> Any:

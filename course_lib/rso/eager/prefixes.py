@@ -1,4 +1,4 @@
-"""What a cycle's first passes gave at the layers that it has yet to sweep.
+"""Inputs of the layers that a cycle has yet to sweep, from its first passes.
 
 Sweeping a layer changes nothing before it. So with the output first, one pass over a
 mini-batch holds for all sweeps of the cycle: each finds its layer's input here.
@@ -15,10 +15,10 @@ from torch import Tensor, fx, nn
 from course_lib.rso.eager.network import Network
 
 
-def in_blocks(value: Tensor, lanes: int) -> Tensor:
+def to_blocks(value: Tensor, lanes: int) -> Tensor:
     """Return `(batch, ...)` as `(blocks, numbers, lanes)`, zeros at the end.
 
-    What is in blocks already is returned as it is: no layer's input has three axes.
+    Blocks are returned unchanged: no layer's input has three axes.
     """
     if value.dim() == 3:
         return value
@@ -26,29 +26,29 @@ def in_blocks(value: Tensor, lanes: int) -> Tensor:
     return flat.view(-1, lanes, flat.shape[1]).transpose(1, 2).contiguous()
 
 
-def in_batch(value: Tensor, shape: Sequence[int] | None, batch: int) -> Tensor:
-    """Return `(blocks, numbers, lanes)` as `(batch, *shape)`; all else as it is.
+def from_blocks(value: Tensor, shape: Sequence[int] | None, batch: int) -> Tensor:
+    """Return `(blocks, numbers, lanes)` as `(batch, *shape)`; all else unchanged.
 
-    Sequences, `(batch, length, features)`, never were in blocks.
+    Sequences, `(batch, length, features)`, are never in blocks.
     """
     if shape is None or value.dim() == 1 + len(shape):
         return value
     return value.transpose(1, 2).flatten(0, 1)[:batch].unflatten(1, shape)
 
 
-CHEAP = 32  # multiply-adds for a number: less than fetching it from far memory takes
+RECOMPUTE_COST = 32  # multiply-adds a number, up to which fetching it takes longer
 
 
 class Prefixes:
-    """The inputs of layers to come, for each mini-batch that was met.
+    """The inputs of layers that are swept later, for each mini-batch.
 
-    Those that are computed anew as fast as they are fetched are not remembered: what
-    the first convolution gives is often the largest value of all.
+    Values that are recomputed as fast as they are fetched are not stored: the output of
+    the first convolution is often the largest value of all.
 
     Args:
         network: whose layers.
         parameters: in the order of the sweeps.
-        room: numbers that may be remembered for each sample; the layers that come
+        room: numbers that may be stored for each sample; the layers that are swept
             first have precedence.
     """
 
@@ -61,12 +61,12 @@ class Prefixes:
         changed: set[fx.Node] = set()
         for number, parameter in enumerate(parameters):
             readers = network.readers(parameter)
-            own = readers[0].all_input_nodes if len(readers) == 1 else []
-            for node in own:
+            inputs = readers[0].all_input_nodes if len(readers) == 1 else []
+            for node in inputs:
                 size = math.prod(network.shapes[node] or (math.inf,))
-                is_cheap = multiply_adds(network, node) <= CHEAP * size
+                is_recomputed = multiply_adds(network, node) <= RECOMPUTE_COST * size
                 is_new = node not in self.last
-                if number and node not in changed and not is_cheap:
+                if number and node not in changed and not is_recomputed:
                     if is_new and size > room:
                         continue
                     room -= size if is_new else 0
@@ -74,31 +74,31 @@ class Prefixes:
             changed.update(network.after(readers))
 
     def begin(self, sweep: int) -> None:
-        """Forget what no sweep from this one on reads."""
+        """Delete values that no sweep from this one on reads."""
         self.sweep = sweep
         for values in self.values.values():
             for node in [n for n in values if self.last[n] < sweep]:
                 del values[node]
 
     def known(self, number: int) -> dict[fx.Node, Tensor]:
-        """Return what is remembered of a mini-batch."""
+        """Return the values that are stored for a mini-batch."""
         return dict(self.values.get(number, {}))
 
     def missing(self, number: int) -> set[fx.Node]:
-        """Return what later sweeps would like to know of a mini-batch."""
+        """Return the nodes that later sweeps read and that are not stored."""
         wanted = {node for node, last in self.last.items() if last > self.sweep}
         return wanted - self.values.get(number, {}).keys()
 
     def put(self, number: int, values: dict[fx.Node, Tensor]) -> None:
-        """Remember values of a mini-batch; their memory must stay as it is."""
+        """Store values of a mini-batch; their memory must not be written to later."""
         self.values.setdefault(number, {}).update(values)
 
 
 def multiply_adds(network: Network, node: fx.Node) -> int:
-    """Return those of all layers that lead from the input to a value."""
+    """Return the multiply-adds of all layers between the input and a value."""
     count = 0
     for step in network.needed({node}, {network.nodes[0]}, set()):
-        taps, shape = network.taps(step), network.shapes[step]
-        if taps is not None and shape is not None:
-            count += math.prod(shape) * taps.unpooled()[0].numel()
+        conv, shape = network.conv_of(step), network.shapes[step]
+        if conv is not None and shape is not None:
+            count += math.prod(shape) * conv.unpooled()[0].numel()
     return count

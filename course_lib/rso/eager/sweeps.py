@@ -11,22 +11,25 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, fx, nn
 
 from course_lib.rso.eager.network import Network
 from course_lib.rso.eager.prefixes import Prefixes
+from course_lib.rso.losses import Loss, loss_sum
 from course_lib.rso.minibatches import Minibatches
-from course_lib.rso.modes import Loss, loss_sum
 from course_lib.rso.proposals import Target
+
+Change = float | Tensor  # of a weight
 
 
 @dataclass
 class Task:
     """What each engine is given for a sweep.
 
-    values: `(weights, 3)`: what each weight becomes: kept (decayed), w + dw, w - dw.
+    values: `(weights, 3)`: what each weight may become: kept (decayed), w + dw, w - dw.
     """
 
     model: nn.Module
@@ -39,6 +42,37 @@ class Task:
     compiled: bool = True  # where it can be
 
 
+class Sweep(Protocol):
+    """What an engine makes of a task."""
+
+    def losses(self, chosen: Sequence[int], number: int) -> Tensor:
+        """Judge the chosen proposals, which belong to one channel; see this module."""
+
+    def joint(self, chosen: Sequence[int], winners: Sequence[int]) -> Tensor:
+        """Judge the winners of the last call together, on its mini-batch."""
+
+    def record_decision(self, weight: int, winner: int | Tensor) -> None:
+        """Take note of what a weight has become: `task.values[weight, winner]`."""
+
+
+def candidate_changes(
+    steps: Sequence[Sequence[Change]], chosen: Sequence[int], *, decays: bool
+) -> list[list[tuple[int, Change]]]:
+    """Return the changes of weights in each row that `Sweep.losses` judges.
+
+    Where weights decay, the first row is that of all kept; else it has no changes and
+    is left out.
+
+    steps: by how much each weight moves: kept, w + dw, w - dw.
+    """
+    kept = [(weight, steps[weight][0]) for weight in chosen]
+    rows = [kept] if decays else []
+    for i, weight in enumerate(chosen):
+        others = kept[:i] + kept[i + 1 :] if decays else []
+        rows += [[*others, (weight, steps[weight][k])] for k in (1, 2)]
+    return rows
+
+
 class Reference:
     """The paper's loop: a full forward pass for each candidate."""
 
@@ -47,7 +81,7 @@ class Reference:
         self.flat = task.target.values
 
     def losses(self, chosen: Sequence[int], number: int) -> Tensor:
-        """Judge the chosen proposals; the weights are left as they were."""
+        """Judge the chosen proposals; the weights are restored."""
         judge = self._judge(number)
         with _put_back(self.flat, chosen):
             kept, *moved = self.task.values[list(chosen)].unbind(1)
@@ -67,16 +101,14 @@ class Reference:
                 self.flat[weight] = self.task.values[weight, winner]
             return self.judge()
 
-    def took(self, weight: int, winner: int | Tensor) -> None:
-        """Hear what became of a weight; nothing here remembers it."""
+    def record_decision(self, weight: int, winner: int | Tensor) -> None:
+        """Do nothing: nothing is stored that depends on the weight."""
 
     def _judge(self, number: int) -> Callable[[], Tensor]:
-        inputs, labels = self.task.minibatches.take(number)
         task = self.task
-        self.judge = lambda: loss_sum(
-            task.loss,
-            task.model(inputs.clone()),  # a layer in place would change them
-            labels,
+        inputs, labels = task.minibatches.take(number)
+        self.judge = lambda: loss_sum(  # in-place layers would change the inputs
+            task.loss, task.model(inputs.clone()), labels
         )
         return self.judge
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from course_lib.rso.native.structures import (
     REDUCE,
     Job,
-    Listing,
-    Moves,
     Norm,
     Op,
+    Operations,
+    RowChanges,
     Slot,
 )
 
@@ -27,8 +27,8 @@ Size = tuple[int, int, int]  # rows, blocks and threads
 class Rows:
     """Which weights change by how much in each row.
 
-    Row 0 is what the mini-batch remembers. With base 1, row 1 is what it is to
-    remember from now on, and the other rows change that.
+    Row 0 is what is stored of the mini-batch. With base 1, row 1 is what is to be
+    stored from now on, and the other rows change that.
     """
 
     channel: int
@@ -50,7 +50,7 @@ class Memory:
     tensor: Tensor | None = None
 
 
-class Bound:
+class ProgramBuffers:
     """Memory for so many rows, blocks and threads, with all pointers in place.
 
     Args:
@@ -59,7 +59,7 @@ class Bound:
         norms: their pointers are set.
         dtype: of the values.
         lanes: samples of a block.
-        reduce: adds a tensor up over all processes, or None.
+        reduce: sums a tensor over all processes, or None.
         size: rows, blocks and threads.
     """
 
@@ -79,9 +79,7 @@ class Bound:
         self.affines: list[Tensor] = []  # scale and shift of each norm's channels
         self.error: BaseException | None = None  # that `reduce` ended with
         rows, blocks, threads = size
-        slots = (Slot * len(memories))()
-        for slot, memory in zip(slots, memories, strict=True):
-            self._lay_out(slot, memory)
+        slots = (Slot * len(memories))(*map(self._slot, memories))
         ordered = sorted(ops, key=lambda pair: pair[0])
         stages = [number for number, _ in ordered]
         ends = [i for i in range(1, len(stages)) if stages[i] != stages[i - 1]]
@@ -97,7 +95,7 @@ class Bound:
             (Norm * len(norms))(*norms),
         )
         widest = max((norm.channels for norm in norms), default=0)
-        self.listing = Listing(
+        self.operations = Operations(
             *map(ctypes.addressof, self.arrays),
             len(ends) + 1,
             len(norms),
@@ -106,44 +104,45 @@ class Bound:
             self._numbers(rows * widest * 2 + 1),
             self._numbers(rows * blocks),
         )
-        self._make_moves(4 * rows)
+        self._reserve(4 * rows)
 
     @property
     def job(self) -> Job:
         """What program.cpp is to do, valid until the next rows are taken."""
-        return Job(ctypes.addressof(self.listing), ctypes.addressof(self.moves))
+        return Job(ctypes.addressof(self.operations), ctypes.addressof(self.rows))
 
     def take(self, rows: Rows) -> None:
         """Write the rows' changes where program.cpp reads them."""
-        start, own = 0, self.moves
-        for row, changes in enumerate([rows.own, *rows.changes]):
-            if start + len(changes) > len(self.weights):
-                self._make_moves(2 * (start + len(changes)))
-                return self.take(rows)
+        lists = [rows.own, *rows.changes]
+        if (needed := sum(map(len, lists))) > len(self.weights):
+            self._reserve(2 * needed)
+        start = 0
+        for row, changes in enumerate(lists, start=1):
             for weight, change in changes:
                 self.weights[start], self.changes[start] = weight, change
                 start += 1
-            self.starts[row + 1] = start
+            self.starts[row] = start
+        own = self.rows
         own.channel, own.base, own.first_row = rows.channel, rows.base, rows.first_row
-        own.rows = len(rows.changes) + 1
+        own.rows = len(lists)
 
-    def _make_moves(self, changes: int) -> None:
+    def _reserve(self, changes: int) -> None:
         self.starts = (ctypes.c_int * (self.size[0] + 1))()
         self.weights = (ctypes.c_int * changes)()
         self.changes = (ctypes.c_double * changes)()
         pointers = map(ctypes.addressof, (self.starts, self.weights, self.changes))
-        self.moves = Moves(0, 0, 0, 0, *pointers)
+        self.rows = RowChanges(0, 0, 0, 0, *pointers)
 
     def _numbers(self, count: int, dtype: torch.dtype = torch.float64) -> int:
         self.numbers.append(torch.zeros(count, dtype=dtype))
         return self.numbers[-1].data_ptr()
 
-    def _lay_out(self, slot: Slot, memory: Memory) -> None:
-        """Lay a value out: for all rows and blocks, or for each thread alone."""
+    def _slot(self, memory: Memory) -> Slot:
+        """Allocate a value: for all rows and blocks, or for each thread alone."""
         rows, blocks, threads = self.size
-        slot.state, slot.state_block = memory.state, memory.size
+        slot = Slot(state=memory.state, state_block=memory.size)
         if not memory.is_own:
-            return
+            return slot
         if memory.is_whole:
             shape = (rows, blocks, memory.size * self.lanes)
             slot.row, slot.block = blocks * memory.size, memory.size
@@ -152,6 +151,7 @@ class Bound:
             slot.thread = memory.size
         memory.tensor = torch.zeros(shape, dtype=self.dtype)
         slot.data = memory.tensor.data_ptr()
+        return slot
 
     def _reducer(self) -> ctypes._CFuncPtr:
         """Return `reduce` as program.cpp calls it."""

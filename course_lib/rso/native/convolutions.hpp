@@ -1,21 +1,26 @@
-/* Convolutions and linear layers: in full, of one changed channel, and of a few taps.
+/* Convolutions and linear layers: of all inputs, of one changed channel, of a few taps.
 
-   Two ways to a full one: `conv` by taps, `winograd` in fewer products. Both read a
-   padded copy of their input. */
+   All of them read a padded copy of their input. Of a whole layer, `conv` sums over taps
+   as in the lines below, tile by tile, and `winograd` needs fewer products.
 
-#define QUARTET 4 /* outputs of a tile of WINOGRAD */
-#define SOME 32 /* changes that are added in one pass */
+       for o in outputs, i in pixels:
+           out[o][i] = bias[o] + sum of weights[o][c][t] * in[c][place[i] + tap[t]]
+                       over c in inputs, t in taps */
 
-/* A padded copy of one channel. */
-static void pad(const Op *op, const V *in, V scale, V shift, V floor, V *out)
+#define WINOGRAD_OUTPUTS 4 /* of a tile */
+#define MAX_CHANGES 32     /* that are added in one pass */
+
+/* A padded copy of one channel. Its border is zero from the beginning. */
+static void pad(const Op *op, Source in, int channel, V *out)
 {
-    for (int y = 0; y < op->height; y++)
-        for (int x = 0; x < op->width; x++)
-            out[(y + op->top) * op->padded_width + x + op->left]
-                = lifted(in[y * op->width + x] * scale + shift, floor);
+    const V *x = in.data + (long)channel * op->height * op->width;
+    Affine f = in.affine(channel);
+    for (int h = 0; h < op->height; h++)
+        for (int w = 0; w < op->width; w++)
+            out[(h + op->top) * op->padded_width + w + op->left] = f(x[h * op->width + w]);
 }
 
-/* Whether a padded copy is read as it is. */
+/* Whether taps read a padded copy directly. */
 static bool is_arranged(const Op *op)
 {
     return op->box_height * op->box_width * op->step_row * op->step_column == 1;
@@ -26,20 +31,20 @@ static inline void average(const Op *op, const V *from, int columns, int box_hei
                            int box_width, V *out)
 {
     int box_row = op->box_row * op->padded_width;
-    V share = splat((REAL)1 / (box_height * box_width));
+    V factor = broadcast((REAL)1 / (box_height * box_width));
     for (int x = 0; x < columns; x++) {
         const V *corner = from + x * op->step_column;
         V sum = {};
         for (int u = 0; u < box_height; u++)
             for (int v = 0; v < box_width; v++)
                 sum += corner[u * box_row + v * op->box_column];
-        out[x] = sum * share;
+        out[x] = sum * factor;
     }
 }
 
-/* A row of a padded channel as taps read it: averaged over the boxes of a pooling that
-   the layer takes in, and the pixels that one tap reads side by side. So those of a
-   stride are sorted by their place within a step. */
+/* A row of a padded channel, [padded_height][padded_width], as taps read it,
+   [step_row][step_column][rows][columns]: averaged over the boxes of a pooling that is
+   folded into the layer, and the pixels that one tap reads lie side by side. */
 static void arrange_row(const Op *op, const V *padded, int y, V *out)
 {
     int width = op->padded_width - (op->box_width - 1) * op->box_column;
@@ -70,32 +75,43 @@ static void arrange(const Op *op, const V *padded, V *out)
         arrange_row(op, padded, y, out);
 }
 
-/* OUTPUTS channels at `count` pixels: one load for OUTPUTS multiply-adds, and the sums
-   in registers until the end. */
+/* All channels, [C][H][W] to [C][plane]. `has_border`: `out` is framed by zeros. */
+static void arrange_all(const Op *op, Source in, V *padded, bool has_border, V *out)
+{
+    for (int c = 0; c < op->channels; c++, out += op->plane) {
+        bool is_direct = has_border && is_arranged(op);
+        pad(op, in, c, is_direct ? out : padded);
+        if (!is_direct)
+            arrange(op, padded, out);
+    }
+}
+
+/* TILE_OUTPUTS channels at COUNT pixels: one load for TILE_OUTPUTS multiply-adds, and the
+   sums in registers until the end. */
 template <int COUNT>
 static inline void multiply(const Op *op, const V *in, int inputs, const REAL *w,
                             const int *place, const V *start, const REAL *bias, V *out,
                             int outputs)
 {
-    V sum[OUTPUTS][COUNT];
-    for (int o = 0; o < OUTPUTS; o++)
+    V sum[TILE_OUTPUTS][COUNT];
+    for (int o = 0; o < TILE_OUTPUTS; o++)
         for (int i = 0; i < COUNT; i++) {
             sum[o][i] = V{};
             if (o < outputs && start)
                 sum[o][i] = start[o * op->pixels + i];
             else if (o < outputs && bias)
-                sum[o][i] = splat(bias[o]);
+                sum[o][i] = broadcast(bias[o]);
         }
     for (int c = 0; c < inputs; c++, in += op->plane)
-        for (int t = 0; t < op->taps; t++, w += OUTPUTS) {
+        for (int t = 0; t < op->taps; t++, w += TILE_OUTPUTS) {
             V x[COUNT];
             for (int i = 0; i < COUNT; i++)
                 x[i] = in[place[i] + op->tap[t]];
-            for (int o = 0; o < OUTPUTS; o++)
+            for (int o = 0; o < TILE_OUTPUTS; o++)
                 for (int i = 0; i < COUNT; i++)
                     sum[o][i] += w[o] * x[i];
         }
-    for (int o = 0; o < OUTPUTS; o++)
+    for (int o = 0; o < TILE_OUTPUTS; o++)
         if (o < outputs)
             for (int i = 0; i < COUNT; i++)
                 out[o * op->pixels + i] = sum[o][i];
@@ -103,176 +119,179 @@ static inline void multiply(const Op *op, const V *in, int inputs, const REAL *w
 
 /* One tile: COUNT pixels from `i` on. */
 template <int COUNT>
-static void output(const Op *op, const V *in, int group, int tile, int first, int inputs,
-                   int i, const V *start, V *out)
+static void conv_tile(const Op *op, const V *in, int group, int tile, int first,
+                      int inputs, int i, const V *start, V *out)
 {
-    int tiles = (op->outputs + OUTPUTS - 1) / OUTPUTS;
-    int o = group * op->outputs + tile * OUTPUTS;
-    long at = ((long)(group * tiles + tile) * op->inputs + first) * op->taps;
+    int tiles = (op->outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS;
+    int o = group * op->outputs + tile * TILE_OUTPUTS;
+    long from = ((long)(group * tiles + tile) * op->inputs + first) * op->taps;
     long to = (long)o * op->pixels + i;
-    multiply<COUNT>(op, in, inputs, op->weights + at * OUTPUTS, op->place + i,
+    multiply<COUNT>(op, in, inputs, op->weights + from * TILE_OUTPUTS, op->place + i,
                     start ? start + to : 0, op->bias ? op->bias + o : 0, out + to,
-                    op->outputs - tile * OUTPUTS);
+                    op->outputs - tile * TILE_OUTPUTS);
 }
 
-/* From the `inputs` channels of `in` that stand from `first` on among the layer's. With
-   many, the inputs of a tile are used for all outputs while they are in the nearest
-   cache; with one, it is the outputs that should stay there. */
+/* From the `inputs` channels of `in`, [inputs][plane], which are those from `first` on
+   among the layer's, on top of `start` or the bias. With many, the inputs of a tile are
+   used for all outputs while they are in the nearest cache; with one, the outputs stay
+   there. */
 static void convolve(const Op *op, const V *in, int first, int inputs, const V *start,
-                     Ahead *ahead, V *out)
+                     Prefetch *next, V *out)
 {
-    int tiles = (op->outputs + OUTPUTS - 1) / OUTPUTS;
-    int wide = op->pixels / PIXELS, all = wide + op->pixels % PIXELS;
+    int tiles = (op->outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS;
+    int wide = op->pixels / TILE_PIXELS, places = wide + op->pixels % TILE_PIXELS;
     bool is_one = inputs == 1;
     for (int group = 0; group < op->groups; group++, in += inputs * op->plane)
-        for (int n = 0; n < tiles * all; n++) {
-            int tile = is_one ? n / all : n % tiles, place = is_one ? n % all : n / tiles;
-            fetch(ahead, 8);
+        for (int n = 0; n < tiles * places; n++) {
+            int tile = is_one ? n / places : n % tiles;
+            int place = is_one ? n % places : n / tiles;
+            prefetch(next, 8);
             if (place < wide)
-                output<PIXELS>(op, in, group, tile, first, inputs, place * PIXELS, start,
-                               out);
+                conv_tile<TILE_PIXELS>(op, in, group, tile, first, inputs,
+                                       place * TILE_PIXELS, start, out);
             else
-                output<1>(op, in, group, tile, first, inputs,
-                          place - wide + wide * PIXELS, start, out);
+                conv_tile<1>(op, in, group, tile, first, inputs,
+                             place - wide + wide * TILE_PIXELS, start, out);
         }
 }
 
-/* All channels as taps read them; what is not `framed` by zeros yet will be. */
-static void arrange_all(const Op *op, Source in, V *padded, bool framed, V *out)
-{
-    for (int c = 0; c < op->channels; c++, out += op->plane) {
-        V *own = framed && is_arranged(op) ? out : padded;
-        pad(op, in.data + (long)c * op->height * op->width, scale_of(in, c),
-            shift_of(in, c), splat(in.floor), own);
-        if (own == padded)
-            arrange(op, padded, out);
-    }
-}
-
-static void conv(const Op *op, Source in, V *scratch, Ahead *ahead, V *out)
+static void conv(const Op *op, Source in, V *scratch, Prefetch *next, V *out)
 {
     V *arranged = scratch + op->padded_height * op->padded_width;
     arrange_all(op, in, scratch, true, arranged);
-    convolve(op, arranged, 0, op->inputs, 0, ahead, out);
+    convolve(op, arranged, 0, op->inputs, 0, next, out);
 }
 
-/* A convolution of 3x3 in fewer products, after Winograd: a patch of 6x6 numbers and the
-   kernel are both turned into 36, these are multiplied one by one, and what comes out is
-   turned back into 4x4 outputs. 36 products take the place of 144. (F(4x4, 3x3) of
-   Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2016.) */
-static inline void turn(const V *d, int step, V *out, int apart)
+/* A 3x3 convolution in fewer products, after Winograd: a patch of 6x6 numbers and the
+   kernel are both transformed to 36, these are multiplied one by one, and the products
+   are transformed to 4x4 outputs. 36 products take the place of 144. (F(4x4, 3x3) of
+   Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks".) */
+static inline void input_transform(const V *d, int stride, V *out, int out_stride)
 {
-    V even = d[4 * step] - 4 * d[2 * step], odd = d[3 * step] - 4 * d[step];
-    V near = d[4 * step] - d[2 * step], far = 2 * (d[3 * step] - d[step]);
-    out[0] = 4 * d[0] - 5 * d[2 * step] + d[4 * step];
-    out[apart] = even + odd;
-    out[2 * apart] = even - odd;
-    out[3 * apart] = near + far;
-    out[4 * apart] = near - far;
-    out[5 * apart] = 4 * d[step] - 5 * d[3 * step] + d[5 * step];
+    V even = d[4 * stride] - 4 * d[2 * stride], odd = d[3 * stride] - 4 * d[stride];
+    V near = d[4 * stride] - d[2 * stride], far = 2 * (d[3 * stride] - d[stride]);
+    out[0] = 4 * d[0] - 5 * d[2 * stride] + d[4 * stride];
+    out[out_stride] = even + odd;
+    out[2 * out_stride] = even - odd;
+    out[3 * out_stride] = near + far;
+    out[4 * out_stride] = near - far;
+    out[5 * out_stride] = 4 * d[stride] - 5 * d[3 * stride] + d[5 * stride];
 }
 
-static inline void turn_back(const V *m, int step, V *out, int apart)
+static inline void output_transform(const V *m, int stride, V *out, int out_stride)
 {
-    V both = m[step] + m[2 * step], apart1 = m[step] - m[2 * step];
-    V both2 = m[3 * step] + m[4 * step], apart2 = m[3 * step] - m[4 * step];
-    out[0] = m[0] + both + both2;
-    out[apart] = apart1 + 2 * apart2;
-    out[2 * apart] = both + 4 * both2;
-    out[3 * apart] = apart1 + 8 * apart2 + m[5 * step];
+    V sum1 = m[stride] + m[2 * stride], difference1 = m[stride] - m[2 * stride];
+    V sum2 = m[3 * stride] + m[4 * stride], difference2 = m[3 * stride] - m[4 * stride];
+    out[0] = m[0] + sum1 + sum2;
+    out[out_stride] = difference1 + 2 * difference2;
+    out[2 * out_stride] = sum1 + 4 * sum2;
+    out[3 * out_stride] = difference1 + 8 * difference2 + m[5 * stride];
 }
 
-/* The products of COUNT patches: from [inputs][36][PATCHES] to [outputs][36][PATCHES]. */
+/* The products of COUNT patches: [inputs][36][TILE_PATCHES] to
+   [outputs][36][TILE_PATCHES]. */
 template <int COUNT>
-static void products(const Op *op, const V *in, Ahead *ahead, V *out)
+static void products(const Op *op, const V *in, Prefetch *next, V *out)
 {
     const REAL *w = op->weights;
     for (int f = 0; f < 36; f++) {
-        fetch(ahead, 24);
-        for (int o = 0; o < op->outputs; o += QUARTET) {
-            V sum[QUARTET][COUNT] = {};
-            const V *x = in + f * PATCHES;
-            for (int c = 0; c < op->inputs; c++, x += 36 * PATCHES, w += QUARTET)
-                for (int k = 0; k < QUARTET; k++)
+        prefetch(next, 24);
+        for (int o = 0; o < op->outputs; o += WINOGRAD_OUTPUTS) {
+            V sum[WINOGRAD_OUTPUTS][COUNT] = {};
+            const V *x = in + f * TILE_PATCHES;
+            for (int c = 0; c < op->inputs; c++, x += 36 * TILE_PATCHES)
+                for (int k = 0; k < WINOGRAD_OUTPUTS; k++, w++)
                     for (int i = 0; i < COUNT; i++)
-                        sum[k][i] += w[k] * x[i];
-            for (int k = 0; k < QUARTET && o + k < op->outputs; k++)
+                        sum[k][i] += *w * x[i];
+            for (int k = 0; k < WINOGRAD_OUTPUTS && o + k < op->outputs; k++)
                 for (int i = 0; i < COUNT; i++)
-                    out[((o + k) * 36 + f) * PATCHES + i] = sum[k][i];
+                    out[((o + k) * 36 + f) * TILE_PATCHES + i] = sum[k][i];
         }
     }
+}
+
+/* All patches: [C][H][W] to [patches / TILE_PATCHES][C][36][TILE_PATCHES]. */
+static void transform_inputs(const Op *op, Source in, V *padded, V *out)
+{
+    int patches = op->rows * op->columns, tile = 36 * TILE_PATCHES;
+    V between[36];
+    for (int c = 0; c < op->inputs; c++) {
+        pad(op, in, c, padded);
+        for (int n = 0; n < patches; n++) {
+            const V *from = padded + n / op->columns * 4 * op->padded_width
+                            + n % op->columns * 4;
+            V *to = out + (n / TILE_PATCHES * op->inputs + c) * tile + n % TILE_PATCHES;
+            for (int i = 0; i < 6; i++)
+                input_transform(from + i, op->padded_width, between + i, 6);
+            for (int i = 0; i < 6; i++)
+                input_transform(between + 6 * i, 1, to + 6 * i * TILE_PATCHES,
+                                TILE_PATCHES);
+        }
+    }
+}
+
+/* The 4x4 outputs of patch `n`, cut at the edges, from its 36 products. */
+static void transform_outputs(const Op *op, const V *product, int n, V bias, V *out)
+{
+    int width = op->width + 2 * op->left - 2, height = op->height + 2 * op->top - 2;
+    int y = n / op->columns * 4, x = n % op->columns * 4;
+    V between[24], patch[16];
+    for (int k = 0; k < 6; k++)
+        output_transform(product + 6 * k * TILE_PATCHES, TILE_PATCHES, between + 4 * k, 1);
+    for (int k = 0; k < 4; k++)
+        output_transform(between + k, 4, patch + k, 4);
+    for (int v = 0; v < 4 && y + v < height; v++)
+        for (int u = 0; u < 4 && x + u < width; u++)
+            out[(y + v) * width + x + u] = patch[4 * v + u] + bias;
 }
 
 /* The scratch holds a padded channel, all patches, and the products of a tile. */
-static void winograd(const Op *op, Source in, V *scratch, Ahead *ahead, V *out)
+static void winograd(const Op *op, Source in, V *scratch, Prefetch *next, V *out)
 {
-    int patches = op->rows * op->columns, width = op->width + 2 * op->left - 2;
-    int height = op->height + 2 * op->top - 2, tile = 36 * PATCHES;
-    V *turned = scratch + op->padded_height * op->padded_width, between[36];
-    V *multiplied = turned + (patches + PATCHES - 1) / PATCHES * op->inputs * tile;
-    for (int c = 0; c < op->inputs; c++) {
-        pad(op, in.data + (long)c * op->height * op->width, scale_of(in, c),
-            shift_of(in, c), splat(in.floor), scratch);
-        for (int n = 0; n < patches; n++) {
-            const V *from = scratch + n / op->columns * 4 * op->padded_width
-                            + n % op->columns * 4;
-            V *to = turned + (n / PATCHES * op->inputs + c) * tile + n % PATCHES;
-            for (int i = 0; i < 6; i++)
-                turn(from + i, op->padded_width, between + i, 6);
-            for (int i = 0; i < 6; i++)
-                turn(between + 6 * i, 1, to + 6 * i * PATCHES, PATCHES);
-        }
-    }
-    for (int first = 0; first < patches; first += PATCHES) {
-        const V *own = turned + first * op->inputs * 36;
-        int count = patches - first < PATCHES ? patches - first : PATCHES;
-        if (count == PATCHES)
-            products<PATCHES>(op, own, ahead, multiplied);
+    int patches = op->rows * op->columns, tile = 36 * TILE_PATCHES;
+    V *transformed = scratch + op->padded_height * op->padded_width;
+    V *product = transformed
+                 + (patches + TILE_PATCHES - 1) / TILE_PATCHES * op->inputs * tile;
+    transform_inputs(op, in, scratch, transformed);
+    for (int first = 0; first < patches; first += TILE_PATCHES) {
+        const V *from = transformed + first * op->inputs * 36;
+        int count = patches - first < TILE_PATCHES ? patches - first : TILE_PATCHES;
+        if (count == TILE_PATCHES)
+            products<TILE_PATCHES>(op, from, next, product);
         else
             for (int i = 0; i < count; i++)
-                products<1>(op, own + i, ahead, multiplied + i);
+                products<1>(op, from + i, next, product + i);
         for (int o = 0; o < op->outputs; o++)
-            for (int i = 0; i < count; i++) {
-                int y = (first + i) / op->columns * 4, x = (first + i) % op->columns * 4;
-                V found[16];
-                for (int k = 0; k < 6; k++)
-                    turn_back(multiplied + o * tile + 6 * k * PATCHES + i, PATCHES,
-                              between + k * 4, 1);
-                for (int k = 0; k < 4; k++)
-                    turn_back(between + k, 4, found + k, 4);
-                V bias = splat(op->bias ? op->bias[o] : 0);
-                for (int v = 0; v < 4 && y + v < height; v++)
-                    for (int u = 0; u < 4 && x + u < width; u++)
-                        out[o * op->pixels + (y + v) * width + x + u]
-                            = found[4 * v + u] + bias;
-            }
+            for (int i = 0; i < count; i++)
+                transform_outputs(op, product + o * tile + i, first + i,
+                                  broadcast(op->bias ? op->bias[o] : 0),
+                                  out + o * op->pixels);
     }
 }
 
-/* What a change of one channel gives in all outputs of the next layer. */
+/* What a change of one channel adds to all outputs of the next layer. */
 static void spread(const Op *op, Source before, Source after, int channel,
-                   const V *start, V *scratch, Ahead *ahead, V *out)
+                   const V *start, V *scratch, Prefetch *next, V *out)
 {
-    V scale = scale_of(after, 0), shift = shift_of(after, 0), floor = splat(after.floor);
-    V scale0 = scale_of(before, 0), shift0 = shift_of(before, 0);
-    for (int y = 0; y < op->height; y++)
-        for (int x = 0; x < op->width; x++) {
-            int i = y * op->width + x;
-            scratch[(y + op->top) * op->padded_width + x + op->left]
-                = lifted(after.data[i] * scale + shift, floor)
-                  - lifted(before.data[i] * scale0 + shift0, floor);
+    Affine f = after.affine(0), f0 = before.affine(0);
+    f0.floor = f.floor;
+    for (int h = 0; h < op->height; h++)
+        for (int w = 0; w < op->width; w++) {
+            int i = h * op->width + w;
+            scratch[(h + op->top) * op->padded_width + w + op->left]
+                = f(after.data[i]) - f0(before.data[i]);
         }
     V *arranged = scratch;
     if (!is_arranged(op))
         arrange(op, scratch, arranged += op->padded_height * op->padded_width);
     int inputs = op->inputs / op->channels; /* a flattened image has one each pixel */
-    convolve(op, arranged, channel * inputs, inputs, start, ahead, out);
+    convolve(op, arranged, channel * inputs, inputs, start, next, out);
 }
 
-/* Some taps of one input channel, at COUNT pixels. */
+/* sum[k] += w[t] * in[place[k] + tap[t]] over all t, at COUNT pixels. */
 template <int COUNT>
-static inline void weigh(const V *in, const int *place, const REAL *w, const int *tap,
-                         int taps, V *sum)
+static inline void add_taps(const V *in, const int *place, const REAL *w, const int *tap,
+                            int taps, V *sum)
 {
     V own[COUNT];
     for (int k = 0; k < COUNT; k++)
@@ -284,91 +303,97 @@ static inline void weigh(const V *in, const int *place, const REAL *w, const int
         sum[k] = own[k];
 }
 
-static void weigh_all(const V *in, const int *place, const REAL *w, const int *tap,
-                      int taps, int pixels, V *sum)
+static void add_all_taps(const V *in, const int *place, const REAL *w, const int *tap,
+                         int taps, int pixels, V *sum)
 {
     int i = 0;
     for (; i + 4 <= pixels; i += 4)
-        weigh<4>(in, place + i, w, tap, taps, sum + i);
+        add_taps<4>(in, place + i, w, tap, taps, sum + i);
     for (; i < pixels; i++)
-        weigh<1>(in, place + i, w, tap, taps, sum + i);
+        add_taps<1>(in, place + i, w, tap, taps, sum + i);
 }
 
-/* A channel of the swept layer's input, which is not remembered: computed from what the
-   layer before reads, row by row while these are in the nearest cache. `held` is the
-   channel that the scratch has already. */
-static const V *recall(const Turn &t, const Op *op, int channel, int *held)
+/* A channel of the swept layer's input, which is not stored: computed from what the layer
+   before reads, row by row while these are in the nearest cache. `ready` is the channel
+   that the scratch already holds. */
+static const V *recompute(const Context &ctx, const Op *op, int channel, int *ready)
 {
-    V *padded = at(t, op->scratch, 0);
+    V *padded = at(ctx, op->scratch, 0);
     V *out = padded + op->padded_height * op->padded_width;
-    if (*held == channel)
+    if (*ready == channel)
         return out;
-    *held = channel;
-    const V *in = at(t, op->in.slot, 0);
+    *ready = channel;
+    const V *in = at(ctx, op->input.slot, 0);
     const REAL *weights = op->weights + (long)channel * op->inputs * op->taps;
-    V bias = splat(op->bias ? op->bias[channel] : 0), floor = splat(op->other.floor);
-    V scale = splat(1), shift = splat(0);
+    V bias = broadcast(op->bias ? op->bias[channel] : 0);
+    Affine f = {broadcast(1), broadcast(0), broadcast(op->other.floor)};
     if (op->other.slot >= 0) {
-        const V *affine = at(t, op->other.slot, 0);
-        scale = affine[2 * channel];
-        shift = affine[2 * channel + 1];
+        const V *affine = at(ctx, op->other.slot, 0); /* [C][2] */
+        f.scale = affine[2 * channel];
+        f.shift = affine[2 * channel + 1];
     }
     int done = 0;
     for (int y = 0; y < op->height; y++) {
-        const int *place = op->place + y * op->width;
         V *row = padded + (y + op->top) * op->padded_width + op->left;
         for (int x = 0; x < op->width; x++)
             row[x] = bias;
         for (int c = 0; c < op->inputs; c++)
-            weigh_all(in + c * op->plane, place, weights + c * op->taps, op->tap,
-                      op->taps, op->width, row);
+            add_all_taps(in + c * op->plane, op->place + y * op->width,
+                         weights + c * op->taps, op->tap, op->taps, op->width, row);
         for (int x = 0; x < op->width; x++)
-            row[x] = lifted(row[x] * scale + shift, floor);
-        for (; done < rows_above(op, y + op->top + 1); done++)
+            row[x] = f(row[x]);
+        int ends = y + 1 == op->height ? op->padded_height : y + op->top + 1;
+        for (; done < rows_above(op, ends); done++)
             arrange_row(op, padded, done, out);
     }
-    for (; done < rows_above(op, op->padded_height); done++)
-        arrange_row(op, padded, done, out);
     return out;
 }
 
-/* The candidates' planes: the channel's, moved by each change times its input. */
-static void taps(const Turn &t, const Op *op)
+/* Add one row's changes from number `i` on that belong to one input, or at most
+   MAX_CHANGES of them; return the number of the next. */
+static int add_changes(const Context &ctx, const Op *op, int i, int end, int *ready,
+                       V *out)
 {
-    const Rows *rows = t.rows;
-    int each = op->inputs * op->taps;
-    int group = op->outputs ? rows->channel / op->outputs : 0, held = -1;
-    const V *plane = at(t, op->in.slot, 0) + (long)rows->channel * op->pixels;
+    const RowChanges *rows = ctx.rows;
+    if (op->other.slot < 0) { /* of a bias, or a shift */
+        for (int j = 0; j < op->pixels; j++)
+            out[j] += (REAL)rows->changes[i];
+        return i + 1;
+    }
+    int first = rows->channel * op->inputs * op->taps, count = 0, tap[MAX_CHANGES];
+    int input = (rows->weights[i] - first) / op->taps;
+    REAL change[MAX_CHANGES];
+    for (; i < end && count < MAX_CHANGES; i++, count++) {
+        int within = rows->weights[i] - first - input * op->taps;
+        if (within < 0 || within >= op->taps)
+            break;
+        tap[count] = op->tap[within];
+        change[count] = (REAL)rows->changes[i];
+    }
+    input += op->outputs ? rows->channel / op->outputs * op->inputs : 0; /* its group */
+    const V *x = op->recompute ? recompute(ctx, op->recompute, input, ready)
+                               : at(ctx, op->other.slot, 0) + input * op->plane;
+    add_all_taps(x, op->place, change, tap, count, op->pixels, out);
+    return i;
+}
+
+/* The candidates' planes, [rows][pixels]: that of the base plus each change times its
+   input. Of row 0, the stored plane, or the bias plus all weights times their inputs. */
+static void perturb(const Context &ctx, const Op *op)
+{
+    const RowChanges *rows = ctx.rows;
+    const V *plane = at(ctx, op->input.slot, 0) + (long)rows->channel * op->pixels;
+    V bias = broadcast(op->bias ? op->bias[rows->channel] : 0);
+    int ready = -1;
     for (int r = 0; r < rows->rows; r++) {
-        V *out = at(t, op->out, r);
-        V bias = splat(op->bias ? op->bias[rows->channel] : 0);
-        if (r || !(op->flags & ANEW))
-            memcpy(out, r ? at(t, op->out, r <= rows->base ? 0 : rows->base) : plane,
-                   op->pixels * sizeof(V));
+        V *out = at(ctx, op->out, r);
+        const V *base = r ? at(ctx, op->out, r <= rows->base ? 0 : rows->base) : plane;
+        if (r || !(op->flags & FROM_SCRATCH))
+            memcpy(out, base, op->pixels * sizeof(V));
         else
             for (int j = 0; j < op->pixels; j++)
                 out[j] = bias;
-        for (int i = rows->starts[r], end = rows->starts[r + 1]; i < end;) {
-            if (op->other.slot < 0) { /* a bias, or a shift */
-                REAL change = (REAL)rows->changes[i++];
-                for (int j = 0; j < op->pixels; j++)
-                    out[j] += change;
-                continue;
-            }
-            int first = rows->channel * each, count = 0, taps[SOME];
-            int input = (rows->weights[i] - first) / op->taps;
-            REAL changes[SOME]; /* of this input's taps */
-            for (; i < end && count < SOME; i++, count++) {
-                int within = rows->weights[i] - first - input * op->taps;
-                if (within < 0 || within >= op->taps)
-                    break;
-                taps[count] = op->tap[within];
-                changes[count] = (REAL)rows->changes[i];
-            }
-            input += group * op->inputs;
-            const V *x = op->recall ? recall(t, op->recall, input, &held)
-                                    : at(t, op->other.slot, 0) + input * op->plane;
-            weigh_all(x, op->place, changes, taps, count, op->pixels, out);
-        }
+        for (int i = rows->starts[r], end = rows->starts[r + 1]; i < end;)
+            i = add_changes(ctx, op, i, end, &ready, out);
     }
 }

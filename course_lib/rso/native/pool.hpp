@@ -1,11 +1,11 @@
-/* Threads that wait for each other without holding up a busy machine.
+/* Threads that wait for each other without slowing down a busy machine.
 
-   Each has its share of the blocks, and takes from the others' when it is done. So a
-   thread that the system has put aside holds up nothing but the block it has begun. (A
-   parallel loop of OpenMP waits for all threads, awake: with another program on the
-   same cores that made small networks a hundred times slower.)
+   Each has its share of the blocks, and takes blocks of the others when it is done. So a
+   thread that the system has suspended delays only the block it has begun. (A parallel
+   loop of OpenMP waits for all threads, spinning: with another program on the same cores
+   that made small networks a hundred times slower.)
 
-   No wait is endless: a thread that does not give its last block back within PATIENCE
+   No wait is endless: a thread that does not finish its last block within PATIENCE
    seconds ends the run, and the pool refuses all later ones. */
 
 #include <atomic>
@@ -19,96 +19,94 @@
 #include <unistd.h>
 
 #ifndef PATIENCE
-#define PATIENCE 600 /* seconds that the calling thread waits, itself running */
+#define PATIENCE 600 /* seconds of waiting while the calling thread itself runs */
 #endif
 
 class Pool {
 public:
     using Work = std::function<void(long block, int thread)>;
 
-    /* This process's pool. Never taken down: its threads may outlive what the system
-       tears down at the end. A process that was forked has none of them, and takes a
-       pool of its own. */
-    static Pool &ours()
+    /* This process's pool. Never destroyed: its threads may outlive what the system
+       tears down at the end. A forked process has none of them, and makes its own. */
+    static Pool &of_process()
     {
         static std::atomic<Pool *> current{nullptr};
-        Pool *own = current.load();
-        if (!own || own->process != getpid()) {
-            Pool *fresh = new Pool;
-            if (current.compare_exchange_strong(own, fresh))
-                own = fresh;
+        Pool *pool = current.load();
+        if (!pool || pool->process != getpid()) {
+            Pool *made = new Pool;
+            if (current.compare_exchange_strong(pool, made))
+                pool = made;
             else
-                delete fresh; /* another thread was first */
+                delete made; /* another thread was first */
         }
-        return *own;
+        return *pool;
     }
 
     /* Run all blocks; this thread, number 0, takes part. False where another thread did
        not come back: it may still be at work in the caller's memory, for ever. */
     bool run(long blocks, int threads, const Work &work)
     {
-        threads = threads < MOST ? threads : MOST;
-        std::unique_lock<std::mutex> only(running, std::try_to_lock);
+        threads = threads < MAX_THREADS ? threads : MAX_THREADS;
+        std::unique_lock<std::mutex> lock(running, std::try_to_lock);
         if (is_broken)
             return false;
-        if (threads < 2 || blocks < 2 || !only) {
+        if (threads < 2 || blocks < 2 || !lock) {
             for (long block = 0; block < blocks; block++)
                 work(block, 0);
             return true;
         }
         while (started < threads - 1)
-            std::thread(&Pool::live, this, ++started).detach();
+            std::thread(&Pool::run_worker, this, ++started).detach();
         active = threads;
-        for (long first = 0; first < blocks && !is_broken; first += RANGE) {
-            long rest = blocks - first < RANGE ? blocks - first : RANGE;
+        for (long first = 0; first < blocks && !is_broken; first += MAX_BLOCKS) {
+            long rest = blocks - first < MAX_BLOCKS ? blocks - first : MAX_BLOCKS;
             Work part = [&work, first](long block, int t) { work(first + block, t); };
-            share_out(rest, threads, blocks > RANGE ? part : work);
+            run_range(rest, threads, blocks > MAX_BLOCKS ? part : work);
         }
         return !is_broken;
     }
 
 private:
-    static const int MOST = 64;
-    static const long RANGE = 0xffff; /* blocks that a ticket can number */
+    static const int MAX_THREADS = 64;
+    static const long MAX_BLOCKS = 0xffff; /* that a ticket can number */
 
     struct Share {
-        alignas(64) std::atomic<uint64_t> ticket{0}; /* turn << 32 | end << 16 | next */
+        alignas(64) std::atomic<uint64_t> ticket{0}; /* run << 32 | end << 16 | next */
     };
 
     const pid_t process = getpid();
-    Share shares[MOST];
+    Share shares[MAX_THREADS];
     std::atomic<long> done{0};
     std::atomic<int> active{0}, sleeping{0};
     std::atomic<bool> is_broken{false};
     const Work *job = nullptr;
-    uint64_t turn = 0;
+    uint64_t run_number = 0;
     int started = 0;
-    std::mutex running, bed;
-    std::condition_variable bell;
+    std::mutex running, sleep_mutex;
+    std::condition_variable wake;
 
-    /* Run up to RANGE blocks, and wait for those that other threads have begun. */
-    void share_out(long blocks, int threads, const Work &work)
+    /* Run up to MAX_BLOCKS blocks, and wait for those that other threads have begun. */
+    void run_range(long blocks, int threads, const Work &work)
     {
         job = &work;
         done = 0;
-        turn++;
+        run_number++;
         for (int t = 0; t < threads; t++) {
             uint64_t first = blocks * t / threads, end = blocks * (t + 1) / threads;
-            shares[t].ticket.store(turn << 32 | end << 16 | first);
+            shares[t].ticket.store(run_number << 32 | end << 16 | first);
         }
         if (sleeping.load() > 0) {
-            std::lock_guard<std::mutex> lock(bed);
-            bell.notify_all();
+            std::lock_guard<std::mutex> lock(sleep_mutex);
+            wake.notify_all();
         }
-        while (take(0)) {
+        while (run_block(0)) {
         }
-        is_broken = !all_done(blocks);
+        is_broken = !wait_for(blocks);
     }
 
-    /* Wait for the other threads. Of the time between two looks at the clock only so
-       much counts as this thread may have been awake: a stopped process, or a machine
-       that was put to sleep, is no thread that hangs. */
-    bool all_done(long blocks)
+    /* Wait until that many blocks are done. Between two looks at the clock at most 0.1 s
+       counts: a stopped process, or a suspended machine, is no thread that hangs. */
+    bool wait_for(long blocks)
     {
         using clock = std::chrono::steady_clock;
         std::chrono::duration<double> awake(0), most(0.1);
@@ -128,23 +126,23 @@ private:
         return true;
     }
 
-    static bool is_open(uint64_t ticket)
+    static bool has_block(uint64_t ticket)
     {
-        return (ticket & RANGE) < (ticket >> 16 & RANGE);
+        return (ticket & MAX_BLOCKS) < (ticket >> 16 & MAX_BLOCKS);
     }
 
-    /* Run one block, of this thread's share if any is left; false where none is. The
-       job is read after a ticket of it was taken: until that block is done, the job
-       can't end. */
-    bool take(int thread)
+    /* Run one block, of this thread's share if any is left; false where none is. The job
+       is read after one of its tickets was taken: it can't end until that block is
+       done. */
+    bool run_block(int thread)
     {
         int all = active.load(std::memory_order_acquire);
         for (int i = 0; i < all && thread < all; i++) {
             std::atomic<uint64_t> &ticket = shares[(thread + i) % all].ticket;
             uint64_t now = ticket.load(std::memory_order_acquire);
-            while (is_open(now) && thread < active.load(std::memory_order_acquire))
+            while (has_block(now) && thread < active.load(std::memory_order_acquire))
                 if (ticket.compare_exchange_weak(now, now + 1)) {
-                    (*job)((long)(now & RANGE), thread);
+                    (*job)((long)(now & MAX_BLOCKS), thread);
                     done.fetch_add(1, std::memory_order_release);
                     return true;
                 }
@@ -156,17 +154,17 @@ private:
     {
         bool any = false;
         for (int t = 0; t < active.load(); t++)
-            any = any || is_open(shares[t].ticket.load());
+            any = any || has_block(shares[t].ticket.load());
         return any && thread < active.load();
     }
 
-    /* What a thread does: awake for a while after a job, for the next is near. */
-    void live(int thread)
+    /* What a thread does: it spins for a while after a job, for the next is near. */
+    void run_worker(int thread)
     {
         using clock = std::chrono::steady_clock;
         auto idle_since = clock::now();
         for (long waited = 1;; waited++) {
-            if (take(thread)) {
+            if (run_block(thread)) {
                 waited = 0;
             } else if (waited % 256 == 0) {
                 auto now = clock::now();
@@ -182,9 +180,9 @@ private:
 
     void sleep(int thread)
     {
-        std::unique_lock<std::mutex> lock(bed);
+        std::unique_lock<std::mutex> lock(sleep_mutex);
         sleeping++;
-        bell.wait(lock, [this, thread] { return is_wanted(thread); });
+        wake.wait(lock, [this, thread] { return is_wanted(thread); });
         sleeping--;
     }
 };

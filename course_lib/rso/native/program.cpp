@@ -1,15 +1,15 @@
-/* The fast engine's arithmetic in one pass: what program.py writes down is run here.
+/* The incremental sweep's arithmetic: what program.py records is run here.
 
    LANES samples stand side by side in one vector, and a value of a mini-batch is an
-   array of vectors, [blocks][channels][height][width]: every operation below is plain
-   arithmetic on vectors, whatever the size of the image. A block is small enough to
-   stay in the processor's cache while it goes through all operations of a stage. A
-   stage ends where batch norm needs the sums of all blocks; what its last values need
-   before they are read (scale, shift, ReLU) is done by whoever reads them.
+   array of vectors, [B][C][H][W]: every operation is plain arithmetic on vectors,
+   whatever the size of the image. A block is small enough to stay in the processor's
+   cache while it goes through all operations of a stage. A stage ends where batch norm
+   needs the sums of all blocks; scale, shift and ReLU of its last values are applied by
+   the operations that read them.
 
-   A candidate is a row. Row 0 is what a mini-batch remembers. Where weights of the
-   channel have moved since, row 1 is what it is to remember, and the base of all other
-   rows; else row 0 is that. Compiled for REAL float or double. */
+   A candidate is a row. Row 0 is what is stored of a mini-batch. Where weights of the
+   channel have moved since, row 1 is what is to be stored, and the base of all other
+   rows; else row 0 is the base. Compiled for REAL float or double. */
 
 #include <cmath>
 #include <cstring>
@@ -20,160 +20,168 @@
 #include "convolutions.hpp"
 #include "layers.hpp"
 
-enum { NOT_REDUCED = 1, UNSOUND, STUCK }; /* what can fail */
-
-/* All channels, after one has changed: of the base in the state's own memory. */
-static void reach(const Turn &t, const Op *op, Source in)
+/* All channels, [C][H][W], after one has changed; of the base in the state's memory. */
+static void spread_or_fill(const Context &ctx, const Op *op, Source in)
 {
-    V *own = at(t, op->out, 0), *out = at(t, op->out, t.row);
-    int plane = op->height * op->width;
+    V *stored = at(ctx, op->out, 0), *out = at(ctx, op->out, ctx.row);
+    int base = ctx.rows->base, HW = op->height * op->width;
     if (op->kind == SPREAD) {
-        Source before = source(t, &op->in, t.row > t.rows->base ? t.rows->base : 0, plane);
-        V *scratch = at(t, op->scratch, 0);
-        spread(op, before, in, t.rows->channel, own, scratch, t.ahead, out);
+        Source before = source(ctx, &op->input, ctx.row > base ? base : 0, HW);
+        spread(op, before, in, ctx.rows->channel, stored, at(ctx, op->scratch, 0),
+               ctx.next, out);
         return;
     }
-    if (t.row > t.rows->base && out == own)
-        return; /* what the state alone holds */
-    if (out != own)
-        memcpy(out, own, (long)op->outputs * plane * sizeof(V));
-    copy(op, in, out + (long)t.rows->channel * plane);
+    if (ctx.row > base && out == stored)
+        return; /* only the state has this value */
+    if (out != stored)
+        memcpy(out, stored, (long)op->outputs * HW * sizeof(V));
+    copy(op, in, out + (long)ctx.rows->channel * HW);
 }
 
-/* Point `ahead` to what the next row reads and writes, or the next block. */
-static void look_ahead(const Turn &t, const Op *op)
+/* Point `next` to what the next row reads and writes, or the next block. */
+static void plan_prefetch(const Context &ctx, const Op *op)
 {
-    Turn next = t;
+    Context then = ctx;
     bool is_spread = op->kind == SPREAD; /* all rows read the same */
-    if (is_spread && t.row > t.rows->base + 1)
-        return; /* has been begun */
-    next.row++;
-    if (is_spread || next.row == t.rows->rows) {
-        next.row = is_spread ? 0 : t.rows->first_row;
-        next.block++;
+    if (is_spread && ctx.row > ctx.rows->base + 1)
+        return; /* already begun */
+    then.row++;
+    if (is_spread || then.row == ctx.rows->rows) {
+        then.row = is_spread ? 0 : ctx.rows->first_row;
+        then.block++;
     }
-    *t.ahead = Ahead{};
-    if (next.block >= blocks_of(t.s))
+    *ctx.next = Prefetch{};
+    if (then.block >= blocks_of(ctx.s))
         return;
-    int read = is_spread ? op->out : op->in.slot;
+    int read = is_spread ? op->out : op->input.slot;
     long inputs = (long)op->channels * op->height * op->width;
     long outputs = (long)op->groups * op->outputs * op->pixels;
-    const Slot *v = &t.p->slots[read], *w = &t.p->slots[op->out];
+    const Slot *v = &ctx.p->slots[read], *w = &ctx.p->slots[op->out];
     if (v->block || v->state >= 0) {
-        t.ahead->read = (const char *)at(next, read, next.row);
-        t.ahead->read_end = t.ahead->read + (is_spread ? outputs : inputs) * sizeof(V);
+        ctx.next->read = (const char *)at(then, read, then.row);
+        ctx.next->read_end = ctx.next->read + (is_spread ? outputs : inputs) * sizeof(V);
     }
     if (!is_spread && w->block) {
-        t.ahead->written = (char *)at(next, op->out, next.row);
-        t.ahead->written_end = t.ahead->written + outputs * sizeof(V);
+        ctx.next->written = (char *)at(then, op->out, then.row);
+        ctx.next->written_end = ctx.next->written + outputs * sizeof(V);
     }
 }
 
-static void run(const Turn &t, const Op *op)
+static void run_stats(const Context &ctx, const Op *op, Source in)
 {
-    const Rows *rows = t.rows;
-    long left = t.s->batch - t.block * LANES, count = left < LANES ? left : LANES;
-    int plane = op->height * op->width;
-    V *scratch = op->scratch < 0 ? 0 : at(t, op->scratch, 0);
-    if (op->kind == TAPS) {
-        if (t.row == 0)
-            taps(t, op);
+    const Norm *norm = &ctx.p->norms[op->norm];
+    int first = op->flags & SCORED_ONLY ? ctx.rows->first_row : 0;
+    long block = norm->channels * 2, row = blocks_of(ctx.s) * block;
+    double *parts = norm->parts + ctx.block * block;
+    stats(op, in.data, samples_of(ctx.s, ctx.block),
+          ctx.row > first ? parts + first * row : 0, parts + ctx.row * row);
+}
+
+static void run_loss(const Context &ctx, const Op *op, Source in)
+{
+    const int *labels = ctx.s->labels + ctx.block * LANES;
+    ctx.p->losses[ctx.row * blocks_of(ctx.s) + ctx.block]
+        = loss(op, in, labels, samples_of(ctx.s, ctx.block));
+}
+
+static void run(const Context &ctx, const Op *op)
+{
+    if (op->kind == PERTURB) {
+        if (ctx.row == 0)
+            perturb(ctx, op);
         return;
     }
-    Source in = source(t, &op->in, t.row, plane);
-    if (op->kind == STATS) {
-        const Norm *norm = &t.p->norms[op->norm];
-        int first = op->flags & TAIL ? rows->first_row : 0, size = norm->channels * 2;
-        double *parts = norm->parts + t.block * size;
-        long row = blocks_of(t.s) * size;
-        stats(op, in.data, count, t.row > first ? parts + first * row : 0,
-              parts + t.row * row);
-        return;
-    }
-    if (op->kind == LOSS) {
-        const int *labels = t.s->labels + t.block * LANES;
-        t.p->losses[t.row * blocks_of(t.s) + t.block] = loss(op, in, labels, count);
-        return;
-    }
+    int HW = op->height * op->width, base = ctx.rows->base;
+    Source in = source(ctx, &op->input, ctx.row, HW);
+    V *scratch = op->scratch < 0 ? 0 : at(ctx, op->scratch, 0);
+    V *out = op->out < 0 ? 0 : at(ctx, op->out, ctx.row);
     if (op->kind == SPREAD || op->kind == CONV || op->kind == WINOGRAD)
-        look_ahead(t, op);
-    if (op->kind == SPREAD || op->kind == FILL) {
-        bool is_base = t.row && t.row == rows->base && !(op->flags & AGAIN);
-        if (t.row > rows->base || is_base)
-            reach(t, op, in);
-        return;
-    }
-    V *out = at(t, op->out, t.row);
+        plan_prefetch(ctx, op);
     switch (op->kind) {
+    case STATS: run_stats(ctx, op, in); break;
+    case LOSS: run_loss(ctx, op, in); break;
     case COPY: copy(op, in, out); break;
-    case ADD: add(op, in, source(t, &op->other, t.row, plane), out); break;
+    case ADD: add(op, in, source(ctx, &op->other, ctx.row, HW), out); break;
     case MAX_POOL: max_pool(op, in, out); break;
     case AVERAGE_POOL: average_pool(op, in, out); break;
-    case CONV: conv(op, in, scratch, t.ahead, out); break;
-    case WINOGRAD: winograd(op, in, scratch, t.ahead, out); break;
+    case CONV: conv(op, in, scratch, ctx.next, out); break;
+    case WINOGRAD: winograd(op, in, scratch, ctx.next, out); break;
     case ARRANGE: arrange_all(op, in, scratch, false, out); break;
+    case SPREAD:
+    case FILL:
+        if (ctx.row > base || (base && ctx.row == base && !(op->flags & STATE_CURRENT)))
+            spread_or_fill(ctx, op, in);
+        break;
     }
 }
 
-/* Put the blocks' statistics together: scale and shift of each row and channel. */
-static int settle(const Program *p, const State *s, const Norm *norm, int channel,
-                  int first, int rows)
+/* Mean, and mean squared deviation, of one row and channel over all blocks. */
+static void merge_blocks(const State *s, const Norm *norm, long row, int c, double *out)
 {
-    long blocks = blocks_of(s), size = norm->channels;
-    double *sums = p->sums;
-    for (int r = first; r < rows; r++)
-        for (int c = 0; c < size; c++) {
-            double mean = 0, squares = 0, all = (double)s->batch * norm->pixels;
-            for (long b = 0; b < blocks; b++) {
-                long count = s->batch - b * LANES < LANES ? s->batch - b * LANES : LANES;
-                const double *part = norm->parts + ((r * blocks + b) * size + c) * 2;
-                mean += part[0] * count * norm->pixels / all;
-            }
-            for (long b = 0; b < blocks; b++) {
-                long count = s->batch - b * LANES < LANES ? s->batch - b * LANES : LANES;
-                const double *part = norm->parts + ((r * blocks + b) * size + c) * 2;
-                double apart = part[0] - mean;
-                squares += part[1] + apart * apart * count * norm->pixels;
-            }
-            double *own = sums + ((r - first) * size + c) * 2;
-            own[0] = mean;
-            own[1] = squares / all;
-            if (p->reduce) { /* what adds up over processes */
-                own[0] = mean * all;
-                own[1] = squares + mean * mean * all;
-            }
-        }
-    long numbers = (rows - first) * size * 2;
-    if (p->reduce) {
-        sums[numbers] = (double)s->batch * norm->pixels;
-        if (p->reduce(sums, numbers + 1))
-            return 1;
-        for (long i = 0; i < numbers; i += 2) {
-            double mean = sums[i] / sums[numbers];
-            double variance = sums[i + 1] / sums[numbers] - mean * mean;
-            sums[i] = mean;
-            sums[i + 1] = variance < 0 ? 0 : variance;
-        }
+    long B = blocks_of(s), C = norm->channels;
+    const double *parts = norm->parts + (row * B * C + c) * 2; /* [B][C][2] */
+    double n = (double)s->batch * norm->pixels, mean = 0, squares = 0;
+    for (long b = 0; b < B; b++)
+        mean += parts[b * C * 2] * samples_of(s, b) * norm->pixels / n;
+    for (long b = 0; b < B; b++) {
+        double deviation = parts[b * C * 2] - mean;
+        squares += parts[b * C * 2 + 1]
+                   + deviation * deviation * samples_of(s, b) * norm->pixels;
     }
-    for (long i = 0; i < numbers; i += 2) {
-        long c = norm->picks ? channel : i / 2 % size;
-        double scale = 1 / sqrt(sums[i + 1] + norm->eps);
-        scale *= norm->gamma ? norm->gamma[c] : 1;
-        REAL *affine = norm->affine + first * size * 2 + i;
-        affine[0] = (REAL)scale;
-        affine[1] = (REAL)((norm->beta ? norm->beta[c] : 0) - sums[i] * scale);
-    }
-    return 0;
+    out[0] = mean;
+    out[1] = squares / n;
 }
 
-/* Whether each change is one of a weight of its channel: `taps` relies on that. */
+/* Take `count` means and variances over all processes: sums add up. */
+static bool reduce_moments(const Operations *p, double n, long count)
+{
+    double *moments = p->sums;
+    for (long i = 0; i < count; i += 2) {
+        moments[i + 1] = (moments[i + 1] + moments[i] * moments[i]) * n;
+        moments[i] *= n;
+    }
+    moments[count] = n;
+    if (p->reduce(moments, count + 1))
+        return false;
+    for (long i = 0; i < count; i += 2) {
+        double mean = moments[i] / moments[count];
+        double variance = moments[i + 1] / moments[count] - mean * mean;
+        moments[i] = mean;
+        moments[i + 1] = variance < 0 ? 0 : variance;
+    }
+    return true;
+}
+
+/* Scale and shift of each row and channel, from the statistics of all blocks. */
+static bool finish_norm(const Job *job, const State *s, const Op *op)
+{
+    const Operations *p = job->program;
+    const Norm *norm = &p->norms[op->norm];
+    int first = op->flags & SCORED_ONLY ? job->rows->first_row : 0;
+    long C = norm->channels, count = (job->rows->rows - first) * C * 2;
+    for (long i = 0; i < count; i += 2)
+        merge_blocks(s, norm, first + i / 2 / C, i / 2 % C, p->sums + i);
+    if (p->reduce && !reduce_moments(p, (double)s->batch * norm->pixels, count))
+        return false;
+    for (long i = 0; i < count; i += 2) {
+        long c = norm->one_channel ? job->rows->channel : i / 2 % C;
+        double mean = p->sums[i], scale = 1 / sqrt(p->sums[i + 1] + norm->eps);
+        scale *= norm->gamma ? norm->gamma[c] : 1;
+        REAL *affine = norm->affine + first * C * 2 + i;
+        affine[0] = (REAL)scale;
+        affine[1] = (REAL)((norm->beta ? norm->beta[c] : 0) - mean * scale);
+    }
+    return true;
+}
+
+/* Whether each changed weight belongs to its channel: `perturb` relies on that. */
 static bool is_sound(const Job *job)
 {
-    const Rows *rows = job->rows;
-    const Program *p = job->p;
+    const RowChanges *rows = job->rows;
+    const Operations *p = job->program;
     long each = 1; /* weights of a channel */
     for (int i = 0; i < p->stages[p->stage_count]; i++)
-        if (p->ops[i].kind == TAPS && p->ops[i].other.slot >= 0)
+        if (p->ops[i].kind == PERTURB && p->ops[i].other.slot >= 0)
             each = (long)p->ops[i].inputs * p->ops[i].taps;
     for (int i = 0; i < rows->starts[rows->rows]; i++)
         if (rows->weights[i] < 0 || rows->weights[i] / each != rows->channel)
@@ -183,67 +191,56 @@ static bool is_sound(const Job *job)
 
 static void run_stage(const Job *job, const State *s, int stage, long block, int thread)
 {
-    const Program *p = job->p;
+    const Operations *p = job->program;
     const Op *begin = p->ops + p->stages[stage], *end = p->ops + p->stages[stage + 1];
-    Ahead ahead = {};
+    Prefetch next = {};
     for (int row = 0; row < job->rows->rows; row++)
         for (const Op *op = begin; op < end; op++)
-            if (row >= job->rows->first_row || !(op->flags & TAIL))
-                run(Turn{p, s, job->rows, row, block, thread, &ahead}, op);
+            if (row >= job->rows->first_row || !(op->flags & SCORED_ONLY))
+                run(Context{p, s, job->rows, row, block, thread, &next}, op);
 }
 
-static int settle_stage(const Job *job, const State *s, int stage)
+static bool finish_stage(const Job *job, const State *s, int stage)
 {
-    const Program *p = job->p;
+    const Operations *p = job->program;
     for (int i = p->stages[stage]; i < p->stages[stage + 1]; i++)
-        if (p->ops[i].kind == STATS) {
-            int first = p->ops[i].flags & TAIL ? job->rows->first_row : 0;
-            const Norm *norm = &p->norms[p->ops[i].norm];
-            if (settle(p, s, norm, job->rows->channel, first, job->rows->rows))
-                return 1;
-        }
-    return 0;
+        if (p->ops[i].kind == STATS && !finish_norm(job, s, &p->ops[i]))
+            return false;
+    return true;
 }
 
-/* Run all stages of jobs, side by side: block by block those of the first job before
-   those of the second. So a mini-batch is mended and judged in one go. 0, or what failed
-   (program.py has the words). */
-extern "C" int run_jobs(const State *s, const Job *jobs, int count)
+/* Run all stages of jobs, side by side: in each block those of the first job before those
+   of the second. So a mini-batch is updated and judged in one pass. Returns 0 or a
+   Failure; program.py has the words. `sums`, if given, receives the last job's sum of the
+   loss of each row from first_row on. */
+extern "C" int run_jobs(const State *s, const Job *jobs, int count, double *sums)
 {
-    int stages = 0, threads = jobs[count - 1].p->threads;
+    const Job *last = &jobs[count - 1];
+    int stages = 0;
     for (int i = 0; i < count; i++) {
         if (!is_sound(&jobs[i]))
-            return UNSOUND;
-        stages = jobs[i].p->stage_count > stages ? jobs[i].p->stage_count : stages;
+            return BAD_CHANGE;
+        int own = jobs[i].program->stage_count;
+        stages = own > stages ? own : stages;
     }
-    Pool &pool = Pool::ours();
+    long B = blocks_of(s);
+    Pool &pool = Pool::of_process();
     for (int stage = 0; stage < stages; stage++) {
-        bool is_done = pool.run(blocks_of(s), threads, [=](long block, int thread) {
+        auto work = [=](long block, int thread) {
             for (int i = 0; i < count; i++)
-                if (stage < jobs[i].p->stage_count)
+                if (stage < jobs[i].program->stage_count)
                     run_stage(&jobs[i], s, stage, block, thread);
-        });
-        if (!is_done)
+        };
+        if (!pool.run(B, last->program->threads, work))
             return STUCK;
         for (int i = 0; i < count; i++)
-            if (stage < jobs[i].p->stage_count && settle_stage(&jobs[i], s, stage))
-                return NOT_REDUCED;
+            if (stage < jobs[i].program->stage_count && !finish_stage(&jobs[i], s, stage))
+                return REDUCE_FAILED;
     }
-    return 0;
-}
-
-/* As run_jobs, and the last job's sum of the loss of each row from first_row on. */
-extern "C" int judge(const State *s, const Job *jobs, int count, double *sums)
-{
-    if (int failed = run_jobs(s, jobs, count))
-        return failed;
-    const Job *last = &jobs[count - 1];
-    long blocks = blocks_of(s);
-    for (int r = last->rows->first_row; r < last->rows->rows; r++) {
-        double sum = 0;
-        for (long b = 0; b < blocks; b++)
-            sum += last->p->losses[r * blocks + b];
-        sums[r - last->rows->first_row] = sum;
+    for (int r = last->rows->first_row; sums && r < last->rows->rows; r++, sums++) {
+        *sums = 0;
+        for (long b = 0; b < B; b++)
+            *sums += last->program->losses[r * B + b];
     }
     return 0;
 }

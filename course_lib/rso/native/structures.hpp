@@ -1,198 +1,211 @@
-/* What program.cpp reads, field by field as in structures.py, and where a value lies.
+/* What Python hands to program.cpp, and where a value lies.
 
-   Compiled for REAL float or double. */
+   structures.py reads the structures and enumerations from this file. Compiled for REAL
+   float or double. In sizes, B counts blocks of LANES samples, C channels, H rows and W
+   columns of a plane; sizes and strides of values count vectors. */
 
 #if defined(__AVX512F__)
-#define WIDTH 64
+#define VECTOR_BYTES 64
+#define TILE_OUTPUTS 8
+#define TILE_PATCHES 4
 #elif defined(__AVX__)
-#define WIDTH 32
+#define VECTOR_BYTES 32
+#define TILE_OUTPUTS 4 /* the sums of a tile stay in the registers: AVX has 16 */
+#define TILE_PATCHES 2
 #else
-#define WIDTH 16
+#define VECTOR_BYTES 16
+#define TILE_OUTPUTS 8
+#define TILE_PATCHES 2
 #endif
+#define TILE_PIXELS 3
 
-#if defined(__AVX__) && !defined(__AVX512F__)
-#define OUTPUTS 4 /* of a tile: its sums stay in the registers, of which AVX has 16 */
-#else
-#define OUTPUTS 8
-#endif
-#define PIXELS 3 /* of a tile */
-#ifdef __AVX512F__
-#define PATCHES 4 /* of a tile of WINOGRAD */
-#else
-#define PATCHES 2
-#endif
+#define LANES ((int)(VECTOR_BYTES / sizeof(REAL)))
 
-#define LANES ((int)(WIDTH / sizeof(REAL)))
+typedef REAL V __attribute__((vector_size(VECTOR_BYTES)));
 
-typedef REAL V __attribute__((vector_size(WIDTH)));
+enum Kind {
+    COPY, ADD, MAX_POOL, AVERAGE_POOL, STATS, CONV, PERTURB, SPREAD, FILL, LOSS, ARRANGE,
+    WINOGRAD, RECOMPUTE
+};
 
-enum { COPY, ADD, MAX_POOL, AVERAGE_POOL, STATS, CONV, TAPS, SPREAD, FILL, LOSS, ARRANGE,
-       WINOGRAD, RECALL };
-enum { TAIL = 1, AGAIN = 2, ANEW = 4 }; /* see Op.flags */
+/* SCORED_ONLY: skip rows without a loss. STATE_CURRENT: the state's value is already up
+   to date. FROM_SCRATCH: no planes are stored, row 0 lists all weights of the channel. */
+enum Flag { SCORED_ONLY = 1, STATE_CURRENT = 2, FROM_SCRATCH = 4 };
 
-/* Where a value lies. With a state alone it is the same for all candidates; with both,
-   the state's is that of the base. Strides count vectors. */
-typedef struct {
+enum Failure { REDUCE_FAILED = 1, BAD_CHANGE = 2, STUCK = 3 };
+
+/* Where a value lies: in `data`, in a state's value, or in both; then the state has that
+   of the base row, else it has the same value for all rows. */
+struct Slot {
     V *data;
-    long row, block, thread;
+    long row, block, thread; /* strides */
     int state;
-    long state_block;
-} Slot;
+    long state_block; /* stride */
+};
 
 /* What is read: max(scale * x + shift, floor); norm < 0 stands for 1 * x + 0. */
-typedef struct {
-    int slot, norm, picks; /* picks: of all channels, the one whose weight is judged */
+struct Operand {
+    int slot, norm, one_channel; /* one_channel: that of the changed weights alone */
     double floor;
-} Operand;
+};
 
-/* TAIL: not for rows without a loss. AGAIN: the state's value is up to date already.
-   ANEW: no planes are remembered, for row 0 lists all weights of the channel.
-   Of SPREAD, `channels` are those of the layer's whole input, and of TAPS, `groups`,
-   `inputs` and `outputs` are the swept layer's. Of WINOGRAD, `rows` and `columns` are
-   those of its patches, and weights are [36][outputs / QUARTET][inputs][QUARTET].
-   Of RECALL, `place`, `tap` and `plane` are those of the layer that computes the channel,
-   weights are [outputs][inputs * taps], `other` is the scales and shifts of its norm and
-   has the floor, and the rest says how the channel comes to lie as TAPS reads it. */
-typedef struct Op {
+/* Of SPREAD, `channels` are those of the layer's whole input; of PERTURB, `groups`,
+   `inputs` and `outputs` are the swept layer's. Of WINOGRAD, `rows` and `columns` count
+   patches, and weights are [36][outputs / 4][inputs][4]. Of RECOMPUTE, `place`, `tap` and
+   `plane` are those of the layer that computes the channel, weights are
+   [outputs][inputs * taps], `other` is its norm's scales and shifts and has the floor,
+   and the rest says how PERTURB reads the channel. */
+struct Op {
     int kind, out, flags, norm;
-    Operand in, other;
+    Operand input, other;
     int channels, height, width;                /* of the operand */
     int top, left, padded_height, padded_width; /* of its padded copy */
     int box_height, box_width, box_row, box_column; /* averaged over, if above 1 */
-    int step_row, step_column, rows, columns; /* of the phases; see arrange */
+    int step_row, step_column, rows, columns; /* of the phases; see arrange_row */
     int scratch;                              /* slot of such copies, or -1 */
     int groups, inputs, outputs;              /* inputs and outputs of one group */
     int pixels, taps;
-    long plane; /* of one channel's arranged copy, in vectors */
-    const int *place; /* of each output pixel's first tap in the arranged plane */
-    const int *tap;   /* offset of each tap from there */
-    const REAL *weights; /* [groups][outputs / OUTPUTS][inputs][taps][OUTPUTS] */
+    long plane;          /* vectors of one channel's arranged copy */
+    const int *place;    /* [pixels]: the first tap in the arranged plane */
+    const int *tap;      /* [taps]: offset from there */
+    const REAL *weights; /* [groups][outputs / TILE_OUTPUTS][inputs][taps][TILE_OUTPUTS] */
     const REAL *bias;
-    const struct Op *recall; /* of TAPS: how a channel of its input is computed anew */
-} Op;
+    const Op *recompute; /* of PERTURB: how a channel of its input is computed again */
+};
 
-typedef struct {
-    int channels, pixels, picks;
+struct Norm {
+    int channels, pixels, one_channel;
     double eps;
     const double *gamma, *beta;
-    double *parts; /* [rows][blocks][channels][2]: mean, and squares around it */
-    REAL *affine;  /* [rows][channels][2]: scale, shift */
-} Norm;
+    double *parts; /* [rows][B][C][2]: mean, and squared deviations from it */
+    REAL *affine;  /* [rows][C][2]: scale, shift */
+};
 
 typedef int (*Reduce)(double *sums, long count);
 
-typedef struct {
+/* A program: its operations, stage by stage. */
+struct Operations {
     const Slot *slots;
     const Op *ops;
     const int *stages; /* first operation of each, and the end */
     const Norm *norms;
     int stage_count, norm_count, threads;
-    Reduce reduce; /* adds the other processes' sums, or NULL */
+    Reduce reduce;  /* adds the other processes' sums, or NULL */
     double *sums;   /* memory for that */
-    double *losses; /* [rows][blocks] */
-} Program;
+    double *losses; /* [rows][B] */
+};
 
-typedef struct {
+/* What is stored of a mini-batch. */
+struct State {
     V *const *values;
     const int *labels;
     long batch;
-} State;
+};
 
-/* Weights that change in each row: those from starts[row] to starts[row + 1]. With ANEW,
-   row 0 lists all weights of the channel, else none. */
-typedef struct {
+/* Weights that change in each row: those from starts[row] to starts[row + 1], numbered
+   as in the parameter. */
+struct RowChanges {
     int channel, rows, base, first_row;
-    const int *starts, *weights; /* numbered as in the parameter */
+    const int *starts, *weights;
     const double *changes;
-} Rows;
+};
 
-/* What is done to a mini-batch: a program, and the rows it is run for. */
-typedef struct {
-    const Program *p;
-    const Rows *rows;
-} Job;
+/* A program, and the rows that it is run for. */
+struct Job {
+    const Operations *program;
+    const RowChanges *rows;
+};
 
 extern "C" {
 int lanes(void) { return LANES; }
-int tile_outputs(void) { return OUTPUTS; }
-int tile_patches(void) { return PATCHES; }
+int tile_outputs(void) { return TILE_OUTPUTS; }
+int tile_patches(void) { return TILE_PATCHES; }
 
-/* For structures.py, which describes them once more: the size of each, in its order. */
-long structure_size(int number)
+long structure_size(int number) /* in this file's order, for structures.py to compare */
 {
-    const long sizes[] = { sizeof(Slot),    sizeof(Operand), sizeof(Op),   sizeof(Norm),
-                           sizeof(Program), sizeof(State),   sizeof(Rows), sizeof(Job) };
+    const long sizes[] = {sizeof(Slot),       sizeof(Operand), sizeof(Op),
+                          sizeof(Norm),       sizeof(Operations), sizeof(State),
+                          sizeof(RowChanges), sizeof(Job)};
     return sizes[number];
 }
 }
 
-static inline V splat(REAL x) { return x - V{}; }
+static inline V broadcast(REAL x) { return x - V{}; }
+static inline V clamp_min(V x, V floor) { return x < floor ? floor : x; } /* keeps nan */
 
-/* What a thread fetches from far memory while it computes: lines of 64 bytes. */
-typedef struct {
+/* What a thread fetches from far memory while it computes, in lines of 64 bytes. */
+struct Prefetch {
     const char *read, *read_end;
     char *written, *written_end;
-} Ahead;
+};
 
-static inline void fetch(Ahead *ahead, int lines)
+static inline void prefetch(Prefetch *next, int lines)
 {
-    for (int i = 0; i < lines && ahead->read < ahead->read_end; i++, ahead->read += 64)
-        __builtin_prefetch(ahead->read, 0, 2);
-    for (int i = 0; i < lines && ahead->written < ahead->written_end; i++) {
-        __builtin_prefetch(ahead->written, 1, 2);
-        ahead->written += 64;
+    for (int i = 0; i < lines && next->read < next->read_end; i++, next->read += 64)
+        __builtin_prefetch(next->read, 0, 2);
+    for (int i = 0; i < lines && next->written < next->written_end; i++) {
+        __builtin_prefetch(next->written, 1, 2);
+        next->written += 64;
     }
 }
 
 /* One row of one block. */
-typedef struct {
-    const Program *p;
+struct Context {
+    const Operations *p;
     const State *s;
-    const Rows *rows;
+    const RowChanges *rows;
     int row;
     long block;
     int thread;
-    Ahead *ahead;
-} Turn;
+    Prefetch *next;
+};
 
 static long blocks_of(const State *s) { return (s->batch + LANES - 1) / LANES; }
 
-static V *at(const Turn &t, int slot, int row)
+static long samples_of(const State *s, long block)
 {
-    const Slot *v = &t.p->slots[slot];
-    if (v->state >= 0 && (row <= t.rows->base || !v->data))
-        return t.s->values[v->state] + t.block * v->state_block;
-    return v->data + row * v->row + t.block * v->block + t.thread * v->thread;
+    long left = s->batch - block * LANES;
+    return left < LANES ? left : LANES;
 }
 
-/* An operand at one row and block, ready to be read channel by channel. */
-typedef struct {
+static V *at(const Context &ctx, int slot, int row)
+{
+    const Slot *v = &ctx.p->slots[slot];
+    if (v->state >= 0 && (row <= ctx.rows->base || !v->data))
+        return ctx.s->values[v->state] + ctx.block * v->state_block;
+    return v->data + row * v->row + ctx.block * v->block + ctx.thread * v->thread;
+}
+
+/* What is done to a number when it is read. */
+struct Affine {
+    V scale, shift, floor;
+    V linear(V x) const { return x * scale + shift; }
+    V operator()(V x) const { return clamp_min(linear(x), floor); }
+};
+
+/* An operand at one row and block: [C][H][W]. */
+struct Source {
     const V *data;
-    const REAL *affine;
+    const REAL *scales; /* [C][2]: scale, shift; NULL stands for 1, 0 */
     REAL floor;
-} Source;
 
-static Source source(const Turn &t, const Operand *operand, int row, int plane)
-{
-    const V *data = at(t, operand->slot, row);
-    const REAL *affine = 0;
-    if (operand->picks)
-        data += (long)t.rows->channel * plane;
-    if (operand->norm >= 0) {
-        const Norm *norm = &t.p->norms[operand->norm];
-        affine = norm->affine + (long)row * norm->channels * 2;
+    Affine affine(int channel) const
+    {
+        REAL scale = scales ? scales[2 * channel] : 1;
+        REAL shift = scales ? scales[2 * channel + 1] : 0;
+        return Affine{broadcast(scale), broadcast(shift), broadcast(floor)};
     }
-    return Source{data, affine, (REAL)operand->floor};
-}
+};
 
-static inline V scale_of(Source x, int channel)
+static Source source(const Context &ctx, const Operand *operand, int row, int HW)
 {
-    return splat(x.affine ? x.affine[2 * channel] : 1);
+    const V *data = at(ctx, operand->slot, row);
+    const REAL *scales = 0;
+    if (operand->one_channel)
+        data += (long)ctx.rows->channel * HW;
+    if (operand->norm >= 0) {
+        const Norm *norm = &ctx.p->norms[operand->norm];
+        scales = norm->affine + (long)row * norm->channels * 2;
+    }
+    return Source{data, scales, (REAL)operand->floor};
 }
-
-static inline V shift_of(Source x, int channel)
-{
-    return splat(x.affine ? x.affine[2 * channel + 1] : 0);
-}
-
-static inline V lifted(V x, V floor) { return x < floor ? floor : x; } /* keeps nan */

@@ -1,105 +1,50 @@
-"""The structures of structures.hpp, field by field."""
+"""The structures and enumerations of structures.hpp, read from that file."""
 
 import ctypes
+import re
+from pathlib import Path
 
 from course_lib.compiler import NoCompiler
 
-KINDS = (  # of operations, in the order of structures.hpp
-    *("copy", "add", "max_pool", "average_pool", "stats", "conv"),
-    *("taps", "spread", "fill", "loss", "arrange", "winograd", "recall"),
-)
-TAIL, AGAIN, ANEW = 1, 2, 4  # flags of operations
 REDUCE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_double), ctypes.c_long)
+TYPES = {
+    "int": ctypes.c_int,
+    "long": ctypes.c_long,
+    "double": ctypes.c_double,
+    "Reduce": REDUCE,
+}
+_source = Path(__file__).with_name("structures.hpp").read_text("utf-8")
+_source = re.sub(r"/\*.*?\*/", "", _source, flags=re.DOTALL)
 
 
-class Slot(ctypes.Structure):
-    """Where a value lies."""
-
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        *((name, ctypes.c_long) for name in ("row", "block", "thread")),
-        ("state", ctypes.c_int),
-        ("state_block", ctypes.c_long),
-    )
-
-
-class Operand(ctypes.Structure):
-    """What an operation reads, and what it does to it before."""
-
-    _fields_ = (
-        *((name, ctypes.c_int) for name in ("slot", "norm", "picks")),
-        ("floor", ctypes.c_double),
-    )
+def _structure(name: str) -> type[ctypes.Structure]:
+    """Return a structure; each of its pointers is a number."""
+    (body,) = re.findall(rf"^struct {name} {{(.*?)^}};", _source, re.DOTALL | re.M)
+    fields = []
+    for line in body.replace("const ", "").split(";")[:-1]:
+        kind, names = line.split(maxsplit=1)
+        for field in map(str.strip, names.split(",")):
+            of_kind = ctypes.c_void_p if "*" in field else TYPES[kind]
+            fields.append((field.lstrip("*"), of_kind))
+    TYPES[name] = type(name, (ctypes.Structure,), {"_fields_": fields})
+    return TYPES[name]
 
 
-class Op(ctypes.Structure):
-    """One operation."""
-
-    _fields_ = (
-        *((name, ctypes.c_int) for name in ("kind", "out", "flags", "norm")),
-        ("input", Operand),
-        ("other", Operand),
-        *((name, ctypes.c_int) for name in ("channels", "height", "width")),
-        *((name, ctypes.c_int) for name in ("top", "left")),
-        *((name, ctypes.c_int) for name in ("padded_height", "padded_width")),
-        *((name, ctypes.c_int) for name in ("box_height", "box_width")),
-        *((name, ctypes.c_int) for name in ("box_row", "box_column")),
-        *((name, ctypes.c_int) for name in ("step_row", "step_column")),
-        *((name, ctypes.c_int) for name in ("rows", "columns", "scratch")),
-        *((name, ctypes.c_int) for name in ("groups", "inputs", "outputs")),
-        *((name, ctypes.c_int) for name in ("pixels", "taps")),
-        ("plane", ctypes.c_long),
-        *((name, ctypes.c_void_p) for name in ("place", "tap", "weights", "bias")),
-        ("recall", ctypes.c_void_p),
-    )
+def _names(enumeration: str) -> list[str]:
+    (body,) = re.findall(rf"enum {enumeration} {{(.*?)}};", _source, re.DOTALL)
+    return [name.strip() for name in body.split(",")]
 
 
-class Norm(ctypes.Structure):
-    """A batch norm, with its sums."""
-
-    _fields_ = (
-        *((name, ctypes.c_int) for name in ("channels", "pixels", "picks")),
-        ("eps", ctypes.c_double),
-        *((name, ctypes.c_void_p) for name in ("gamma", "beta", "parts", "affine")),
-    )
+def _values(enumeration: str) -> list[int]:
+    return [int(name.split("=")[1]) for name in _names(enumeration)]
 
 
-class Listing(ctypes.Structure):
-    """All operations of a program, stage by stage."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("slots", "ops", "stages", "norms")),
-        *((name, ctypes.c_int) for name in ("stage_count", "norm_count", "threads")),
-        ("reduce", REDUCE),
-        *((name, ctypes.c_void_p) for name in ("sums", "losses")),
-    )
-
-
-class State(ctypes.Structure):
-    """What a mini-batch remembers: an array of each value's blocks, and the labels."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("values", "labels")),
-        ("batch", ctypes.c_long),
-    )
-
-
-class Moves(ctypes.Structure):
-    """What each row changes."""
-
-    _fields_ = (
-        *((name, ctypes.c_int) for name in ("channel", "rows", "base", "first_row")),
-        *((name, ctypes.c_void_p) for name in ("starts", "weights", "changes")),
-    )
-
-
-class Job(ctypes.Structure):
-    """What is done to a mini-batch: addresses of a Listing and of its Moves."""
-
-    _fields_ = (("program", ctypes.c_void_p), ("rows", ctypes.c_void_p))
-
-
-STRUCTURES = (Slot, Operand, Op, Norm, Listing, State, Moves, Job)  # as in the header
+KINDS = [name.lower() for name in _names("Kind")]  # of operations
+SCORED_ONLY, STATE_CURRENT, FROM_SCRATCH = _values("Flag")
+REDUCE_FAILED, BAD_CHANGE, STUCK = _values("Failure")
+_NAMES = "Slot", "Operand", "Op", "Norm", "Operations", "State", "RowChanges", "Job"
+STRUCTURES = tuple(map(_structure, _NAMES))
+Slot, Operand, Op, Norm, Operations, State, RowChanges, Job = STRUCTURES
 
 
 def check_sizes(library: ctypes.CDLL) -> None:

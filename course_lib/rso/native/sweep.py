@@ -1,8 +1,8 @@
-"""The fast engine in compiled code: the same steps as `incremental`, without torch.
+"""The incremental sweep in compiled code: the same steps without torch.
 
 `program.cpp` takes a block of samples through all operations between two batch norms,
-so no value travels to memory and back in between, and one call judges a proposal. What
-it has no operation for is left to `Incremental`.
+so no value travels to memory and back in between, and one call judges a proposal.
+Operations that it does not have are left to `Incremental`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from itertools import groupby
 from torch import Tensor
 
 from course_lib.rso.eager.plan import Plan
-from course_lib.rso.eager.sweeps import Task
+from course_lib.rso.eager.sweeps import Task, candidate_changes
 from course_lib.rso.native.buffers import Rows
-from course_lib.rso.native.lowering import Remembered, Written
+from course_lib.rso.native.lowering import LoweredPlan, StoredValues
 
 Changes = list[tuple[int, float]]
 
@@ -25,29 +25,25 @@ class Compiled:
 
     Raises:
         Unsuitable: the parameter is read twice, or by an operation of another kind.
-        Unwritten: program.cpp has no such operation.
+        UnsupportedOperation: program.cpp has no such operation.
         NoCompiler: it can't be compiled here.
     """
 
     def __init__(self, task: Task) -> None:
-        self.task, self.network = task, task.network
+        self.task = task
         self.plan = Plan(task.network, task.target.parameter)
-        self.written = Written(self.plan, task.loss, task.minibatches)
+        self.lowered = LoweredPlan(self.plan, task.loss, task.minibatches)
         self.steps = (task.values - task.target.values[:, None]).tolist()
         self.decays = any(step[0] for step in self.steps)
         self.per_channel = len(self.steps) // self.plan.channels
         self.start = task.target.values.tolist()  # the weights before the sweep
         self.weights = list(self.start)
         self.moves: Changes = []  # in the order of the weights
-        self.states: dict[int, Remembered] = {}
+        self.states: dict[int, StoredValues] = {}
 
     def losses(self, chosen: Sequence[int], number: int) -> Tensor:
         """Judge the chosen proposals, which belong to one channel."""
-        kept = [(weight, self.steps[weight][0]) for weight in chosen]
-        rows = [kept] if self.decays else []
-        for i, weight in enumerate(chosen):
-            others = kept[:i] + kept[i + 1 :] if self.decays else []
-            rows += [[*others, (weight, self.steps[weight][k])] for k in (1, 2)]
+        rows = candidate_changes(self.steps, chosen, decays=self.decays)
         self.now = self._state(number)
         channel = chosen[0] // self.per_channel
         return self._judge(channel, rows, *self._catch_up(self.now, channel))
@@ -58,8 +54,8 @@ class Compiled:
         row = [(weight, self.steps[weight][winner]) for weight, winner in pairs]
         return self._judge(chosen[0] // self.per_channel, [row], [])[-1]
 
-    def took(self, weight: int, winner: int) -> None:
-        """Remember a change until each mini-batch has seen it."""
+    def record_decision(self, weight: int, winner: int) -> None:
+        """Record a change until each mini-batch has seen it."""
         if change := self.steps[weight][winner]:
             self.moves.append((weight, change))
             self.weights[weight] = self.task.values[weight, winner].item()
@@ -68,61 +64,63 @@ class Compiled:
         self,
         channel: int,
         rows: list[Changes],
-        behind: Changes,
+        unseen: Changes,
         moved: Rows | None = None,
     ) -> Tensor:
         """Return the loss sums with nothing changed, then with each row's changes.
 
-        Where weights decay, nothing changed is no candidate and has no sum. `behind`
+        Where weights decay, nothing changed is no candidate and has no sum. `unseen`
         are changes of this channel that the mini-batch has not seen yet, and `moved`
         those of the channel before.
         """
-        base = 1 if behind else 0
-        rows = [behind, *rows] if behind else rows
-        own = self._own(channel, behind)
+        base = 1 if unseen else 0
+        rows = [unseen, *rows] if unseen else rows
+        own = self._own(channel, unseen)
         asked = Rows(channel, rows, base, base + self.decays, own)
-        return self.written.judge(self.now, asked, self.task.loss, moved)
+        return self.lowered.judge(self.now, asked, self.task.loss, moved)
 
-    def _state(self, number: int) -> Remembered:
-        """Return what a mini-batch remembers, computed where it is new."""
+    def _state(self, number: int) -> StoredValues:
+        """Return a mini-batch's stored values, computed where it is new."""
         if number in self.states:
             return self.states[number]
+        is_partition = len(self.task.minibatches) > 0
         dealt = self.task.minibatches.take(number)
-        prefixes = self.task.prefixes if len(self.task.minibatches) else None
+        prefixes = self.task.prefixes if is_partition else None
         known = prefixes.known(number) if prefixes else {}
         missing = prefixes.missing(number) if prefixes else set()
-        state, more = self.written.start(
-            dealt, known, missing, is_kept=len(self.task.minibatches) > 0
+        state, more = self.lowered.start(
+            dealt, known, missing, reuse_memory=not is_partition
         )
         state.seen = len(self.moves)
         if prefixes:
             prefixes.put(number, more)
-        if len(self.task.minibatches):
+        if is_partition:
             self.states[number] = state
         return state
 
-    def _catch_up(self, state: Remembered, channel: int) -> tuple[Changes, Rows | None]:
-        """Return what moved since the last visit: in this channel, and in another.
+    def _catch_up(
+        self, state: StoredValues, channel: int
+    ) -> tuple[Changes, Rows | None]:
+        """Return the moves since the last visit: in this channel, and in another.
 
-        All other channels but the last one are mended here.
+        Those of all other channels but the last one are stored here.
         """
         news, state.seen = self.moves[state.seen :], len(self.moves)
         own, others = [], []
         for moved, changes in groupby(news, lambda move: move[0] // self.per_channel):
+            changes = list(changes)
             if moved == channel:
-                own = list(changes)
+                own = changes
             else:
-                others.append(self._mending(moved, list(changes)))
+                rows = Rows(moved, [changes], 1, own=self._own(moved, changes))
+                others.append(rows)
         for rows in others[:-1]:
-            self.written.mend.run(state.pointers, rows)
+            self.lowered.update.run(state.pointers, rows)
         return own, others[-1] if others else None
-
-    def _mending(self, channel: int, changes: Changes) -> Rows:
-        return Rows(channel, [changes], 1, own=self._own(channel, changes))
 
     def _own(self, channel: int, unseen: Changes) -> Changes:
         """Return a channel's weights as a mini-batch knows them, if it needs them."""
-        if not self.written.is_light:
+        if not self.lowered.is_light:
             return []
         first = channel * self.per_channel
         own = dict(enumerate(self.weights[first : first + self.per_channel], first))

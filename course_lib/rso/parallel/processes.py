@@ -1,7 +1,7 @@
-"""Many processes, each with its share of every mini-batch, and one decision.
+"""Several processes, each with its share of every mini-batch, and one decision.
 
-`torchrun --nproc-per-node=N` starts them, `start` joins them, and a search made after
-that finds them by itself.
+`torchrun --nproc-per-node=N` starts them, `start` joins them, and a search created
+after that finds them by itself.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from course_lib.device import pick_device
-from course_lib.rso.parallel.shared_memory import Board, Gone
+from course_lib.rso.parallel.shared_memory import PeerLost, SharedMemoryReducer
 
 TIMEOUT = 300.0  # seconds that a process waits for the others
 
 
 class LostProcess(RuntimeError):
-    """Another process has ended or hangs; this one can't go on alone."""
+    """Another process has ended or hangs; this one can't continue alone."""
 
 
 def start(device: str | None = None, *, timeout: float = TIMEOUT) -> torch.device:
     """Join the processes that torchrun started, if it did; return our device.
 
-    They speak by gloo on CPUs and by nccl on GPUs, one GPU for each process.
+    They communicate by gloo on CPUs and by nccl on GPUs, one GPU for each process.
 
     Args:
         device: "cpu" or "cuda"; None takes GPUs where there are any.
@@ -66,7 +66,7 @@ def stop() -> None:
 
 @dataclass(frozen=True)
 class Processes:
-    """This process's place among all, and how they add up their numbers.
+    """This process's rank, and the sums over all processes.
 
     share: (rank, processes).
     reduce: sums a tensor over all processes, in place; None where there is one.
@@ -83,12 +83,12 @@ class Processes:
         rank, count = dist.get_rank(), dist.get_world_size()
         if count == 1:
             return Processes()
-        group = dist.group.WORLD
-        if group not in _boards:
-            _boards.clear()  # of a group that has ended
-            gather = Processes((rank, count), _sum).gather
-            _boards[group] = Board.shared(rank, gather, _patience(group))
-        return Processes((rank, count), _sum)
+        found, group = Processes((rank, count), _sum), dist.group.WORLD
+        if group not in _reducers:
+            _reducers.clear()  # of a group that has ended
+            timeout = _timeout(group)
+            _reducers[group] = SharedMemoryReducer.create(rank, found.gather, timeout)
+        return found
 
     def total(self, numbers: Tensor) -> Tensor:
         """Return the sum over all processes."""
@@ -143,7 +143,7 @@ class Processes:
                 tensor.copy_(sent)
 
     @property
-    def neighbors(self) -> int:
+    def on_this_machine(self) -> int:
         """Return how many processes run on this machine, with this one."""
         return int(os.environ.get("LOCAL_WORLD_SIZE", self.share[1]))
 
@@ -154,13 +154,13 @@ class Processes:
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
-        """Turn the error of a broken connection into one that says what happened."""
+        """Raise LostProcess for the error of a broken connection."""
         try:
             yield
         except RuntimeError as error:
             text = str(error)
-            is_connection = isinstance(error, (dist.DistError, Gone)) or "gloo" in text
-            if self.reduce is None or not is_connection:
+            is_lost = isinstance(error, (dist.DistError, PeerLost)) or "gloo" in text
+            if self.reduce is None or not is_lost:
                 raise
             raise LostProcess(
                 f"RSO: process {self.share[0]} of {self.share[1]} lost another one "
@@ -180,7 +180,7 @@ class Processes:
     def require_additive(
         self, model: nn.Module, choices: dict[str, Any], mixing: str | None
     ) -> None:
-        """Refuse what would compute statistics of each share alone.
+        """Refuse a model that would compute statistics of each share alone.
 
         Args:
             model: the one that is searched.
@@ -188,8 +188,8 @@ class Processes:
             mixing: an operation where samples depend on each other, or None.
 
         Raises:
-            ValueError: there is such an operation, or batch norm that is run by torch's
-                own layer.
+            ValueError: there is such an operation, or a batch norm that torch's own
+                layer runs.
         """
         norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
         slow = {n: c for n, c in choices.items() if c.engine != "incremental"}
@@ -208,7 +208,7 @@ class Processes:
 
 
 def _brief(text: str) -> str:
-    """Return what happened, without the line of gloo's source and its advice.
+    """Return the error alone, without the line of gloo's source and its advice.
 
     >>> _brief("[/gloo/tcp/pair.cc:537] Read error [::1]:9: reset by peer. Check")
     'Read error [::1]:9: reset by peer'
@@ -217,7 +217,7 @@ def _brief(text: str) -> str:
     return line.partition("] ")[2].partition(". ")[0] or line
 
 
-def _patience(group: dist.ProcessGroup) -> float:
+def _timeout(group: dist.ProcessGroup) -> float:
     """Return the seconds that a group's processes wait for each other."""
     with contextlib.suppress(RuntimeError):  # of a group without CPUs
         backend = group._get_backend(torch.device("cpu"))
@@ -225,12 +225,12 @@ def _patience(group: dist.ProcessGroup) -> float:
     return TIMEOUT
 
 
-_boards: dict[object, Board | None] = {}  # of the process group there is
+_reducers: dict[object, SharedMemoryReducer | None] = {}  # of the current group
 
 
 def _sum(tensor: Tensor) -> Tensor:
-    board = _boards.get(dist.group.WORLD)
-    if board is not None and board.takes(tensor):
-        return board.sum_(tensor)
+    reducer = _reducers.get(dist.group.WORLD)
+    if reducer is not None and reducer.supports(tensor):
+        return reducer.sum_(tensor)
     dist.all_reduce(tensor)
     return tensor

@@ -1,8 +1,9 @@
 /* Sums over the processes of one machine, in memory that they share.
 
-   Each process has a line with its turn and two pages, taken in turns: nobody writes a
-   page again before all have read it, for that takes a turn that all take part in. The
-   others are awaited awake: to be woken takes longer than most of the work between. */
+   Each process has a line with the number of its last sum, and two pages that take
+   turns: nobody writes a page again before all have read it, for that takes a sum that
+   all take part in. The wait spins: to be woken takes longer than most of the work
+   between two sums. */
 
 #include <atomic>
 #include <chrono>
@@ -14,11 +15,12 @@ struct Line {
 };
 
 /* 0: `numbers` now hold the sums, in the order of the ranks and so the same in all
-   processes. 1: some other has not come within `seconds`; call again to go on waiting. */
-extern "C" int add_up(void *board, int rank, int processes, long capacity,
+   processes. 1: another process has not come within `seconds`; call again to wait on.
+   The memory is [processes] lines, then pages [2][processes][capacity]. */
+extern "C" int add_up(void *memory, int rank, int processes, long capacity,
                       double *numbers, long count, long turn, double seconds)
 {
-    Line *lines = (Line *)board;
+    Line *lines = (Line *)memory;
     double *pages = (double *)(lines + processes);
     pages += turn % 2 * processes * capacity;
     memcpy(pages + rank * capacity, numbers, count * sizeof(double));

@@ -22,41 +22,41 @@ from torch import Tensor
 
 from course_lib.compiler import NoCompiler, library
 
-CAPACITY = 2**14  # numbers of a message; longer ones take another way
+CAPACITY = 2**14  # numbers of a message; longer ones go through gloo
 LINE = 64  # bytes
-GLANCE = 0.5  # seconds of waiting until the others are looked after
+LIVENESS_CHECK_SECONDS = 0.5  # between two looks at whether the others still run
 Gather = Callable[[Any], list[Any]]  # the value of each process, in their order
 
 
-class Gone(RuntimeError):
-    """Another process has ended, or does not come."""
+class PeerLost(RuntimeError):
+    """Another process has ended, or does not answer."""
 
 
-class Board:
-    """Memory that the processes of one machine share, to add up what they have.
+class SharedMemoryReducer:
+    """Memory that the processes of one machine share, to sum tensors over them.
 
     Args:
         memory: of all processes.
         rank: this process's number.
         pids: of all processes.
-        patience: seconds to wait for the others.
+        timeout: seconds to wait for the others.
     """
 
     def __init__(
-        self, memory: mmap.mmap, rank: int, pids: list[int], patience: float
+        self, memory: mmap.mmap, rank: int, pids: list[int], timeout: float
     ) -> None:
         self.memory, self.rank, self.pids = memory, rank, pids
-        self.patience, self.turn = patience, 0
+        self.timeout, self.turn = timeout, 0
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         self.add_up = _library().add_up
 
     @staticmethod
-    def shared(rank: int, gather: Gather, patience: float) -> Board | None:
-        """Return this process's view of a new board; None where there can't be one.
+    def create(rank: int, gather: Gather, timeout: float) -> SharedMemoryReducer | None:
+        """Return this process's reducer on new memory, or None where it can't be.
 
-        All processes call it together, and all get a board or none does.
+        All processes call it together, and all get a reducer or none does.
         """
-        known = gather((platform.node(), _boot(), os.getpid(), _can_compile()))
+        known = gather((platform.node(), _boot_id(), os.getpid(), _can_compile()))
         machines = {(name, boot) for name, boot, _, _ in known}
         if len(machines) > 1 or not all(can for *_, can in known):
             return None
@@ -68,20 +68,20 @@ class Board:
             have_all = all(gather(memory is not None))
         finally:
             if own:
-                os.unlink(own)  # it lives on in the processes
+                os.unlink(own)  # the mappings stay valid
         pids = [pid for *_, pid, _ in known]
-        return Board(memory, rank, pids, patience) if have_all else None
+        return SharedMemoryReducer(memory, rank, pids, timeout) if have_all else None
 
-    def takes(self, tensor: Tensor) -> bool:
-        """Tell whether it can add up such a tensor."""
+    def supports(self, tensor: Tensor) -> bool:
+        """Tell whether it can sum such a tensor."""
         is_plain = tensor.device.type == "cpu" and tensor.is_contiguous()
         return is_plain and tensor.dtype == torch.float64 and tensor.numel() <= CAPACITY
 
     def sum_(self, tensor: Tensor) -> Tensor:
-        """Add up a tensor over all processes, in place.
+        """Sum a tensor over all processes, in place.
 
         Raises:
-            Gone: another one has ended, or did not come in time.
+            PeerLost: another one has ended, or did not answer in time.
         """
         self.turn += 1
         start = time.monotonic()
@@ -90,12 +90,12 @@ class Board:
             *(ctypes.c_long(CAPACITY), ctypes.c_void_p(tensor.data_ptr())),
             *(ctypes.c_long(tensor.numel()), ctypes.c_long(self.turn)),
         )
-        while self.add_up(*arguments, ctypes.c_double(GLANCE)):
+        while self.add_up(*arguments, ctypes.c_double(LIVENESS_CHECK_SECONDS)):
             for rank, pid in enumerate(self.pids):
                 if not _is_alive(pid):
-                    raise Gone(f"process {rank} has ended")
-            if time.monotonic() - start > self.patience:
-                raise Gone(f"no answer for {self.patience:.0f} s")
+                    raise PeerLost(f"process {rank} has ended")
+            if time.monotonic() - start > self.timeout:
+                raise PeerLost(f"no answer for {self.timeout:.0f} s")
         return tensor
 
 
@@ -111,8 +111,8 @@ def _can_compile() -> bool:
     return True
 
 
-def _boot() -> str:
-    """Return what two machines, or containers with processes apart, differ in."""
+def _boot_id() -> str:
+    """Return an id that differs between machines, and between separate containers."""
     with contextlib.suppress(OSError):
         here = os.readlink("/proc/self/ns/pid")
         return here + Path("/proc/sys/kernel/random/boot_id").read_text()
@@ -125,7 +125,7 @@ def _new_file(size: int) -> str | None:
         with contextlib.suppress(OSError):
             number, path = tempfile.mkstemp(prefix="course_lib-", dir=folder)
             with os.fdopen(number, "wb") as file:
-                file.write(bytes(size))  # a full disk is noticed here
+                file.write(bytes(size))  # fails here if the disk is full
             return path
     return None
 
@@ -137,7 +137,7 @@ def _mapped(path: str, size: int) -> mmap.mmap | None:
 
 
 def _is_alive(pid: int) -> bool:
-    """Tell whether a process runs; one that has ended may still have its number."""
+    """Tell whether a process runs; an ended one may still have its number (zombie)."""
     try:
         os.kill(pid, 0)
         return b"\nState:\tZ" not in Path(f"/proc/{pid}/status").read_bytes()

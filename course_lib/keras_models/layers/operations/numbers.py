@@ -9,26 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from course_lib.keras_models.layers.operations.reductions import Axis
+from course_lib.keras_models import activations
+from course_lib.keras_models.layers.operations.row import Row
 
-DTYPES = {
-    "float16": torch.float16,
-    "half": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float32": torch.float32,
-    "float": torch.float32,
-    "float64": torch.float64,
-    "double": torch.float64,
-    "bool": torch.bool,
-    "int8": torch.int8,
-    "int16": torch.int16,
-    "int32": torch.int32,
-    "int64": torch.int64,
-    "uint8": torch.uint8,
-    "uint16": torch.uint16,
-    "uint32": torch.uint32,
-    "uint64": torch.uint64,
-}
+_NAMES = (
+    *("float16", "bfloat16", "float32", "float64", "half", "float", "double", "bool"),
+    *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+)
 
 
 def dtype_of(name: Any) -> torch.dtype:
@@ -37,228 +24,244 @@ def dtype_of(name: Any) -> torch.dtype:
     Raises:
         ValueError: there is none.
     """
-    if not isinstance(name, str) or name not in DTYPES:
+    if not isinstance(name, str) or name not in _NAMES:
         raise ValueError(f"dtype={name!r:.40} is not supported")
-    return DTYPES[name]
+    return getattr(torch, name)
 
 
-def cast(x: Tensor, *, dtype: Any = "float32") -> Tensor:
-    """Return the numbers in another dtype; float32 is whatever the model has.
+def _cast(x: Tensor, *, dtype: Any = None) -> Tensor:
+    """Return the numbers in another dtype, if any; float32 is what the model has.
 
     So a model that was made float64 stays so.
     """
-    kind = dtype_of(dtype)
-    whole = (torch.float32, torch.float64)
-    return x if kind in whole and x.dtype in whole else x.to(kind)
+    if dtype is None:
+        return x
+    new = dtype_of(dtype)
+    own = (torch.float32, torch.float64)
+    return x if new in own and x.dtype in own else x.to(new)
 
 
-def saturate_cast(x: Tensor, *, dtype: Any) -> Tensor:
-    """Return the numbers in another dtype, cut to its range."""
-    kind = dtype_of(dtype)
-    if not kind.is_floating_point and kind is not torch.bool:
-        x = x.clamp(torch.iinfo(kind).min, torch.iinfo(kind).max)
-    return x.to(kind)
+def as_floats(x: Tensor) -> Tensor:
+    """Return whole numbers as float32, floats unchanged."""
+    return x if x.is_floating_point() else x.float()
 
 
-def filled(number: float) -> Callable:
-    """Return zeros_like or ones_like."""
+def _saturate_cast(x: Tensor, *, dtype: Any) -> Tensor:
+    new = dtype_of(dtype)
+    if not new.is_floating_point and new is not torch.bool:
+        x = x.clamp(torch.iinfo(new).min, torch.iinfo(new).max)
+    return x.to(new)
 
-    def like(x: Tensor, *, dtype: Any = None) -> Tensor:
+
+def _like(number: float) -> Callable:
+    """Return a function that makes a tensor of this number in the shape of another."""
+
+    def make(x: Tensor, *, dtype: Any = None) -> Tensor:
         return torch.full_like(x, number, dtype=dtype_of(dtype) if dtype else None)
 
-    return like
+    return make
 
 
-def tensors(function: Callable) -> Callable:
-    """Let a function of tensors take numbers as well."""
+def _full_like(x: Tensor, fill_value: Any, *, dtype: Any = None) -> Tensor:
+    return _like(1)(x, dtype=dtype) * fill_value
+
+
+def _tensors(function: Callable) -> Callable:
+    """Let a function of two tensors take a number, of the type that both have."""
 
     def call(x: Any, y: Any) -> Tensor:
-        like = x if isinstance(x, Tensor) else y
-        return function(
-            *(v if isinstance(v, Tensor) else like.new_tensor(v) for v in (x, y))
-        )
+        tensor = x if isinstance(x, Tensor) else y
+        new = torch.result_type(x, y)
+        place = tensor.device
+        x, y = (torch.as_tensor(value, device=place).to(new) for value in (x, y))
+        return function(x, y)
 
     return call
 
 
-def full_like(x: Tensor, fill_value: Any, *, dtype: Any = None) -> Tensor:
-    """Return a tensor of the shape of x that holds one number."""
-    return filled(1)(x, dtype=dtype) * fill_value
+maximum, minimum = _tensors(torch.maximum), _tensors(torch.minimum)
 
 
-maximum = tensors(torch.maximum)
-minimum = tensors(torch.minimum)
+def _true_divide(x: Tensor, y: Tensor) -> Tensor:
+    """Return x / y; TensorFlow divides whole numbers in float64.
+
+    Source: _TRUEDIV_TABLE of tensorflow v2.15.0 tensorflow/python/ops/math_ops.py.
+    """
+    return x / y if x.is_floating_point() else x.double() / y
 
 
-def true_divide(x: Any, y: Any) -> Tensor:
-    """Return x / y; TensorFlow divides whole numbers in float64."""
-    both = [v for v in (x, y) if isinstance(v, Tensor)]
-    if not any(v.is_floating_point() for v in both):
-        x = x.double() if isinstance(x, Tensor) else x
-        y = y.double() if isinstance(y, Tensor) else y
-    return x / y
-
-
-def divide_no_nan(x: Any, y: Any) -> Tensor:
-    """Return x / y, and 0 where y is 0."""
+def _divide_no_nan(x: Tensor, y: Tensor) -> Tensor:
     return torch.where(y == 0, 0, x / torch.where(y == 0, 1, y))
 
 
-def multiply_no_nan(x: Any, y: Any) -> Tensor:
-    """Return x * y, and 0 where y is 0, even if x is nan."""
+def _multiply_no_nan(x: Tensor, y: Tensor) -> Tensor:
     return torch.where(y == 0, 0, x * y)
 
 
-def clip(x: Tensor, x_min: Any, x_max: Any) -> Tensor:
-    """Return x, cut to the range."""
-    if isinstance(x_min, Tensor) or isinstance(x_max, Tensor):
-        return minimum(maximum(x, x_min), x_max)
-    return x.clamp(x_min, x_max)
+def _clip(x: Tensor, x_min: Any, x_max: Any) -> Tensor:
+    """Return x, cut to the range; the upper end holds if it is below the lower one."""
+    return minimum(maximum(x, x_min), x_max)
 
 
-def clip_by_value(x: Tensor, clip_value_min: Any, clip_value_max: Any) -> Tensor:
+def _clip_by_value(x: Tensor, clip_value_min: Any, clip_value_max: Any) -> Tensor:
     """Return x, cut to the range; the lower end holds if it is above the upper one."""
     return maximum(minimum(x, clip_value_max), clip_value_min)
 
 
-def where(condition: Tensor, x: Any = None, y: Any = None) -> Tensor:
-    """Return x where the condition holds, else y."""
-    if x is None or y is None:
-        raise ValueError("where without x and y is not supported")
+def _where(condition: Tensor, x: Any, y: Any) -> Tensor:
     return torch.where(condition.bool(), x, y)
 
 
-def nan_to_num(
-    x: Tensor, *, nan: float = 0.0, posinf: Any = None, neginf: Any = None
-) -> Tensor:
-    """Return x with numbers in the place of nan and infinities."""
-    return x.nan_to_num(nan, posinf, neginf)
-
-
-def gelu(x: Tensor, *, approximate: bool = True) -> Tensor:
-    """Return x times the normal distribution's share below x, or tanh's form of it."""
+def _gelu(x: Tensor, *, approximate: bool = True) -> Tensor:
     return F.gelu(x, approximate="tanh" if approximate else "none")
 
 
-def crelu(x: Tensor, *, axis: int = -1) -> Tensor:
-    """Return relu(x) and relu(-x) side by side."""
-    return torch.relu(torch.cat([x, -x], axis))
-
-
-def bias_add(x: Tensor, bias: Tensor, *, data_format: Any = None) -> Tensor:
-    """Add a number to each channel."""
-    first = str(data_format).startswith("NC")
-    if tuple(bias.shape) != (x.shape[1 if first else -1],):
-        raise ValueError(f"a bias of shape {tuple(bias.shape)} for {tuple(x.shape)}")
-    if x.is_meta:  # a sum would import torch's compiler, which takes a second
-        return x
-    if first:
-        return x + bias.reshape(-1, *[1] * (x.dim() - 2))
-    return x + bias
-
-
-def matmul(
-    a: Tensor,
-    b: Tensor,
-    *,
-    transpose_a: bool = False,
-    transpose_b: bool = False,
-    adjoint_a: bool = False,
-    adjoint_b: bool = False,
-    output_type: Any = None,
-) -> Tensor:
-    """Return the products of the matrices in the last two axes."""
-    a = a.mT if transpose_a or adjoint_a else a
-    b = b.mT if transpose_b or adjoint_b else b
-    return a @ b
-
-
-def tensordot(a: Tensor, b: Tensor, *, axes: Any) -> Tensor:
-    """Return the sums over axes of a and of b, or over the last and first few."""
-    if isinstance(axes, tuple):
-        axes = [list(part) if isinstance(part, tuple) else [part] for part in axes]
-    return torch.tensordot(a, b, dims=axes)
-
-
-def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Return numpy's dot: the last axis of a with the last but one of b."""
-    if b.dim() < 2:
-        return a @ b if b.dim() else a * b
-    return torch.tensordot(a, b, dims=[[-1], [-2]])
-
-
-def trace(x: Tensor, *, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
-    """Return the sums of the diagonals."""
-    return x.diagonal(offset, axis1, axis2).sum(-1)
-
-
-def binary_crossentropy(
+def _binary_crossentropy(
     target: Tensor, output: Tensor, *, from_logits: bool = False
 ) -> Tensor:
     """Return the cross-entropy of each number, which is a probability or a logit."""
     if from_logits:
         return F.binary_cross_entropy_with_logits(output, target, reduction="none")
-    return F.binary_cross_entropy(
-        output.clamp(1e-7, 1 - 1e-7), target, reduction="none"
-    )
+    output = output.clamp(1e-7, 1 - 1e-7)  # keras.backend.epsilon()
+    return F.binary_cross_entropy(output, target, reduction="none")
 
 
-def einsum(*operands: Tensor, subscripts: str) -> Tensor:
-    """Return the sums of products that the letters tell."""
-    return torch.einsum(subscripts, *operands)
-
-
-def band_part(x: Tensor, *, num_lower: int, num_upper: int) -> Tensor:
-    """Return the matrices with 0 outside of a band; below 0 all is in it."""
-    x = x if num_lower < 0 else x.triu(-num_lower)
-    return x if num_upper < 0 else x.tril(num_upper)
-
-
-def diagonal(x: Tensor, *, k: int = 0) -> Tensor:
-    """Return the diagonals of the matrices."""
-    return x.diagonal(k, -2, -1)
-
-
-def local_response_normalization(
-    x: Tensor,
-    *,
-    depth_radius: int = 5,
-    bias: float = 1,
-    alpha: float = 1,
-    beta: float = 0.5,
-) -> Tensor:
-    """Return x / (bias + alpha * squares of the neighboring channels) ** beta."""
-    width = 2 * depth_radius + 1
-    first = x.movedim(-1, 1)
-    return F.local_response_norm(first, width, alpha * width, beta, bias).movedim(1, -1)
-
-
-# Random at every call, in eval mode too, as TensorFlow's functions are.
-
-
-def normal(
-    *, shape: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = None, device: Any
-) -> Tensor:
-    """Return normal random numbers."""
-    return torch.randn(_row(shape), device=device) * stddev + mean
-
-
-def uniform(
-    *, shape: Any, minval: Any = 0, maxval: Any = None, dtype: Any = None, device: Any
-) -> Tensor:
-    """Return random numbers that are alike everywhere in the range."""
-    high = 1 if maxval is None else maxval
-    return torch.rand(_row(shape), device=device) * (high - minval) + minval
-
-
-def _row(value: Axis) -> tuple:
-    return value if isinstance(value, tuple) else (value,)
-
-
-def dropout(x: Tensor, *, rate: float, noise_shape: Any = None) -> Tensor:
-    """Drop numbers, outside of training as well."""
-    if noise_shape is None:
-        return F.dropout(x, rate)
-    pairs = zip(noise_shape, x.shape, strict=True)
-    shape = [size if n is None else n for n, size in pairs]
-    return x * F.dropout(x.new_ones(shape), rate)
+# What treats each number by itself, in whatever order the axes are.
+ELEMENTWISE = (
+    Row(torch.abs, "Absolute, Abs, Fabs", "math.abs", "Abs"),
+    Row(torch.neg, "Negative", "math.negative", "Neg"),
+    Row(torch.exp, "Exp", "math.exp", "Exp"),
+    Row(torch.exp2, "Exp2"),
+    Row(torch.expm1, "Expm1", "math.expm1"),
+    Row(torch.log, "Log", "math.log", "Log"),
+    Row(torch.log1p, "Log1p", "math.log1p", "Log1p"),
+    Row(torch.log2, "Log2"),
+    Row(torch.log10, "Log10"),
+    Row(torch.sqrt, "Sqrt", "math.sqrt", "Sqrt"),
+    Row(torch.rsqrt, "Rsqrt", "math.rsqrt", "Rsqrt"),
+    Row(lambda x: x.sign() * x.abs() ** (1 / 3), "Cbrt"),
+    Row(torch.square, "Square", "math.square", "Square"),
+    Row(torch.reciprocal, "Reciprocal", "math.reciprocal", "Reciprocal"),
+    Row(torch.sign, "Sign", "math.sign", "Sign"),
+    Row(torch.floor, "Floor", "math.floor", "Floor"),
+    Row(torch.ceil, "Ceil", "math.ceil", "Ceil"),
+    Row(
+        lambda x, *, decimals=0: x.round(decimals=decimals),
+        "Round",
+        "math.round",
+        "Round",
+    ),
+    Row(torch.trunc, "Trunc"),
+    Row(torch.sin, "Sin", "math.sin", "Sin"),
+    Row(torch.cos, "Cos", "math.cos", "Cos"),
+    Row(torch.tan, "Tan", "math.tan"),
+    Row(torch.sinh, "Sinh", "math.sinh"),
+    Row(torch.cosh, "Cosh", "math.cosh"),
+    Row(torch.tanh, "Tanh", "math.tanh", "Tanh"),
+    Row(torch.asin, "Arcsin", "math.asin"),
+    Row(torch.acos, "Arccos", "math.acos"),
+    Row(torch.atan, "Arctan", "math.atan"),
+    Row(torch.asinh, "Arcsinh", "math.asinh"),
+    Row(torch.acosh, "Arccosh", "math.acosh"),
+    Row(torch.atanh, "Arctanh", "math.atanh"),
+    Row(torch.sinc, "Sinc"),
+    Row(torch.deg2rad, "Deg2rad"),
+    Row(torch.rad2deg, "Rad2deg"),
+    Row(torch.erf, "Erf", "math.erf", "Erf"),
+    Row(torch.erfc, "Erfc", "math.erfc"),
+    Row(torch.erfinv, "Erfinv"),
+    Row(torch.lgamma, "", "math.lgamma"),
+    Row(torch.digamma, "", "math.digamma"),
+    Row(torch.isfinite, "Isfinite", "math.is_finite"),
+    Row(torch.isnan, "Isnan", "math.is_nan"),
+    Row(torch.isinf, "Isinf", "math.is_inf"),
+    Row(torch.signbit, "Signbit"),
+    Row(torch.logical_not, "LogicalNot", "math.logical_not", "LogicalNot"),
+    Row(_like(1), "OnesLike", "ones_like", "OnesLike"),
+    Row(_like(0), "ZerosLike", "zeros_like", "ZerosLike"),
+    Row(torch.detach, "StopGradient", "stop_gradient", "StopGradient"),
+    Row(
+        activations.linear,
+        "Copy",
+        "identity, convert_to_tensor, debugging.check_numerics",
+        "Identity",
+    ),
+    Row(_cast, "Cast, ConvertToTensor", "cast", "Cast x DstT=dtype"),
+    Row(_saturate_cast, "SaturateCast", "dtypes.saturate_cast"),
+    Row(_full_like, "FullLike"),
+    Row(
+        lambda x, *, nan=0.0, posinf=None, neginf=None: x.nan_to_num(
+            nan, posinf, neginf
+        ),
+        "NanToNum",
+    ),
+    Row(_clip, "Clip"),
+    Row(_clip_by_value, "", "clip_by_value", "ClipByValue"),
+    Row(torch.relu, "Relu", "nn.relu", "Relu"),
+    Row(F.relu6, "Relu6", "nn.relu6", "Relu6"),
+    Row(torch.sigmoid, "Sigmoid", "math.sigmoid", "Sigmoid"),
+    Row(F.softplus, "Softplus", "math.softplus", "Softplus"),
+    Row(F.softsign, "Softsign", "nn.softsign", "Softsign"),
+    Row(activations.swish, "Silu", "nn.silu"),
+    Row(F.logsigmoid, "LogSigmoid", "math.log_sigmoid"),
+    Row(F.hardsigmoid, "HardSigmoid"),
+    Row(F.hardswish, "HardSilu"),
+    Row(F.hardtanh, "HardTanh"),
+    Row(F.tanhshrink, "TanhShrink"),
+    Row(F.selu, "Selu", "nn.selu", "Selu"),
+    Row(activations.sparse_plus, "SparsePlus"),
+    Row(activations.sparse_sigmoid, "SparseSigmoid"),
+    Row(_gelu, "Gelu", "nn.gelu approximate:=false"),
+    Row(
+        lambda x, *, negative_slope=0.2: F.leaky_relu(x, negative_slope),
+        "LeakyRelu",
+        "nn.leaky_relu alpha=negative_slope",
+        "LeakyRelu alpha=negative_slope",
+    ),
+    Row(lambda x, *, alpha=1.0: F.elu(x, alpha), "Elu", "nn.elu", "Elu"),
+    Row(lambda x, *, alpha=1.0: F.celu(x, alpha), "Celu"),
+    Row(lambda x, *, threshold=0.5: F.hardshrink(x, threshold), "HardShrink"),
+    Row(lambda x, *, threshold=0.5: F.softshrink(x, threshold), "SoftShrink"),
+    Row(lambda x, *, b=4: activations.squareplus(x, b), "Squareplus"),
+    Row(
+        lambda x, *, threshold, default: activations.threshold(x, threshold, default),
+        "Threshold default_value=default",
+    ),
+    Row(lambda x, y: x + y, "Add", "math.add, __operators__.add", "Add, AddV2"),
+    Row(lambda x, y: x - y, "Subtract", "math.subtract", "Sub"),
+    Row(lambda x, y: x * y, "Multiply", "math.multiply, math.scalar_mul x=y", "Mul"),
+    Row(lambda x, y: x / y, "Divide, TrueDivide"),
+    Row(_tensors(_true_divide), "", "math.truediv", "RealDiv"),
+    Row(_tensors(_divide_no_nan), "DivideNoNan", "math.divide_no_nan"),
+    Row(_tensors(_multiply_no_nan), "", "math.multiply_no_nan"),
+    Row(lambda x, y: (x - y) ** 2, "", "math.squared_difference", "SquaredDifference"),
+    Row(_tensors(torch.xlogy), "", "math.xlogy"),
+    Row(lambda x, y: x // y, "FloorDivide", "floor_div", "FloorDiv"),
+    Row(lambda x, y: x % y, "Mod", "math.floormod", "FloorMod"),
+    Row(lambda x, y: x**y, "Power", "math.pow", "Pow"),
+    Row(maximum, "Maximum", "math.maximum", "Maximum"),
+    Row(minimum, "Minimum", "math.minimum", "Minimum"),
+    Row(lambda x, y: x > y, "Greater", "math.greater", "Greater"),
+    Row(lambda x, y: x >= y, "GreaterEqual", "math.greater_equal", "GreaterEqual"),
+    Row(lambda x, y: x < y, "Less", "math.less", "Less"),
+    Row(lambda x, y: x <= y, "LessEqual", "math.less_equal", "LessEqual"),
+    Row(lambda x, y: x == y, "Equal", "math.equal", "Equal"),
+    Row(lambda x, y: x != y, "NotEqual", "math.not_equal", "NotEqual"),
+    Row(_tensors(torch.logical_and), "LogicalAnd", "math.logical_and", "LogicalAnd"),
+    Row(_tensors(torch.logical_or), "LogicalOr", "math.logical_or", "LogicalOr"),
+    Row(_tensors(torch.logical_xor), "LogicalXor"),
+    Row(_tensors(torch.fmax), "Fmax"),
+    Row(_tensors(torch.fmin), "Fmin"),
+    Row(_tensors(torch.fmod), "Fmod"),
+    Row(_tensors(torch.heaviside), "Heaviside"),
+    Row(_tensors(torch.hypot), "Hypot"),
+    Row(_tensors(torch.logaddexp), "Logaddexp"),
+    Row(_tensors(torch.logaddexp2), "Logaddexp2"),
+    Row(_tensors(torch.atan2), "Arctan2", "math.atan2 x=y"),
+    Row(_where, "Where", "where", "SelectV2"),
+    Row(
+        _binary_crossentropy,
+        "BinaryCrossentropy",
+        "nn.sigmoid_cross_entropy_with_logits logits=output from_logits:=true",
+    ),
+)

@@ -6,7 +6,6 @@ A tensor of sizes could not be read on the meta device, nor while a model is exp
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -35,7 +34,7 @@ class Sizes:
 
     def __init__(self, value: Any, device: Any) -> None:
         self.value, self.device = value, device
-        for number in value if isinstance(value, tuple) else (value,):
+        for number in as_tuple(value):
             if type(number) is int and abs(number) > LARGEST_SIZE:
                 raise ValueError(f"a size of {number:.1e} is too large")
 
@@ -61,12 +60,12 @@ class Sizes:
         return torch.stack([self._scalar(number) for number in self.value])
 
     def _scalar(self, number: Any) -> Tensor:
-        kind = torch.int32
+        dtype = torch.int32
         if isinstance(number, float | torch.SymFloat):
-            kind = torch.float32
+            dtype = torch.float32
         elif isinstance(number, bool | torch.SymBool):
-            kind = torch.bool
-        return torch.scalar_tensor(number, dtype=kind, device=self.device)
+            dtype = torch.bool
+        return torch.scalar_tensor(number, dtype=dtype, device=self.device)
 
 
 def as_tensor(value: Any) -> Any:
@@ -74,62 +73,61 @@ def as_tensor(value: Any) -> Any:
     return value.tensor() if isinstance(value, Sizes) else value
 
 
+def as_tuple(value: Any) -> tuple:
+    """Return a list or tuple as a tuple, anything else as a tuple of one."""
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
 def _each(function: Callable) -> Callable:
     """Apply a function of numbers to rows too, number by number."""
 
     def apply(*values: Any) -> Any:
-        counts = {len(v) for v in values if isinstance(v, tuple)} - {1}
         if not any(isinstance(v, tuple) for v in values):
             return function(*values)
+        rows = [as_tuple(v) for v in values]
+        counts = {len(row) for row in rows} - {1}
         if len(counts) > 1:
             raise ValueError(f"rows of {sorted(counts)} sizes don't fit together")
         count = counts.pop() if counts else 1
-        rows = [v if isinstance(v, tuple) else (v,) for v in values]
-        rows = [row * count if len(row) == 1 else row for row in rows]
-        return tuple(map(function, *rows))
+        return tuple(map(function, *(r * count if len(r) == 1 else r for r in rows)))
 
     return apply
 
 
+def _check(known: bool) -> None:
+    if not known:
+        raise NoSizesError
+
+
 def _get_item(x: Any, key: Any) -> Any:
     key = key[0] if isinstance(key, tuple) and len(key) == 1 else key
-    if not isinstance(x, tuple) or not isinstance(key, int | slice):
-        raise NoSizesError
+    _check(isinstance(x, tuple) and isinstance(key, int | slice))
     return x[key]
 
 
-def _row(value: Any) -> tuple:
-    return value if isinstance(value, tuple) else (value,)
-
-
 def _concatenate(parts: tuple, axis: int = 0) -> tuple:
-    if any(isinstance(n, tuple) for part in parts for n in _row(part)):
-        raise NoSizesError
-    return sum((_row(part) for part in parts), ())
+    numbers = sum(map(as_tuple, parts), ())
+    _check(not any(isinstance(number, tuple) for number in numbers))
+    return numbers
 
 
 def _stack(parts: tuple, axis: int = 0) -> tuple:
-    if any(isinstance(part, tuple) for part in parts):
-        raise NoSizesError
+    _check(not any(isinstance(part, tuple) for part in parts))
     return parts
 
 
-def _take(x: Any, indices: Any, axis: Any = None, batch_dims: int = 0) -> Any:
-    if not isinstance(x, tuple) or not all(isinstance(i, int) for i in _row(indices)):
-        raise NoSizesError
+def _gather(x: Any, indices: Any, axis: Any = None, batch_dims: int = 0) -> Any:
+    whole = all(isinstance(i, int) for i in as_tuple(indices))
+    _check(isinstance(x, tuple) and whole)
     return tuple(x[i] for i in indices) if isinstance(indices, tuple) else x[indices]
 
 
 def _whole(function: Callable) -> Callable:
     def reduce(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
-        found = function(_row(x))
+        found = function(as_tuple(x))
         return (found,) if keepdims else found
 
     return reduce
-
-
-def _same(x: Any, **_: Any) -> Any:
-    return x
 
 
 def _cast(x: Any, dtype: str = "float32") -> Any:
@@ -140,18 +138,14 @@ def _cast(x: Any, dtype: str = "float32") -> Any:
     raise NoSizesError
 
 
-def _unstack(x: Any, num: Any = None, axis: int = 0) -> list:
-    return list(x)
-
-
 def _slice(x: Any, begin: Any, size: Any) -> Any:
-    start, count = _row(begin)[0], _row(size)[0]
+    start, count = as_tuple(begin)[0], as_tuple(size)[0]
     return x[start:] if count == -1 else x[start : start + count]
 
 
 def _strided(x: Any, begin: Any, end: Any, strides: Any = None, **masks: int) -> Any:
-    if not isinstance(x, tuple) or len(begin) != 1 or masks.get("new_axis_mask"):
-        raise NoSizesError
+    row = isinstance(x, tuple) and len(begin) == 1
+    _check(row and not masks.get("new_axis_mask"))
     if masks.get("shrink_axis_mask"):
         return x[begin[0]]
     first = None if masks.get("begin_mask") else begin[0]
@@ -160,15 +154,13 @@ def _strided(x: Any, begin: Any, end: Any, strides: Any = None, **masks: int) ->
 
 
 def _reshape(x: Any, newshape: Any) -> Any:
-    newshape = _row(newshape)
-    if len(newshape) > 1 or (not newshape and len(_row(x)) > 1):
-        raise NoSizesError
-    return _row(x) if newshape else _row(x)[0]
+    newshape = as_tuple(newshape)
+    _check(len(newshape) == 1 or (not newshape and len(as_tuple(x)) == 1))
+    return as_tuple(x) if newshape else as_tuple(x)[0]
 
 
 def _expand_dims(x: Any, axis: Any) -> tuple:
-    if isinstance(x, tuple):
-        raise NoSizesError
+    _check(not isinstance(x, tuple))
     return (x,)
 
 
@@ -176,38 +168,30 @@ def _squeeze(x: Any, axis: Any = None) -> Any:
     return x[0] if isinstance(x, tuple) and len(x) == 1 else x
 
 
-# The operations that can answer by numbers, under the names of the table.
+# The operations that can answer by numbers, under the names of the table. For the
+# first ones the table's own function does, number by number.
+ARITHMETIC = (
+    *("Add", "Subtract", "Multiply", "FloorDivide", "Mod"),
+    *("Greater", "GreaterEqual", "Less", "LessEqual", "Equal", "NotEqual"),
+)
 SIZE_OPERATIONS: dict[str, Callable] = {
-    "Add": _each(operator.add),
-    "Subtract": _each(operator.sub),
-    "Multiply": _each(operator.mul),
-    "FloorDivide": _each(operator.floordiv),
-    "Mod": _each(operator.mod),
-    "TrueDivide": _each(operator.truediv),
-    "math.truediv": _each(operator.truediv),
     "Maximum": _each(lambda x, y: x if x >= y else y),
     "Minimum": _each(lambda x, y: x if x <= y else y),
-    "Negative": _each(operator.neg),
-    "Greater": _each(operator.gt),
-    "GreaterEqual": _each(operator.ge),
-    "Less": _each(operator.lt),
-    "LessEqual": _each(operator.le),
-    "Equal": _each(operator.eq),
-    "NotEqual": _each(operator.ne),
+    "math.truediv": _each(lambda x, y: x / y),
+    "Negative": _each(lambda n: -n),
     "Where": _each(lambda condition, x, y: x if condition else y),
     "OnesLike": _each(lambda n: 1),
     "ZerosLike": _each(lambda n: 0),
-    "Identity": _same,
-    "StopGradient": _same,
+    "Copy": lambda x: x,
+    "StopGradient": lambda x: x,
     "Cast": _cast,
     "GetItem": _get_item,
-    "Take": _take,
-    "gather": _take,
-    "slice": _slice,
+    "gather": _gather,
+    "Slice": _slice,
     "strided_slice": _strided,
     "Concatenate": _concatenate,
     "Stack": _stack,
-    "Unstack": _unstack,
+    "Unstack": lambda x, num=None, axis=0: list(x),
     "Prod": _whole(math.prod),
     "Sum": _whole(sum),
     "Max": _whole(max),
@@ -216,3 +200,13 @@ SIZE_OPERATIONS: dict[str, Callable] = {
     "ExpandDims": _expand_dims,
     "Squeeze": _squeeze,
 }
+
+
+def size_function(name: str, function: Callable) -> Callable:
+    """Return what computes with numbers what a row of the table does with tensors.
+
+    Raises:
+        NoSizesError: nothing does.
+    """
+    _check(name in ARITHMETIC or name in SIZE_OPERATIONS)
+    return SIZE_OPERATIONS.get(name) or _each(function)

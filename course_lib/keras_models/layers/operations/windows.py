@@ -2,241 +2,257 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from functools import wraps
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from course_lib.keras_models.layers.convolution import pad, same_padding
+from course_lib.keras_models.layers.base import channels_to_first, channels_to_last
+from course_lib.keras_models.layers.operations.row import Row
+from course_lib.keras_models.layers.window import pad, same_padding
 
 _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _BACK = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 _MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _MEAN = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+Sizes = tuple[int, ...]
 
 
-def _sizes(value: Any, dims: int, first: bool) -> tuple[int, ...]:
-    """Return one number for each spatial axis, as TensorFlow's forms all mean."""
-    value = 1 if value is None else value
-    value = value if isinstance(value, tuple) else (value,)
-    if len(value) == dims + 2:  # with the batch and the channels
-        others = (value[0], value[1]) if first else (value[0], value[-1])
-        if others != (1, 1):
-            raise ValueError(f"windows over batch or channels: {value}")
-        value = value[2:] if first else value[1:-1]
-    value = value * dims if len(value) == 1 else value
-    if len(value) != dims or not all(isinstance(n, int) and n > 0 for n in value):
-        raise ValueError(f"got {value!r:.60}; wanted {dims} whole numbers above 0")
-    return value
+class Window(NamedTuple):
+    """How a window moves, as Keras and TensorFlow say it; None is their default."""
+
+    strides: Any = None
+    padding: Any = "VALID"
+    dilations: Any = None
+    data_format: Any = None
+
+    @property
+    def first(self) -> bool:
+        """Tell whether the channels are axis 1."""
+        return str(self.data_format).startswith(("NC", "channels_first"))
+
+    def spatial(self, value: Any) -> Any:
+        """Return the entries of the spatial axes."""
+        return value[2:] if self.first else value[1:-1]
+
+    def sizes(self, value: Any, dims: int) -> Sizes:
+        """Return one number for each spatial axis, as TensorFlow's forms all mean."""
+        value = 1 if value is None else value
+        value = value if isinstance(value, tuple) else (value,)
+        if len(value) == dims + 2:  # with the batch and the channels
+            if value[0] != 1 or value[1 if self.first else -1] != 1:
+                raise ValueError(f"windows over batch or channels: {value}")
+            value = self.spatial(value)
+        value = value * dims if len(value) == 1 else value
+        if len(value) != dims or not all(isinstance(n, int) and n > 0 for n in value):
+            raise ValueError(f"got {value!r:.60}; wanted {dims} whole numbers above 0")
+        return value
+
+    def steps(self, dims: int) -> tuple[Sizes, Sizes]:
+        """Return strides and dilations."""
+        return self.sizes(self.strides, dims), self.sizes(self.dilations, dims)
+
+    def amounts(self, sizes: Any, kernel: Any) -> list[tuple[int, int]]:
+        """Return how much is padded (before, after) each spatial axis."""
+        if isinstance(self.padding, tuple):  # (before, after) for every axis
+            return [tuple(pair) for pair in self.spatial(self.padding)]
+        if self.padding in ("VALID", "valid"):
+            return [(0, 0)] * len(kernel)
+        if self.padding not in ("SAME", "same"):
+            raise ValueError(f"padding={self.padding!r:.40}")
+        rows = zip(sizes, kernel, *self.steps(len(kernel)), strict=True)
+        return [same_padding(*row) for row in rows]
 
 
-def _amounts(
-    padding: Any, sizes: Any, kernel: Any, strides: Any, rates: Any, first: bool
-) -> list[tuple[int, int]]:
-    if isinstance(padding, tuple):  # (before, after) for every axis
-        return [tuple(p) for p in (padding[2:] if first else padding[1:-1])]
-    if padding not in ("SAME", "VALID", "same", "valid"):
-        raise ValueError(f"padding={padding!r:.40}")
-    if padding in ("VALID", "valid"):
-        return [(0, 0)] * len(kernel)
-    return [same_padding(*p) for p in zip(sizes, kernel, strides, rates, strict=True)]
+def _sliding(function: Callable) -> Callable:
+    """Let a function of tensors and a `window` take the fields of a `Window` instead.
 
+    The function gets its first tensor, and returns one, with the channels at axis 1.
+    """
 
-def _is_first(data_format: Any) -> bool:
-    return str(data_format).startswith(("NC", "channels_first"))
+    @wraps(function)
+    def apply(x: Tensor, *tensors: Tensor, **settings: Any) -> Tensor:
+        given = [name for name in Window._fields if name in settings]
+        window = Window(**{name: settings.pop(name) for name in given})
+        if window.first:
+            return function(x, *tensors, window=window, **settings)
+        y = function(channels_to_first(x), *tensors, window=window, **settings)
+        return channels_to_last(y)
 
-
-def _in_torch_order(x: Tensor, first: bool) -> Tensor:
-    return x if first else x.movedim(-1, 1)
-
-
-def _in_file_order(x: Tensor, first: bool) -> Tensor:
-    return x if first else x.movedim(1, -1)
-
-
-def pool(largest: bool) -> Callable:
-    """Return max_pool or avg_pool, in any number of dimensions."""
-
-    def apply(
-        x: Tensor, *, ksize: Any, strides: Any, padding: Any, data_format: Any = None
-    ) -> Tensor:
-        dims, first = x.dim() - 2, _is_first(data_format)
-        x = _in_torch_order(x, first)
-        kernel, steps = _sizes(ksize, dims, first), _sizes(strides, dims, first)
-        amounts = _amounts(padding, x.shape[2:], kernel, steps, (1,) * dims, first)
-        if largest:
-            padded = pad(x, amounts, float("-inf"))
-            return _in_file_order(_MAX[dims](padded, kernel, steps), first)
-        sums = _MEAN[dims](pad(x, amounts), kernel, steps)
-        counted = pad(x.new_ones(1, 1, *x.shape[2:]), amounts)
-        return _in_file_order(sums / _MEAN[dims](counted, kernel, steps), first)
-
+    parameters = dict(inspect.signature(function).parameters)
+    del parameters["window"]
+    for name, field in inspect.signature(Window).parameters.items():
+        parameters[name] = field.replace(kind=field.KEYWORD_ONLY)
+    apply.__signature__ = inspect.Signature([*parameters.values()])
     return apply
 
 
-def convolution(
-    x: Tensor,
-    filters: Tensor,
-    *,
-    strides: Any = 1,
-    padding: Any = "VALID",
-    data_format: Any = None,
-    dilations: Any = None,
+@_sliding
+def _max_pool(x: Tensor, *, ksize: Any, window: Window) -> Tensor:
+    """Return the largest number in each window."""
+    return _pool(x, ksize, window, _MAX, float("-inf"))
+
+
+@_sliding
+def _average_pool(x: Tensor, *, ksize: Any, window: Window) -> Tensor:
+    """Return the mean of each window; what is padded does not count."""
+    counted = _pool(x.new_ones(1, 1, *x.shape[2:]), ksize, window, _MEAN, 0.0)
+    return _pool(x, ksize, window, _MEAN, 0.0) / counted
+
+
+def _pool(
+    x: Tensor, ksize: Any, window: Window, functions: dict[int, Callable], value: float
 ) -> Tensor:
+    dims = x.dim() - 2
+    if window.strides is None:
+        window = window._replace(strides=ksize)
+    kernel, (strides, _) = window.sizes(ksize, dims), window.steps(dims)
+    padded = pad(x, window.amounts(x.shape[2:], kernel), value)
+    return functions[dims](padded, kernel, strides)
+
+
+@_sliding
+def _convolution(x: Tensor, filters: Tensor, *, window: Window) -> Tensor:
     """Convolve with a kernel (*window, in, out), in any number of dimensions."""
-    dims, first = x.dim() - 2, _is_first(data_format)
-    x = _in_torch_order(x, first)
-    steps, rates = _sizes(strides, dims, first), _sizes(dilations, dims, first)
-    kernel = filters.shape[:-2]
-    amounts = _amounts(padding, x.shape[2:], kernel, steps, rates, first)
+    dims = x.dim() - 2
+    x = pad(x, window.amounts(x.shape[2:], filters.shape[:-2]))
     weight = filters.permute(-1, -2, *range(dims))
     groups = max(x.shape[1] // weight.shape[1], 1)
-    y = _CONVOLVE[dims](pad(x, amounts), weight, None, steps, 0, rates, groups)
-    return _in_file_order(y, first)
+    strides, rates = window.steps(dims)
+    return _CONVOLVE[dims](x, weight, None, strides, 0, rates, groups)
 
 
-def depthwise_convolution(
-    x: Tensor,
-    filters: Tensor,
-    *,
-    strides: Any = 1,
-    padding: Any = "VALID",
-    data_format: Any = None,
-    dilations: Any = None,
-) -> Tensor:
-    """Convolve each channel by itself: kernel (*window, channels, multiplier)."""
+def _by_channel(filters: Tensor) -> Tensor:
+    """Return a depthwise kernel as one of a convolution in groups."""
     *window, channels, multiplier = filters.shape
-    kernel = filters.reshape(*window, 1, channels * multiplier)
-    return convolution(
-        x,
-        kernel,
-        strides=strides,
-        padding=padding,
-        data_format=data_format,
-        dilations=dilations,
-    )
+    return filters.reshape(*window, 1, channels * multiplier)
 
 
-def transposed_convolution(
-    x: Tensor,
-    filters: Tensor,
-    *,
-    output_shape: Any,
-    strides: Any = 1,
-    padding: Any = "SAME",
-    data_format: Any = None,
-    dilations: Any = None,
-) -> Tensor:
-    """Return what a convolution's gradient gives; the kernel is (*window, out, in)."""
-    dims, first = x.dim() - 2, _is_first(data_format)
-    x = _in_torch_order(x, first)
-    steps, rates = _sizes(strides, dims, first), _sizes(dilations, dims, first)
-    kernel = filters.shape[:-2]
-    wanted = output_shape[2:] if first else output_shape[1:-1]
-    amounts = _amounts(padding, wanted, kernel, steps, rates, first)
-    weight = filters.permute(-1, -2, *range(dims))
-    y = _BACK[dims](x, weight, None, steps, 0, 0, 1, rates)
-    # What is left over at the end belongs to windows that found no place.
-    for axis, (size, (before, _)) in enumerate(zip(wanted, amounts, strict=True), 2):
-        lacking = max(before + size - y.shape[axis], 0)
-        y = F.pad(y, [0, 0] * (y.dim() - 1 - axis) + [0, lacking])
-        y = y.narrow(axis, before, size)
-    return _in_file_order(y, first)
+@_sliding
+def _depthwise_convolution(x: Tensor, filters: Tensor, *, window: Window) -> Tensor:
+    """Convolve each channel by itself: kernel (*window, channels, multiplier)."""
+    return _convolution.__wrapped__(x, _by_channel(filters), window=window)
 
 
-def keras_pool(largest: bool) -> Callable:
-    """Return Keras 3's max_pool or average_pool."""
-
-    def apply(
-        x: Tensor,
-        *,
-        pool_size: Any,
-        strides: Any = None,
-        padding: str = "valid",
-        data_format: Any = None,
-    ) -> Tensor:
-        options = {"padding": padding, "data_format": data_format}
-        steps = pool_size if strides is None else strides
-        return pool(largest)(x, ksize=pool_size, strides=steps, **options)
-
-    return apply
-
-
-def keras_convolution(function: Callable) -> Callable:
-    """Give a convolution the arguments of Keras 3's."""
-
-    def apply(
-        x: Tensor,
-        kernel: Tensor,
-        *,
-        strides: Any = 1,
-        padding: str = "valid",
-        data_format: Any = None,
-        dilation_rate: Any = 1,
-    ) -> Tensor:
-        options = {"padding": padding, "data_format": data_format}
-        return function(x, kernel, strides=strides, dilations=dilation_rate, **options)
-
-    return apply
-
-
-def separable_convolution(
-    x: Tensor,
-    depthwise: Tensor,
-    pointwise: Tensor,
-    *,
-    strides: Any = 1,
-    padding: Any = "valid",
-    data_format: Any = None,
-    dilation_rate: Any = 1,
+@_sliding
+def _separable_convolution(
+    x: Tensor, depthwise: Tensor, pointwise: Tensor, *, window: Window
 ) -> Tensor:
     """Convolve each channel by itself, then mix the channels."""
-    options = {"padding": padding, "data_format": data_format}
-    options |= {"strides": strides, "dilations": dilation_rate}
-    x = depthwise_convolution(x, depthwise, **options)
-    return convolution(x, pointwise, data_format=data_format)
+    x = _convolution.__wrapped__(x, _by_channel(depthwise), window=window)
+    return _convolution.__wrapped__(x, pointwise, window=Window())
 
 
-def _block(size: Any, *sizes: int) -> int:
+@_sliding
+def _transposed_convolution(
+    x: Tensor, filters: Tensor, *, output_shape: Any, window: Window
+) -> Tensor:
+    """Return what a convolution's gradient gives; the kernel is (*window, out, in)."""
+    dims, wanted = x.dim() - 2, window.spatial(output_shape)
+    amounts = window.amounts(wanted, filters.shape[:-2])
+    weight = filters.permute(-1, -2, *range(dims))
+    strides, rates = window.steps(dims)
+    y = _BACK[dims](x, weight, None, strides, 0, 0, 1, rates)
+    # What is left over at the end belongs to windows that found no place.
+    for axis, (size, (before, _)) in enumerate(zip(wanted, amounts, strict=True), 2):
+        missing = max(before + size - y.shape[axis], 0)
+        y = F.pad(y, [0, 0] * (y.dim() - 1 - axis) + [0, missing])
+        y = y.narrow(axis, before, size)
+    return y
+
+
+@_sliding
+def _extract_patches(x: Tensor, *, sizes: Any, window: Window) -> Tensor:
+    """(batch, channels, h, w) -> (batch, window * window * channels, rows, columns)."""
+    kernel, (strides, rates) = window.sizes(sizes, 2), window.steps(2)
+    padded = pad(x, window.amounts(x.shape[2:], kernel))
+    reach = [(k - 1) * r + 1 for k, r in zip(kernel, rates, strict=True)]
+    parts = zip(padded.shape[2:], reach, strides, strict=True)
+    places = [max((n - r) // s + 1, 0) for n, r, s in parts]
+    patches = F.unfold(padded, kernel, rates, 0, strides)
+    patches = patches.unflatten(1, (x.shape[1], math.prod(kernel))).transpose(1, 2)
+    return patches.flatten(1, 2).unflatten(2, places)
+
+
+def _block(size: Any, window: Window, *sizes: int) -> int:
+    if window.data_format == "channels_first":
+        # keras 3.15.1: keras/src/backend/torch/nn.py#L1654 puts the channels before the
+        # block, keras/src/backend/tensorflow/nn.py#L1955 the block before the channels
+        raise ValueError("channels_first is not supported: Keras's backends differ")
     if not isinstance(size, int) or size < 2 or any(n % size for n in sizes):
         raise ValueError(f"block_size={size!r:.40} for {sizes}")
     return size
 
 
-def space_to_depth(x: Tensor, *, block_size: int, data_format: Any = None) -> Tensor:
-    """(batch, h, w, c) -> (batch, h / n, w / n, n * n * c)."""
-    if _is_first(data_format):
-        return space_to_depth(x.movedim(1, -1), block_size=block_size).movedim(-1, 1)
-    batch, height, width, channels = x.shape
-    n = _block(block_size, height, width)
-    x = x.reshape(batch, height // n, n, width // n, n, channels)
-    return x.movedim(2, 3).reshape(batch, height // n, width // n, n * n * channels)
+@_sliding
+def _space_to_depth(x: Tensor, *, block_size: int, window: Window) -> Tensor:
+    """(batch, c, h, w) -> (batch, n * n * c, h / n, w / n)."""
+    n = _block(block_size, window, *x.shape[2:])
+    batch, channels, height, width = x.shape
+    x = x.reshape(batch, channels, height // n, n, width // n, n)
+    return x.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)
 
 
-def depth_to_space(x: Tensor, *, block_size: int, data_format: Any = None) -> Tensor:
-    """(batch, h, w, n * n * c) -> (batch, h * n, w * n, c)."""
-    if _is_first(data_format):
-        return depth_to_space(x.movedim(1, -1), block_size=block_size).movedim(-1, 1)
-    batch, height, width, depth = x.shape
-    n = _block(block_size)
-    channels = depth // _block(n * n, depth)
-    x = x.reshape(batch, height, width, n, n, channels)
-    return x.movedim(3, 2).reshape(batch, height * n, width * n, channels)
+@_sliding
+def _depth_to_space(x: Tensor, *, block_size: int, window: Window) -> Tensor:
+    """(batch, n * n * c, h, w) -> (batch, c, h * n, w * n)."""
+    n = _block(block_size, window)
+    channels = x.shape[1] // _block(n * n, window, x.shape[1])
+    x = x.unflatten(1, (n, n, channels))
+    return x.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
 
 
-def extract_patches(
-    x: Tensor, *, sizes: Any, strides: Any, rates: Any, padding: Any
+@_sliding
+def _bias_add(x: Tensor, bias: Tensor, *, window: Window) -> Tensor:
+    """Add a number to each channel."""
+    if tuple(bias.shape) != (x.shape[1],):
+        raise ValueError(f"a bias of shape {tuple(bias.shape)} for {tuple(x.shape)}")
+    if x.is_meta:  # a sum would import torch's compiler, which takes a second
+        return x
+    return x + bias.reshape(-1, *[1] * (x.dim() - 2))
+
+
+def _local_response_normalization(
+    x: Tensor,
+    *,
+    depth_radius: int = 5,
+    bias: float = 1,
+    alpha: float = 1,
+    beta: float = 0.5,
 ) -> Tensor:
-    """(batch, h, w, c) -> (batch, rows, columns, window * window * c)."""
-    kernel, steps = _sizes(sizes, 2, False), _sizes(strides, 2, False)
-    rates = _sizes(rates, 2, False)
-    amounts = _amounts(padding, x.shape[1:3], kernel, steps, rates, False)
-    first = pad(x.movedim(-1, 1), amounts)
-    reach = [(k - 1) * r + 1 for k, r in zip(kernel, rates, strict=True)]
-    parts = zip(first.shape[2:], reach, steps, strict=True)
-    rows, columns = (max((n - r) // s + 1, 0) for n, r, s in parts)
-    patches = F.unfold(first, kernel, rates, 0, steps)  # (batch, c * window, places)
-    patches = patches.unflatten(1, (x.shape[-1], math.prod(kernel)))
-    return patches.transpose(1, 2).flatten(1, 2).mT.unflatten(1, (rows, columns))
+    """Return x / (bias + alpha * squares of the neighboring channels) ** beta."""
+    width = 2 * depth_radius + 1
+    first = x.movedim(-1, 1)
+    return F.local_response_norm(first, width, alpha * width, beta, bias).movedim(1, -1)
+
+
+_POOLS = "nn.{0}_pool, nn.{0}_pool1d, nn.{0}_pool2d"
+_CONVOLUTIONS = (
+    "nn.conv1d stride=strides, nn.conv2d filter=filters,"
+    "nn.convolution filter=filters dilation_rate=dilations"
+)
+ROWS = (
+    Row(_max_pool, "MaxPool pool_size=ksize", _POOLS.format("max"), "MaxPool x"),
+    Row(
+        _average_pool, "AveragePool pool_size=ksize", _POOLS.format("avg"), "AvgPool x"
+    ),
+    Row(_convolution, "Conv dilation_rate=dilations", _CONVOLUTIONS, "Conv2D"),
+    Row(
+        _depthwise_convolution,
+        "DepthwiseConv dilation_rate=dilations",
+        "nn.depthwise_conv2d filter=filters rate=dilations",
+    ),
+    Row(_separable_convolution, "SeparableConv dilation_rate=dilations"),
+    Row(_transposed_convolution, "", 'nn.conv2d_transpose padding:="SAME"'),
+    Row(_space_to_depth, "SpaceToDepth", "nn.space_to_depth", "SpaceToDepth x"),
+    Row(_depth_to_space, "DepthToSpace", "nn.depth_to_space", "DepthToSpace x"),
+    Row(_extract_patches, "", "image.extract_patches rates=dilations"),
+    Row(_bias_add, "", "nn.bias_add", "BiasAdd"),
+    Row(lambda x, *, axis=-1: torch.relu(torch.cat([x, -x], axis)), "", "nn.crelu"),
+    Row(_local_response_normalization, "", "nn.local_response_normalization"),
+)

@@ -1,0 +1,163 @@
+"""What the checks of all lessons say alike: about kinds, numbers and gradients.
+
+Each function raises `NotYet` with the name of a mistake, or returns.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from course_lib.lessons.exercises import NotYet
+
+Mistakes = Mapping[str, Any]  # the name of a mistake, and what it gives
+
+
+def reject(mistakes: Mapping[str, bool]) -> None:
+    """Name the first mistake that was made.
+
+    >>> reject({"That is a sum.": False, "That is a mean.": True})
+    Traceback (most recent call last):
+    ...
+    course_lib.lessons.exercises.NotYet: That is a mean.
+    """
+    for name, was_made in mistakes.items():
+        if was_made:
+            raise NotYet(name)
+
+
+def require_written(value: Any) -> None:
+    """Refuse the `...` that a starter returns."""
+    if value is ...:
+        raise NotYet("There is still a `...` in your code. Replace it with your own.")
+
+
+def require_kind(
+    got: Any, kind: Any, wanted: str, *, what: str = "Your function"
+) -> Any:
+    """Return the answer if it is of this kind."""
+    require_written(got)
+    if got is None:
+        raise NotYet(f"{what} returned None; wanted {wanted}. Is a `return` missing?")
+    is_stray_bool = isinstance(got, bool) and kind not in (bool, object)
+    if is_stray_bool or not isinstance(got, kind):
+        raise NotYet(f"{what} returned {type(got).__name__}; wanted {wanted}.")
+    return got
+
+
+def require_unchanged(
+    given: Sequence[Tensor], before: Sequence[Tensor], name: str
+) -> None:
+    """Refuse a function that has changed the tensors that it was given."""
+    if not all(map(torch.equal, given, before)):
+        raise NotYet(
+            f"You changed {name}. Make new tensors: no `+=`, `-=` or `*=`, and no "
+            "methods that end in `_`."
+        )
+
+
+def require_parameters(model: nn.Module, *given: nn.Module) -> None:
+    """Refuse a module that does not train exactly the modules that it was given."""
+    found = {id(parameter) for parameter in model.parameters()}
+    wanted = {id(parameter) for part in given for parameter in part.parameters()}
+    reject(
+        {
+            "The module has no parameters: an optimizer would train nothing, and "
+            "`state_dict` is empty. After `super().__init__()`, set what it was given "
+            "as attributes; a list, a dict or a lambda hides a module.": not found,
+            f"The module has {len(found)} parameters, {len(wanted)} were given: it has "
+            "copies. They start equal and differ after the first step, and a penalty "
+            "counts each of them. Call the same module twice.": (
+                len(found) > len(wanted)
+            ),
+            "The module does not train the parameters that it was given. Use the "
+            "modules themselves, not copies, and all of them.": found != wanted,
+        }
+    )
+
+
+def close(got: Any, wanted: Tensor | float) -> bool:
+    """Tell whether the answer has the wanted shape and numbers.
+
+    >>> half = torch.tensor(0.5)
+    >>> close(half.double(), half), close(half[None], half), close(0.5, 0.5)
+    (True, False, True)
+    """
+    if not isinstance(got, Tensor | int | float):
+        return False
+    got, wanted = torch.as_tensor(got), torch.as_tensor(wanted)
+    return got.shape == wanted.shape and torch.allclose(
+        got.detach().double(), wanted.detach().double(), atol=1e-5
+    )
+
+
+def as_text(value: Any) -> str:
+    """Return a number, or the first seven.
+
+    >>> as_text(torch.tensor(2 / 3)), as_text(torch.arange(9.0))
+    ('0.667', '[0, 1, 2, 3, 4, 5, 6, ...]')
+    """
+    value = torch.as_tensor(value)
+    numbers = [number + 0.0 for number in value.flatten().tolist()]
+    texts = [f"{n:.3g}" if abs(n) < 1000 else f"{n:g}" for n in numbers[:7]]
+    if value.dim() == 0:
+        return texts[0]
+    shape = f" of shape {tuple(value.shape)}" if value.dim() > 1 else ""
+    return f"[{', '.join(texts)}{', ...' * (len(numbers) > 7)}]{shape}"
+
+
+def require_close(
+    got: Any,
+    wanted: Any,
+    place: str,
+    mistakes: Mistakes,
+    *,
+    same: Callable[[Any, Any], bool] = close,
+    text: Callable[[Any], str] = as_text,
+) -> None:
+    """Accept the wanted numbers; name the mistake that gives the ones we got."""
+    if isinstance(wanted, Tensor):
+        require_kind(got, Tensor, "a tensor")
+    else:
+        require_kind(got, int | float | Tensor, "a number")
+    if same(got, wanted):
+        return
+    numbers = f"{place}: got {text(got)}, wanted {text(wanted)}."
+    for name, wrong in mistakes.items():
+        if same(got, wrong):
+            raise NotYet(f"{name}. {numbers}")
+    raise NotYet(numbers)
+
+
+def require_scalar(got: Any, wanted: float, place: str, mistakes: Mistakes) -> None:
+    """Compare one number, which must be a tensor: a Python number has no gradient."""
+    if isinstance(got, int | float):
+        raise NotYet(
+            f"{place}: got a Python number. It has the value but no gradient; return "
+            "the tensor itself, without `.item()` or `float()`."
+        )
+    require_kind(got, Tensor, "a tensor")
+    if got.numel() != 1:
+        raise NotYet(
+            f"{place}: got a tensor of shape {tuple(got.shape)}; wanted one number. Is "
+            "a `sum()` missing?"
+        )
+    require_close(got.reshape(()), wanted, place, mistakes)
+
+
+def gradient(value: Tensor, of: Tensor) -> Tensor | None:
+    """Return the gradient of `value` by `of`, None where there is none."""
+    if not value.requires_grad:
+        return None
+    return torch.autograd.grad(value, of, allow_unused=True, retain_graph=True)[0]
+
+
+def require_gradient(value: Tensor, of: Tensor, wanted: Tensor, name: str) -> None:
+    """Refuse a right value that does not train `of`, whose name is given."""
+    if not close(gradient(value, of), wanted):
+        raise NotYet(
+            f"The value is right, but its gradient does not reach {name}. Do "
+            "`.item()`, `float()`, `.detach()`, `.data` or `torch.no_grad()` stand in "
+            "your code?"
+        )

@@ -1,0 +1,51 @@
+"""Pictures of lesson 02."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from course_lib.plots.common import COLORS, finish
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def histogram(ax: "Axes", tensors: Mapping[str, Tensor], *, bins: int = 61) -> "Axes":
+    """Draw the histograms of several tensors over one common range, log counts."""
+    flat = {name: t.detach().flatten().cpu().float() for name, t in tensors.items()}
+    reach = max(float(values.abs().max()) for values in flat.values()) or 1.0
+    edges = torch.linspace(-reach, reach, bins + 1)
+    for i, (name, values) in enumerate(flat.items()):
+        counts = torch.histogram(values, edges).hist
+        style = {"color": COLORS[i % len(COLORS)], "linestyle": ("-", "--", ":")[i % 3]}
+        ax.stairs(counts, edges, label=name, linewidth=1.8, **style)
+    return finish(ax, yscale="log", xlabel="weight", ylabel="how many")
+
+
+def valley(
+    ax: "Axes",
+    side: Tensor,
+    heights: Tensor,
+    points: Mapping[str, Sequence[float]],
+    *,
+    title: str = "",
+) -> "Axes":
+    """Draw contours of a function of two weights, and named points on them.
+
+    `side` (n,) has the values of either weight and `heights` (n, n) those of the
+    function, a row for each first weight. `points` are (first, second) by name.
+    """
+    ax.contour(side, side, heights.T, levels=14, colors="0.75", linewidths=1)
+    ax.axhline(0, color="0.4", linewidth=1)
+    ax.axvline(0, color="0.4", linewidth=1)
+    for i, (name, (first, second)) in enumerate(points.items()):
+        style = {"color": COLORS[(0, 5)[i % 2]], "marker": "o*"[i % 2]}
+        ax.plot(first, second, linestyle="", markersize=(8, 15)[i % 2], label=name)
+        ax.lines[-1].set(**style)
+    ax.set_title(title, fontsize=11, pad=26)
+    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 2}
+    ax.legend(**place, frameon=False, columnspacing=1, handletextpad=0.2)
+    labels = {"xlabel": "first weight", "ylabel": "second weight"}
+    return finish(ax, legend=False, aspect="equal", **labels)

@@ -1,0 +1,330 @@
+"""The loop over batches: fit a model, test it, and stop before it breaks."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from course_lib.checks import require_ints
+from course_lib.data.sets import Dataset
+from course_lib.losses import LossCollector
+from course_lib.training.batches import (
+    Batch,
+    Batches,
+    Source,
+    device_of,
+    is_tensors,
+    require_source,
+)
+from course_lib.training.checks import (
+    Explained,
+    call_loss,
+    call_model,
+    needs_closure,
+    parts_in_eval_mode,
+    require_loss,
+    require_optimizer,
+    restored_buffers,
+    scalar,
+)
+from course_lib.training.history import Epoch, History, TrainingError
+from course_lib.training.reach import Reach, all_parameters, names_of
+from course_lib.trees import all_finite, require_module
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def fit(
+    model: nn.Module,
+    data: Dataset | Source,
+    *,
+    loss: Loss,
+    optimizer: torch.optim.Optimizer,
+    epochs: int,
+    batch_size: int | None = None,
+    test: Source | None = None,
+    penalty: Callable[[nn.Module], Tensor] | None = None,
+    after_forward: Callable[[nn.Module, Tensor, Tensor], object] | None = None,
+    after_backward: Callable[[nn.Module], object] | None = None,
+    on_epoch: Callable[[History], object] | None = None,
+    seed: int = 0,
+    shuffle: bool = True,
+    drop_last: bool = False,
+    progress: bool = True,
+) -> History:
+    """Train `model` on `data.train`, test it on `data.test` after each epoch.
+
+    Each step minimizes loss(model(inputs), labels) + penalty(model) + the terms passed
+    to `losses.add_loss` during the step, by the model, the loss or `after_forward`.
+    The model and its parts end in the modes (train or eval) in which they began.
+
+    A parameter with `requires_grad=False` stays fixed, and so does a part in eval mode
+    of a model in train mode (a batch norm whose statistics must not change). If the
+    model itself is in eval mode, as after an evaluation, all its parts train.
+
+    Args:
+        model: takes inputs `(batch, ...)`; each batch is moved to the device of its
+            first parameter.
+        data: a Dataset, or one of these to train without testing: a Split, a
+            TensorDataset, or an iterable that gives batches in each epoch, for example
+            a DataLoader. A batch is (inputs, labels), or several inputs and then the
+            labels; the model is called with all inputs.
+        loss: (outputs, labels) -> scalar mean over the batch, or one number for each
+            sample, `(batch,)`, which are averaged.
+        optimizer: any torch.optim optimizer over the model's parameters. LBFGS calls
+            the model and the loss several times in each step.
+        epochs: passes over the data, >= 1.
+        batch_size: samples in a step, >= 1; omitted if the data is batches already.
+        test: data to test on, if data is no Dataset.
+        penalty: model -> scalar added to the loss, for example
+            `regularization.penalty`.
+        after_forward: called with (model, inputs, outputs) before backward, to pass
+            terms from outside the model to `add_loss`, for example
+            `vat.virtual_adversarial_loss`. They become columns of the History. Several
+            inputs are a tuple.
+        after_backward: called with the model between backward and step, for example
+            `regularization.add_penalty_gradients_`, the faster form of a penalty.
+        on_epoch: called with the History after each epoch; a true answer stops.
+        seed: of the batches' order, drawn on the CPU.
+        shuffle: visit the samples in a new order in each epoch.
+        drop_last: skip a last batch that is smaller than the others; a batch norm can't
+            train on one sample.
+        progress: show a bar; TQDM_DISABLE=1 in the environment hides it too.
+
+    Raises:
+        TrainingError: the loss, the penalty, a term or a gradient is not finite. The
+            weights and buffers are those before that batch; the error has the History.
+        ValueError: an argument is out of range, the loss reaches no parameter of the
+            optimizer or compares all pairs of samples by broadcasting, the model or
+            the loss fails on a batch, or a term has the name of another column.
+
+    Warns:
+        UserWarning: a layer was called, but no loss reached its parameters.
+    """
+    require_module("fit", model)
+    require_loss("fit", loss)
+    require_optimizer("fit", optimizer)
+    if isinstance(data, Dataset):
+        if test is not None:
+            raise ValueError(
+                "fit: got a Dataset and test=; the Dataset has a test split. Pass "
+                "data.train to test on something else."
+            )
+        data, test = data.train, data.test
+    options = {"batch_size": batch_size, "shuffle": shuffle, "drop_last": drop_last}
+    _check_arguments(data, test, options, epochs)
+    history = History()
+    trainer = _Trainer(
+        model, loss, optimizer, penalty, after_forward, after_backward, history
+    )
+    generator = torch.Generator().manual_seed(seed)
+    batches = Batches("fit", data, device_of(model), generator=generator, **options)
+    hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
+    bar = tqdm(range(1, epochs + 1), unit="epoch", disable=hidden)
+    with closing(bar), closing(trainer.reach), _restored_modes(model):
+        for number in bar:
+            start = time.perf_counter()
+            terms = trainer.run_epoch(batches, number)
+            means = terms.pop("loss"), terms.pop("penalty")
+            tested = (math.nan, math.nan)
+            if test is not None:
+                tested = evaluate(model, test, loss=loss)
+            seconds = time.perf_counter() - start
+            history.epochs.append(Epoch(number, *means, *tested, seconds, terms))
+            bar.set_postfix(loss=f"{means[0]:.3g}")
+            if on_epoch and on_epoch(history):
+                break
+    return history
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, split: Source, *, loss: Loss, batch_size: int = 1000
+) -> tuple[float, float]:
+    """Return (mean loss, accuracy) on a split, in eval mode; the modes are restored.
+
+    The accuracy is nan unless the outputs are `(batch, classes)` and the labels are
+    class numbers. `split` may be any data without a test split that `fit` takes.
+    """
+    require_module("evaluate", model)
+    require_loss("evaluate", loss)
+    total, right, samples = 0.0, 0.0, 0
+    batches = Batches("evaluate", split, device_of(model), batch_size, shuffle=False)
+    with _restored_modes(model), LossCollector():  # whose terms are not used
+        model.eval()
+        for batch in batches:
+            outputs = call_model("evaluate", model, batch)
+            value = call_loss("evaluate", loss, outputs, batch)
+            total += float(value) * batch.size
+            right += _count_right(outputs, batch.targets)
+            samples += batch.size
+    return total / samples, right / samples
+
+
+@contextmanager
+def _restored_modes(model: nn.Module) -> Iterator[None]:
+    """Restore each module's own mode: one layer may be in eval mode on purpose."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@dataclass
+class _Trainer:
+    """The steps of an epoch, and the means that the History needs."""
+
+    model: nn.Module
+    loss: Loss
+    optimizer: torch.optim.Optimizer
+    penalty: Callable[[nn.Module], Tensor] | None
+    after_forward: Callable[[nn.Module, Any, Any], object] | None
+    after_backward: Callable[[nn.Module], object] | None
+    history: History
+
+    def __post_init__(self) -> None:
+        self.frozen = parts_in_eval_mode(self.model)
+        self.needs_closure = needs_closure(self.optimizer)
+        self.reach = Reach(self.model, self.optimizer)
+        self.place = "fit"
+
+    def run_epoch(self, batches: Batches, epoch: int) -> dict[str, float]:
+        """Return the means over the samples of loss, penalty and each term."""
+        self.model.train()
+        for part in self.frozen:
+            part.training = False
+        totals: dict[str, float] = {}
+        samples = 0
+        for number, batch in enumerate(batches, start=1):
+            self.place = f"fit: epoch {epoch}, batch {number}"
+            for name, value in self.step(batch).items():
+                totals[name] = totals.get(name, 0.0) + value * batch.size
+            samples += batch.size
+        self.reach.warn()
+        return {name: total / samples for name, total in totals.items()}
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        with restored_buffers(self.model):
+            if self.needs_closure:
+                return self._step_with_closure(batch)
+            values = self._backward(batch)
+            with Explained(self.place, type(self.optimizer).__name__):
+                self.optimizer.step()
+            return values
+
+    def _step_with_closure(self, batch: Batch) -> dict[str, float]:
+        """Let the optimizer compute loss and gradients as often as it needs them."""
+        moved = all_parameters(self.optimizer)
+        before = [p.detach().clone() for p in moved]
+        calls: list[dict[str, float]] = []
+
+        def closure() -> float:
+            calls.append(self._backward(batch))
+            return sum(calls[-1].values())
+
+        try:
+            self.optimizer.step(closure)
+        except Exception:  # perhaps after some updates
+            with torch.no_grad():
+                torch._foreach_copy_(moved, before)
+            raise
+        return calls[0]
+
+    def _backward(self, batch: Batch) -> dict[str, float]:
+        """Leave finite gradients in .grad; return the parts of the loss."""
+        parts = self.parts(batch)
+        self.reach.note(self.place, parts)
+        values = {"loss": 0.0, "penalty": 0.0}  # both are columns of the History
+        values |= {name: part.item() for name, part in parts.items()}
+        self._require_finite(values)
+        total, *others = parts.values()
+        for part in others:
+            total = total + part
+        self.optimizer.zero_grad()
+        with Explained(self.place, "backward", labels=batch.targets):
+            total.backward()
+        if self.after_backward:
+            self.after_backward(self.model)
+        self._require_finite_gradients()
+        return values
+
+    def _require_finite_gradients(self) -> None:
+        moved = [p for p in all_parameters(self.optimizer) if p.grad is not None]
+        if not all_finite([p.grad for p in moved]):
+            wrong = [p for p in moved if not all_finite([p.grad])]
+            raise TrainingError(
+                f"{self.place}: the loss is finite, but the gradient of "
+                f"{', '.join(names_of(self.model, wrong))} is not. The weights are "
+                "those before this batch. Look for a root, a norm or a logarithm at 0 "
+                "and for where() around one, or lower the learning rate.",
+                self.history,
+            )
+
+    def parts(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the scalars to be minimized, by name."""
+        with LossCollector() as collector:
+            outputs = call_model(self.place, self.model, batch)
+            loss = call_loss(self.place, self.loss, outputs, batch)
+            parts = {"loss": loss}
+            if self.penalty:
+                value = self.penalty(self.model)
+                parts["penalty"] = scalar(self.place, value, 1, name="penalty")
+            if self.after_forward:
+                inputs = batch.inputs if len(batch.inputs) > 1 else batch.inputs[0]
+                self.after_forward(self.model, inputs, outputs)
+        for name in collector.terms:
+            if name in Epoch._fields:
+                raise ValueError(
+                    f"fit: a term is called {name!r}, and so is a column of the "
+                    "History. Give add_loss another name."
+                )
+        return parts | collector.terms
+
+    def _require_finite(self, values: dict[str, float]) -> None:
+        if not all(map(math.isfinite, values.values())):
+            others = [f"{name} {v:.4g}" for name, v in values.items() if name != "loss"]
+            raise TrainingError(
+                f"{self.place}: the loss is {values['loss']:.4g} "
+                f"and the {' and the '.join(others)}; wanted finite numbers. The "
+                "weights are those before this batch. Lower the learning rate, or "
+                "look for nan in the inputs.",
+                self.history,
+            )
+
+
+def _count_right(outputs: Any, labels: Any) -> float:
+    are_logits = isinstance(outputs, Tensor) and outputs.dim() == 2
+    if not are_logits or outputs.shape[1] < 2:
+        return math.nan
+    are_labels = isinstance(labels, Tensor) and labels.shape == outputs.shape[:1]
+    if not are_labels or labels.dtype not in _INTEGERS:
+        return math.nan
+    return float((outputs.argmax(dim=1) == labels).sum())
+
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def _check_arguments(
+    train: Source, test: Source | None, options: dict[str, Any], epochs: int
+) -> None:
+    require_ints("fit", epochs=epochs)
+    require_source("fit", train)
+    if test is not None:
+        require_source("fit: test", test)
+    defaults = {"batch_size": None, "shuffle": True, "drop_last": False}
+    for name, value in options.items():
+        if not is_tensors(train) and value != defaults[name]:
+            raise ValueError(
+                f"fit: got {name}={value!r}; a {type(train).__name__} has made its "
+                f"batches already. Leave {name} out, and set it there."
+            )

@@ -1,0 +1,43 @@
+"""docs/design.md draws the folders as they are."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "course_lib"
+DESIGN = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+
+
+def drawn(design):
+    """Return the names of course_lib's tree, and those inside of its folders."""
+    (tree,) = re.findall(r"^course_lib/\n(.*?)^```", design, re.MULTILINE | re.DOTALL)
+    top, inner, folder = [], [], ""
+    for line in tree.splitlines():
+        names = re.findall(r"\S+(?:\.py|/)(?=\s)", line)
+        if line.startswith("    "):
+            inner += [f"{folder}{name}" for name in names]
+        else:
+            top, folder = top + names, names[-1]
+    return top, inner
+
+
+def is_package(path):
+    return (path / "__init__.py").is_file()
+
+
+def test_the_tree_has_every_module_and_folder_once():
+    found = [path.name for path in PACKAGE.glob("*.py") if path.name != "__init__.py"]
+    found += [f"{path.name}/" for path in PACKAGE.iterdir() if is_package(path)]
+    assert sorted(drawn(DESIGN)[0]) == sorted(found)
+
+
+def test_the_tree_has_every_folder_inside_of_a_folder():
+    found = [path.parent for path in PACKAGE.glob("*/*/__init__.py")]
+    names = [f"{path.relative_to(PACKAGE).as_posix()}/" for path in found]
+    assert sorted(drawn(DESIGN)[1]) == sorted(names)
+
+
+def test_a_folder_that_is_not_drawn_is_noticed():
+    top, inner = drawn(DESIGN.replace("  plots/", "  pictures/"))
+    assert "plots/" not in top
+    assert "rso/native/" in inner

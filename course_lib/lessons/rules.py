@@ -39,7 +39,8 @@ Schedule = Callable[[int], float]
 )
 def nesterov(answer: Update) -> None:
     """A function of (v, x, g, eta, rho): the new velocity and dx."""
-    v, x, g = torch.tensor([1.0, -2.0]), torch.tensor([3.0, 4.0]), torch.ones(2)
+    v, x = torch.tensor([1.0, -2.0]), torch.tensor([3.0, 4.0])
+    g = torch.tensor([2.0, -0.5])
     given = v.clone(), x.clone(), g.clone()
     got = answer(*given, 0.1, 0.5)
     require_kind(got, tuple | list, "two things, `(new v, dx)`")

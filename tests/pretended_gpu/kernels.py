@@ -1,7 +1,7 @@
 """The kernels that torch has for a GPU alone, written out.
 
-Each forward of an LSTM's or GRU's cell keeps what its backward needs in a workspace, whose content is its own
-business. The formulas are those of the docstrings of torch.nn.LSTM and torch.nn.GRU.
+The forward pass of a recurrent cell returns a workspace with what its backward pass
+needs; only those two know its content. The formulas are those of the docstrings of torch.nn.LSTM and torch.nn.GRU.
 """
 
 import torch

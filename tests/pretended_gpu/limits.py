@@ -1,4 +1,4 @@
-"""What the pretended GPU can't do: the tests that it can't run, each with its reason."""
+"""The tests that the pretended GPU can't run, each with its reason."""
 
 SWAP = "a module can't be moved or converted while a graph of its parameters lives"
 COMPILED = "torch.compile writes code for a real GPU"

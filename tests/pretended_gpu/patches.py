@@ -59,7 +59,7 @@ def pretended_gpu() -> Iterator[torch.device]:
     with (
         mock.patch.multiple(torch.cuda, create=True, **answers),
         mock.patch.multiple(torch, **made),
-        mock.patch.object(torch.backends.cudnn, "is_acceptable", lambda _: False),
+        mock.patch.object(torch.backends.cudnn, "is_acceptable", return_value=False),
         mock.patch.multiple(eligibility, **_as_plain()),
         torch.serialization.safe_globals([rebuilt]),
         Device(),
@@ -81,7 +81,7 @@ def _on_device(make: Any) -> Any:
 
 
 def _loading(load: Any) -> Any:
-    """A file remembers the device of its tensors, unless `map_location` says another."""
+    """A file remembers the device of its tensors; `map_location` says another."""
 
     def loaded(*args: Any, map_location: Any = None, **options: Any) -> Any:
         found = load(*args, map_location="cpu", **options)

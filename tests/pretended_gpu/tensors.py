@@ -81,8 +81,8 @@ class PretendedTensor(Tensor):
 
     def numpy(self, *_: Any, **__: Any) -> Any:
         raise TypeError(
-            "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy "
-            "the tensor to host memory first."
+            "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to "
+            "copy the tensor to host memory first."
         )
 
     __array__ = numpy
@@ -159,12 +159,12 @@ def _wrap(tensor: Tensor) -> Tensor:
 def _require_one_device(function: Any, flat: list[Any]) -> None:
     """A tensor of the CPU may stand beside those of a GPU only as one number."""
     for part in flat:
-        if isinstance(part, Tensor) and not isinstance(part, PretendedTensor):
-            if part.dim() > 0:
-                raise RuntimeError(
-                    "Expected all tensors to be on the same device, but found at least "
-                    f"two devices, cuda:0 and cpu! ({function}, {tuple(part.shape)})"
-                )
+        is_of_cpu = isinstance(part, Tensor) and not isinstance(part, PretendedTensor)
+        if is_of_cpu and part.dim() > 0:
+            raise RuntimeError(
+                "Expected all tensors to be on the same device, but found at least two "
+                f"devices, cuda:0 and cpu! ({function}, {tuple(part.shape)})"
+            )
 
 
 def _require_generator(name: str, generator: torch.Generator | None) -> None:

@@ -3,8 +3,9 @@
 Here are `show` and `explore`, which every lesson uses. Read `exercises` next (what an
 exercise is), then `checks` (what all of them need) and `start_here`, the first lesson:
 the exercises of each lesson are in the module of its name. `late_binding`,
-`keras_files` and `hidden_state` belong to lessons 01, 03 and 05. `progress_file` stores
-what is solved, `progress` shows it, and `execute` is `make notebooks`.
+`keras_files`, `hidden_state` and `freezing` belong to lessons 01, 03, 05 and 06.
+`progress_file` stores what is solved, `progress` shows it, and `execute` is
+`make notebooks`.
 """
 
 import base64

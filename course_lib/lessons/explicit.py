@@ -11,7 +11,6 @@ import torch
 import torch._dynamo  # else the first check does, on its clock
 from torch import Tensor, nn
 
-from course_lib.explicit import Leaf, setup, update
 from course_lib.lessons.checks import (
     Mistakes,
     close,
@@ -20,10 +19,10 @@ from course_lib.lessons.checks import (
     require_written,
 )
 from course_lib.lessons.exercises import NotYet, exercise
+from course_lib.lessons.freezing import judge_freezing
 from course_lib.lessons.hidden_state import PLACES as PLACES
 from course_lib.lessons.hidden_state import depth as depth
 from course_lib.lessons.hidden_state import watch as watch
-from course_lib.rules import Momentum
 from course_lib.trees import Tree, dotted, map_tree, walk
 
 NUMBER = 5
@@ -128,58 +127,7 @@ def descend(answer: Callable[[Tree, Tree, float], Tree]) -> None:
 )
 def freeze_encoder(answer: Callable[[Tree], Tree]) -> None:
     """A function of a state: the same with a frozen encoder."""
-    params = {
-        "encoder": {"weight": torch.ones(2), "bias": torch.ones(1)},
-        "decoder": {"weight": torch.ones(2)},
-    }
-    ones = map_tree(lambda path, x: torch.ones_like(x), params)
-    state, params = update(setup(Momentum(0.1, 0.5), params), params, ones)
-    before = {name: dict(part) for name, part in state.items()}
-    got = answer(state)
-    require_written(got)
-    if any(state[name].get(key) is not leaf for name, key, leaf in _leaves(before)):
-        raise NotYet(
-            "You wrote into the state that you were given; whoever still holds it "
-            'has a frozen encoder, too. Build a new dict: `{**state, "encoder": ...}`.'
-        )
-    _require_keys(got, params, "freeze_encoder")
-    _judge_state(got, before)
-    _, moved = update(got, params, ones)
-    if not torch.equal(moved["encoder"]["weight"], params["encoder"]["weight"]):
-        raise NotYet("The encoder still moves.")
-
-
-def _leaves(state: Tree) -> list[tuple[str, str, Any]]:
-    return [(name, key, leaf) for name, p in state.items() for key, leaf in p.items()]
-
-
-def _judge_state(got: Tree, before: Tree) -> None:
-    for name, key, leaf in _leaves(got):
-        what = f"`{name}.{key}`"
-        if not isinstance(leaf, Leaf):
-            raise NotYet(f"{what} is {type(leaf).__name__}; a state has a Leaf there.")
-    if any(leaf.rule != before[name][key].rule for name, key, leaf in _leaves(got)):
-        raise NotYet(
-            "You changed the rule. With eta = 0 the encoder still coasts on the "
-            "velocity that it has. Use `freeze`."
-        )
-    encoder, decoder = (
-        all(leaf.frozen for leaf in got[part].values())
-        for part in ("encoder", "decoder")
-    )
-    reject(
-        {
-            "The decoder is frozen, too. Freeze the subtree only.": encoder and decoder,
-            "That freezes the decoder. The encoder should rest.": decoder,
-            "Nothing is frozen. `freeze` returns a new state; is it used?": not encoder,
-        }
-    )
-    for name, key, leaf in _leaves(got):
-        if not torch.equal(leaf.state, before[name][key].state):
-            raise NotYet(
-                f"The velocity of `{name}` is lost: it starts from 0 again. Freeze the "
-                "state that you are given; `setup` makes a new one."
-            )
+    judge_freezing(answer, "encoder")
 
 
 @exercise(

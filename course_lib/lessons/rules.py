@@ -5,14 +5,13 @@ mistakes by name before it says "something else".
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import permutations
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from course_lib.explicit import Leaf, setup
 from course_lib.lessons.checks import (
     as_text,
     close,
@@ -22,7 +21,8 @@ from course_lib.lessons.checks import (
     require_unchanged,
 )
 from course_lib.lessons.exercises import NotYet, exercise
-from course_lib.rules import Chain, Momentum
+from course_lib.lessons.freezing import judge_freezing
+from course_lib.rules import Chain
 
 NUMBER = 6
 
@@ -192,54 +192,8 @@ def _near_misses() -> Iterator[tuple[Tensor, str]]:
 )
 def freeze_part(answer: Callable[[Any, str], Any]) -> None:
     """A function of (state, name): the state with one frozen branch."""
-    for name, other in (("encoder", "decoder"), ("decoder", "encoder")):
-        _judge_one_branch(answer, name, other)
-
-
-def _judge_one_branch(answer: Callable[[Any, str], Any], name: str, other: str) -> None:
-    params = {"encoder": {"weight": torch.ones(2)}, "decoder": {"bias": torch.ones(1)}}
-    state = {
-        key: {part: Leaf(leaf.rule, leaf.state + 0.5) for part, leaf in branch.items()}
-        for key, branch in setup(Momentum(0.01), params).items()
-    }
-    given = {key: dict(branch) for key, branch in state.items()}
-    got = answer(given, name)
-    wanted = f"the whole state, with the branches {', '.join(state)}"
-    require_kind(got, Mapping, wanted)
-    if _leaves(given) != _leaves(state):
-        raise NotYet(
-            "The state that was given has changed. Build a new dictionary: "
-            "`{**state, ...}`."
-        )
-    if set(got) != set(state):
-        raise NotYet(
-            f"Your function returned the branch alone or another tree; wanted {wanted}."
-        )
-    (mine,), (theirs,), (was,) = (
-        b.values() for b in (got[name], got[other], state[name])
-    )
-    if not close(mine.state, was.state):
-        raise NotYet(
-            "The branch has lost its memory: the velocity is another. Freeze the "
-            "state that you were given, rather than set up a new one."
-        )
-    reject(
-        {
-            f"The branch {name!r} has another rule, {mine.rule}, but it is not frozen: "
-            "its memory would go on changing. Use `freeze`.": (
-                not mine.frozen and mine.rule != was.rule
-            ),
-            f"The branch {name!r} is not frozen.": not mine.frozen,
-            f"The branch {other!r} is frozen too; only {name!r} should be.": (
-                theirs.frozen
-            ),
-        }
-    )
-
-
-def _leaves(state: Any) -> dict[tuple[str, str], int]:
-    """Return which objects stand where: a leaf that was replaced has another id."""
-    return {(k, p): id(leaf) for k, part in state.items() for p, leaf in part.items()}
+    for name in ("encoder", "decoder"):
+        judge_freezing(lambda state, name=name: answer(state, name), name)
 
 
 @exercise(

@@ -154,7 +154,10 @@ WRONG = {
         ("answer = 2\n", "the dict with the keys"),
     ],
     "freeze_encoder": [
-        (_freeze("return explicit.freeze(state)"), "The decoder is frozen, too"),
+        (
+            _freeze("return explicit.freeze(state)"),
+            "decoder is frozen, too; only the encoder",
+        ),
         (
             _freeze('return {**state, "decoder": explicit.freeze(state["decoder"])}'),
             "That freezes the decoder",
@@ -177,7 +180,7 @@ WRONG = {
         ),
         (
             _freeze('return explicit.freeze(state["encoder"])'),
-            "has no `encoder.weight`",
+            "the branch alone",
         ),
         (
             _freeze(
@@ -186,7 +189,7 @@ WRONG = {
                 'fresh = setup(Momentum(0.1, 0.5), {"encoder": zeros})',
                 'return {**state, "encoder": explicit.freeze(fresh["encoder"])}',
             ),
-            "velocity of `encoder` is lost",
+            "The velocity or the rule of the encoder is lost",
         ),
     ],
     "evaluate": [

@@ -82,22 +82,22 @@ WRONG = {
     "freeze_part": [
         (
             _freeze("state[name] = freeze(state[name])", "return state"),
-            "The state that was given has changed",
+            "You wrote into the state that you were given",
         ),
         (_freeze("return freeze(state[name])"), "the branch alone"),
-        (_freeze("return freeze(state)"), "is frozen too"),
+        (_freeze("return freeze(state)"), "is frozen, too; only the"),
         (
             _freeze("return {**state, name: adjust(state[name], 0.0)}"),
-            "has another rule",
+            "You changed the rule of",
         ),
-        (_freeze("freeze(state[name])", "return {**state}"), "is not frozen"),
+        (_freeze("freeze(state[name])", "return {**state}"), "Nothing is frozen"),
         (_freeze("freeze(state[name])"), "returned None; wanted the whole state"),
         (
             _freeze(
                 "empty = {key: torch.zeros(1) for key in state[name]}",
                 "return {**state, name: freeze(setup(Momentum(0.01), empty))}",
             ),
-            "lost its memory",
+            "The velocity or the rule of the encoder is lost",
         ),
     ],
     "warm_cosine": [

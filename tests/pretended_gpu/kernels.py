@@ -1,7 +1,8 @@
 """The kernels that torch has for a GPU alone, written out.
 
 The forward pass of a recurrent cell returns a workspace with what its backward pass
-needs; only those two know its content. The formulas are those of the docstrings of torch.nn.LSTM and torch.nn.GRU.
+needs; only those two know its content. The formulas are in the docstrings of
+torch.nn.LSTM and torch.nn.GRU.
 """
 
 import torch

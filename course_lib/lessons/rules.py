@@ -217,6 +217,11 @@ def warm_cosine(answer: Callable[[float, int, int], Schedule]) -> None:
         )
         got = [eta(step) for step in range(setting[2] + 1)]
         require_kind(got[0], int | float | Tensor, "a number", what="Your schedule")
+        if any(isinstance(value, Tensor) for value in got):
+            raise NotYet(
+                "Your schedule gives a tensor, which `train` refuses, for a rule holds "
+                "no tensors. Compute with `math`, or take `.item()` at the end."
+            )
         numbers = torch.tensor([float(value) for value in got], dtype=torch.float64)
         _require_schedule(numbers, *setting)
 

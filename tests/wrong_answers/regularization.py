@@ -100,6 +100,20 @@ WRONG = {
             _optimizer("torch.optim.SGD(model.parameters(), lr=lr)"),
             "returned None; wanted a `torch.optim.SGD`",
         ),
+        (
+            "def make_optimizer(model, l2, lr):\n"
+            "    weights = [p for p in model.parameters() if p.dim() > 1]\n"
+            "    biases = [p for p in model.parameters() if p.dim() == 1]\n"
+            '    return torch.optim.SGD([{"params": weights, "weight_decay": 2 * l2},{"params": biases}], lr=lr, momentum=0.9)\n',
+            "no momentum",
+        ),
+        (
+            "def make_optimizer(model, l2, lr):\n"
+            '    weights = [p for n,p in model.named_parameters() if n.endswith("weight")]\n'
+            '    biases = [p for n,p in model.named_parameters() if not n.endswith("weight")]\n'
+            '    return torch.optim.SGD([{"params": weights, "weight_decay": 2 * l2},{"params": biases}], lr=lr)\n',
+            "`1.weight` has one dimension",
+        ),
     ],
     "with_penalty": [
         (
@@ -144,6 +158,21 @@ WRONG = {
             "That adds the norm",
         ),
         (_loss("return loss"), "without any penalty"),
+        (
+            "def with_penalty(loss, layer, l2):\n"
+            "    w = layer.weight\n"
+            "    def total(outputs, labels):\n"
+            "        return loss(outputs, labels) + l2 * w.square().sum()\n"
+            "    return total\n",
+            "is another tensor",
+        ),
+        (
+            "def with_penalty(loss, layer, l2):\n"
+            "    def total(outputs, labels):\n"
+            "        return nn.functional.cross_entropy(outputs, labels) + l2 * layer.weight.square().sum()\n"
+            "    return total\n",
+            "whatever loss you were given",
+        ),
     ],
     "count_once": [
         (
@@ -198,6 +227,11 @@ WRONG = {
                 "return l2 * sum(w.square().sum() for w in weights.values())",
             ),
             "its gradient does not reach the weights.",
+        ),
+        (
+            "def count_once(model, l2):\n"
+            "    return l2*sum(p.square().sum() for p in model.parameters() if p.dim() > 1)\n",
+            "table of an `Embedding`",
         ),
     ],
 }

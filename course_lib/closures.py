@@ -153,7 +153,7 @@ def _reached(function: Any) -> Iterator[tuple[tuple[str, ...], str, CellType]]:
     waiting: list[tuple[tuple[str, ...], Any]] = [((), function)]
     seen = {id(function)}
     seen_cells: set[int] = set()
-    for path, thing in waiting:  # which grows meanwhile
+    for path, thing in waiting:  # the list grows in the loop
         cells = _own_cells(thing)
         for name, cell in cells.items():
             if id(cell) not in seen_cells:

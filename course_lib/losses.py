@@ -370,5 +370,5 @@ def _require_labels(logits: Tensor, labels: Tensor) -> None:
         f"cross_entropy: got labels of {labels.dtype} and shape {tuple(labels.shape)} "
         f"for logits of shape {tuple(logits.shape)}; wanted class numbers, integers "
         f"{numbers}, or probabilities, floats {tuple(logits.shape)}. A last axis of "
-        "one goes by labels.squeeze(-1); one-hot integers become floats by .float()."
+        "one is removed by labels.squeeze(-1); convert one-hot integers by .float()."
     )

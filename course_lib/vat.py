@@ -182,8 +182,8 @@ def _check_arguments(
     if not isinstance(inputs, Tensor):
         raise ValueError(
             f"{place}: got inputs of type {type(inputs).__name__}; wanted one tensor "
-            "(batch, ...). Of several inputs perturb one, and close over the others: a "
-            "module whose forward takes that one."
+            "(batch, ...). To perturb one of several inputs, pass a module whose "
+            "forward takes that one."
         )
     if torch.is_inference_mode_enabled():
         raise ValueError(
@@ -193,7 +193,7 @@ def _check_arguments(
     if inputs.dim() < 2 or not inputs.is_floating_point():
         raise ValueError(
             f"{place}: got inputs of {inputs.dtype} and shape {tuple(inputs.shape)}; "
-            "wanted floats (batch, ...). Of words perturb the embeddings."
+            "wanted floats (batch, ...). For tokens perturb the embeddings."
         )
     _check_length(place, "xi", xi)
     require_ints(place, iterations=iterations)
@@ -218,10 +218,10 @@ def _check_logits(logits: object, inputs: Tensor) -> None:
     if len(logits) != len(inputs):
         raise ValueError(
             f"{_PLACE}: there are {len(logits)} logits for {len(inputs)} inputs; "
-            "wanted one row each. Pass those of these inputs."
+            "wanted one row for each. Pass the logits of these inputs."
         )
     if logits.device != inputs.device:
         raise ValueError(
             f"{_PLACE}: the logits are on {logits.device}, the inputs on "
-            f"{inputs.device}. Pass those of these inputs."
+            f"{inputs.device}. Pass the logits of these inputs."
         )

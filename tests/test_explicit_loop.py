@@ -136,7 +136,7 @@ def test_a_loss_that_is_not_finite_stops_the_run():  # Flux
 def test_or_it_is_left_out_with_a_warning(bad):
     params, stepped = {"x": torch.zeros(1)}, []
     with pytest.warns(
-        UserWarning, match="loss of batch 1 is .*; it is skipped"
+        UserWarning, match="loss of batch 1 is .*; it is left out"
     ) as seen:
         _, moved, losses = train(
             lambda p, factor: factor * (1 + p["x"].sum()),

@@ -829,8 +829,7 @@ def test_a_device_of_another_kind():
     model, split = few(), random_split(8, SHAPE)
     search = RSO(model, split, batch_size=8, cycles=1, progress=False)
     search.minibatches.inputs = search.minibatches.inputs.to("meta")
-    chooser = engines.Chooser(search._engines.network, "", search.minibatches, 8, None)
-    choices = chooser.choose("incremental", search.targets)
+    choices = search._engines._choose()
     assert {c.obstacle for c in choices.values()} == {
         "a device of another kind than the CPU"
     }

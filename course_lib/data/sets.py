@@ -51,7 +51,7 @@ class Split:
         if not 1 <= len(self.inputs) == len(self.labels):
             raise ValueError(
                 f"Split: got {len(self.inputs)} inputs and {len(self.labels)} labels; "
-                "wanted one label for each input, and at least one. Cut both alike."
+                "wanted one label for each input, and at least one."
             )
         if self.inputs.device != self.labels.device:
             raise ValueError(

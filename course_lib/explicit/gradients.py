@@ -161,7 +161,10 @@ def _autograd_gradient(
 ) -> tuple[Any, dict[int, Tensor | None]]:
     depth = getattr(_nesting, "depth", 0)
     is_inner = depth > 0 or _is_any_attached(inputs)
-    leaves = {i: _leaf(tensor, is_inner) for i, tensor in inputs.items()}
+    if is_inner or is_forward():
+        leaves = {i: _leaf(x, is_inner) for i, x in inputs.items()}
+    else:  # the usual case, quicker
+        leaves = {i: x.detach().requires_grad_() for i, x in inputs.items()}
     _nesting.depth = depth + 1
     try:
         with torch.enable_grad(), recorded_originals() as originals:
@@ -193,7 +196,10 @@ def _is_any_attached(tensors: Tensors) -> bool:
 
 
 def _leaf(tensor: Tensor, is_inner: bool) -> Tensor:
-    """Return a new leaf; inside another gradient, a view that belongs to its graph."""
+    """Return a new leaf, perhaps a dual one; inside another gradient, a view.
+
+    The view belongs to the graph of the outer gradient.
+    """
     if is_inner and tensor.requires_grad:
         return tensor.view_as(tensor)
     if not is_forward():

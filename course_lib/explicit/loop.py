@@ -70,7 +70,7 @@ def train(
                     "step size, or look for nan in the data.",
                     (state, params),
                 )
-            warnings.warn(f"{message}; it is skipped.", stacklevel=2)
+            warnings.warn(f"{message}; it is left out.", stacklevel=2)
             continue
         if schedule is not None:
             state = adjust(state, schedule(step))

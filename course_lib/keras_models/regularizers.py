@@ -26,7 +26,7 @@ from torch import Tensor
 
 from course_lib.keras_models.objects import class_and_config, number_in
 from course_lib.keras_models.spec import Version
-from course_lib.regularization import L1L2, Activity
+from course_lib.regularization.regularizers import L1L2, Activity
 
 _NAMES = {"WeightRegularizer", "ActivityRegularizer", "L1L2Regularizer"}
 _NAMES |= {"L1L2", "L1", "L2", "l1", "l2", "l1_l2"}

@@ -15,7 +15,7 @@ from course_lib.keras_models.initializers import (
 from course_lib.keras_models.objects import check_package
 from course_lib.keras_models.regularizers import parse_regularizer
 from course_lib.keras_models.spec import LayerSpec, Problems, Version
-from course_lib.regularization import L1L2
+from course_lib.regularization.regularizers import L1L2
 
 LARGEST = 2**31 - 1  # of a number in a config; what is larger is damage
 _MISSING: Any = object()

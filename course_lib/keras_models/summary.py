@@ -11,7 +11,8 @@ from course_lib.keras_models.graph.model import KerasModel
 from course_lib.keras_models.layers.base import Layer
 from course_lib.keras_models.source.files import npz_arrays, open_zip
 from course_lib.keras_models.spec import KerasFormatError
-from course_lib.regularization import L1L2, Activity, penalty
+from course_lib.regularization.modules import penalty
+from course_lib.regularization.regularizers import L1L2, Activity
 
 _OUTPUT, _PENALTY, _ROUNDING = 1e-5, 1e-6, 1e-7
 _TITLES = ("layer", "type", "shape", "parameters", "regularizer", "calls")

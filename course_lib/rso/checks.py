@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from course_lib.data import Split
+from course_lib.data.sets import Split
 from course_lib.rso.losses import LOSSES, Loss, cross_entropy, loss_sum
 from course_lib.rso.minibatches import KINDS, Minibatches
 from course_lib.rso.modes import require_batch_statistics, search_mode

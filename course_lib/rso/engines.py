@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.compiler import NoCompiler
-from course_lib.rso.eager.eligibility import Fingerprint, ParameterForms
+from course_lib.rso.eager.eligibility import Fingerprint, forms_of, require_same_forms
 from course_lib.rso.eager.incremental import Incremental
 from course_lib.rso.eager.network import Network, NotTraceable
 from course_lib.rso.eager.plan import Plan, Unsuitable
@@ -85,7 +85,7 @@ class Engines:
     choices: dict[str, Choice] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._forms = ParameterForms.of(self.targets)
+        self._forms = forms_of(self.targets)
         self._fingerprint: Fingerprint | None = None
         self.update()
 
@@ -94,21 +94,22 @@ class Engines:
 
         Raises:
             ValueError: a weight was replaced, converted or frozen since the beginning;
-                a module draws random numbers; `asked` can't sweep a parameter, or
-                processes can't share the work.
+                a module draws random numbers; `asked` does not support a parameter or
+                needs more memory than there is; processes can't share the work.
         """
-        self._forms.require_same(self.model)
+        require_same_forms(self._forms, self.model)
         now = Fingerprint(self.model)
         if self.processes.any(now != self._fingerprint):
-            self._choose()
+            self.network, self._reason = self._trace()
+            self._obstacle = self._first_of_all(self._compiler_obstacle())
+            self._limit = self.processes.least(
+                available_memory(
+                    self.minibatches.inputs.device, self.processes.on_this_machine
+                )
+            )
+            self.choices = self._choose()
+            self._require_shared()
             self._fingerprint = Fingerprint(self.model)
-
-    def prefixes(self, ordered: Sequence[Target]) -> Prefixes | None:
-        """Return where the sweeps of a cycle, in this order, store values to share."""
-        if self.network is None or not len(self.minibatches):
-            return None
-        parameters = [target.parameter for target in ordered]
-        return Prefixes(self.network, parameters, self._room)
 
     def sweep(
         self, target: Target, values: Tensor, loss: Loss, prefixes: Prefixes | None
@@ -119,26 +120,18 @@ class Engines:
         task.compiled = choice.is_compiled
         return task, SWEEPS[choice.engine](task)
 
-    def _choose(self) -> None:
-        data, processes = self.minibatches, self.processes
-        self.network, reason = self._trace()
-        stored = len(data.labels) if len(data) else data.batch_size
-        chooser = Chooser(
-            self.network,
-            reason,
-            data,
-            samples=-(-stored // processes.share[1]),
-            limit=processes.least(
-                available_memory(data.inputs.device, processes.on_this_machine)
-            ),
-            obstacle=self._first_of_all(self._compiler_obstacle()),
-        )
-        self.choices = chooser.choose(self.asked, self.targets)
-        self._room = chooser.room(self.choices, data.inputs.element_size())
-        if processes.reduce is not None:
-            with search_mode(self.model):
-                found = find_cross_sample_op(self.model, self.network, self._probe())
-            processes.require_additive(self.model, self.choices, found)
+    def prefixes(self, ordered: Sequence[Target]) -> Prefixes | None:
+        """Return where the sweeps of a cycle, in this order, store values to share."""
+        if self.network is None or not len(self.minibatches):
+            return None
+        room = math.inf  # numbers a sample, beside those of the sweeps
+        if self._limit is not None:
+            item = self.minibatches.inputs.element_size()
+            room = self._limit / self._samples / item
+            room -= max(choice.numbers for choice in self.choices.values())
+        return Prefixes(self.network, [t.parameter for t in ordered], room)
+
+    # What the model allows
 
     def _trace(self) -> tuple[Network | None, str]:
         """Return the model's operations, or None and why they can't be recorded."""
@@ -168,60 +161,46 @@ class Engines:
         """Return the first reason of any process, so that all choose alike."""
         return next(filter(None, self.processes.gather(reason)), "")
 
+    def _require_shared(self) -> None:
+        if self.processes.reduce is not None:
+            with search_mode(self.model):
+                found = find_cross_sample_op(self.model, self.network, self._probe())
+            self.processes.require_additive(self.model, self.choices, found)
 
-@dataclass(frozen=True)
-class Chooser:
-    """The choice for one traced model and one amount of memory.
+    # The choice
 
-    network: None where the model can't be traced; `reason` says why.
-    minibatches: the share of this process.
-    samples: how many a sweep stores values of in this process.
-    limit: bytes that it may take; None where that is unknown.
-    obstacle: why nothing is compiled; empty where it can be.
-    """
-
-    network: Network | None
-    reason: str
-    minibatches: Minibatches
-    samples: int
-    limit: int | None
-    obstacle: str = ""
-
-    def choose(self, asked: str, targets: Sequence[Target]) -> dict[str, Choice]:
-        """Return each parameter's engine.
-
-        Raises:
-            ValueError: the engine that was asked for does not support a parameter, or
-                needs more memory than there is.
-        """
-        choices = {target.name: self._choice(asked, target) for target in targets}
+    def _choose(self) -> dict[str, Choice]:
+        choices = {target.name: self._choice(target) for target in self.targets}
         refused = [
             f"{name!r}: {choice.reason}"
             for name, choice in choices.items()
-            if asked not in ("auto", choice.engine)
+            if self.asked not in ("auto", choice.engine)
         ]
         if refused:
             raise ValueError(
-                f"RSO: engine={asked!r} can't sweep {'; '.join(refused)}. Take "
+                f"RSO: engine={self.asked!r} can't sweep {'; '.join(refused)}. Take "
                 "engine='auto', which uses a slower engine there."
             )
         return choices
 
-    def _choice(self, asked: str, target: Target) -> Choice:
-        if asked == "reference" or self.network is None:
-            return Choice("reference", "" if asked == "reference" else self.reason)
+    def _choice(self, target: Target) -> Choice:
+        if self.asked == "reference":
+            return Choice("reference")
+        if self.network is None:
+            return Choice("reference", self._reason)
         why = obstacle = ""
         dtype = target.parameter.dtype
         if dtype in LOW_PRECISION:
             why = f"{dtype} rounds so much that other orders of adding decide otherwise"
-            obstacle = self.obstacle
-        elif asked != "cached":
+            obstacle = self._obstacle
+        elif self.asked != "cached":
             try:
                 plan = Plan(self.network, target.parameter)
                 numbers = plan.numbers_per_sample()
                 why = self._memory_shortage(numbers, target)
                 if not why:
-                    return Choice("incremental", "", numbers, self._obstacle(plan))
+                    obstacle = self._plan_obstacle(plan)
+                    return Choice("incremental", "", numbers, obstacle)
             except Unsuitable as error:
                 why = str(error)
         numbers = Cached.numbers_per_sample(self.network, target.parameter)
@@ -229,29 +208,28 @@ class Chooser:
             return Choice("reference", shortage)
         return Choice("cached", why, 0, obstacle)
 
-    def _obstacle(self, plan: Plan) -> str:
-        """Say why a plan can't be compiled; nothing where it can."""
+    def _plan_obstacle(self, plan: Plan) -> str:
         try:
-            if not self.obstacle:
+            if not self._obstacle:
                 LoweredPlan(plan, None, self.minibatches)
         except (UnsupportedOperation, NoCompiler) as error:
             return str(error)
-        return self.obstacle
+        return self._obstacle
 
-    def room(self, choices: dict[str, Choice], item: int) -> float:
-        """Return how many more numbers of `item` bytes may be stored for a sample."""
-        if self.limit is None:
-            return math.inf
-        numbers = max(choice.numbers for choice in choices.values())
-        return self.limit / self.samples / item - numbers
+    @property
+    def _samples(self) -> int:
+        """Return of how many samples this process stores values."""
+        data = self.minibatches
+        stored = len(data.labels) if len(data) else data.batch_size
+        return -(-stored // self.processes.share[1])
 
     def _memory_shortage(self, numbers: int, target: Target) -> str:
-        needed = numbers * self.samples * target.values.element_size()
-        if self.limit is None or needed <= self.limit:
+        needed = numbers * self._samples * target.values.element_size()
+        if self._limit is None or needed <= self._limit:
             return ""
         return (
             f"it would remember {format_bytes(needed)}, and "
-            f"{format_bytes(self.limit)} are free; take fewer samples, or "
+            f"{format_bytes(self._limit)} are free; take fewer samples, or "
             "minibatches='fresh'"
         )
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
-from course_lib.data import Split
+from course_lib.data.sets import Split
 
 
 @contextlib.contextmanager
@@ -18,18 +18,25 @@ def search_mode(model: nn.Module) -> Iterator[None]:
     Running statistics are removed, so that no pass changes them; modes and buffers are
     restored at the end.
     """
-    modes = {module: module.training for module in model.modules()}
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     running = {m: (m.running_mean, m.running_var) for m in norms}
+    with _eval_mode(model), torch.no_grad(), _uncached():
+        try:
+            for norm in norms:
+                norm.running_mean = norm.running_var = None
+            yield
+        finally:
+            for norm, (mean, var) in running.items():
+                norm.running_mean, norm.running_var = mean, var
+
+
+@contextlib.contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
-        for norm in norms:
-            norm.running_mean = norm.running_var = None
-        with torch.no_grad(), _uncached():
-            yield
+        yield
     finally:
-        for norm, (mean, var) in running.items():
-            norm.running_mean, norm.running_var = mean, var
         for module, training in modes.items():
             module.training = training
 
@@ -73,18 +80,15 @@ def refresh_norm_statistics(
     weight = next(model.parameters(), split.inputs)
     inputs = split.inputs[:samples].to(weight.device, weight.dtype, copy=True)
     momenta = {norm: norm.momentum for norm in norms}
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        for norm in norms:
-            norm.train()
-            norm.momentum = 1.0  # the new statistics replace the old ones
-        model(inputs)
-    finally:
-        for norm, momentum in momenta.items():
-            norm.momentum = momentum
-        for module, training in modes.items():
-            module.training = training
+    with _eval_mode(model):
+        try:
+            for norm in norms:
+                norm.train()
+                norm.momentum = 1.0  # the new statistics replace the old ones
+            model(inputs)
+        finally:
+            for norm, momentum in momenta.items():
+                norm.momentum = momentum
 
 
 def require_batch_statistics(model: nn.Module) -> None:

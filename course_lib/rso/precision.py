@@ -21,7 +21,7 @@ EVERY = 32  # proposals
 PRODUCTS = (torch.conv2d, F.conv2d, F.linear)
 
 
-def check(name: str, weights: Tensor) -> None:
+def check_precision(name: str, weights: Tensor) -> None:
     """Raise ValueError where weights can't be judged with this precision."""
     if name == "float32":
         return

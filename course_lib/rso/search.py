@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from course_lib.data import Split
+from course_lib.data.sets import Split
 from course_lib.rso import checkpoints, checks, proposals
 from course_lib.rso.eager.prefixes import Prefixes
 from course_lib.rso.engines import Choice, Engines
@@ -22,7 +22,7 @@ from course_lib.rso.losses import LOSSES, Loss
 from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.modes import search_mode
 from course_lib.rso.parallel.processes import Processes
-from course_lib.rso.precision import Comparison, check, products
+from course_lib.rso.precision import Comparison, check_precision, products
 from course_lib.rso.proposals import SAMPLERS, Sampler, Target
 from course_lib.rso.reports import CycleReport, evaluate
 from course_lib.rso.steps import DeviceStep, HostStep, Rules, visit
@@ -132,7 +132,7 @@ class RSO:
         checkpoint: str | os.PathLike[str] | None = None,
         progress: bool = True,
     ) -> None:
-        given = dict(locals())
+        given = dict(locals())  # all arguments, by name
         checks.check_arguments(split, given)
         self.targets = proposals.targets(model, train_norm=train_norm)
         self.model, self.cycles, self.seed = model, cycles, seed
@@ -147,7 +147,7 @@ class RSO:
         if device is not None:
             model.to(device)
         weights = self.targets[0].parameter
-        check(precision, weights)
+        check_precision(precision, weights)
         self.precision, self.changed = precision, 0.0
         self.tolerance = TOLERANCE.get(weights.dtype, 1e-3)
         self.minibatches = Minibatches(

@@ -221,8 +221,8 @@ def _advice(message: str, model: nn.Module | None, tensors: dict[str, Any]) -> s
         return kind
     if "labels" in tensors and ("dtype" in message or "type" in message.lower()):
         return (
-            "Class numbers are int64 (.long()), numbers to come close to are floats "
-            "as the outputs (.float()); both belong into the data."
+            "Class numbers are int64 (.long()), the targets of a regression floats as "
+            "the outputs (.float()). Convert them in the data."
         )
     if "out of bounds" in message:
         return "Labels of C classes are 0 to C - 1, and the model needs C outputs."

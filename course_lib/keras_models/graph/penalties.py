@@ -7,8 +7,8 @@ from course_lib.keras_models.graph.model import KerasModel
 from course_lib.keras_models.graph.plan import module_name
 from course_lib.keras_models.layers.base import Layer
 from course_lib.keras_models.layers.wrappers import Bidirectional, TimeDistributed
-from course_lib.regularization import regularize
 from course_lib.regularization.activity import record_outputs
+from course_lib.regularization.modules import regularize
 
 
 def attach_penalties(

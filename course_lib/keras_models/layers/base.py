@@ -19,7 +19,7 @@ from course_lib.keras_models.activations import linear
 from course_lib.keras_models.constraints import Constraint
 from course_lib.keras_models.initializers import Initializer
 from course_lib.keras_models.settings import Settings
-from course_lib.regularization import L1L2
+from course_lib.regularization.regularizers import L1L2
 
 Shape = tuple[int, ...]
 View = Callable[[Tensor], Tensor]

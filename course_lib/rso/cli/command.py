@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from course_lib import data
-from course_lib.data import DataError, Dataset
+from course_lib.data.archives import DataError
+from course_lib.data.sets import Dataset
 from course_lib.rso.checks import CHOICES
 from course_lib.rso.cli import nets
 from course_lib.rso.cli.folders import FILES, Folder
@@ -28,7 +29,7 @@ from course_lib.rso.parallel.processes import LostProcess, Processes
 from course_lib.rso.proposals import describe_samplers
 from course_lib.rso.search import RSO, CycleReport
 from course_lib.rso.steps import SearchError
-from course_lib.training import evaluate
+from course_lib.training.loop import evaluate
 
 
 def _values(name: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from course_lib.data import Dataset
+from course_lib.data.sets import Dataset
 from course_lib.models import RSOCifar10CNN, rso_mnist_cnn, small_cnn
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -180,32 +179,27 @@ def side_effect(model: nn.Module, inputs: Tensor) -> str:
 # What has changed since
 
 
-@dataclass(frozen=True)
-class ParameterForms:
-    """The parameters of a search: shape, dtype and device when it was made."""
+Forms = dict[str, tuple[nn.Parameter, Any]]
 
-    forms: dict[str, tuple[nn.Parameter, Any]]
 
-    @staticmethod
-    def of(targets: Iterable[Target]) -> ParameterForms:
-        """Return those of targets now."""
-        return ParameterForms(
-            {t.name: (t.parameter, _form(t.parameter)) for t in targets}
-        )
+def forms_of(targets: Iterable[Target]) -> Forms:
+    """Return the parameters of a search, with their shape, dtype and device."""
+    return {t.name: (t.parameter, _form(t.parameter)) for t in targets}
 
-    def require_same(self, model: nn.Module) -> None:
-        """Raise ValueError where a model has other ones now."""
-        present = dict(model.named_parameters(remove_duplicate=False))
-        for name, (parameter, form) in self.forms.items():
-            now, what = present.get(name), ""
-            if now is not parameter:
-                what = "is another parameter than when the search was made"
-            elif not now.requires_grad:
-                what = "was frozen after the search was made"
-            elif _form(now) != form:
-                what = f"has become {' '.join(map(str, _form(now)))}"
-            if what:
-                raise ValueError(f"RSO: {name!r} {what}. Make a new search.")
+
+def require_same_forms(forms: Forms, model: nn.Module) -> None:
+    """Raise ValueError where a model's parameters are no longer those of `forms`."""
+    present = dict(model.named_parameters(remove_duplicate=False))
+    for name, (parameter, form) in forms.items():
+        now, what = present.get(name), ""
+        if now is not parameter:
+            what = "is another parameter than when the search was made"
+        elif not now.requires_grad:
+            what = "was frozen after the search was made"
+        elif _form(now) != form:
+            what = f"has become {' '.join(map(str, _form(now)))}"
+        if what:
+            raise ValueError(f"RSO: {name!r} {what}. Make a new search.")
 
 
 def _form(parameter: nn.Parameter) -> tuple[Any, ...]:

@@ -104,14 +104,18 @@ WRONG = {
             "def make_optimizer(model, l2, lr):\n"
             "    weights = [p for p in model.parameters() if p.dim() > 1]\n"
             "    biases = [p for p in model.parameters() if p.dim() == 1]\n"
-            '    return torch.optim.SGD([{"params": weights, "weight_decay": 2 * l2},{"params": biases}], lr=lr, momentum=0.9)\n',
+            '    decayed = {"params": weights, "weight_decay": 2 * l2}\n'
+            '    groups = [decayed, {"params": biases}]\n'
+            "    return torch.optim.SGD(groups, lr=lr, momentum=0.9)\n",
             "no momentum",
         ),
         (
             "def make_optimizer(model, l2, lr):\n"
-            '    weights = [p for n,p in model.named_parameters() if n.endswith("weight")]\n'
-            '    biases = [p for n,p in model.named_parameters() if not n.endswith("weight")]\n'
-            '    return torch.optim.SGD([{"params": weights, "weight_decay": 2 * l2},{"params": biases}], lr=lr)\n',
+            "    named = dict(model.named_parameters())\n"
+            '    weights = [p for n, p in named.items() if n.endswith("weight")]\n'
+            '    biases = [p for n, p in named.items() if n.endswith("bias")]\n'
+            '    decayed = {"params": weights, "weight_decay": 2 * l2}\n'
+            '    return torch.optim.SGD([decayed, {"params": biases}], lr=lr)\n',
             "`1.weight` has one dimension",
         ),
     ],
@@ -169,7 +173,8 @@ WRONG = {
         (
             "def with_penalty(loss, layer, l2):\n"
             "    def total(outputs, labels):\n"
-            "        return nn.functional.cross_entropy(outputs, labels) + l2 * layer.weight.square().sum()\n"
+            "        plain = nn.functional.cross_entropy(outputs, labels)\n"
+            "        return plain + l2 * layer.weight.square().sum()\n"
             "    return total\n",
             "whatever loss you were given",
         ),
@@ -230,7 +235,8 @@ WRONG = {
         ),
         (
             "def count_once(model, l2):\n"
-            "    return l2*sum(p.square().sum() for p in model.parameters() if p.dim() > 1)\n",
+            "    weights = [p for p in model.parameters() if p.dim() > 1]\n"
+            "    return l2 * sum(w.square().sum() for w in weights)\n",
             "table of an `Embedding`",
         ),
     ],

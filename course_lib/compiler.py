@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import importlib.metadata
 import os
 import platform
 import shutil
@@ -19,7 +20,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import platformdirs
-import torch
 
 FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-fno-math-errno"),
@@ -33,7 +33,9 @@ class NoCompiler(RuntimeError):
     """Nothing was compiled; the message says why."""
 
 
-def library(source: str | os.PathLike[str], *defines: str) -> ctypes.CDLL:
+def library(
+    source: str | os.PathLike[str], *defines: str, flags: tuple[str, ...] = ()
+) -> ctypes.CDLL:
     """Return a C++ file as a library, compiled at the first call on this machine.
 
     It is stored in the user's cache under a name made of all that it depends on: the
@@ -44,6 +46,7 @@ def library(source: str | os.PathLike[str], *defines: str) -> ctypes.CDLL:
     Args:
         source: the file.
         defines: of the preprocessor, such as `"REAL=float"`.
+        flags: more for the compiler, such as `"-I..."`; they come last.
 
     Raises:
         TypeError: the source is no path, or a define no text.
@@ -52,18 +55,18 @@ def library(source: str | os.PathLike[str], *defines: str) -> ctypes.CDLL:
             COURSE_COMPILER is set to nothing; that variable also names another one.
     """
     _require_source(source, defines)
-    known = _remembered.get((source, defines))
+    known = _remembered.get((source, defines, flags))
     if known is not None:
         return known
-    key = (source, defines, os.environ.get(SWITCH), os.environ.get("PATH"))
+    key = (source, defines, flags, os.environ.get(SWITCH), os.environ.get("PATH"))
     known = _remembered.get(key)
     if known is None:
         try:
-            found = _library(_file(source), defines)
+            found = _library(_file(source), defines, flags)
         except NoCompiler as error:
             known = _remembered[key] = str(error)
         else:
-            _remembered[source, defines] = found
+            _remembered[source, defines, flags] = found
             return found
     raise NoCompiler(known)
 
@@ -95,12 +98,13 @@ def _file(source: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _library(source: Path, defines: Sequence[str]) -> ctypes.CDLL:
+def _library(source: Path, defines: Sequence[str], flags: Sequence[str]) -> ctypes.CDLL:
     compiler = _compiler()
-    options = [*FLAGS, *(f"-D{define}" for define in defines)]
+    options = [*FLAGS, *(f"-D{define}" for define in defines), *flags]
     headers = sorted(source.parent.glob("*.hpp"))
     parts = [path.read_text("utf-8") for path in (source, *headers)]
-    parts += [compiler, version(compiler), torch.__version__, *options, _processor()]
+    parts += [compiler, version(compiler), importlib.metadata.version("torch")]
+    parts += [*options, _processor()]
     name = f"{source.stem}-{_digest(chr(10).join(parts).encode())}"
     cached = _cached(name)
     if cached is not None:

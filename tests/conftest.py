@@ -6,9 +6,15 @@ import socket
 
 import matplotlib
 import pytest
-import torch
+
+from tests.pretended_gpu import hooks  # before torch
+
+import torch  # isort: skip
 
 from course_lib.data import archives
+from tests.pretended_gpu.limits import LIMITS
+from tests.pretended_gpu.patches import pretended_gpu
+from tests.pretended_gpu.tensors import waits  # noqa: F401
 
 matplotlib.use("Agg")  # for this process alone: notebooks keep their own backend
 
@@ -18,10 +24,21 @@ collect_ignore_glob = ["keras_live*.py"]
 
 @pytest.fixture(params=["cpu", "cuda"])
 def device(request):
-    """Each device that tensors can be on; CUDA skips where there is none."""
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device here")
-    return torch.device(request.param)
+    """Each device that tensors can be on; CUDA is pretended where there is none."""
+    if request.param == "cpu":
+        yield torch.device("cpu")
+        return
+    # With its number, as a tensor says it: torch.device("cuda") is not equal to that.
+    if torch.cuda.is_available():
+        yield torch.device("cuda:0")
+        return
+    if hooks.obstacle is not None:
+        pytest.skip(f"no CUDA device here, and {hooks.obstacle}")
+    name = request.node.originalname
+    if name in LIMITS:
+        pytest.skip(f"no CUDA device here, and the pretended one: {LIMITS[name]}")
+    with pretended_gpu() as found:
+        yield found
 
 
 @pytest.fixture

@@ -136,8 +136,8 @@ def watch(answer: Callable[..., Any]) -> None:
         )
     if seen != ["0", "1", "2"]:
         raise NotYet(f"One forward pass gave {seen}; wanted ['0', '1', '2'].")
-    named = OrderedDict([("late", _Step()), ("early", _Step())])
-    seen = _run_watched(answer, _Backwards(named))
+    named = _Backwards(OrderedDict([("late", _Step()), ("early", _Step())]))
+    seen = _run_watched(answer, named)
     if seen == ["late", "early"]:
         raise NotYet(
             "In a model that runs its child 'early' before its child 'late', your "
@@ -148,6 +148,12 @@ def watch(answer: Callable[..., Any]) -> None:
         raise NotYet(
             f"A model with the children 'late' and 'early' gave {seen}. Take the "
             "names from `model.named_children()`; a position is not a name."
+        )
+    named(torch.ones(1))
+    if seen != 2 * ["early", "late"]:
+        raise NotYet(
+            f"After a second pass the list is {seen}; wanted both names once more at "
+            "its end. A hook adds its name each time; nothing sorts or leaves out."
         )
 
 
@@ -318,6 +324,12 @@ def live(answer: Callable[..., Any]) -> None:
             "The caller has changed `coefficients`, and the total changed with it: "
             "the dictionary is read at each call. Store the numbers themselves."
         )
+    deep = nn.Sequential(OrderedDict(body=nn.Sequential(first, nn.ReLU()), head=last))
+    if _of_names(answer, deep, {"head": 0.25, "body.0": 0.5}) != _RIGHT:
+        raise NotYet(
+            "Submodules have names such as 'head' and 'body.0', not only numbers. "
+            "`model.get_submodule(name)` finds them all."
+        )
 
 
 def _require_function(total: Any) -> None:
@@ -359,6 +371,15 @@ def _require_total(total: Callable[[], Any]) -> None:
             "The second call gives another total. Is it read from a generator, which "
             "is empty after the first time? Make it a list."
         )
+
+
+def _of_names(
+    answer: Callable[..., Any], model: nn.Module, coefficients: dict[str, float]
+) -> float | None:
+    try:
+        return _now(answer(model, coefficients))
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError):
+        return None
 
 
 def _now(total: Callable[[], Any]) -> float | None:

@@ -178,6 +178,18 @@ def sample_gradients(answer: Callable[..., Tree]) -> None:
         ),
     }
     _require_tree(got, wanted, "sample_gradients", mistakes)
+    flat = nn.Sequential(nn.Flatten(), *model)
+    params = {str(int(name) + 1): tree for name, tree in params.items()}
+    wanted = {str(int(name) + 1): tree for name, tree in wanted.items()}
+    try:
+        got = answer(flat, params, x, y)
+    except (IndexError, RuntimeError, ValueError) as error:
+        raise NotYet(
+            "A model that begins with `nn.Flatten()`, as the lesson's own, can't take "
+            f"one sample alone: {error}. Give it a batch of one: `one[None]`, and "
+            "`label[None]`."
+        ) from None
+    _require_tree(got, wanted, "sample_gradients, for a model with Flatten", {})
 
 
 def _one_at_a_time(params: Tree, x: Tensor, y: Tensor) -> Tree:

@@ -14,6 +14,7 @@ from course_lib.keras_models.graph.model import KerasModel
 from course_lib.lessons.checks import (
     as_text,
     close,
+    gradient,
     reject,
     require_close,
     require_gradient,
@@ -126,6 +127,9 @@ def hard_sigmoid(answer: Callable[[Tensor, str], Tensor]) -> None:
         wanted = load_keras(sequential(entry, version=version))(x[None])[0]
         place = f"For version {version!r} and x = {as_text(x)}"
         require_close(answer(x.clone(), version), wanted, place, mistakes)
+    place = "A Keras '10.0.0' would come after 3: compare numbers, not text. For it"
+    wanted = torch.nn.functional.hardsigmoid(x)
+    require_close(answer(x.clone(), "10.0.0"), wanted, place, {})
 
 
 @exercise(
@@ -143,8 +147,15 @@ def twin(answer: Callable[[nn.Module, nn.Module], nn.Module]) -> None:
     left, right = torch.randn(5, 4), torch.randn(5, 4)
     model = answer(look, decide)
     require_kind(model, nn.Module, "a module")
-    _judge_twin_output(model(left, right), decide, look(left), look(right))
+    got, wanted = model(left, right), (look(left), look(right))
+    _judge_twin_output(got, decide, *wanted)
     require_parameters(model, look, decide)
+    both = gradient(decide(torch.cat(wanted, dim=1)).square().sum(), look.weight)
+    if not close(gradient(got.square().sum(), look.weight), both):
+        raise NotYet(
+            "The output is right, but the gradient of `look` lacks a half or both. "
+            "Does `detach`, `no_grad` or a copy stand in your `forward`?"
+        )
 
 
 def _judge_twin_output(

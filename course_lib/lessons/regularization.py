@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from course_lib.lessons.checks import (
     Mistakes,
+    close,
     require_close,
     require_gradient,
     require_kind,
@@ -100,7 +101,7 @@ def shrink(answer: Callable[[Tensor, float], Tensor]) -> None:
 def same_as_penalty(answer: Callable[..., torch.optim.Optimizer]) -> None:
     """A function of (model, l2, lr): an optimizer with weight decay."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
     optimizer = answer(model, 0.05, 0.1)
     if isinstance(optimizer, torch.optim.Adam):  # AdamW is a subclass
         raise NotYet(
@@ -109,15 +110,18 @@ def same_as_penalty(answer: Callable[..., torch.optim.Optimizer]) -> None:
         )
     wanted = "a `torch.optim.SGD` over the model's parameters"
     require_kind(optimizer, torch.optim.SGD, wanted, what="`make_optimizer`")
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    for parameter in model.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
-    for name, parameter in model.named_parameters():
-        _judge_step(name, before[name], parameter.detach(), l2=0.05, lr=0.1)
+    for place in ("The step", "The second step"):
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        for name, parameter in model.named_parameters():
+            _judge_step(place, name, before[name], parameter.detach(), l2=0.05, lr=0.1)
 
 
-def _judge_step(name: str, old: Tensor, new: Tensor, *, l2: float, lr: float) -> None:
+def _judge_step(
+    place: str, name: str, old: Tensor, new: Tensor, *, l2: float, lr: float
+) -> None:
     def stepped(decay: float) -> Tensor:
         return old - lr * (1 + decay * old)
 
@@ -126,7 +130,7 @@ def _judge_step(name: str, old: Tensor, new: Tensor, *, l2: float, lr: float) ->
             f"`{name}` did not move: no group of the optimizer holds it, so it never "
             "trains. Weights and biases both belong there."
         )
-    if name.endswith("weight"):
+    if old.dim() > 1:
         decay = 2 * l2
         mistakes = {
             f"`{name}` does not decay at all": stepped(0.0),
@@ -135,12 +139,21 @@ def _judge_step(name: str, old: Tensor, new: Tensor, *, l2: float, lr: float) ->
         }
     else:
         decay = 0.0
-        text = f"`{name}` decays too. The penalty regularizes weights only, so the "
+        text = f"`{name}` has one dimension and decays too. The penalty regularizes "
         mistakes = {
-            f"{text}biases need a group of their own": stepped(2 * l2),
-            f"{text}biases need a group without decay": stepped(l2),
+            f"{text}weights only, so the others need a group of their own": (
+                stepped(2 * l2)
+            ),
+            f"{text}weights only, so the others need a group without decay": (
+                stepped(l2)
+            ),
         }
-    require_close(new, stepped(decay), f"The step of {name}", mistakes)
+    if place != "The step" and not close(new, stepped(decay)):
+        raise NotYet(
+            f"The first step is right, and the second step of {name} is not: the "
+            "optimizer remembers the first. Plain descent has no momentum."
+        )
+    require_close(new, stepped(decay), f"{place} of {name}", mistakes)
 
 
 @exercise(
@@ -157,7 +170,7 @@ def with_penalty(answer: Callable[..., Callable[..., Tensor]]) -> None:
     torch.manual_seed(0)
     layer, l2 = nn.Linear(3, 2), 0.1
     batch = torch.randn(5, 3), torch.tensor([0, 1, 1, 0, 1])
-    loss = answer(nn.functional.cross_entropy, layer, l2)
+    loss = answer(_doubled, layer, l2)
     wanted = "a function of (outputs, labels), and not a number that never changes"
     require_kind(loss, Callable, wanted, what="`with_penalty`")
     first = _squares(layer.weight, l2)
@@ -166,6 +179,14 @@ def with_penalty(answer: Callable[..., Callable[..., Tensor]]) -> None:
         layer.weight.mul_(3.0)
         layer.bias.add_(1.0)
     _judge_loss(loss, layer, batch, (l2, first, "After the weights have changed"))
+    layer.weight = nn.Parameter(torch.ones(2, 3))
+    _judge_loss(
+        loss, layer, batch, (l2, first, "After `layer.weight` is another tensor")
+    )
+
+
+def _doubled(outputs: Tensor, labels: Tensor) -> Tensor:
+    return 2 * nn.functional.cross_entropy(outputs, labels)
 
 
 def _judge_loss(
@@ -176,7 +197,7 @@ def _judge_loss(
 ) -> None:
     l2, first, place = setting
     inputs, labels = batch
-    plain = nn.functional.cross_entropy(layer(inputs), labels)
+    plain = _doubled(layer(inputs), labels)
     now, without = _squares(layer.weight, l2), plain.item()
     got = loss(layer(inputs), labels)
     mistakes = {
@@ -184,6 +205,9 @@ def _judge_loss(
         "It still adds the penalty of the first weights: that number was computed "
         "once, outside of the function": without + first,
         "That is the loss without any penalty": without,
+        "That is the cross entropy, whatever loss you were given. Call `loss`": (
+            without / 2 + now
+        ),
         "You halve the squares": without + now / 2,
         "That adds the norm. Leave out the root": without + (now * l2) ** 0.5,
         "The bias pays too. Only `layer.weight` should": (
@@ -221,6 +245,13 @@ def count_once(answer: Callable[[nn.Module, float], Tensor]) -> None:
     count("With a bias", {"You count the bias as well": bias}, linear)
     offsets = {"You count the `LayerNorm`'s weight too. Ask for `nn.Linear`": 2.0}
     count("With a LayerNorm", offsets, linear, nn.LayerNorm(2, bias=False))
+    table = nn.Embedding(2, 2)
+    offsets = {
+        "You count the table of an `Embedding` too. Ask for `nn.Linear`": (
+            _squares(table.weight, 1.0)
+        )
+    }
+    count("With an Embedding", offsets, table, linear)
     offsets = {
         "A layer inside an inner `Sequential` is missing. `modules()` goes all the way "
         "down": -part

@@ -264,6 +264,14 @@ def anneal(answer: Callable[[float, int, int, float], float]) -> None:
         "line, which is at 0.55 in the middle": 0.1**0.5
     }
     require_close(middle, 0.55, f"In the middle {place}", mistakes)
+    for cycle in (1, 3):
+        wanted = 1 - 0.9 * cycle / 4
+        got, place = (
+            answer(1.0, cycle, 5, 0.1),
+            f"Sigma falls in a line. In cycle {cycle}",
+        )
+        require_close(got, wanted, f"{place}, counted from 0, of 5", {})
+    require_close(answer(1.0, 1, 2, 0.1), 0.1, "In the last cycle of 2", {})
     place = "With sigma = 2 all values should double. In the middle"
     require_close(answer(2.0, 2, 5, 0.1), 1.1, place, {})
     place = "With final = 0.5 the middle is 0.75. Is a 0.1 or 0.9 fixed? There"

@@ -33,30 +33,30 @@ Shares = Sequence[tuple[list[float], int]]
 )
 def seconds(answer: Callable[[list, list, int, float], float]) -> None:
     """A function of (costs, weights, batch, rate): the time of a cycle."""
-    wanted = 3 * (2 * 123 + 30 * 23 + 500 * 3) * 10 / 6  # by hand
+    wanted = 3 * (2 * 123 + 30 * 23 + 500 * 3) * 10 / 7  # by hand
     mistakes = {
         "The three candidates are missing": wanted / 3,
         "You count two candidates. `keep` must be judged too": wanted * 2 / 3,
         "The batch is missing: `costs` are those of *one* image": wanted / 10,
-        "You multiply by the rate; a rate is a number *a second*": wanted * 36,
-        "You run all layers for each weight": 3 * 532 * 123 * 10 / 6,
+        "You multiply by the rate; a rate is a number *a second*": wanted * 49,
+        "You run all layers for each weight": 3 * 532 * 123 * 10 / 7,
         "You run the layers *before* the swept one, whose outputs are known": (
-            3 * (2 * 100 + 30 * 120 + 500 * 123) * 10 / 6
+            3 * (2 * 100 + 30 * 120 + 500 * 123) * 10 / 7
         ),
         "The swept layer itself is missing: its weight changed": (
-            3 * (2 * 23 + 30 * 3) * 10 / 6
+            3 * (2 * 23 + 30 * 3) * 10 / 7
         ),
         "You visit each layer once; wanted each of its weights": (
-            3 * (123 + 23 + 3) * 10 / 6
+            3 * (123 + 23 + 3) * 10 / 7
         ),
-        "That is one over the time": 6 / (wanted * 6),
+        "That is one over the time": 7 / (wanted * 7),
     }
-    got = answer([100, 20, 3], [2, 30, 500], 10, 6.0)
-    place = "For costs [100, 20, 3], weights [2, 30, 500], batch 10 and rate 6"
+    got = answer([100, 20, 3], [2, 30, 500], 10, 7.0)
+    place = "For costs [100, 20, 3], weights [2, 30, 500], batch 10 and rate 7"
     require_close(got, wanted, place, mistakes)
     place = "With a single layer something else comes out. Is a number fixed?"
-    wanted = 3 * 4 * 7 * 5 / 2
-    require_close(answer([7], [4], 5, 2.0), wanted, f"{place} There", {})
+    wanted = 3 * 4 * 7 * 5 / 8
+    require_close(answer([7], [4], 5, 8.0), wanted, f"{place} There", {})
 
 
 @exercise(
@@ -79,7 +79,8 @@ def mend(answer: Callable[..., object]) -> None:
     for by in (0.75, -2.5, 0.0):
         x, first, second = draw(40, 3), draw(4, 3), draw(4, 4)
         a = x @ first.T
-        z = a.relu() @ second.T
+        bias = draw(4)  # which only an answer that updates z leaves in it
+        z = a.relu() @ second.T + bias
         old_a, old_z, given = a.clone(), z.clone(), (x.clone(), second.clone())
         answer(x, a, z, second, o, i, by)
         require_unchanged((x, second), given, "`x` or `second`, not only `a` and `z`")
@@ -87,9 +88,15 @@ def mend(answer: Callable[..., object]) -> None:
         new_a = x @ first.T
         if by:
             _judge_a(a, new_a, old_a)
+            if torch.allclose(z, new_a.relu() @ second.T):
+                raise NotYet(
+                    "You compute all of `z` again: the right numbers, and the whole "
+                    "product that this is to spare (a bias that was in `z` is lost). "
+                    "Add to `z` what column o changes."
+                )
             _judge_z(z, old_z, old_a[:, o], new_a[:, o], second)
         if not torch.allclose(a, new_a) or not torch.allclose(
-            z, new_a.relu() @ second.T
+            z, new_a.relu() @ second.T + bias
         ):
             raise NotYet(f"With by = {by} the numbers are not those of a full pass.")
 
@@ -315,6 +322,13 @@ _CASES: tuple[tuple[str, Shares, int, str], ...] = (
         0,
         "You treat shares of 200 and 10 samples alike. The sums are sums already: add "
         "them without another factor.",
+    ),
+    (
+        "the smaller share decides",
+        [([10, 12, 30], 200), ([20, 15, 40], 10)],
+        1,
+        "You multiply the sums of 200 and of 10 samples by those numbers. They are "
+        "sums already: add them without another factor.",
     ),
     (
         "nothing makes a difference",

@@ -39,7 +39,8 @@ Schedule = Callable[[int], float]
 )
 def nesterov(answer: Update) -> None:
     """A function of (v, x, g, eta, rho): the new velocity and dx."""
-    v, x, g = torch.tensor([1.0, -2.0]), torch.tensor([3.0, 4.0]), torch.ones(2)
+    v, x = torch.tensor([1.0, -2.0]), torch.tensor([3.0, 4.0])
+    g = torch.tensor([2.0, -0.5])
     given = v.clone(), x.clone(), g.clone()
     got = answer(*given, 0.1, 0.5)
     require_kind(got, tuple | list, "two things, `(new v, dx)`")
@@ -216,6 +217,11 @@ def warm_cosine(answer: Callable[[float, int, int], Schedule]) -> None:
         )
         got = [eta(step) for step in range(setting[2] + 1)]
         require_kind(got[0], int | float | Tensor, "a number", what="Your schedule")
+        if any(isinstance(value, Tensor) for value in got):
+            raise NotYet(
+                "Your schedule gives a tensor, which `train` refuses, for a rule holds "
+                "no tensors. Compute with `math`, or take `.item()` at the end."
+            )
         numbers = torch.tensor([float(value) for value in got], dtype=torch.float64)
         _require_schedule(numbers, *setting)
 

@@ -144,6 +144,30 @@ WRONG = {
             "        layer.register_forward_hook(lambda *_: None)\n",
             "wanted the list",
         ),
+        (
+            "def watch(model):\n"
+            "    seen = []\n"
+            "    def reporter(name):\n"
+            "        def hook(module, args, output):\n"
+            "            seen.append(name); seen.sort()\n"
+            "        return hook\n"
+            "    for name, layer in model.named_children():\n"
+            "        layer.register_forward_hook(reporter(name))\n"
+            "    return seen\n",
+            "'early', 'early', 'late', 'late'",
+        ),
+        (
+            "def watch(model):\n"
+            "    seen = []\n"
+            "    def reporter(name):\n"
+            "        def hook(module, args, output):\n"
+            "            if name not in seen: seen.append(name)\n"
+            "        return hook\n"
+            "    for name, layer in model.named_children():\n"
+            "        layer.register_forward_hook(reporter(name))\n"
+            "    return seen\n",
+            "nothing sorts or leaves out",
+        ),
     ],
     "shares": [
         (
@@ -341,6 +365,14 @@ WRONG = {
                 "                       for n, c in coefficients.items())\n"
             ),
             "caller has changed `coefficients`",
+        ),
+        (
+            "def make_total(model, coefficients):\n"
+            "    chosen = [(model[int(n)], c) for n, c in coefficients.items()]\n"
+            "    def total():\n"
+            "        return sum(c * m.weight.square().sum() for m, c in chosen)\n"
+            "    return total\n",
+            "names such as 'head'",
         ),
     ],
 }

@@ -144,6 +144,14 @@ WRONG = {
             ),
             "has no `0.weight`",
         ),
+        (
+            "def sample_gradients(model, params, x, y):\n"
+            "    def of_one(one, label):\n"
+            "        loss = lambda p: cross_entropy(call(model, p, one), label)\n"
+            "        return gradient(loss, params)\n"
+            "    return vmap(of_one)(x, y)\n",
+            "a batch of one",
+        ),
     ],
     "stale": [
         (_stale(4, 2), "swapped"),

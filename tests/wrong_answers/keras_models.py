@@ -100,6 +100,12 @@ WRONG = {
         (_gate("x.sigmoid()"), "That is the sigmoid"),
         (_gate("(0.2 * x).clamp(0, 1)"), "add 0.5"),
         (_gate("(0.2 * x + 0.5).clamp(-1, 1)"), "goes down to -1"),
+        (
+            "def hard_sigmoid(x, version):\n"
+            '    slope = 0.2 if version < "3" else 1 / 6\n'
+            "    return (slope * x + 0.5).clamp(0, 1)\n",
+            "compare numbers, not text",
+        ),
     ],
     "twin": [
         (_twin(_KEEP, ["return ..."]), "There is still a `...`"),
@@ -150,6 +156,16 @@ WRONG = {
                 [_JOINED.format("left", "right")],
             ),
             "not train the parameters that it was given",
+        ),
+        (
+            "class Twin(nn.Module):\n"
+            "    def __init__(self, look, decide):\n"
+            "        super().__init__()\n"
+            "        self.look, self.decide = look, decide\n"
+            "    def forward(self, left, right):\n"
+            "        with torch.no_grad(): r = self.look(right)\n"
+            "        return self.decide(torch.cat([self.look(left), r], dim=1))\n",
+            "lacks a half",
         ),
     ],
     "linear_weight": [

@@ -100,6 +100,24 @@ WRONG = {
             _optimizer("torch.optim.SGD(model.parameters(), lr=lr)"),
             "returned None; wanted a `torch.optim.SGD`",
         ),
+        (
+            "def make_optimizer(model, l2, lr):\n"
+            "    weights = [p for p in model.parameters() if p.dim() > 1]\n"
+            "    biases = [p for p in model.parameters() if p.dim() == 1]\n"
+            '    decayed = {"params": weights, "weight_decay": 2 * l2}\n'
+            '    groups = [decayed, {"params": biases}]\n'
+            "    return torch.optim.SGD(groups, lr=lr, momentum=0.9)\n",
+            "no momentum",
+        ),
+        (
+            "def make_optimizer(model, l2, lr):\n"
+            "    named = dict(model.named_parameters())\n"
+            '    weights = [p for n, p in named.items() if n.endswith("weight")]\n'
+            '    biases = [p for n, p in named.items() if n.endswith("bias")]\n'
+            '    decayed = {"params": weights, "weight_decay": 2 * l2}\n'
+            '    return torch.optim.SGD([decayed, {"params": biases}], lr=lr)\n',
+            "`1.weight` has one dimension",
+        ),
     ],
     "with_penalty": [
         (
@@ -144,6 +162,22 @@ WRONG = {
             "That adds the norm",
         ),
         (_loss("return loss"), "without any penalty"),
+        (
+            "def with_penalty(loss, layer, l2):\n"
+            "    w = layer.weight\n"
+            "    def total(outputs, labels):\n"
+            "        return loss(outputs, labels) + l2 * w.square().sum()\n"
+            "    return total\n",
+            "is another tensor",
+        ),
+        (
+            "def with_penalty(loss, layer, l2):\n"
+            "    def total(outputs, labels):\n"
+            "        plain = nn.functional.cross_entropy(outputs, labels)\n"
+            "        return plain + l2 * layer.weight.square().sum()\n"
+            "    return total\n",
+            "whatever loss you were given",
+        ),
     ],
     "count_once": [
         (
@@ -198,6 +232,12 @@ WRONG = {
                 "return l2 * sum(w.square().sum() for w in weights.values())",
             ),
             "its gradient does not reach the weights.",
+        ),
+        (
+            "def count_once(model, l2):\n"
+            "    weights = [p for p in model.parameters() if p.dim() > 1]\n"
+            "    return l2 * sum(w.square().sum() for w in weights)\n",
+            "table of an `Embedding`",
         ),
     ],
 }

@@ -59,6 +59,12 @@ WRONG = {
         (_sweeps("n * sum(costs[d + 1:])"), "swept layer itself is missing"),
         (_sweeps("sum(costs[d:])"), "You visit each layer once"),
         (_seconds("sum(costs) / rate"), "For costs [100, 20, 3]"),
+        (
+            "def least_seconds(costs, weights, batch, rate):\n"
+            "    work = sum(n * 3 * sum(costs[d:]) for d, n in enumerate(weights))\n"
+            "    return work * batch // rate\n",
+            "got 52, wanted 52.5",
+        ),
     ],
     "mend": [
         (_mend("..."), "`a` has not changed"),
@@ -87,6 +93,13 @@ WRONG = {
             "leave the old part",
         ),
         (_mend("x[:, i] += by", "a[:, o] += by"), "You changed `x`"),
+        (
+            "def mend(x, a, z, second, o, i, by):\n"
+            "    new = a[:, o] + by * x[:, i]\n"
+            "    a[:, o] = new\n"
+            "    z[:] = a.relu() @ second.T\n",
+            "You compute all of `z` again",
+        ),
     ],
     "statistics": [
         (_normalize("return ..."), "There is still a"),
@@ -189,6 +202,12 @@ WRONG = {
         (
             _decide(_SUMS, "return [sum(three) for three in zip(*sums)]"),
             "returned list",
+        ),
+        (
+            "def decide(shares):\n"
+            "    totals = [sum(s[k]*n for s, n in shares) for k in range(3)]\n"
+            "    return (0, 1, -1)[totals.index(min(totals))]\n",
+            "of 200 and of 10 samples by",
         ),
     ],
 }

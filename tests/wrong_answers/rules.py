@@ -121,6 +121,16 @@ WRONG = {
         (_schedule(_RISE, "peak * (1 + math.cos(done)) / 2"), "counts in radians"),
         ("def warm_cosine(peak, warmup, total):\n    return peak\n", "returned float"),
         (_schedule(_RISE, "peak"), "step 5 has eta 0.2"),
+        (
+            "def warm_cosine(peak, warmup, total):\n"
+            "    def eta(step):\n"
+            "        if step < warmup:\n"
+            "            return torch.tensor(peak * (step + 1) / warmup)\n"
+            "        done = (step - warmup) / (total - warmup)\n"
+            "        return torch.tensor(peak * (1 + math.cos(math.pi * done)) / 2)\n"
+            "    return eta\n",
+            "which `train` refuses",
+        ),
     ],
     "accumulate": [
         (_accumulate("sum(grads)"), "That is the sum of the pieces'"),

@@ -344,7 +344,13 @@ class GRU(Recurrent):
     def _fast(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         # torch's order is r, z, h
         weights = [
-            weight.view(3, self.units, -1)[[1, 0, 2]].reshape(weight.shape)
+            torch.cat(
+                [
+                    weight[self.units : 2 * self.units],
+                    weight[: self.units],
+                    weight[2 * self.units :],
+                ]
+            )
             for weight in self._weights()
         ]
         h = state[0].unsqueeze(0)

@@ -83,9 +83,10 @@ class Reference:
     def losses(self, chosen: Sequence[int], number: int) -> Tensor:
         """Judge the chosen proposals; the weights are restored."""
         judge = self._judge(number)
+        rows = torch.tensor(chosen, device=self.flat.device)
         with _put_back(self.flat, chosen):
-            kept, *moved = self.task.values[list(chosen)].unbind(1)
-            self.flat[list(chosen)] = kept
+            kept, *moved = self.task.values[rows].unbind(1)
+            self.flat[rows] = kept
             sums = [judge()]
             for i, weight in enumerate(chosen):
                 for value in moved:
@@ -170,8 +171,9 @@ def _cut(
 @contextlib.contextmanager
 def _put_back(flat: Tensor, chosen: Sequence[int]) -> Iterator[None]:
     """Restore the chosen entries of a flat tensor at the end."""
-    old = flat[list(chosen)]
+    rows = torch.tensor(chosen, device=flat.device)
+    old = flat[rows]
     try:
         yield
     finally:
-        flat[list(chosen)] = old
+        flat[rows] = old

@@ -1,0 +1,257 @@
+"""The pretended device: tensors that say "cuda:0", with their numbers on the CPU.
+
+Each operation is looked at before it runs on the numbers: other tensors must be on the
+device, too, and so must a generator. `waits` counts what would make the host wait for
+a GPU, by its name and place; `operations` counts what would be sent to one.
+"""
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+
+from tests.pretended_gpu.kernels import KERNELS
+
+aten = torch.ops.aten
+CUDA = torch.device("cuda:0")
+PACKAGE = str(Path(__file__).parents[2] / "course_lib")
+
+waits: Counter[str] = Counter()  # such as "item at training.py:12"
+operations: Counter[str] = Counter()
+
+
+class PretendedTensor(Tensor):
+    """A tensor of the pretended device, around one on the CPU."""
+
+    elem: Tensor
+
+    @staticmethod
+    def __new__(cls, elem: Tensor, requires_grad: bool = False) -> "PretendedTensor":
+        new = Tensor._make_wrapper_subclass(
+            cls,
+            elem.size(),
+            strides=elem.stride(),
+            storage_offset=elem.storage_offset(),
+            dtype=elem.dtype,
+            layout=elem.layout,
+            device=CUDA,
+            requires_grad=requires_grad,
+        )
+        new.elem = elem
+        return new
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        return run(function, args, kwargs or {})
+
+    # Module.to asks for these two; without them it would take ties apart.
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["elem"], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner: dict, *_: Any) -> "PretendedTensor":
+        return PretendedTensor(inner["elem"])
+
+    def __repr__(self, **_: Any) -> str:
+        return f"{repr(self.elem)[:-1]}, device='cuda:0')"
+
+    def __deepcopy__(self, memo: dict) -> Tensor:
+        if id(self) not in memo:
+            elem = self.elem.detach().clone()
+            new = rebuilt(elem, self.requires_grad, isinstance(self, nn.Parameter))
+            own = {k: v for k, v in vars(self).items() if k != "elem"}
+            vars(new).update(own)
+            memo[id(self)] = new
+            if self.grad is not None:
+                new.grad = self.grad.__deepcopy__(memo)
+        return memo[id(self)]
+
+    def __reduce_ex__(self, protocol: int) -> tuple:
+        is_parameter = isinstance(self, nn.Parameter)
+        return rebuilt, (self.elem.detach(), self.requires_grad, is_parameter)
+
+    def numpy(self, *_: Any, **__: Any) -> Any:
+        raise TypeError(
+            "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to "
+            "copy the tensor to host memory first."
+        )
+
+    __array__ = numpy
+
+    def data_ptr(self) -> int:
+        return self.elem.data_ptr()
+
+    def tolist(self) -> Any:
+        _wait("tolist")
+        return self.elem.detach().tolist()
+
+
+def rebuilt(elem: Tensor, requires_grad: bool, is_parameter: bool) -> Tensor:
+    """Return what a copy or a file holds."""
+    with torch.no_grad():
+        new = PretendedTensor(elem)
+    if is_parameter:
+        return nn.Parameter(new, requires_grad)
+    return new.requires_grad_(requires_grad)
+
+
+class Device(TorchDispatchMode):
+    """While it is entered, factories with device="cuda" make pretended tensors."""
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        return run(function, args, kwargs or {})
+
+
+def run(function: Any, args: tuple, kwargs: dict) -> Any:
+    """Run an operation as a GPU would take it, or refuse it as a GPU would."""
+    flat, form = tree_flatten((args, kwargs))
+    is_here = any(isinstance(part, PretendedTensor) for part in flat)
+    target = kwargs.get("device")
+    goes_here = target is not None and torch.device(target).type == "cuda"
+    if function in _PINNING:
+        return args[0]
+    if not (is_here or goes_here):
+        return function(*args, **kwargs)
+    name = function.overloadpacket.__name__
+    operations[name] += 1
+    if is_here and function not in _MIXING:
+        _require_one_device(function, flat)
+    _require_generator(name, kwargs.get("generator"))
+    _note_waits(function, args)
+    args_of, kwargs_of = tree_unflatten([_inner(part) for part in flat], form)
+    if kwargs_of.get("pin_memory"):
+        kwargs_of["pin_memory"] = None
+    if function in _OWN:
+        return _OWN[function](function, args, args_of, kwargs_of, goes_here)
+    result = KERNELS.get(function, function)(*args_of, **kwargs_of)
+    wrapped = tree_map_only(Tensor, _wrap, result)
+    if not is_here or not isinstance(result, Tensor | tuple | list):
+        return wrapped
+    return return_and_correct_aliasing(function, args, kwargs, wrapped)
+
+
+def _inner(part: Any) -> Any:
+    if isinstance(part, PretendedTensor):
+        return part.elem
+    if isinstance(part, torch.device) and part.type == "cuda":
+        return torch.device("cpu")
+    return part
+
+
+def _wrap(tensor: Tensor) -> Tensor:
+    return tensor if isinstance(tensor, PretendedTensor) else PretendedTensor(tensor)
+
+
+# What a GPU refuses
+
+
+def _require_one_device(function: Any, flat: list[Any]) -> None:
+    """A tensor of the CPU may stand beside those of a GPU only as one number."""
+    for part in flat:
+        is_of_cpu = isinstance(part, Tensor) and not isinstance(part, PretendedTensor)
+        if is_of_cpu and part.dim() > 0:
+            raise RuntimeError(
+                "Expected all tensors to be on the same device, but found at least two "
+                f"devices, cuda:0 and cpu! ({function}, {tuple(part.shape)})"
+            )
+
+
+def _require_generator(name: str, generator: torch.Generator | None) -> None:
+    if generator is not None and generator.device.type != "cuda":
+        raise RuntimeError(
+            f"Expected a 'cuda' device type for generator but found 'cpu' ({name})"
+        )
+
+
+def _index(
+    function: Any, args: tuple, args_of: tuple, kwargs: dict, goes_here: bool
+) -> Any:
+    """An index may be on the CPU, the values that are put may not."""
+    values = args[2] if len(args) > 2 else None
+    if not isinstance(args[0], PretendedTensor):
+        raise RuntimeError(
+            "indices should be either on cpu or on the same device as the indexed "
+            "tensor (cpu)"
+        )
+    if isinstance(values, Tensor) and values.dim() > 0:
+        _require_one_device(function, [args[0], values])
+    found = function(*args_of, **kwargs)
+    is_in_place = function.name().rpartition("::")[2].partition(".")[0].endswith("_")
+    return args[0] if is_in_place else _wrap(found)
+
+
+def _copy(
+    function: Any, args: tuple, args_of: tuple, kwargs: dict, goes_here: bool
+) -> Tensor:
+    """Between the devices in both directions."""
+    if not isinstance(args[0], PretendedTensor):
+        _wait("copy to the CPU")
+    function(*args_of, **kwargs)
+    return args[0]
+
+
+def _to(
+    function: Any, args: tuple, args_of: tuple, kwargs: dict, goes_here: bool
+) -> Tensor:
+    """To a device or a dtype."""
+    if not (goes_here or kwargs.get("device") is None):
+        _wait("to the CPU")
+        return function(*args_of, **kwargs)
+    return PretendedTensor(function(*args_of, **kwargs))
+
+
+_INDEXING = (
+    aten.index.Tensor,
+    aten._unsafe_index.Tensor,
+    aten.index_put.default,
+    aten.index_put_.default,
+    aten._index_put_impl_.default,
+)
+_PINNING = aten.pin_memory.default, aten._pin_memory.default  # memory of the CPU
+_OWN = {
+    **dict.fromkeys(_INDEXING, _index),
+    aten.copy_.default: _copy,
+    aten._to_copy.default: _to,
+}
+_MIXING = {*_OWN}  # these take a tensor of the CPU beside one of the device
+
+# Waits
+
+_WAITING = {
+    aten._local_scalar_dense.default: "item",
+    aten.is_nonzero.default: "bool",
+    aten.nonzero.default: "nonzero",
+    aten.masked_select.default: "masked_select",
+    aten.equal.default: "equal",
+    aten._unique2.default: "unique",
+}
+
+
+def _note_waits(function: Any, args: tuple) -> None:
+    if function in _WAITING:
+        _wait(_WAITING[function])
+    if function in _INDEXING:
+        indices = [i for i in args[1] if i is not None]
+        if any(i.dtype in (torch.bool, torch.uint8) for i in indices):
+            _wait("index by a mask")
+        elif any(not isinstance(i, PretendedTensor) for i in indices):
+            _wait("index on the CPU")
+
+
+def _wait(name: str) -> None:
+    frame = sys._getframe()
+    while frame is not None and not frame.f_code.co_filename.startswith(PACKAGE):
+        frame = frame.f_back
+    place = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}" if frame else "?"
+    waits[f"{name} at {place}"] += 1

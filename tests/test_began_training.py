@@ -1,6 +1,7 @@
 """The BEGAN run against a loop by hand: numbers, checkpoints, history, wrong input."""
 
 import copy
+import io
 import math
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from course_lib.began.training import (
     Run,
     image_folder,
     learning_rate,
+    train,
     watch,
 )
 from course_lib.data import load
@@ -45,11 +47,6 @@ def pixels(count=11, size=4):
 
 def start(config=TINY, device="cpu", seed=0):
     return Run(config, seed=seed, device=torch.device(device))
-
-
-def train(config, images, **options):
-    *_, run = watch(config, images, **options)
-    return run
 
 
 def state(run):
@@ -214,6 +211,14 @@ def test_samples_are_the_same_pixels_until_the_next_step():
     assert_same(state(run), state(start()))
 
 
+def test_a_true_answer_of_on_record_stops():
+    answers = iter([False, True])
+    run = train(
+        TINY, pixels(), every=2, device="cpu", on_record=lambda _: next(answers)
+    )
+    assert run.steps == 4
+
+
 def records(count):
     return [Record(i, 0.5, 0.25, 0.125, 0.75, 1.0) for i in range(1, count + 1)]
 
@@ -243,6 +248,19 @@ def test_the_history_plots_k_and_m_or_what_is_named():
     assert ax.get_xlabel() == "step"
 
 
+@pytest.mark.parametrize(
+    ("progress", "disable", "shown"),
+    [(True, "", True), (False, "", False), (True, "1", False)],
+)
+def test_the_bar_shows_unless_told_otherwise(monkeypatch, progress, disable, shown):
+    written = io.StringIO()
+    monkeypatch.setattr("sys.stderr", written)
+    monkeypatch.setenv("TQDM_DISABLE", disable)
+    train(TINY, pixels(), device="cpu", progress=progress)
+    assert ("6/6" in written.getvalue()) is shown
+    assert ("M=" in written.getvalue()) is shown
+
+
 # Checkpoints
 
 
@@ -264,9 +282,7 @@ def test_a_resumed_run_goes_on_to_the_same_numbers(tmp_path, device, images):
 
 def test_an_interrupted_run_goes_on_from_its_last_record(tmp_path):
     options = {"every": 2, "device": "cpu", "checkpoint": tmp_path / "run.pt"}
-    for run in watch(TINY, pixels(), **options):
-        if run.steps == 4:
-            break
+    train(TINY, pixels(), on_record=lambda run: run.steps == 4, **options)
     steps = [run.steps for run in watch(TINY, pixels(), **options)]
     assert steps == [6]
     assert [run.steps for run in watch(TINY, pixels(), **options)] == [6]  # finished

@@ -18,7 +18,7 @@ from course_lib.regularization import (
     penalty,
     regularize,
 )
-from course_lib.training import Epoch, History, TrainingError, evaluate, fit
+from course_lib.training import Epoch, History, TrainingError, evaluate, fit, loop
 
 CROSS_ENTROPY = functional.cross_entropy
 
@@ -290,6 +290,19 @@ def test_a_penalty_that_is_not_finite_stops_with_the_history_so_far(number):
     assert caught.value.history["epoch"] == [1]
 
 
+def test_patience_counts_epochs_without_a_better_test_loss(monkeypatch):
+    losses = iter([3.0, 2.0, 2.5, 1.9, 1.9, 2.0, 1.0])
+    monkeypatch.setattr(loop, "evaluate", lambda *_, **__: (next(losses), 0.5))
+    history = train(network(), epochs=7, patience=2)
+    assert history["test_loss"] == [3.0, 2.0, 2.5, 1.9, 1.9, 2.0]
+
+
+def test_patience_lets_an_improving_run_end_by_itself(monkeypatch):
+    losses = iter([3.0, 2.0, 1.0])
+    monkeypatch.setattr(loop, "evaluate", lambda *_, **__: (next(losses), 0.5))
+    assert len(train(network(), epochs=3, patience=1)) == 3
+
+
 def test_on_epoch_sees_each_epoch_and_a_true_answer_stops():
     seen = []
 
@@ -462,8 +475,10 @@ def test_the_bar_shows_unless_told_otherwise(monkeypatch, progress, disable, sho
         ({"epochs": 0}, r"fit: got epochs=0; wanted an int >= 1\."),
         ({"epochs": 1.5}, r"fit: got epochs=1\.5; wanted an int"),
         ({"epochs": True}, r"fit: got epochs=True; wanted an int"),
+        ({"patience": 0}, r"fit: got patience=0; wanted an int >= 1\."),
         ({"batch_size": 0}, "batch_size"),
         ({"data": [1, 2]}, r"got data of type list; wanted a Dataset or a Split.*load"),
+        ({"data": split(5), "patience": 1}, r"one Split has none\. Pass the whole Da"),
     ],
 )
 def test_wrong_arguments_are_refused_before_a_step(wrong, message):

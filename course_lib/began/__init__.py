@@ -13,7 +13,7 @@ from course_lib.began.networks import (
     autoencoder,
     generator,
 )
-from course_lib.began.training import History, Run, image_folder, watch
+from course_lib.began.training import History, Run, image_folder, train, watch
 
 __all__ = [
     "DIGITS",
@@ -26,5 +26,6 @@ __all__ = [
     "generator",
     "gradients_",
     "image_folder",
+    "train",
     "watch",
 ]

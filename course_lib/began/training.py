@@ -3,17 +3,17 @@
 >>> from dataclasses import replace
 >>> from course_lib.began import DIGITS
 >>> pixels = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
->>> for run in watch(replace(DIGITS, steps=4), pixels, every=2, device="cpu"):
-...     print(run.steps, run.samples(3).shape)
-2 torch.Size([3, 1, 8, 8])
-4 torch.Size([3, 1, 8, 8])
+>>> run = train(replace(DIGITS, steps=4), pixels, every=2, device="cpu")
+>>> run.history["step"], run.samples(3).shape
+([2, 4], torch.Size([3, 1, 8, 8]))
 """
 
+import contextlib
 import itertools
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
+from tqdm.auto import tqdm
 
 from course_lib.began.history import History, Record
 from course_lib.began.losses import BEGANLoss, gradients_
@@ -32,14 +33,14 @@ from course_lib.training.history import TrainingError
 from course_lib.trees import all_finite
 from course_lib.vision import import_torchvision
 
-__all__ = ["History", "Run", "image_folder", "learning_rate", "watch"]
+__all__ = ["History", "Run", "image_folder", "learning_rate", "train", "watch"]
 
 
 class Run:
     """The state of a run: `generator`, `discriminator`, `loss`, `history`, `steps`.
 
-    `watch` makes one and trains it. Its weights, batches and latents depend on the seed
-    alone, whatever else draws random numbers.
+    `train` and `watch` make one and train it. Its weights, batches and latents depend
+    on the seed alone, whatever else draws random numbers.
     """
 
     def __init__(self, config: Config, *, seed: int, device: torch.device) -> None:
@@ -174,6 +175,37 @@ def image_folder(path: str | os.PathLike[str], *, size: int = 64) -> TorchDatase
         ) from error
 
 
+def train(
+    config: Config,
+    images: Tensor | TorchDataset,
+    *,
+    on_record: Callable[[Run], object] | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Run:
+    """Train to the configuration's last step and return the run.
+
+    Args:
+        config: as for `watch`.
+        images: as for `watch`.
+        on_record: called with the run at each record, for example to draw
+            `run.samples()`; a true answer stops.
+        progress: show a bar; TQDM_DISABLE=1 in the environment hides it too.
+        **options: the other arguments of `watch`, whose errors it raises.
+    """
+    stretches = watch(config, images, **options)
+    hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
+    bar = tqdm(total=config.steps, unit="step", disable=hidden)
+    with bar, contextlib.closing(stretches):
+        for run in stretches:
+            bar.update(run.steps - bar.n)
+            last = run.history.records[-1]
+            bar.set_postfix(k=f"{last.k:.3f}", M=f"{last.M:.3g}")
+            if on_record and on_record(run):
+                break
+    return run
+
+
 def watch(
     config: Config,
     images: Tensor | TorchDataset,
@@ -205,6 +237,14 @@ def watch(
             history.
         ValueError: an argument is out of range, the images don't fit the
             configuration, or the checkpoint is of another run.
+
+    >>> from dataclasses import replace
+    >>> from course_lib.began import DIGITS
+    >>> pixels = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    >>> for run in watch(replace(DIGITS, steps=4), pixels, every=2, device="cpu"):
+    ...     print(run.steps, run.loss.k <= 1)
+    2 tensor(True)
+    4 tensor(True)
     """
     if not isinstance(config, Config):
         raise ValueError(

@@ -55,6 +55,7 @@ def fit(
     penalty: Callable[[nn.Module], Tensor] | None = None,
     after_forward: Callable[[nn.Module, Tensor, Tensor], object] | None = None,
     after_backward: Callable[[nn.Module], object] | None = None,
+    patience: int | None = None,
     on_epoch: Callable[[History], object] | None = None,
     seed: int = 0,
     shuffle: bool = True,
@@ -93,6 +94,7 @@ def fit(
             inputs are a tuple.
         after_backward: called with the model between backward and step, for example
             `regularization.add_penalty_gradients_`, the faster form of a penalty.
+        patience: stop when the test loss has not improved for this many epochs.
         on_epoch: called with the History after each epoch; a true answer stops.
         seed: of the batches' order, drawn on the CPU.
         shuffle: visit the samples in a new order in each epoch.
@@ -121,7 +123,7 @@ def fit(
             )
         data, test = data.train, data.test
     options = {"batch_size": batch_size, "shuffle": shuffle, "drop_last": drop_last}
-    _check_arguments(data, test, options, epochs)
+    _check_arguments(data, test, options, epochs, patience)
     history = History()
     trainer = _Trainer(
         model, loss, optimizer, penalty, after_forward, after_backward, history
@@ -141,7 +143,7 @@ def fit(
             seconds = time.perf_counter() - start
             history.epochs.append(Epoch(number, *means, *tested, seconds, terms))
             bar.set_postfix(loss=f"{means[0]:.3g}")
-            if on_epoch and on_epoch(history):
+            if _is_stale(history, patience) or (on_epoch and on_epoch(history)):
                 break
     return history
 
@@ -329,10 +331,20 @@ def _count_right(outputs: Any, labels: Any) -> float:
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
+def _is_stale(history: History, patience: int | None) -> bool:
+    losses = history["test_loss"]
+    if patience is None or len(losses) <= patience:
+        return False
+    return min(losses[-patience:]) >= min(losses[:-patience])
+
+
 def _check_arguments(
-    train: Source, test: Source | None, options: dict[str, Any], epochs: int
+    train: Source,
+    test: Source | None,
+    options: dict[str, Any],
+    epochs: int,
+    patience: int | None,
 ) -> None:
-    require_ints("fit", epochs=epochs)
     require_source("fit", train)
     if test is not None:
         require_source("fit: test", test)
@@ -343,3 +355,12 @@ def _check_arguments(
                 f"fit: got {name}={value!r}; a {type(train).__name__} has made its "
                 f"batches already. Leave {name} out, and set it there."
             )
+    require_ints("fit", epochs=epochs)
+    if patience is None:
+        return
+    require_ints("fit", patience=patience)
+    if test is None:
+        raise ValueError(
+            "fit: patience watches the test loss, and one Split has none. Pass the "
+            "whole Dataset, or test=, or leave patience out."
+        )

@@ -56,7 +56,7 @@ GROUPS = {
         ops.tril(n), ops.triu(n, 1), ops.trace(n, 0, 1, 2), ops.diagonal(n, 1, 1, 2)
         ops.solve(n, m)
         ops.maximum(i, 1.5), ops.minimum(0.5, i), (i - 2) // 3, (i - 2) % 3, i / 2
-        ops.binary_crossentropy(ops.cast(x > 0, "float32"), ops.relu(x)), i * 0.5
+        ops.binary_crossentropy(ops.cast(x > 0, "float32"), ops.relu(-x)), i * 0.5
         ops.logical_and(x > 0, i), ops.fmax(i, 0.5), ops.where(x > 0, i, 0.5)
     """,
     "axes": """
@@ -73,7 +73,7 @@ GROUPS = {
         ops.quantile(m, 0.3, axis=[1, 2], keepdims=True), ops.ptp(m, axis=1)
         ops.nansum(m, axis=1), ops.nanmean(m, axis=1), ops.moments(m, axes=[1])[1]
         ops.sort(m, axis=1), ops.argsort(x), ops.median(x[:, :3], axis=-1)
-        ops.normalize(1e-6 * x), ops.argsort(i), ops.mean(i, 1), ops.std(i, 1)
+        ops.normalize(1e-8 * x), ops.argsort(i), ops.mean(i, 1), ops.std(i, 1)
         ops.argmax(m, axis=1, keepdims=True), ops.argmax(m), ops.var(m, 1, True)
         ops.moments(m, [1], keepdims=True)[0]
         ops.quantile(x, 0.3, axis=1, method="lower"), ops.norm(m, axis=(1, 2))

@@ -223,12 +223,7 @@ def _bias_add(x: Tensor, bias: Tensor, *, window: WindowArguments) -> Tensor:
 
 
 def _local_response_normalization(
-    x: Tensor,
-    *,
-    depth_radius: int = 5,
-    bias: float = 1,
-    alpha: float = 1,
-    beta: float = 0.5,
+    x: Tensor, *, depth_radius: int, bias: float, alpha: float, beta: float
 ) -> Tensor:
     """Return x / (bias + alpha * squares of the neighboring channels) ** beta."""
     width = 2 * depth_radius + 1

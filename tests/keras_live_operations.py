@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import ops  # noqa: F401  (the expressions use it)
 from keras.src.ops.numpy import Abs  # noqa: F401
+from keras_live_inputs import SHAPES, array, outputs, record
 
 KERNEL = np.linspace(-1, 1, 24, dtype="float32").reshape(2, 2, 3, 2)
 FIRST = "channels_first"
@@ -56,7 +57,7 @@ GROUPS = {
         ops.tril(n), ops.triu(n, 1), ops.trace(n, 0, 1, 2), ops.diagonal(n, 1, 1, 2)
         ops.solve(n, m)
         ops.maximum(i, 1.5), ops.minimum(0.5, i), (i - 2) // 3, (i - 2) % 3, i / 2
-        ops.binary_crossentropy(ops.cast(x > 0, "float32"), ops.relu(x)), i * 0.5
+        ops.binary_crossentropy(ops.cast(x > 0, "float32"), ops.relu(-x)), i * 0.5
         ops.logical_and(x > 0, i), ops.fmax(i, 0.5), ops.where(x > 0, i, 0.5)
     """,
     "axes": """
@@ -73,7 +74,7 @@ GROUPS = {
         ops.quantile(m, 0.3, axis=[1, 2], keepdims=True), ops.ptp(m, axis=1)
         ops.nansum(m, axis=1), ops.nanmean(m, axis=1), ops.moments(m, axes=[1])[1]
         ops.sort(m, axis=1), ops.argsort(x), ops.median(x[:, :3], axis=-1)
-        ops.normalize(1e-6 * x), ops.argsort(i), ops.mean(i, 1), ops.std(i, 1)
+        ops.normalize(1e-8 * x), ops.argsort(i), ops.mean(i, 1), ops.std(i, 1)
         ops.argmax(m, axis=1, keepdims=True), ops.argmax(m), ops.var(m, 1, True)
         ops.moments(m, [1], keepdims=True)[0]
         ops.quantile(x, 0.3, axis=1, method="lower"), ops.norm(m, axis=(1, 2))
@@ -126,25 +127,7 @@ GROUPS = {
         ops.image.rgb_to_hsv(ops.zeros_like(im)), ops.max_pool(m, 2, 1)
     """,
 }
-SHAPES = {"x": (4,), "y": (4,), "p": (4,), "u": (4,), "i": (4,)}
-SHAPES |= {"m": (4, 4), "n": (4, 4), "im": (5, 6, 3), "ch": (3, 5, 6)}
-
-
-def array(name, rng):
-    shape = (3, *SHAPES[name])
-    if name == "i":
-        return rng.integers(0, 4, shape).astype("int32")
-    x = rng.normal(size=shape).astype("float32")
-    if name == "p":
-        return np.abs(x) + np.float32(0.3)
-    return 1 / (1 + np.exp(-x)) if name in ("u", "im", "ch") else x
-
-
-def outputs(group, inputs):
-    """Evaluate the expressions; a comma or a line ends one."""
-    lines = [line.strip() for line in GROUPS[group].splitlines() if line.strip()]
-    rows = (eval(f"[{line}]", {**globals(), **inputs}) for line in lines)
-    return [output for row in rows for output in row]
+SHAPES = {**SHAPES, "ch": (3, 5, 6)}
 
 
 def main(folder, *groups):
@@ -154,16 +137,11 @@ def main(folder, *groups):
             name: keras.Input(shape, name=name, dtype="int32" if name == "i" else None)
             for name, shape in SHAPES.items()
         }
-        model = keras.Model(list(inputs.values()), outputs(group, inputs))
-        arrays = [array(name, rng) for name in SHAPES]
-        values = model(arrays)
-        case = Path(folder) / f"3.15_ops_{group}"
-        case.mkdir(exist_ok=True)
-        (case / "model.json").write_text(model.to_json())
-        np.savez(case / "weights.npz")
-        found = {f"x{i}": x for i, x in enumerate(arrays)}
-        found |= {f"y{i}": y.cpu().numpy() for i, y in enumerate(values)}
-        np.savez_compressed(case / "io.npz", **found)
+        made = outputs(GROUPS[group], {**globals(), **inputs})
+        model = keras.Model(list(inputs.values()), made)
+        arrays = [array(name, shape, rng) for name, shape in SHAPES.items()]
+        values = [y.cpu().numpy() for y in model(arrays)]
+        record(Path(folder) / f"3.15_ops_{group}", model, arrays, values)
 
 
 if __name__ == "__main__":

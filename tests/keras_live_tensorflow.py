@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from keras_live_inputs import SHAPES, array, outputs, record
 
 K = tf.keras.backend
 KERNEL = np.linspace(-1, 1, 24, dtype="float32").reshape(2, 2, 3, 2)
@@ -291,28 +292,6 @@ GRAPH_GROUPS = {
         tf.range(1, tf.shape(m)[1], 2), tf.concat([x, y], 0), tf.argmax(i, 1)
     """,
 }
-SHAPES = {"x": (4,), "y": (4,), "p": (4,), "u": (4,), "i": (4,)}
-SHAPES |= {"m": (4, 4), "n": (4, 4), "im": (5, 6, 3)}
-
-
-def array(name, rng):
-    shape = (3, *SHAPES[name])
-    if name == "i":
-        return rng.integers(0, 4, shape).astype("int32")
-    x = rng.normal(size=shape).astype("float32")
-    if name == "p":
-        return np.abs(x) + np.float32(0.3)
-    return 1 / (1 + np.exp(-x)) if name in ("u", "im") else x
-
-
-def outputs(group, inputs):
-    """Evaluate the expressions; a comma or a line ends one."""
-    text = {**GROUPS, **GRAPH_GROUPS}[group]
-    lines = [line for line in text.splitlines() if line.strip()]
-    found = []
-    for line in lines:
-        found += eval(f"[{line.strip()}]", {**globals(), **inputs})
-    return found
 
 
 def main(folder, graph=None):
@@ -326,19 +305,14 @@ def main(folder, graph=None):
             )
             for name, shape in SHAPES.items()
         }
-        made = outputs(group, inputs)
+        text = {**GROUPS, **GRAPH_GROUPS}[group]
+        made = outputs(text, {**globals(), **inputs})
         model = tf.keras.Model(list(inputs.values()), made)
-        arrays = [array(name, rng) for name in SHAPES]
+        arrays = [array(name, shape, rng) for name, shape in SHAPES.items()]
         values = (
             K.function(model.inputs, model.outputs)(arrays) if graph else model(arrays)
         )
-        case = Path(folder) / f"2.15_tf_{group}"
-        case.mkdir(exist_ok=True)
-        (case / "model.json").write_text(model.to_json())
-        np.savez(case / "weights.npz")
-        found = {f"x{i}": x for i, x in enumerate(arrays)}
-        found |= {f"y{i}": np.asarray(y) for i, y in enumerate(values)}
-        np.savez_compressed(case / "io.npz", **found)
+        record(Path(folder) / f"2.15_tf_{group}", model, arrays, values)
         print(group, len(made))
 
 

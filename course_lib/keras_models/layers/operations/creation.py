@@ -1,4 +1,4 @@
-"""What makes tensors from a shape; `device` is where the tensor of that shape lies."""
+"""Tensors made from a shape, on the `device` of the tensor that has it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from course_lib.keras_models.layers.operations.sizes import Sizes, as_tuple
 def _fill(*, dims: Any, value: Any, device: Any = None) -> Tensor:
     if isinstance(value, tuple | str):
         raise ValueError(f"got {value!r:.40} as the number to fill with")
-    whole = torch.bool if isinstance(value, bool) else torch.int32
-    dtype = whole if isinstance(value, int) else None
+    integer = torch.bool if isinstance(value, bool) else torch.int32
+    dtype = integer if isinstance(value, int) else None
     return torch.full(as_tuple(dims), value, dtype=dtype, device=device)
 
 
@@ -39,8 +39,9 @@ def _arange(
     """Return tf.range: start, start + delta, ... below `limit`."""
     if limit is None:
         start, limit = 0, start
-    whole = None if isinstance(start + limit + delta, float) else torch.int32
-    new = whole if dtype is None else dtype_of(dtype)
+    integers = not isinstance(start + limit + delta, float)
+    new = torch.int32 if integers else None
+    new = new if dtype is None else dtype_of(dtype)
     return torch.arange(start, limit, delta, dtype=new, device=device)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -137,7 +137,7 @@ def _written() -> Iterator[tuple[str, tuple[str, str]]]:
 FORMS: dict[str, tuple[str, str]] = dict(_written())
 
 
-@cache
+@lru_cache(1024)  # kinds come from files
 def form_of(kind: str) -> Form | None:
     """Return the form of a node's kind, None where it is not supported.
 

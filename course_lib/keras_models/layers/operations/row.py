@@ -2,7 +2,7 @@
 
 A row is a function, then what writes it: classes of `keras.ops` in Keras 3, functions
 of TensorFlow in tf.keras 2.4 to 2.15, ops of TensorFlow's graph in tf.keras of
-TensorFlow 2.0 to 2.3. Between commas stand several names, each with what differs:
+TensorFlow 2.0 to 2.3. Several names have commas between them, each with what differs:
 
     theirs=ours     their name of an argument
     ours:=value     their default

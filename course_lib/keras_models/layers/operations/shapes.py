@@ -155,7 +155,7 @@ ROWS = (
     Row(
         lambda parts, *, axis=-1: torch.cat(parts, axis),
         "Concatenate",
-        "concat axis:=0",
+        "concat",
         "ConcatV2 *parts axis",
     ),
     Row(

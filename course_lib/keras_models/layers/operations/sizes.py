@@ -1,4 +1,4 @@
-"""What tf.shape gives: Python's whole numbers, so that a batch's size may stay open.
+"""What tf.shape returns: numbers of Python, so that the size of a batch may stay open.
 
 A tensor of sizes could not be read on the meta device, nor while a model is exported.
 """
@@ -24,7 +24,7 @@ class Sizes:
 
     Args:
         value: a number or a tuple of them.
-        device: where the tensor lies whose shape it was.
+        device: that of the tensor with this shape.
 
     >>> Sizes((2, 3), "cpu").tensor()
     tensor([2, 3], dtype=torch.int32)
@@ -52,7 +52,7 @@ class Sizes:
         return math.prod(self.shape)
 
     def tensor(self) -> Tensor:
-        """Return a tensor of int32, or of float32 where a number is no whole one."""
+        """Return a tensor of int32, or of float32 for a number that is not whole."""
         if not isinstance(self.value, tuple):
             return self._scalar(self.value)
         if not self.value:

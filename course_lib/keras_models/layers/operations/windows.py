@@ -20,10 +20,9 @@ _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _BACK = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 _MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _MEAN = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
-Sizes = tuple[int, ...]
 
 
-class Window(NamedTuple):
+class WindowArguments(NamedTuple):
     """How a window moves, as Keras and TensorFlow say it; None is their default."""
 
     strides: Any = None
@@ -40,7 +39,7 @@ class Window(NamedTuple):
         """Return the entries of the spatial axes."""
         return value[2:] if self.first else value[1:-1]
 
-    def sizes(self, value: Any, dims: int) -> Sizes:
+    def sizes(self, value: Any, dims: int) -> tuple[int, ...]:
         """Return one number for each spatial axis, as TensorFlow's forms all mean."""
         value = 1 if value is None else value
         value = value if isinstance(value, tuple) else (value,)
@@ -53,7 +52,7 @@ class Window(NamedTuple):
             raise ValueError(f"got {value!r:.60}; wanted {dims} whole numbers above 0")
         return value
 
-    def steps(self, dims: int) -> tuple[Sizes, Sizes]:
+    def steps(self, dims: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return strides and dilations."""
         return self.sizes(self.strides, dims), self.sizes(self.dilations, dims)
 
@@ -70,15 +69,15 @@ class Window(NamedTuple):
 
 
 def _sliding(function: Callable) -> Callable:
-    """Let a function of tensors and a `window` take the fields of a `Window` instead.
+    """Let a function of tensors and a `window` take its fields instead.
 
     The function gets its first tensor, and returns one, with the channels at axis 1.
     """
 
     @wraps(function)
     def apply(x: Tensor, *tensors: Tensor, **settings: Any) -> Tensor:
-        given = [name for name in Window._fields if name in settings]
-        window = Window(**{name: settings.pop(name) for name in given})
+        given = [name for name in WindowArguments._fields if name in settings]
+        window = WindowArguments(**{name: settings.pop(name) for name in given})
         if window.first:
             return function(x, *tensors, window=window, **settings)
         y = function(channels_to_first(x), *tensors, window=window, **settings)
@@ -86,27 +85,31 @@ def _sliding(function: Callable) -> Callable:
 
     parameters = dict(inspect.signature(function).parameters)
     del parameters["window"]
-    for name, field in inspect.signature(Window).parameters.items():
+    for name, field in inspect.signature(WindowArguments).parameters.items():
         parameters[name] = field.replace(kind=field.KEYWORD_ONLY)
     apply.__signature__ = inspect.Signature([*parameters.values()])
     return apply
 
 
 @_sliding
-def _max_pool(x: Tensor, *, ksize: Any, window: Window) -> Tensor:
+def _max_pool(x: Tensor, *, ksize: Any, window: WindowArguments) -> Tensor:
     """Return the largest number in each window."""
     return _pool(x, ksize, window, _MAX, float("-inf"))
 
 
 @_sliding
-def _average_pool(x: Tensor, *, ksize: Any, window: Window) -> Tensor:
+def _average_pool(x: Tensor, *, ksize: Any, window: WindowArguments) -> Tensor:
     """Return the mean of each window; what is padded does not count."""
     counted = _pool(x.new_ones(1, 1, *x.shape[2:]), ksize, window, _MEAN, 0.0)
     return _pool(x, ksize, window, _MEAN, 0.0) / counted
 
 
 def _pool(
-    x: Tensor, ksize: Any, window: Window, functions: dict[int, Callable], value: float
+    x: Tensor,
+    ksize: Any,
+    window: WindowArguments,
+    functions: dict[int, Callable],
+    value: float,
 ) -> Tensor:
     dims = x.dim() - 2
     if window.strides is None:
@@ -117,7 +120,7 @@ def _pool(
 
 
 @_sliding
-def _convolution(x: Tensor, filters: Tensor, *, window: Window) -> Tensor:
+def _convolution(x: Tensor, filters: Tensor, *, window: WindowArguments) -> Tensor:
     """Convolve with a kernel (*window, in, out), in any number of dimensions."""
     dims = x.dim() - 2
     x = pad(x, window.amounts(x.shape[2:], filters.shape[:-2]))
@@ -134,23 +137,25 @@ def _by_channel(filters: Tensor) -> Tensor:
 
 
 @_sliding
-def _depthwise_convolution(x: Tensor, filters: Tensor, *, window: Window) -> Tensor:
+def _depthwise_convolution(
+    x: Tensor, filters: Tensor, *, window: WindowArguments
+) -> Tensor:
     """Convolve each channel by itself: kernel (*window, channels, multiplier)."""
     return _convolution.__wrapped__(x, _by_channel(filters), window=window)
 
 
 @_sliding
 def _separable_convolution(
-    x: Tensor, depthwise: Tensor, pointwise: Tensor, *, window: Window
+    x: Tensor, depthwise: Tensor, pointwise: Tensor, *, window: WindowArguments
 ) -> Tensor:
     """Convolve each channel by itself, then mix the channels."""
     x = _convolution.__wrapped__(x, _by_channel(depthwise), window=window)
-    return _convolution.__wrapped__(x, pointwise, window=Window())
+    return _convolution.__wrapped__(x, pointwise, window=WindowArguments())
 
 
 @_sliding
 def _transposed_convolution(
-    x: Tensor, filters: Tensor, *, output_shape: Any, window: Window
+    x: Tensor, filters: Tensor, *, output_shape: Any, window: WindowArguments
 ) -> Tensor:
     """Return what a convolution's gradient gives; the kernel is (*window, out, in)."""
     dims, wanted = x.dim() - 2, window.spatial(output_shape)
@@ -167,7 +172,7 @@ def _transposed_convolution(
 
 
 @_sliding
-def _extract_patches(x: Tensor, *, sizes: Any, window: Window) -> Tensor:
+def _extract_patches(x: Tensor, *, sizes: Any, window: WindowArguments) -> Tensor:
     """(batch, channels, h, w) -> (batch, window * window * channels, rows, columns)."""
     kernel, (strides, rates) = window.sizes(sizes, 2), window.steps(2)
     padded = pad(x, window.amounts(x.shape[2:], kernel))
@@ -179,7 +184,7 @@ def _extract_patches(x: Tensor, *, sizes: Any, window: Window) -> Tensor:
     return patches.flatten(1, 2).unflatten(2, places)
 
 
-def _block(size: Any, window: Window, *sizes: int) -> int:
+def _block(size: Any, window: WindowArguments, *sizes: int) -> int:
     if window.data_format == "channels_first":
         # keras 3.15.1: keras/src/backend/torch/nn.py#L1654 puts the channels before the
         # block, keras/src/backend/tensorflow/nn.py#L1955 the block before the channels
@@ -190,7 +195,7 @@ def _block(size: Any, window: Window, *sizes: int) -> int:
 
 
 @_sliding
-def _space_to_depth(x: Tensor, *, block_size: int, window: Window) -> Tensor:
+def _space_to_depth(x: Tensor, *, block_size: int, window: WindowArguments) -> Tensor:
     """(batch, c, h, w) -> (batch, n * n * c, h / n, w / n)."""
     n = _block(block_size, window, *x.shape[2:])
     batch, channels, height, width = x.shape
@@ -199,7 +204,7 @@ def _space_to_depth(x: Tensor, *, block_size: int, window: Window) -> Tensor:
 
 
 @_sliding
-def _depth_to_space(x: Tensor, *, block_size: int, window: Window) -> Tensor:
+def _depth_to_space(x: Tensor, *, block_size: int, window: WindowArguments) -> Tensor:
     """(batch, n * n * c, h, w) -> (batch, c, h * n, w * n)."""
     n = _block(block_size, window)
     channels = x.shape[1] // _block(n * n, window, x.shape[1])
@@ -208,7 +213,7 @@ def _depth_to_space(x: Tensor, *, block_size: int, window: Window) -> Tensor:
 
 
 @_sliding
-def _bias_add(x: Tensor, bias: Tensor, *, window: Window) -> Tensor:
+def _bias_add(x: Tensor, bias: Tensor, *, window: WindowArguments) -> Tensor:
     """Add a number to each channel."""
     if tuple(bias.shape) != (x.shape[1],):
         raise ValueError(f"a bias of shape {tuple(bias.shape)} for {tuple(x.shape)}")
@@ -218,12 +223,7 @@ def _bias_add(x: Tensor, bias: Tensor, *, window: Window) -> Tensor:
 
 
 def _local_response_normalization(
-    x: Tensor,
-    *,
-    depth_radius: int = 5,
-    bias: float = 1,
-    alpha: float = 1,
-    beta: float = 0.5,
+    x: Tensor, *, depth_radius: int, bias: float, alpha: float, beta: float
 ) -> Tensor:
     """Return x / (bias + alpha * squares of the neighboring channels) ** beta."""
     width = 2 * depth_radius + 1

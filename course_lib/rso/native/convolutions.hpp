@@ -195,10 +195,12 @@ static void products(const Op *op, const V *in, Prefetch *next, V *out)
         for (int o = 0; o < op->outputs; o += WINOGRAD_OUTPUTS) {
             V sum[WINOGRAD_OUTPUTS][COUNT] = {};
             const V *x = in + f * TILE_PATCHES;
-            for (int c = 0; c < op->inputs; c++, x += 36 * TILE_PATCHES)
-                for (int k = 0; k < WINOGRAD_OUTPUTS; k++, w++)
+            for (int c = 0; c < op->inputs; c++, x += 36 * TILE_PATCHES) {
+                for (int k = 0; k < WINOGRAD_OUTPUTS; k++)
                     for (int i = 0; i < COUNT; i++)
-                        sum[k][i] += *w * x[i];
+                        sum[k][i] += w[k] * x[i];
+                w += WINOGRAD_OUTPUTS;
+            }
             for (int k = 0; k < WINOGRAD_OUTPUTS && o + k < op->outputs; k++)
                 for (int i = 0; i < COUNT; i++)
                     out[((o + k) * 36 + f) * TILE_PATCHES + i] = sum[k][i];
@@ -227,7 +229,8 @@ static void transform_inputs(const Op *op, Source in, V *padded, V *out)
 }
 
 /* The 4x4 outputs of patch `n`, cut at the edges, from its 36 products. */
-static void transform_outputs(const Op *op, const V *product, int n, V bias, V *out)
+static inline void transform_outputs(const Op *op, const V *product, int n, V bias,
+                                     V *out)
 {
     int width = op->width + 2 * op->left - 2, height = op->height + 2 * op->top - 2;
     int y = n / op->columns * 4, x = n % op->columns * 4;

@@ -196,10 +196,10 @@ def threads() -> Result:
 def compiler() -> Result:
     """A C++ compiler, which a few functions use where there is one."""
     from course_lib import compiler as cpp
-    from course_lib import fused
+    from course_lib.rso.parallel import shared_memory
 
     try:
-        fused.compiled()
+        shared_memory.compiled()
     except cpp.NoCompiler as error:
         remedy = "Lessons run without it, RSO several times as fast with one: `apt "
         remedy += "install g++`, or on macOS `xcode-select --install`."

@@ -10,9 +10,10 @@ from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from jupyter_client.manager import KernelManager
 from packaging.requirements import Requirement
 
-from course_lib import data, doctor, fused
+from course_lib import data, doctor
 from course_lib.compiler import NoCompiler
 from course_lib.doctor import FAULT, OK, WARNING, Check
+from course_lib.rso.parallel import shared_memory
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +127,7 @@ def test_no_compiler_is_no_fault(monkeypatch):
     def missing():
         raise NoCompiler("there is no C++ compiler on the path")
 
-    monkeypatch.setattr(fused, "compiled", missing)
+    monkeypatch.setattr(shared_memory, "compiled", missing)
     check = doctor.compiler()
     assert check.status == doctor.WARNING
     assert check.found == "there is no C++ compiler on the path"

@@ -187,3 +187,37 @@ def test_large_gradients_are_finite():
         grads = {"x": torch.full((300,), large, dtype=dtype)}  # their norm overflows
         moved = update(setup(Chain(), params), params, grads)[1]["x"]
         assert_close(moved, params["x"] - grads["x"])
+
+
+# Large arrays, which torch's fused kernel steps
+
+
+def test_thirty_steps_of_a_large_tensor_are_those_of_torch():
+    generator = torch.Generator().manual_seed(1)
+    start = torch.randn(260, 260, dtype=torch.float64, generator=generator)
+    theirs = torch.nn.Parameter(start.clone())
+    optimizer = torch.optim.Adam([theirs], lr=1e-2)
+    params = {"x": start.clone()}
+    state = setup(Adam(1e-2), params)
+    for _ in range(30):
+        grad = torch.randn(260, 260, dtype=torch.float64, generator=generator)
+        theirs.grad = grad.t()  # columns stand together in memory
+        optimizer.step()
+        state, params = update(state, params, {"x": grad.t()})
+    torch.testing.assert_close(params["x"], theirs.data, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("place", [0, 7, 2**16 - 1])
+def test_a_gradient_that_is_not_finite_is_named_and_goes_through_unchecked(bad, place):
+    params = {"x": torch.ones(2**16), "y": torch.ones(2**16)}
+    grads = {name: torch.zeros(2**16) for name in params}
+    grads["y"][place] = bad
+    state = setup(Adam(), params)
+    with pytest.raises(ValueError, match="update: the gradient of 'y' is not finite"):
+        update(state, params, grads)
+    _, new = update(state, params, grads, check=False)
+    assert new["x"].isfinite().all()
+    assert new["y"].isnan().nonzero().tolist() == [[place]]
+    grads["y"][place] = 3e38  # its square overflows; it is finite
+    update(state, params, grads)

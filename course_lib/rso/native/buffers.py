@@ -98,7 +98,6 @@ class ProgramBuffers:
         self.operations = Operations(
             *map(ctypes.addressof, self.arrays),
             len(ends) + 1,
-            len(norms),
             threads,
             self._reducer(),
             self._numbers(rows * widest * 2 + 1),

@@ -86,49 +86,45 @@ static void arrange_all(const Op *op, Source in, V *padded, bool has_border, V *
     }
 }
 
-/* TILE_OUTPUTS channels at COUNT pixels: one load for TILE_OUTPUTS multiply-adds, and the
-   sums in registers until the end. */
+/* One tile: TILE_OUTPUTS channels at COUNT pixels from `i` on. One load for TILE_OUTPUTS
+   multiply-adds, and the sums in registers until the end (inlined into `convolve`, gcc
+   puts them into memory, which takes half as long again). */
 template <int COUNT>
-static inline void multiply(const Op *op, const V *in, int inputs, const REAL *w,
-                            const int *place, const V *start, const REAL *bias, V *out,
-                            int outputs)
+static void __attribute__((noinline))
+conv_tile(const Op *op, const V *in, int group, int tile, int first, int inputs, int i,
+          const V *start, V *out)
 {
+    int tiles = (op->outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS;
+    int outputs = op->outputs - tile * TILE_OUTPUTS; /* of this tile */
+    const int *place = op->place + i;
+    long o = group * op->outputs + tile * TILE_OUTPUTS;
+    const REAL *bias = op->bias ? op->bias + o : 0;
+    long channel = (long)(group * tiles + tile) * op->inputs + first;
+    const REAL *w = op->weights + channel * op->taps * TILE_OUTPUTS;
+    out += o * op->pixels + i;
+    start = start ? start + o * op->pixels + i : 0;
     V sum[TILE_OUTPUTS][COUNT];
-    for (int o = 0; o < TILE_OUTPUTS; o++)
-        for (int i = 0; i < COUNT; i++) {
-            sum[o][i] = V{};
-            if (o < outputs && start)
-                sum[o][i] = start[o * op->pixels + i];
-            else if (o < outputs && bias)
-                sum[o][i] = broadcast(bias[o]);
+    for (int k = 0; k < TILE_OUTPUTS; k++)
+        for (int n = 0; n < COUNT; n++) {
+            sum[k][n] = V{};
+            if (k < outputs && start)
+                sum[k][n] = start[k * op->pixels + n];
+            else if (k < outputs && bias)
+                sum[k][n] = broadcast(bias[k]);
         }
     for (int c = 0; c < inputs; c++, in += op->plane)
         for (int t = 0; t < op->taps; t++, w += TILE_OUTPUTS) {
             V x[COUNT];
-            for (int i = 0; i < COUNT; i++)
-                x[i] = in[place[i] + op->tap[t]];
-            for (int o = 0; o < TILE_OUTPUTS; o++)
-                for (int i = 0; i < COUNT; i++)
-                    sum[o][i] += w[o] * x[i];
+            for (int n = 0; n < COUNT; n++)
+                x[n] = in[place[n] + op->tap[t]];
+            for (int k = 0; k < TILE_OUTPUTS; k++)
+                for (int n = 0; n < COUNT; n++)
+                    sum[k][n] += w[k] * x[n];
         }
-    for (int o = 0; o < TILE_OUTPUTS; o++)
-        if (o < outputs)
-            for (int i = 0; i < COUNT; i++)
-                out[o * op->pixels + i] = sum[o][i];
-}
-
-/* One tile: COUNT pixels from `i` on. */
-template <int COUNT>
-static void conv_tile(const Op *op, const V *in, int group, int tile, int first,
-                      int inputs, int i, const V *start, V *out)
-{
-    int tiles = (op->outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS;
-    int o = group * op->outputs + tile * TILE_OUTPUTS;
-    long from = ((long)(group * tiles + tile) * op->inputs + first) * op->taps;
-    long to = (long)o * op->pixels + i;
-    multiply<COUNT>(op, in, inputs, op->weights + from * TILE_OUTPUTS, op->place + i,
-                    start ? start + to : 0, op->bias ? op->bias + o : 0, out + to,
-                    op->outputs - tile * TILE_OUTPUTS);
+    for (int k = 0; k < TILE_OUTPUTS; k++)
+        if (k < outputs)
+            for (int n = 0; n < COUNT; n++)
+                out[k * op->pixels + n] = sum[k][n];
 }
 
 /* From the `inputs` channels of `in`, [inputs][plane], which are those from `first` on
@@ -199,10 +195,12 @@ static void products(const Op *op, const V *in, Prefetch *next, V *out)
         for (int o = 0; o < op->outputs; o += WINOGRAD_OUTPUTS) {
             V sum[WINOGRAD_OUTPUTS][COUNT] = {};
             const V *x = in + f * TILE_PATCHES;
-            for (int c = 0; c < op->inputs; c++, x += 36 * TILE_PATCHES)
-                for (int k = 0; k < WINOGRAD_OUTPUTS; k++, w++)
+            for (int c = 0; c < op->inputs; c++, x += 36 * TILE_PATCHES) {
+                for (int k = 0; k < WINOGRAD_OUTPUTS; k++)
                     for (int i = 0; i < COUNT; i++)
-                        sum[k][i] += *w * x[i];
+                        sum[k][i] += w[k] * x[i];
+                w += WINOGRAD_OUTPUTS;
+            }
             for (int k = 0; k < WINOGRAD_OUTPUTS && o + k < op->outputs; k++)
                 for (int i = 0; i < COUNT; i++)
                     out[((o + k) * 36 + f) * TILE_PATCHES + i] = sum[k][i];
@@ -231,7 +229,8 @@ static void transform_inputs(const Op *op, Source in, V *padded, V *out)
 }
 
 /* The 4x4 outputs of patch `n`, cut at the edges, from its 36 products. */
-static void transform_outputs(const Op *op, const V *product, int n, V bias, V *out)
+static inline void transform_outputs(const Op *op, const V *product, int n, V bias,
+                                     V *out)
 {
     int width = op->width + 2 * op->left - 2, height = op->height + 2 * op->top - 2;
     int y = n / op->columns * 4, x = n % op->columns * 4;

@@ -52,13 +52,21 @@ static void average_pool(const Op *op, Source in, V *out)
     }
 }
 
-/* The sum over the first `count` lanes; nan and infinity of the others stay visible. */
-static REAL total(V x, long count)
+static REAL total(V x)
 {
     REAL sum = 0;
     for (int l = 0; l < LANES; l++)
-        sum += x[l] * (REAL)(l < count);
+        sum += x[l];
     return sum;
+}
+
+/* 1 for the first `count` lanes, 0 for the others. */
+static V mask(long count)
+{
+    V lanes = {};
+    for (int l = 0; l < LANES; l++)
+        lanes[l] = l < count;
+    return lanes;
 }
 
 struct Sums {
@@ -70,16 +78,18 @@ struct Sums {
 static Sums sums_around(const V *x, int count, V center)
 {
     V deviations[4] = {}, squares[4] = {};
-    auto add = [&](int k, V deviation) {
-        deviations[k] += deviation;
-        squares[k] += deviation * deviation;
-    };
     int i = 0;
     for (; i + 4 <= count; i += 4)
-        for (int k = 0; k < 4; k++)
-            add(k, x[i + k] - center);
-    for (; i < count; i++)
-        add(0, x[i] - center);
+        for (int k = 0; k < 4; k++) {
+            V deviation = x[i + k] - center;
+            deviations[k] += deviation;
+            squares[k] += deviation * deviation;
+        }
+    for (; i < count; i++) {
+        V deviation = x[i] - center;
+        deviations[0] += deviation;
+        squares[0] += deviation * deviation;
+    }
     return Sums{(deviations[0] + deviations[1]) + (deviations[2] + deviations[3]),
                 (squares[0] + squares[1]) + (squares[2] + squares[3])};
 }
@@ -91,13 +101,14 @@ static void stats(const Op *op, const V *in, long count, const double *near,
 {
     int HW = op->height * op->width;
     double n = (double)count * HW;
+    V lanes = mask(count);
     for (int c = 0; c < op->channels; c++, in += HW, parts += 2) {
         double center = near ? near[2 * c]
-                             : total(sums_around(in, HW, V{}).deviations, count) / n;
+                             : total(sums_around(in, HW, V{}).deviations * lanes) / n;
         center = (REAL)center;
         Sums sums = sums_around(in, HW, broadcast((REAL)center));
-        double deviation = total(sums.deviations, count);
-        double squares = total(sums.squares, count) - deviation * deviation / n;
+        double deviation = total(sums.deviations * lanes);
+        double squares = total(sums.squares * lanes) - deviation * deviation / n;
         parts[0] = center + deviation / n;
         parts[1] = squares < 0 ? 0 : squares; /* nan stays */
     }

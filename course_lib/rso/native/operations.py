@@ -234,7 +234,7 @@ def _layer(
     program.set_tables(op, *geometry.set_layer(op, taps, image))
     geometry.set_arrangement(op, value.shape, taps, image)
     if not isinstance(taps.module, nn.Linear):
-        op.plane |= 1  # odd: planes lie apart in the nearest cache
+        op.plane |= 1  # odd: planes fall into different cache sets
     op.scratch = program.slot(op.padded_height * op.padded_width + planes * op.plane)
     tile = program.library.tile_outputs()
     op.weights = program.copy(

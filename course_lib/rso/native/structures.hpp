@@ -89,7 +89,7 @@ struct Operations {
     const Op *ops;
     const int *stages; /* first operation of each, and the end */
     const Norm *norms;
-    int stage_count, norm_count, threads;
+    int stage_count, threads;
     Reduce reduce;  /* adds the other processes' sums, or NULL */
     double *sums;   /* memory for that */
     double *losses; /* [rows][B] */

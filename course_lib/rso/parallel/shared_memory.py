@@ -48,7 +48,7 @@ class SharedMemoryReducer:
         self.memory, self.rank, self.pids = memory, rank, pids
         self.timeout, self.turn = timeout, 0
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-        self.add_up = _library().add_up
+        self.add_up = compiled().add_up
 
     @staticmethod
     def create(rank: int, gather: Gather, timeout: float) -> SharedMemoryReducer | None:
@@ -99,13 +99,18 @@ class SharedMemoryReducer:
         return tensor
 
 
-def _library() -> ctypes.CDLL:
+def compiled() -> ctypes.CDLL:
+    """Return shared_memory.cpp as a library.
+
+    Raises:
+        NoCompiler: it can't be compiled here.
+    """
     return library(Path(__file__).with_name("shared_memory.cpp"))
 
 
 def _can_compile() -> bool:
     try:
-        _library()
+        compiled()
     except NoCompiler:
         return False
     return True

@@ -19,6 +19,7 @@ from course_lib.keras_models.activations import linear
 from course_lib.keras_models.constraints import Constraint
 from course_lib.keras_models.initializers import Initializer
 from course_lib.keras_models.settings import Settings
+from course_lib.keras_models.spec import Version
 from course_lib.regularization import L1L2
 
 Shape = tuple[int, ...]
@@ -147,9 +148,32 @@ class Layer(nn.Module):
             self.register_buffer(attribute, tensor)
         self.variables[name] = Variable(name, attribute, view, **options)
 
+    def add_if(
+        self, wanted: object, name: str, attribute: str, *args: Any, **options: Any
+    ):
+        """Make one variable as `add` does, or leave None in its place."""
+        if wanted:
+            self.add(name, attribute, *args, **options)
+        else:
+            setattr(self, attribute, None)
+
     def sublayers(self) -> "list[Layer]":
         """Return the wrapped layers, in the order in which Keras lists their arrays."""
         return []
+
+
+def accepts_mask(module: Any) -> bool:
+    """Tell whether Keras 1 and 2 let a masked input reach this layer or model."""
+    kinds = ("passes_mask", "makes_mask", "ends_mask", "uses_mask", "uses_masks")
+    return any(getattr(module, kind) for kind in kinds)
+
+
+def drops_masks_of_lists(version: Version) -> bool:
+    """Tell whether the output of a layer that is called with a list has no mask.
+
+    The list itself was asked for its mask: keras v3.3.3 keras/src/layers/layer.py#L871.
+    """
+    return (3, 0) <= version < (3, 4)
 
 
 def place_of(axis: int, rank: int) -> int:
@@ -163,6 +187,16 @@ def place_of(axis: int, rank: int) -> int:
     return axis % rank
 
 
+def open_sizes(settings: Settings, key: str, *default: Any) -> tuple[int, ...]:
+    """Read a list of sizes, with -1 for null; a default of None gives ()."""
+    value = settings.take(key, *default)
+    value = value if isinstance(value, list | tuple) else [value]
+    if value == [None] and default:
+        return ()
+    settings.left[key] = [-1 if size is None else size for size in value]
+    return settings.list_of_integers(key)
+
+
 def weight_options(
     settings: Settings, kind: str, initializer: str = "glorot_uniform"
 ) -> dict[str, Any]:
@@ -172,6 +206,35 @@ def weight_options(
         "regularizer": settings.regularizer(f"{kind}_regularizer"),
         "constraint": settings.constraint(f"{kind}_constraint"),
     }
+
+
+class Weighted(Layer):
+    """A layer with a kernel and, as the file says, a bias and an activation.
+
+    Args:
+        axis: where Keras's last axis lies in the output.
+    """
+
+    def __init__(self, settings: Settings, axis: int = -1) -> None:
+        super().__init__(settings)
+        self.kernel = weight_options(settings, "kernel")
+        self.use_bias = settings.flag("use_bias", True)
+        self.bias_options = weight_options(settings, "bias", "zeros")
+        self.activation = settings.activation(axis=axis)
+
+    def add_bias(self, *size: int) -> None:
+        """Make the bias, or None."""
+        self.add_if(self.use_bias, "bias", "bias", size, **self.bias_options)
+
+
+def require_axes(shape: Shape, wanted: int) -> None:
+    """Check how many axes an input has.
+
+    Raises:
+        ValueError: more or fewer than wanted.
+    """
+    if len(shape) != wanted:
+        raise ValueError(f"the input has {len(shape)} axes; wanted {wanted}")
 
 
 class Pointwise(Layer):
@@ -188,6 +251,20 @@ class Pointwise(Layer):
     def forward(self, x: Tensor) -> Tensor:
         """Return function(x)."""
         return apply(self.function, x)
+
+
+class Function(Layer):
+    """A function of the whole input in Keras's order of axes, without variables."""
+
+    wants_first = False
+
+    def __init__(self, settings: Settings, function: Callable[[Tensor], Tensor]):
+        super().__init__(settings)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return function(x)."""
+        return self.function(x)
 
 
 def apply(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

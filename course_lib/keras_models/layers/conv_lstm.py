@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from course_lib.keras_models.layers.base import Shape
+from course_lib.keras_models.layers.base import Shape, require_axes
 from course_lib.keras_models.layers.convolution import CONVOLVE, kernel_view
 from course_lib.keras_models.layers.recurrent import LSTM
 from course_lib.keras_models.layers.window import Window, pad, same_padding
@@ -36,17 +36,13 @@ class ConvLSTM(LSTM):
 
     def build(self, shape: Shape, *states: Shape) -> None:
         """Make the weights for (batch, steps, ..., channels), or channels first."""
-        if len(shape) != self.dims + 3:
-            raise ValueError(f"the input has {len(shape)} axes; wanted {self.dims + 3}")
+        require_axes(shape, self.dims + 3)
         rows, kernel = 4 * self.units, self.window.kernel
         size = (rows, shape[-1 if self.channels_last else 2], *kernel)
         self.add("kernel", "weight_ih", size, kernel_view, **self.kernel)
         size = (rows, self.units, *kernel)
         self.add("recurrent_kernel", "weight_hh", size, kernel_view, **self.recurrent)
-        self.bias = None
-        if self.use_bias:
-            del self.bias
-            self.add("bias", "bias", (rows,), **self.bias_options)
+        self.add_if(self.use_bias, "bias", "bias", (rows,), **self.bias_options)
         self.begin_forget_gate()
 
     def state_shape(self, x: Tensor) -> Shape:

@@ -25,6 +25,7 @@ from course_lib.keras_models.layers.base import (
     MaskRule,
     Shape,
     channels_to_last,
+    drops_masks_of_lists,
     place_of,
 )
 from course_lib.keras_models.registry import keras_layer
@@ -52,7 +53,9 @@ class Elementwise(Layer):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.kind = settings.spec.kind
+        self.drops_masks = _drops_masks(settings.version)
         self.function = self.functions[self.kind]
+        # keras v3.4.1 keras/src/layers/merging/multiply.py#L34
         self.uses_masks = settings.version >= (3, 4) and self.kind in _MASKED_VALUES
 
     def build(self, *shapes: Shape) -> None:
@@ -68,9 +71,12 @@ class Elementwise(Layer):
 
     def mask_after(self, masked: tuple[bool, ...]) -> MaskRule:
         """Return AND of the masks, in Keras 3 none or OR."""
-        if _ends(self.keras_version) or not any(masked):
+        if self.drops_masks or not any(masked):
             return None
-        if self.keras_version < (3, 0):
+        if self.keras_version < (2, 0) and self.kind == "Maximum":
+            # keras 1.2.2 keras/engine/topology.py#L1492
+            raise ValueError("a mask reaches it, and Keras 1 has no rule for it")
+        if self.keras_version < (3, 0):  # keras 2.2.4 keras/layers/merge.py#L184
             return all_of if sum(masked) > 1 else masked.index(True)
         return any_of if all(masked) else None
 
@@ -117,9 +123,9 @@ def _one_where_masked(x: Tensor, mask: Tensor | None) -> Tensor:
     return x if mask is None else torch.where(mask, x, torch.ones_like(x))
 
 
-def _ends(version: Version) -> bool:
-    """Tell whether a merge has no mask."""
-    return version < (1, 0) or (3, 0) <= version < (3, 4)
+def _drops_masks(version: Version) -> bool:
+    # keras 1.0.8 keras/engine/topology.py#L1381 has the first rule
+    return version < (1, 0) or drops_masks_of_lists(version)
 
 
 def all_of(*inputs: Tensor, masks: Masks) -> Tensor:
@@ -148,6 +154,7 @@ class Concatenate(Layer):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.axis = settings.integer("axis", -1, least=-8)
+        self.drops_masks = _drops_masks(settings.version)
 
     def build(self, *shapes: Shape) -> None:
         """Note how many features each input has."""
@@ -157,18 +164,17 @@ class Concatenate(Layer):
         """Take either order, and find the axis in it."""
         self.wants_first = first and len(set(ranks)) == 1
         rank = ranks[0]
-        if not -rank <= self.axis < rank:
-            raise ValueError(f"axis={self.axis}; the inputs have {rank} axes")
         self.place = place_of(self.axis, rank)
         self.is_last = self.place == rank - 1
         if self.wants_first and self.place:
-            self.place = 1 if self.place == rank - 1 else self.place + 1
+            self.place = 1 if self.is_last else self.place + 1
         return self.wants_first
 
     def mask_after(self, masked: tuple[bool, ...]) -> MaskRule:
         """Return the masks joined as the numbers are; up to 3.3 none in Keras 3."""
+        # keras v3.4.1 keras/src/layers/merging/concatenate.py#L121
         new = self.keras_version >= (3, 0)
-        if _ends(self.keras_version) or not any(masked):
+        if self.drops_masks or not any(masked):
             return None
         bare = [n for n, has in zip(self.sizes, masked, strict=True) if not has]
         if not new and not self.is_last and any(size != 1 for size in bare):
@@ -179,6 +185,7 @@ class Concatenate(Layer):
         return self._join_masks
 
     def _join_masks(self, *inputs: Tensor, masks: Masks) -> Tensor:
+        # keras v3.4.1 keras/src/layers/merging/concatenate.py#L121
         new = self.keras_version >= (3, 4)
         if self.wants_first:
             inputs = tuple(map(channels_to_last, inputs))
@@ -243,15 +250,12 @@ class Dot(Layer):
             x = F.normalize(x, dim=i, eps=1e-6)
             y = F.normalize(y, dim=j, eps=1e-6)
         product = _contract(x, y, i, j)
+        if product.dim() == 1:
+            product = product.unsqueeze(1)
         if not self.cosine:
-            return product.unsqueeze(1) if product.dim() == 1 else product
+            return product
         lengths = _contract(x, x, i, i) * _contract(y, y, j, j)
-        product = product / lengths.sqrt().clamp(min=1e-7)
-        return (
-            product.reshape(x.shape[0], 1, -1)
-            if product.dim() == 1
-            else (product.unsqueeze(1))
-        )
+        return (product / lengths.sqrt().clamp(min=1e-7).view_as(product)).unsqueeze(1)
 
 
 def _contract(x: Tensor, y: Tensor, i: int, j: int) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from course_lib.keras_models.layers.base import Layer
+from course_lib.keras_models.layers.base import Layer, require_axes
 from course_lib.keras_models.layers.resize import METHODS, resize
 from course_lib.keras_models.layers.window import Window, pad
 from course_lib.keras_models.registry import keras_layer
@@ -27,8 +27,7 @@ class Spatial(Layer):
 
     def build(self, shape: tuple[int, ...]) -> None:
         """Check the number of axes."""
-        if len(shape) != self.dims + 2:
-            raise ValueError(f"the input has {len(shape)} axes; wanted {self.dims + 2}")
+        require_axes(shape, self.dims + 2)
 
 
 @keras_layer(
@@ -51,10 +50,10 @@ class Pooling(Spatial):
         super().__init__(settings, int(kind[-2]))
         self.window = Window(settings, self.dims, pool=True)
         self.takes_max = kind.startswith("Max")
-        # average_inc_pad in pool2d of keras/backend/theano_backend.py, tag 2.0.9
+        # keras 2.0.9 keras/backend/theano_backend.py#L2113
         once = (2, 0, 4) <= settings.version[:3] < (2, 1, 5)
         self.theano_counts_padding = once and self.dims < 3
-        # pool3d there, to tag 2.1.5, forgets its padding before it would cut
+        # keras 2.0.9 keras/backend/theano_backend.py#L2134, up to 2.1.5, does not cut
         once = settings.version[:2] >= (2, 0) and settings.version[:3] < (2, 1, 6)
         self.window.cuts = self.dims < 3 or not once
 
@@ -105,7 +104,7 @@ class GlobalPooling(Spatial):
         self.takes_max = "Max" in kind
         self.keepdims = settings.flag("keepdims", False)
         average = not self.takes_max and self.dims == 1
-        # New in 2.2.3: `call` takes a mask (keras/layers/pooling.py at that tag).
+        # keras 2.2.4 keras/layers/pooling.py#L541, new in 2.2.3
         self.uses_mask = average and settings.version >= (2, 2, 3)
         # A sequence is masked along its steps, and so stays in Keras's order.
         self.axes = tuple(range(2, self.dims + 2))
@@ -194,8 +193,8 @@ class UpSampling(Spatial):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings, int(settings.spec.kind[-2]))
         self.factors = settings.integers("size", self.dims, 2)
-        version = settings.version
-        self.from_corners = version < (2, 4) and not version.tf
+        # keras 2.2.4 keras/backend/tensorflow_backend.py#L2020
+        self.from_corners = not settings.version.is_new
         methods = ("nearest", "bilinear") if self.from_corners else METHODS
         self.method = settings.choice("interpolation", methods, "nearest")
         if self.dims != 2 and self.method != "nearest":

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from course_lib.keras_models.layers.base import (
     Layer,
     Shape,
+    require_axes,
     transposed,
     weight_options,
 )
@@ -37,7 +38,7 @@ class Recurrent(Layer):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        old = settings.version < (2, 0)
+        old = settings.version < (2, 0)  # keras 1.2.2 keras/layers/recurrent.py#L452
         self.units = settings.integer(self.size_key)
         axis = self.activation_axis(settings)
         self.activation = settings.activation(default="tanh", axis=axis)
@@ -72,18 +73,13 @@ class Recurrent(Layer):
 
     def build(self, shape: Shape, *states: Shape) -> None:
         """Make the weights for (batch, steps, features)."""
-        if len(shape) != 3:
-            raise ValueError(
-                f"the input has {len(shape)} axes; wanted (batch, steps, features)"
-            )
+        require_axes(shape, 3)
         rows = self.gates * self.units
         self.add("kernel", "weight_ih", (rows, shape[-1]), transposed, **self.kernel)
         size = (rows, self.units)
         self.add("recurrent_kernel", "weight_hh", size, transposed, **self.recurrent)
-        self.bias = None
-        if self.use_bias:
-            del self.bias
-            self.add("bias", "bias", self.bias_shape(rows), **self.bias_options)
+        size = self.bias_shape(rows)
+        self.add_if(self.use_bias, "bias", "bias", size, **self.bias_options)
 
     def bias_shape(self, rows: int) -> Shape:
         """Return the shape of Keras's bias."""
@@ -119,8 +115,7 @@ class Recurrent(Layer):
         """Return the states to begin with, None for zeros.
 
         A stateful layer of tf.keras takes what it is given only as long as it remembers
-        nothing but zeros: `RNN._process_inputs`, keras/src/layers/rnn/base_rnn.py at
-        v2.15.0.
+        nothing but zeros: keras v2.15.0 keras/src/layers/rnn/base_rnn.py#L789.
         """
         memory = self.memory or ()
         if self.keras_version.tf and any(bool(state.any()) for state in memory):
@@ -310,7 +305,9 @@ class GRU(Recurrent):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self.reset_after = settings.flag("reset_after", settings.version >= (3, 0))
+        # keras v3.0.5 keras/src/layers/rnn/gru.py#L476
+        new = settings.version >= (3, 0)
+        self.reset_after = settings.flag("reset_after", new)
 
     def bias_shape(self, rows: int) -> Shape:
         """Return (2, rows) with reset_after: x's bias, then h's."""

@@ -20,7 +20,7 @@ from course_lib.keras_models.settings import Settings
 
 @keras_layer("Softmax")
 class Softmax(Pointwise):
-    """Softmax; since tf.keras 2.4 what a mask of x's own shape leaves out gets 0.
+    """Softmax; since tf.keras 2.4, numbers that a mask of x's shape excludes get 0.
 
     Keras can't apply the usual mask of (batch, steps), one axis shorter than x. Where
     all of an axis is left out, its shares are equal, and since 3.10 they are 0.
@@ -128,7 +128,7 @@ class ParametricSoftplus(Shaped):
 class SReLU(Shaped):
     """S-shaped: slope a_left below t_left, 1, and a_right above t_left + |t_right|.
 
-    On Theano, what a negative a_left gives is cut to t_left + |t_right|.
+    On Theano, values from a negative a_left are cut to t_left + |t_right|.
 
     Source: Jin et al. 2015, arXiv:1512.07030; SReLU of
     keras/layers/advanced_activations.py and relu of the backends, tag 1.2.2.

@@ -21,7 +21,7 @@ from course_lib.keras_models.settings import Settings
 from course_lib.keras_models.spec import LayerSpec
 
 Masks = Sequence[Tensor | None]
-_FAR = -1e9  # what Keras adds to a score that must not count
+_FAR = -1e9  # Keras adds it to a score that must not count
 
 
 def causal(scores: Tensor) -> Tensor:
@@ -265,7 +265,7 @@ class MultiHeadAttention(Layer):
                 counts.append(causal(weights))
             if self.window is not None:
                 counts.append(_band(weights, self.window))
-            weights = self._softmax(weights, counts, asked=return_attention_scores)
+            weights = self._softmax(weights, counts, returned=return_attention_scores)
         mixed = F.dropout(weights, self.rate, self.training) @ v
         result = self._join(mixed, query)
         if self.gate_dense is not None:
@@ -278,10 +278,12 @@ class MultiHeadAttention(Layer):
             -1 - len(sizes[1]), sizes[0]
         )
 
-    def _softmax(self, scores: Tensor, counts: list[Tensor], *, asked: bool) -> Tensor:
+    def _softmax(
+        self, scores: Tensor, counts: list[Tensor], *, returned: bool
+    ) -> Tensor:
         """Return the weights of the keys that count.
 
-        A query for which none counts sees all alike; since 3.10 it sees none, unless
+        A query for which no key counts weights all equally; since 3.10 none, unless
         Keras calls a fused kernel: keras v3.10.0
         keras/src/layers/activations/softmax.py#L72.
         """
@@ -289,15 +291,15 @@ class MultiHeadAttention(Layer):
             return scores.softmax(-1)
         both = reduce(torch.logical_and, counts)
         while both.dim() < scores.dim():
-            both = both.unsqueeze(-3)  # beside the heads, and other axes before them
+            both = both.unsqueeze(-3)  # for the heads and other axes before them
         weights = (scores + _FAR * ~both).softmax(-1)
-        is_fused = scores.dim() == 4 and not self.rate and not asked
+        is_fused = scores.dim() == 4 and not self.rate and not returned
         return weights if is_fused or self.keras_version < (3, 10) else weights * both
 
     def _counted(
         self, given: Mapping[str, Tensor], masks: Mapping[str, Tensor | None]
     ) -> list[Tensor]:
-        """Return what tells which queries and keys count, (batch, queries, keys)."""
+        """Return masks that broadcast to (batch, queries, keys)."""
         found = []
         for name, axis in (("query", -1), ("value", -2), ("key", -2)):
             mask = given.get(f"{name}_mask", masks.get(name))
@@ -315,7 +317,7 @@ class MultiHeadAttention(Layer):
         return self.axes or tuple(range(1, x.dim() - 1))
 
     def _order(self, rank: int) -> list[int]:
-        """Return where (batch, others, heads, attended, size) lie in a projection."""
+        """Return where (batch, others, heads, attended, size) are in a projection."""
         axes = self.axes or tuple(range(1, rank - 2))
         others = [axis for axis in range(1, rank - 2) if axis not in axes]
         return [0, *others, rank - 2, *axes, rank - 1]
@@ -368,7 +370,7 @@ _COMMON = (
 
 
 def _band(scores: Tensor, width: int) -> Tensor:
-    """Return (queries, keys): True where both are less than `width` apart."""
+    """Return (queries, keys): True where both are at a distance below `width`."""
     queries, keys = (
         torch.arange(size, device=scores.device) for size in scores.shape[-2:]
     )

@@ -1,4 +1,4 @@
-"""What all layers share: variables that know Keras's axis order, and where axes lie.
+"""The base of all layers: variables that know Keras's axis order.
 
 A layer is made in two steps: `__init__` reads the settings, so that every problem of a
 file is found before anything is built; `build` gets the shapes of the inputs, in
@@ -28,7 +28,7 @@ MaskRule = int | str | Callable[..., Tensor] | None
 
 
 def as_it_is(tensor: Tensor) -> Tensor:
-    """View a tensor that Keras and torch store alike."""
+    """View a tensor that Keras and torch store in the same way."""
     return tensor
 
 
@@ -57,8 +57,8 @@ class Variable:
         view: shows the stored tensor in Keras's axis order, without a copy.
         initializer: fills that view where the file brings no array.
         regularizer: its cost.
-        constraint: what keeps it in bounds.
-        stored: False for what the config holds, so that no file of weights does.
+        constraint: changes it after each step of training.
+        stored: False for values of the config, which no file of weights holds.
     """
 
     name: str
@@ -74,12 +74,12 @@ class Variable:
 class Layer(nn.Module):
     """A Keras layer as a module.
 
-    Its attribute `wants_first` says which order of axes it takes:
-    None any, since each number is treated alike; False the file's own order; True a
+    Its attribute `wants_first` says which order of axes it takes: None any order, since
+    each number is treated in the same way; False the order of the file; True a
     channels-last tensor stored with its channels at axis 1, as torch's layers want it.
 
-    A mask tells which time steps count: (batch, steps) beside (batch, steps, features).
-    What a layer makes of the masks of its inputs is said by class attributes, or in
+    A mask tells which time steps count: (batch, steps) for (batch, steps, features).
+    How a layer treats the masks of its inputs is said by class attributes, or in
     `__init__` where it depends on `settings.version`:
 
     | attribute | |
@@ -101,7 +101,7 @@ class Layer(nn.Module):
     takes_masks_off = False  # its inputs have none any more in later calls
     masked_outputs = 1  # how many of the first outputs have the mask
     argument_names: tuple[str, ...] = ()  # of the tensors that a call gives by name
-    call_options: tuple[str, ...] = ()  # what else a call may say to forward
+    call_options: tuple[str, ...] = ()  # other arguments of a call, for forward
     group_names: tuple[str, ...] = ("layer",)  # of `sublayers`, in files of Keras 3
 
     def __init__(self, settings: Settings) -> None:
@@ -177,7 +177,7 @@ def drops_masks_of_lists(version: Version) -> bool:
 
 
 def place_of(axis: int, rank: int) -> int:
-    """Return where an axis lies, counted from the front.
+    """Return the place of an axis, counted from the front.
 
     Raises:
         ValueError: the tensor has no such axis.
@@ -212,7 +212,7 @@ class Weighted(Layer):
     """A layer with a kernel and, as the file says, a bias and an activation.
 
     Args:
-        axis: where Keras's last axis lies in the output.
+        axis: the place of Keras's last axis in the output.
     """
 
     def __init__(self, settings: Settings, axis: int = -1) -> None:
@@ -265,6 +265,15 @@ class Function(Layer):
     def forward(self, x: Tensor) -> Tensor:
         """Return function(x)."""
         return self.function(x)
+
+
+class Joining(Layer):
+    """A layer of several inputs, in either order where all have as many axes."""
+
+    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
+        """Take the order of the inputs."""
+        self.wants_first = first and len(set(ranks)) == 1
+        return self.wants_first
 
 
 def apply(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from course_lib.keras_models.settings import Settings
 
 @keras_layer("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 class ConvLSTM(LSTM):
-    """Gates i, f, c, o of images; the recurrent convolution keeps their size.
+    """Gates i, f, c, o of images; the recurrent convolution does not change their size.
 
     Takes and returns images in the file's order of axes, and works with their channels
     first. Source: Shi et al. 2015; keras/src/layers/rnn/conv_lstm.py at v3.15.1.
@@ -30,7 +30,7 @@ class ConvLSTM(LSTM):
         self.window = Window(settings, self.dims)
 
     def activation_axis(self, settings: Settings) -> int:
-        """Return where Keras's last axis lies in a state."""
+        """Return the place of Keras's last axis in a state."""
         order = settings.left.get("data_format", "channels_last")
         return 1 if order == "channels_last" else -1
 
@@ -81,7 +81,7 @@ class ConvLSTM(LSTM):
         return False
 
     def forward(self, x: Tensor, *states: Tensor, mask: Tensor | None = None) -> Any:
-        """(batch, steps, ...) -> the last image, or all, and the states if asked."""
+        """(batch, steps, ...) -> the last image, or all, and the states if wanted."""
         if not self.channels_last:
             return super().forward(x, *states, mask=mask)
         states = tuple(state.movedim(-1, 1) for state in states)

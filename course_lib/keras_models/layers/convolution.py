@@ -38,8 +38,8 @@ class DepthwiseView:
     def __call__(self, weight: Tensor) -> Tensor:
         """Return the view."""
         kernel = weight.shape[2:]
-        apart = weight.view(-1, self.multiplier, *kernel)
-        return apart.permute(*range(2, apart.dim()), 0, 1)
+        parts = weight.view(-1, self.multiplier, *kernel)
+        return parts.permute(*range(2, parts.dim()), 0, 1)
 
 
 class Convolution(Weighted):

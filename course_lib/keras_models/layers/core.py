@@ -1,4 +1,4 @@
-"""Dense, Embedding, the dropouts and noises, and what reshapes."""
+"""Dense, Embedding, dropout, noise and the layers that reshape."""
 
 import math
 from collections.abc import Callable
@@ -100,7 +100,7 @@ class Dropout(Layer):
             self.wants_first = settings.channels_last()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x, thinned while training."""
+        """Return x, with numbers dropped while training."""
         if not self.training or not self.rate:
             return x
         if self.spatial:
@@ -152,7 +152,7 @@ def _multiply_noise(x: Tensor, deviation: float) -> Tensor:
 
 @keras_layer("AlphaDropout")
 def alpha_dropout(settings: Settings) -> Layer:
-    """Dropout that keeps mean and variance after SELU."""
+    """Dropout that preserves mean and variance after SELU."""
     settings.only("noise_shape", None)
     return Noise(settings, partial(F.alpha_dropout, p=settings.rate(), training=True))
 
@@ -166,7 +166,7 @@ def spatial_dropout(settings: Settings) -> Layer:
 @keras_layer("InputLayer")
 @keras_layer("Identity", since=(3, 0))
 def identity(settings: Settings) -> Layer:
-    """Pass on what comes in, and its mask.
+    """Return the input, with its mask.
 
     keras v3.0.5 keras/layers/core/identity.py#L18.
     """
@@ -178,7 +178,7 @@ def identity(settings: Settings) -> Layer:
 def unmasked_identity(settings: Settings) -> Layer:
     """Pass on the numbers, without their mask.
 
-    It lacks `supports_masking`: keras v2.15.0 keras/layers/core/identity.py#L26.
+    It has no `supports_masking`: keras v2.15.0 keras/layers/core/identity.py#L26.
     """
     layer = identity(settings)
     layer.passes_mask = False
@@ -187,7 +187,7 @@ def unmasked_identity(settings: Settings) -> Layer:
 
 @keras_layer("ActivityRegularization")
 def activity_regularization(settings: Settings) -> Layer:
-    """ActivityRegularization: a penalty of what passes through."""
+    """ActivityRegularization: a penalty of its input."""
     l1, l2 = settings.number("l1", 0.0), settings.number("l2", 0.0)
     settings.left["activity_regularizer"] = {"name": "L1L2", "l1": l1, "l2": l2}
     settings.activity = settings.regularizer("activity_regularizer")

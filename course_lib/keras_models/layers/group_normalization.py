@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from course_lib.keras_models.layers.base import Layer, Shape, place_of
 from course_lib.keras_models.layers.normalization import (
+    ChannelNormalization,
     add_affine,
     affine,
 )
@@ -14,7 +15,7 @@ from course_lib.keras_models.settings import Settings
 
 
 @keras_layer("GroupNormalization")
-class GroupNormalization(Layer):
+class GroupNormalization(ChannelNormalization):
     """gamma * (x - mean) / sqrt(variance + epsilon) + beta over groups of channels.
 
     `groups` = -1 makes each channel a group of its own.
@@ -33,13 +34,6 @@ class GroupNormalization(Layer):
         self.affine = affine(settings)
         # keras v2.14.0 keras/src/layers/normalization/group_normalization.py#L169
         self.uses_mask = (2, 14) <= settings.version < (3, 0)
-
-    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
-        """Take channels first where the last axis is normalized, as torch does."""
-        axis = place_of(self.axis, ranks[0])
-        self.wants_first = ranks[0] > 2 and axis == ranks[0] - 1
-        self.place = 1 if self.wants_first else axis
-        return self.wants_first
 
     def build(self, shape: Shape) -> None:
         """Make weight and bias, one number a channel."""

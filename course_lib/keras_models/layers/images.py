@@ -125,14 +125,14 @@ class RandomChange(Layer):
         return self.evaluated(x)
 
     def evaluated(self, x: Tensor) -> Tensor:
-        """Return what the layer returns when it is not training."""
-        kept = self.keras_class in ("RandomHeight", "RandomWidth")
-        return x if kept else as_floats(self, x)
+        """Return the output outside of training."""
+        unchanged = self.keras_class in ("RandomHeight", "RandomWidth")
+        return x if unchanged else as_floats(self, x)
 
 
 @keras_layer(*RANDOM)
 def random_change(settings: Settings) -> RandomChange:
-    """RandomFlip and its kin; their settings change nothing outside of training."""
+    """RandomFlip and the like; their settings change nothing outside of training."""
     settings.ignore(*settings.left)
     return RandomChange(settings)
 

@@ -69,7 +69,7 @@ class LocallyConnected(Weighted):
         return (seen * self.channels * self.filters,)
 
     def _pairs(self, axis: int) -> int:
-        """Count the places of the output along an axis with what each of them sees."""
+        """Count the pairs of an output along an axis and an input that it sees."""
         count = self.places[axis]
         if not self.same:
             return count * self.kernel_size[axis]
@@ -102,7 +102,7 @@ class LocallyConnected(Weighted):
         return apply(self.activation, y)
 
     def _patches(self, x: Tensor) -> Tensor:
-        """Multiply what each place sees with its kernel."""
+        """Multiply the inputs that each place sees by its kernel."""
         first = 1 if self.channels_last else 2
         for axis, (kernel, stride) in enumerate(
             zip(self.kernel_size, self.strides, strict=True)

@@ -1,8 +1,8 @@
-"""The merge layers, and the modes of Keras 1's Merge, with what each makes of masks.
+"""The merge layers, and the modes of Keras 1's Merge, and their masks.
 
 | | 0.3 | 1 and 2, tf.keras | 3.0 - 3.3 | since 3.4 |
 |---|---|---|---|---|
-| Add and its kin | none | AND of those there are | none | OR; none if one has none |
+| Add and the like | none | AND of all masks | none | OR; none if one is missing |
 | Concatenate | none | joined as the numbers are, AND | none | joined, OR |
 | Dot | none | none | none | none |
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from course_lib.keras_models.layers.base import (
+    Joining,
     Layer,
     MaskRule,
     Shape,
@@ -37,7 +38,7 @@ _MASKED_VALUES = ("Multiply", "Maximum", "Minimum")
 
 
 @keras_layer("Add", "Average", "Subtract", "Multiply", "Maximum", "Minimum")
-class Elementwise(Layer):
+class Elementwise(Joining):
     """Add, Subtract, Multiply, Average, Maximum, Minimum; shapes may broadcast."""
 
     functions: ClassVar[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
@@ -63,11 +64,6 @@ class Elementwise(Layer):
         wanted = 2 if self.kind == "Subtract" else max(2, len(shapes))
         if len(shapes) != wanted:
             raise ValueError(f"got {len(shapes)} inputs; wanted {wanted}")
-
-    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
-        """Take either order where all inputs have as many axes."""
-        self.wants_first = first and len(set(ranks)) == 1
-        return self.wants_first
 
     def mask_after(self, masked: tuple[bool, ...]) -> MaskRule:
         """Return AND of the masks, in Keras 3 none or OR."""
@@ -103,7 +99,7 @@ class Elementwise(Layer):
         return mask.unsqueeze(1 if self.wants_first else -1).expand_as(x)
 
     def _merge_masked(self, inputs: list[Tensor], masks: list[Tensor | None]) -> Tensor:
-        """Merge what counts; where nothing does, Multiply returns 0."""
+        """Merge the numbers that count; where none does, Multiply returns 0."""
         if self.kind == "Multiply":
             total = reduce(torch.mul, map(_one_where_masked, inputs, masks))
             counted = [mask for mask in masks if mask is not None]
@@ -146,7 +142,7 @@ def _raise(x: Tensor, rank: int) -> Tensor:
 
 
 @keras_layer("Concatenate")
-class Concatenate(Layer):
+class Concatenate(Joining):
     """Put the inputs one after another along an axis."""
 
     ends_mask = True
@@ -162,7 +158,7 @@ class Concatenate(Layer):
 
     def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
         """Take either order, and find the axis in it."""
-        self.wants_first = first and len(set(ranks)) == 1
+        super().settle(first, ranks)
         rank = ranks[0]
         self.place = place_of(self.axis, rank)
         self.is_last = self.place == rank - 1
@@ -176,8 +172,8 @@ class Concatenate(Layer):
         new = self.keras_version >= (3, 0)
         if self.drops_masks or not any(masked):
             return None
-        bare = [n for n, has in zip(self.sizes, masked, strict=True) if not has]
-        if not new and not self.is_last and any(size != 1 for size in bare):
+        unmasked = [n for n, has in zip(self.sizes, masked, strict=True) if not has]
+        if not new and not self.is_last and any(size != 1 for size in unmasked):
             raise ValueError(
                 "one input is masked and another is not, and Keras "
                 f"{self.keras_version} can't join their masks along axis {self.axis}"
@@ -244,7 +240,7 @@ class Dot(Layer):
                 raise ValueError(f"axes={self.axes} do not fit the shapes {shapes}")
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """(batch, ...), (batch, ...) -> (batch, what is left of both)."""
+        """(batch, ...), (batch, ...) -> (batch, the other axes of both)."""
         i, j = self.axes[0] % x.dim(), self.axes[1] % y.dim()
         if self.normalize:
             x = F.normalize(x, dim=i, eps=1e-6)

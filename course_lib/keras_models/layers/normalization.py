@@ -36,7 +36,18 @@ def add_affine(layer: Layer, size: Shape) -> None:
             layer.add(name, attribute, size, **options)
 
 
-class BatchNormalization(Layer):
+class ChannelNormalization(Layer):
+    """What normalizes along one axis: `axis`, which is `place` in the input's order."""
+
+    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
+        """Take channels first where the last axis is normalized, as torch does."""
+        axis = place_of(self.axis, ranks[0])
+        self.wants_first = ranks[0] > 2 and axis == ranks[0] - 1
+        self.place = 1 if self.wants_first else axis
+        return self.wants_first
+
+
+class BatchNormalization(ChannelNormalization):
     """gamma * (x - mean) / sqrt(variance + epsilon) + beta along one axis.
 
     While training, the moving variance takes the batch's own variance, which Keras
@@ -70,7 +81,7 @@ class BatchNormalization(Layer):
         # keras 2.1.4 keras/layers/normalization.py#L189, also after the fused kernel
         self.corrects = version >= (2, 1, 4) and not version.is_new
         # keras v3.0.5, the same file, #L320: the sum of weights is above 0
-        self.spare = 1e-7 if version >= (3, 0) else 0.0
+        self.added = 1e-7 if version >= (3, 0) else 0.0
         settings.only("virtual_batch_size", None)
         settings.only("renorm", False, None)
         settings.ignore("fused", "synchronized", "renorm_clipping", "renorm_momentum")
@@ -87,12 +98,9 @@ class BatchNormalization(Layer):
             self.add(name, attribute, size, trainable=False, initializer=start)
 
     def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
-        """Take channels first where the last axis is normalized, as torch does."""
-        axis = place_of(self.axis, ranks[0])
-        self.wants_first = ranks[0] > 2 and axis == ranks[0] - 1
-        self.place = 1 if self.wants_first else axis
-        self.is_fused = self._is_fused(axis, ranks[0])
-        return self.wants_first
+        """Take the order as above, and note whether TensorFlow's kernel computes."""
+        self.is_fused = self._is_fused(place_of(self.axis, ranks[0]), ranks[0])
+        return super().settle(first, ranks)
 
     def _is_fused(self, axis: int, rank: int) -> bool:
         """Tell whether TensorFlow's kernel computes it, which corrects the variance."""
@@ -139,19 +147,19 @@ class BatchNormalization(Layer):
         self.running_var.mul_(self.momentum * (1 - share)).add_(variance, alpha=share)
 
     def _normalize_masked(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Normalize by what the mask (batch, steps) counts of the batch."""
+        """Normalize by the steps that count; the mask is (batch, steps)."""
         counts = mask.unsqueeze(1 if self.wants_first else -1).expand_as(x)
         axes = tuple(axis for axis in range(x.dim()) if axis != self.place)
-        number = counts.sum(axes) + self.spare
+        number = counts.sum(axes) + self.added
         shape = [1] * x.dim()
         shape[self.place] = -1
         mean = x.where(counts, 0).sum(axes) / number
-        apart = x - mean.view(shape)
-        variance = apart.where(counts, 0).square().sum(axes) / number
+        centered = x - mean.view(shape)
+        variance = centered.where(counts, 0).square().sum(axes) / number
         with torch.no_grad():
             self.running_mean.lerp_(mean, 1 - self.momentum)
             self.running_var.lerp_(variance, 1 - self.momentum)
-        y = apart * torch.rsqrt(variance + self.epsilon).view(shape)
+        y = centered * torch.rsqrt(variance + self.epsilon).view(shape)
         y = y if self.weight is None else y * self.weight.view(shape)
         return y if self.bias is None else y + self.bias.view(shape)
 
@@ -287,9 +295,9 @@ class Normalization(Layer):
     def build(self, shape: Shape) -> None:
         """Make mean and variance, one number for each place along the axes."""
         rank = len(shape)
-        kept = sorted(place_of(axis, rank) for axis in self.axes)
-        size = tuple(shape[axis] for axis in kept)
-        self.wide = tuple(n if i in kept else 1 for i, n in enumerate(shape))[1:]
+        places = sorted(place_of(axis, rank) for axis in self.axes)
+        size = tuple(shape[axis] for axis in places)
+        self.wide = tuple(n if i in places else 1 for i, n in enumerate(shape))[1:]
         for i, (name, start) in enumerate((("mean", 0.0), ("variance", 1.0))):
             options = {"initializer": torch.Tensor.zero_}
             if start:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from course_lib.keras_models.layers.base import Layer, Shape
+from course_lib.keras_models.layers.base import Joining, Layer, Shape
 from course_lib.keras_models.layers.core import Noise
 from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
@@ -53,17 +53,12 @@ def _drop_samples(x: Tensor, rate: float) -> Tensor:
 
 
 @keras_layer("CustomScaleLayer")
-class CustomScaleLayer(Layer):
+class CustomScaleLayer(Joining):
     """x + scale * y, of InceptionResNetV2."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.scale = settings.number("scale")
-
-    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
-        """Take either order where both inputs have as many axes."""
-        self.wants_first = first and len(set(ranks)) == 1
-        return self.wants_first
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Add the scaled path to the other."""

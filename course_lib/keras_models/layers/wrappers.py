@@ -180,7 +180,7 @@ class Bidirectional(Layer):
     def forward(
         self, x: Tensor, *states: Tensor, mask: Tensor | None = None
     ) -> Tensor | tuple[Tensor, ...]:
-        """Return the joined outputs, then the states where they are asked for."""
+        """Return the joined outputs, then the states if wanted."""
         half = len(states) // 2
         y = self.forward_layer(x, *states[:half], mask=mask)
         z = self.backward_layer(x, *states[half:], mask=mask)
@@ -228,7 +228,7 @@ class SpectralNormalization(Layer):
         self.add("vector_u", "vector_u", size, trainable=False, initializer=start)
 
     def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
-        """Take what the wrapped layer takes."""
+        """Take the wrapped layer's order."""
         self.layer.settle(first, ranks)
         self.wants_first = self.layer.wants_first
         return self.wants_first

@@ -18,20 +18,7 @@ import course_lib.keras_models
 ROOT = Path(course_lib.keras_models.__file__).parent
 REFERENCE = re.compile(r"keras v?\d+\.\d+\.\d+\s+(?:#\s*)?keras/[\w/]+\.py#L\d+")
 # Files whose branches have no references yet. Take a file off once they have.
-NOT_YET = {
-    "layers/activation.py",
-    "layers/attention.py",
-    "layers/convolution.py",
-    "layers/core.py",
-    "layers/group_normalization.py",
-    "layers/images.py",
-    "layers/keras_1.py",
-    "layers/merging.py",
-    "layers/normalization.py",
-    "layers/pooling.py",
-    "layers/recurrent.py",
-    "layers/wrappers.py",
-}
+NOT_YET: set[str] = set()
 
 
 def is_release(node):

@@ -44,6 +44,11 @@ class Version(NamedTuple):
         tf = str(text).endswith("-tf") or (2, 4) <= (major, minor) < (3, 0)
         return cls(major, minor, patch, tf)
 
+    @property
+    def is_new(self) -> bool:
+        """Tell tf.keras and Keras 3 from Keras 0.3 to 2.3."""
+        return self.tf or self.major >= 3
+
     def __str__(self) -> str:
         return f"{self.major}.{self.minor}.{self.patch}"
 

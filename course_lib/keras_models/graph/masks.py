@@ -8,9 +8,8 @@ from typing import Any
 
 from course_lib.keras_models.graph.tape import Tape
 from course_lib.keras_models.graph.walk import Mask, MaskPlaces, Nested, Value
+from course_lib.keras_models.layers.base import accepts_mask
 from course_lib.keras_models.spec import Version
-
-_TREATMENTS = ("passes_mask", "makes_mask", "ends_mask", "uses_mask", "uses_masks")
 
 
 def check_mask_allowed(module: Any, mask: Mask, version: Version) -> None:
@@ -20,9 +19,7 @@ def check_mask_allowed(module: Any, mask: Mask, version: Version) -> None:
     keras/engine/topology.py#L732 raise an error; tf.keras and Keras 3 drop the mask,
     keras v2.15.0 keras/engine/base_layer.py#L982.
     """
-    if version.tf or version >= (3, 0) or mask is None:
-        return
-    if not any(getattr(module, name) for name in _TREATMENTS):
+    if not (version.is_new or mask is None or accepts_mask(module)):
         raise ValueError(
             f"a mask reaches it, and Keras {version} refuses such a call. If another "
             "version made the file, name it: keras_version=..."

@@ -11,6 +11,7 @@ from course_lib.keras_models.layers.base import (
     Pointwise,
     Shape,
     apply,
+    open_sizes,
     weight_options,
 )
 from course_lib.keras_models.registry import keras_layer
@@ -19,17 +20,16 @@ from course_lib.keras_models.settings import Settings
 
 @keras_layer("Softmax")
 class Softmax(Pointwise):
-    """Softmax; since tf.keras 2.4 what a mask of x's own shape leaves out gets 0.
+    """Softmax; since tf.keras 2.4, numbers that a mask of x's shape excludes get 0.
 
     Keras can't apply the usual mask of (batch, steps), one axis shorter than x. Where
-    all of an axis is left out, its shares are equal, and since 3.10 they are 0
-    (keras/src/layers/activations/softmax.py at v3.9.2 and v3.10.0).
+    all of an axis is left out, its shares are equal, and since 3.10 they are 0.
     """
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings, settings.activation_layer())
-        version = settings.version
-        self.uses_mask = version >= (2, 4) and (version.tf or version >= (3, 0))
+        # keras v2.13.1 keras/src/layers/activation/softmax.py#L88
+        self.uses_mask = settings.version >= (2, 4)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return shares whose sum is 1 along the axis."""
@@ -41,6 +41,7 @@ class Softmax(Pointwise):
                 "apply this mask either"
             )
         shares = apply(self.function, x + (~mask).to(x.dtype) * -1e9)
+        # keras v3.10.0 keras/src/layers/activations/softmax.py#L72
         return shares if self.keras_version < (3, 10) else shares * mask
 
 
@@ -60,9 +61,7 @@ class Shaped(Layer):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        shared = settings.take("shared_axes", None)
-        settings.left["shared_axes"] = [] if shared is None else shared
-        self.shared = settings.list_of_integers("shared_axes")
+        self.shared = open_sizes(settings, "shared_axes", None)
 
     def sizes(self, shape: Shape) -> Shape:
         """Return the shape of the learned numbers."""
@@ -129,7 +128,7 @@ class ParametricSoftplus(Shaped):
 class SReLU(Shaped):
     """S-shaped: slope a_left below t_left, 1, and a_right above t_left + |t_right|.
 
-    On Theano, what a negative a_left gives is cut to t_left + |t_right|.
+    On Theano, values from a negative a_left are cut to t_left + |t_right|.
 
     Source: Jin et al. 2015, arXiv:1512.07030; SReLU of
     keras/layers/advanced_activations.py and relu of the backends, tag 1.2.2.

@@ -9,14 +9,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from course_lib.keras_models.layers.base import Layer, Shape
+from course_lib.keras_models.layers.base import (
+    Layer,
+    Shape,
+    drops_masks_of_lists,
+    open_sizes,
+)
 from course_lib.keras_models.layers.einsum import EinsumDense
 from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
 from course_lib.keras_models.spec import LayerSpec
 
 Masks = Sequence[Tensor | None]
-_FAR = -1e9  # what Keras adds to a score that must not count
+_FAR = -1e9  # Keras adds it to a score that must not count
 
 
 def causal(scores: Tensor) -> Tensor:
@@ -33,7 +38,7 @@ class DotAttention(Layer):
     """
 
     wants_first = False
-    passes_mask = uses_masks = True
+    uses_masks = True
     call_options = ("return_attention_scores", "use_causal_mask")
 
     def __init__(self, settings: Settings) -> None:
@@ -41,6 +46,11 @@ class DotAttention(Layer):
         self.rate = settings.rate("dropout", 0.0)
         self.causal = settings.flag("causal", False)  # to 2.9; then a call says so
         self.read_scores(settings)
+        version = settings.version
+        self.passes_mask = not drops_masks_of_lists(version)
+        # keras v3.11.3 keras/src/layers/attention/attention.py#L211: (batch, keys)
+        # beside (batch, queries, keys)
+        self.misses_axis = (3, 0) <= version < (3, 12)
 
     def read_scores(self, settings: Settings) -> None:
         """Read how scores are computed."""
@@ -91,6 +101,8 @@ class DotAttention(Layer):
         counts = None if value_mask is None else value_mask.bool().unsqueeze(1)
         if self.causal or use_causal_mask:
             counts = causal(scores) if counts is None else counts & causal(scores)
+        elif counts is not None and self.misses_axis:
+            counts = self._without_axis(counts, scores)
         if counts is not None:
             scores = scores + _FAR * ~counts
         weights = F.dropout(scores.softmax(-1), self.rate, self.training)
@@ -98,6 +110,16 @@ class DotAttention(Layer):
         if query_mask is not None:
             result = result * query_mask.unsqueeze(-1)
         return (result, weights) if return_attention_scores else result
+
+    def _without_axis(self, counts: Tensor, scores: Tensor) -> Tensor:
+        """Return the value's mask as Keras 3.0 to 3.11 broadcast it."""
+        if len(counts) not in (1, scores.shape[1]):
+            raise ValueError(
+                f"layer {self.keras_name!r}: Keras {self.keras_version} can't apply "
+                f"the mask of its value to {len(counts)} samples at once, only to one. "
+                "Load the model with keras_version='3.12', which can."
+            )
+        return counts.squeeze(1)
 
 
 @keras_layer("AdditiveAttention")
@@ -141,12 +163,12 @@ class MultiHeadAttention(Layer):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        # keras/layers/attention/multi_head_attention.py at v2.9.0 and v2.10.0
+        # keras v2.13.1 keras/src/layers/attention/multi_head_attention.py#L645
         self.passes_mask = self.uses_masks = settings.version >= (2, 10)
-        if settings.version >= (3, 0):
+        if settings.version >= (3, 0):  # keras v3.0.5, the same file, #L440
             masks = ("query_mask", "value_mask", "key_mask", "attention_mask")
             self.argument_names = (*self.argument_names[:3], *masks)
-        # set_keras_mask(query, None) in `call`, at v3.8.0 and not at v3.7.0
+        # keras v3.8.0 keras/src/layers/attention/multi_head_attention.py#L535
         self.takes_masks_off = settings.version >= (3, 8)
         self.heads = settings.integer("num_heads")
         self.key_dim = settings.integer("key_dim")
@@ -158,12 +180,8 @@ class MultiHeadAttention(Layer):
         self.window: int | None = None
         if settings.left.get("sliding_window") is not None:
             self.window = settings.integer("sliding_window")
-        axes = settings.left.pop("attention_axes", None)
-        settings.left["attention_axes"] = [] if axes is None else axes
-        self.axes = settings.list_of_integers("attention_axes")
-        out = settings.left.pop("output_shape", None)
-        settings.left["output_shape"] = [] if out is None else out
-        self.output_sizes = settings.list_of_integers("output_shape")
+        self.axes = open_sizes(settings, "attention_axes", None)
+        self.output_sizes = open_sizes(settings, "output_shape", None)
         self._make_projections(settings)
         self.activity = None  # each projection has it
         settings.ignore("sliding_window", "query_shape", "key_shape", "value_shape")
@@ -247,7 +265,7 @@ class MultiHeadAttention(Layer):
                 counts.append(causal(weights))
             if self.window is not None:
                 counts.append(_band(weights, self.window))
-            weights = self._softmax(weights, counts, asked=return_attention_scores)
+            weights = self._softmax(weights, counts, returned=return_attention_scores)
         mixed = F.dropout(weights, self.rate, self.training) @ v
         result = self._join(mixed, query)
         if self.gate_dense is not None:
@@ -260,26 +278,28 @@ class MultiHeadAttention(Layer):
             -1 - len(sizes[1]), sizes[0]
         )
 
-    def _softmax(self, scores: Tensor, counts: list[Tensor], *, asked: bool) -> Tensor:
+    def _softmax(
+        self, scores: Tensor, counts: list[Tensor], *, returned: bool
+    ) -> Tensor:
         """Return the weights of the keys that count.
 
-        A query for which none counts sees all alike; since 3.10 it sees none, unless
-        Keras calls a fused kernel (keras/src/layers/activations/softmax.py at v3.9.2
-        and v3.10.0, attention/multi_head_attention.py at v3.15.1).
+        A query for which no key counts weights all equally; since 3.10 none, unless
+        Keras calls a fused kernel: keras v3.10.0
+        keras/src/layers/activations/softmax.py#L72.
         """
         if not counts:
             return scores.softmax(-1)
         both = reduce(torch.logical_and, counts)
         while both.dim() < scores.dim():
-            both = both.unsqueeze(-3)  # beside the heads, and other axes before them
+            both = both.unsqueeze(-3)  # for the heads and other axes before them
         weights = (scores + _FAR * ~both).softmax(-1)
-        is_fused = scores.dim() == 4 and not self.rate and not asked
+        is_fused = scores.dim() == 4 and not self.rate and not returned
         return weights if is_fused or self.keras_version < (3, 10) else weights * both
 
     def _counted(
         self, given: Mapping[str, Tensor], masks: Mapping[str, Tensor | None]
     ) -> list[Tensor]:
-        """Return what tells which queries and keys count, (batch, queries, keys)."""
+        """Return masks that broadcast to (batch, queries, keys)."""
         found = []
         for name, axis in (("query", -1), ("value", -2), ("key", -2)):
             mask = given.get(f"{name}_mask", masks.get(name))
@@ -297,7 +317,7 @@ class MultiHeadAttention(Layer):
         return self.axes or tuple(range(1, x.dim() - 1))
 
     def _order(self, rank: int) -> list[int]:
-        """Return where (batch, others, heads, attended, size) lie in a projection."""
+        """Return where (batch, others, heads, attended, size) are in a projection."""
         axes = self.axes or tuple(range(1, rank - 2))
         others = [axis for axis in range(1, rank - 2) if axis not in axes]
         return [0, *others, rank - 2, *axes, rank - 1]
@@ -350,7 +370,7 @@ _COMMON = (
 
 
 def _band(scores: Tensor, width: int) -> Tensor:
-    """Return (queries, keys): True where both are less than `width` apart."""
+    """Return (queries, keys): True where both are at a distance below `width`."""
     queries, keys = (
         torch.arange(size, device=scores.device) for size in scores.shape[-2:]
     )

@@ -1,4 +1,4 @@
-"""What all layers share: variables that know Keras's axis order, and where axes lie.
+"""The base of all layers: variables that know Keras's axis order.
 
 A layer is made in two steps: `__init__` reads the settings, so that every problem of a
 file is found before anything is built; `build` gets the shapes of the inputs, in
@@ -19,6 +19,7 @@ from course_lib.keras_models.activations import linear
 from course_lib.keras_models.constraints import Constraint
 from course_lib.keras_models.initializers import Initializer
 from course_lib.keras_models.settings import Settings
+from course_lib.keras_models.spec import Version
 from course_lib.regularization.regularizers import L1L2
 
 Shape = tuple[int, ...]
@@ -27,7 +28,7 @@ MaskRule = int | str | Callable[..., Tensor] | None
 
 
 def as_it_is(tensor: Tensor) -> Tensor:
-    """View a tensor that Keras and torch store alike."""
+    """View a tensor that Keras and torch store in the same way."""
     return tensor
 
 
@@ -56,8 +57,8 @@ class Variable:
         view: shows the stored tensor in Keras's axis order, without a copy.
         initializer: fills that view where the file brings no array.
         regularizer: its cost.
-        constraint: what keeps it in bounds.
-        stored: False for what the config holds, so that no file of weights does.
+        constraint: changes it after each step of training.
+        stored: False for values of the config, which no file of weights holds.
     """
 
     name: str
@@ -73,12 +74,12 @@ class Variable:
 class Layer(nn.Module):
     """A Keras layer as a module.
 
-    Its attribute `wants_first` says which order of axes it takes:
-    None any, since each number is treated alike; False the file's own order; True a
+    Its attribute `wants_first` says which order of axes it takes: None any order, since
+    each number is treated in the same way; False the order of the file; True a
     channels-last tensor stored with its channels at axis 1, as torch's layers want it.
 
-    A mask tells which time steps count: (batch, steps) beside (batch, steps, features).
-    What a layer makes of the masks of its inputs is said by class attributes, or in
+    A mask tells which time steps count: (batch, steps) for (batch, steps, features).
+    How a layer treats the masks of its inputs is said by class attributes, or in
     `__init__` where it depends on `settings.version`:
 
     | attribute | |
@@ -100,7 +101,7 @@ class Layer(nn.Module):
     takes_masks_off = False  # its inputs have none any more in later calls
     masked_outputs = 1  # how many of the first outputs have the mask
     argument_names: tuple[str, ...] = ()  # of the tensors that a call gives by name
-    call_options: tuple[str, ...] = ()  # what else a call may say to forward
+    call_options: tuple[str, ...] = ()  # other arguments of a call, for forward
     group_names: tuple[str, ...] = ("layer",)  # of `sublayers`, in files of Keras 3
 
     def __init__(self, settings: Settings) -> None:
@@ -147,13 +148,36 @@ class Layer(nn.Module):
             self.register_buffer(attribute, tensor)
         self.variables[name] = Variable(name, attribute, view, **options)
 
+    def add_if(
+        self, wanted: object, name: str, attribute: str, *args: Any, **options: Any
+    ):
+        """Make one variable as `add` does, or leave None in its place."""
+        if wanted:
+            self.add(name, attribute, *args, **options)
+        else:
+            setattr(self, attribute, None)
+
     def sublayers(self) -> "list[Layer]":
         """Return the wrapped layers, in the order in which Keras lists their arrays."""
         return []
 
 
+def accepts_mask(module: Any) -> bool:
+    """Tell whether Keras 1 and 2 let a masked input reach this layer or model."""
+    kinds = ("passes_mask", "makes_mask", "ends_mask", "uses_mask", "uses_masks")
+    return any(getattr(module, kind) for kind in kinds)
+
+
+def drops_masks_of_lists(version: Version) -> bool:
+    """Tell whether the output of a layer that is called with a list has no mask.
+
+    The list itself was asked for its mask: keras v3.3.3 keras/src/layers/layer.py#L871.
+    """
+    return (3, 0) <= version < (3, 4)
+
+
 def place_of(axis: int, rank: int) -> int:
-    """Return where an axis lies, counted from the front.
+    """Return the place of an axis, counted from the front.
 
     Raises:
         ValueError: the tensor has no such axis.
@@ -161,6 +185,16 @@ def place_of(axis: int, rank: int) -> int:
     if not -rank <= axis < rank:
         raise ValueError(f"axis={axis}; the input has {rank} axes")
     return axis % rank
+
+
+def open_sizes(settings: Settings, key: str, *default: Any) -> tuple[int, ...]:
+    """Read a list of sizes, with -1 for null; a default of None gives ()."""
+    value = settings.take(key, *default)
+    value = value if isinstance(value, list | tuple) else [value]
+    if value == [None] and default:
+        return ()
+    settings.left[key] = [-1 if size is None else size for size in value]
+    return settings.list_of_integers(key)
 
 
 def weight_options(
@@ -172,6 +206,35 @@ def weight_options(
         "regularizer": settings.regularizer(f"{kind}_regularizer"),
         "constraint": settings.constraint(f"{kind}_constraint"),
     }
+
+
+class Weighted(Layer):
+    """A layer with a kernel and, as the file says, a bias and an activation.
+
+    Args:
+        axis: the place of Keras's last axis in the output.
+    """
+
+    def __init__(self, settings: Settings, axis: int = -1) -> None:
+        super().__init__(settings)
+        self.kernel = weight_options(settings, "kernel")
+        self.use_bias = settings.flag("use_bias", True)
+        self.bias_options = weight_options(settings, "bias", "zeros")
+        self.activation = settings.activation(axis=axis)
+
+    def add_bias(self, *size: int) -> None:
+        """Make the bias, or None."""
+        self.add_if(self.use_bias, "bias", "bias", size, **self.bias_options)
+
+
+def require_axes(shape: Shape, wanted: int) -> None:
+    """Check how many axes an input has.
+
+    Raises:
+        ValueError: more or fewer than wanted.
+    """
+    if len(shape) != wanted:
+        raise ValueError(f"the input has {len(shape)} axes; wanted {wanted}")
 
 
 class Pointwise(Layer):
@@ -188,6 +251,29 @@ class Pointwise(Layer):
     def forward(self, x: Tensor) -> Tensor:
         """Return function(x)."""
         return apply(self.function, x)
+
+
+class Function(Layer):
+    """A function of the whole input in Keras's order of axes, without variables."""
+
+    wants_first = False
+
+    def __init__(self, settings: Settings, function: Callable[[Tensor], Tensor]):
+        super().__init__(settings)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return function(x)."""
+        return self.function(x)
+
+
+class Joining(Layer):
+    """A layer of several inputs, in either order where all have as many axes."""
+
+    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
+        """Take the order of the inputs."""
+        self.wants_first = first and len(set(ranks)) == 1
+        return self.wants_first
 
 
 def apply(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

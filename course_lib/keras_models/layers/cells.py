@@ -12,7 +12,7 @@ GROUPS = {"LSTM": "lstm_cell", "GRU": "gru_cell", "SimpleRNN": "simple_rnn_cell"
 
 @keras_layer("RNN")
 class StackedCells(Layer):
-    """Several cells, each of which takes at every step what the one before returns.
+    """Several cells: at every step, each takes the output of the one before.
 
     So they are layers one after another, which share mask and direction.
     """

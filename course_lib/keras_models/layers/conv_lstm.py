@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from course_lib.keras_models.layers.base import Shape
+from course_lib.keras_models.layers.base import Shape, require_axes
 from course_lib.keras_models.layers.convolution import CONVOLVE, kernel_view
 from course_lib.keras_models.layers.recurrent import LSTM
 from course_lib.keras_models.layers.window import Window, pad, same_padding
@@ -14,7 +14,7 @@ from course_lib.keras_models.settings import Settings
 
 @keras_layer("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 class ConvLSTM(LSTM):
-    """Gates i, f, c, o of images; the recurrent convolution keeps their size.
+    """Gates i, f, c, o of images; the recurrent convolution does not change their size.
 
     Takes and returns images in the file's order of axes, and works with their channels
     first. Source: Shi et al. 2015; keras/src/layers/rnn/conv_lstm.py at v3.15.1.
@@ -30,23 +30,19 @@ class ConvLSTM(LSTM):
         self.window = Window(settings, self.dims)
 
     def activation_axis(self, settings: Settings) -> int:
-        """Return where Keras's last axis lies in a state."""
+        """Return the place of Keras's last axis in a state."""
         order = settings.left.get("data_format", "channels_last")
         return 1 if order == "channels_last" else -1
 
     def build(self, shape: Shape, *states: Shape) -> None:
         """Make the weights for (batch, steps, ..., channels), or channels first."""
-        if len(shape) != self.dims + 3:
-            raise ValueError(f"the input has {len(shape)} axes; wanted {self.dims + 3}")
+        require_axes(shape, self.dims + 3)
         rows, kernel = 4 * self.units, self.window.kernel
         size = (rows, shape[-1 if self.channels_last else 2], *kernel)
         self.add("kernel", "weight_ih", size, kernel_view, **self.kernel)
         size = (rows, self.units, *kernel)
         self.add("recurrent_kernel", "weight_hh", size, kernel_view, **self.recurrent)
-        self.bias = None
-        if self.use_bias:
-            del self.bias
-            self.add("bias", "bias", (rows,), **self.bias_options)
+        self.add_if(self.use_bias, "bias", "bias", (rows,), **self.bias_options)
         self.begin_forget_gate()
 
     def state_shape(self, x: Tensor) -> Shape:
@@ -85,7 +81,7 @@ class ConvLSTM(LSTM):
         return False
 
     def forward(self, x: Tensor, *states: Tensor, mask: Tensor | None = None) -> Any:
-        """(batch, steps, ...) -> the last image, or all, and the states if asked."""
+        """(batch, steps, ...) -> the last image, or all, and the states if wanted."""
         if not self.channels_last:
             return super().forward(x, *states, mask=mask)
         states = tuple(state.movedim(-1, 1) for state in states)

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from course_lib.keras_models.layers.base import Layer, Shape, apply, weight_options
+from course_lib.keras_models.layers.base import (
+    Shape,
+    Weighted,
+    apply,
+    require_axes,
+    weight_options,
+)
 from course_lib.keras_models.layers.window import Window, pad, same_padding
 from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
@@ -32,15 +38,16 @@ class DepthwiseView:
     def __call__(self, weight: Tensor) -> Tensor:
         """Return the view."""
         kernel = weight.shape[2:]
-        apart = weight.view(-1, self.multiplier, *kernel)
-        return apart.permute(*range(2, apart.dim()), 0, 1)
+        parts = weight.view(-1, self.multiplier, *kernel)
+        return parts.permute(*range(2, parts.dim()), 0, 1)
 
 
-class Convolution(Layer):
+class Convolution(Weighted):
     """What every convolution has: a window, a bias, an activation."""
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
+        first = settings.left.get("data_format") == "channels_first"
+        super().__init__(settings, axis=-1 if first else 1)
         self.dims = int(settings.spec.kind.removesuffix("Transpose")[-2])
         self.channels_last = settings.channels_last()
         self.wants_first = self.channels_last
@@ -48,25 +55,11 @@ class Convolution(Layer):
         if max(self.window.strides) > 1 and max(self.window.dilation) > 1:
             text = "has strides and dilation above 1, which Keras refuses"
             settings.problem(text)
-        self.use_bias = settings.flag("use_bias", True)
-        self.bias_options = weight_options(settings, "bias", "zeros")
-        self.activation = settings.activation(axis=1 if self.channels_last else -1)
 
     def channels(self, shape: Shape) -> int:
         """Return the number of input channels; `shape` is in Keras's order."""
-        if len(shape) != self.dims + 2:
-            raise ValueError(
-                f"the input has {len(shape)} axes; wanted {self.dims + 2}, with the "
-                "batch and the channels"
-            )
+        require_axes(shape, self.dims + 2)
         return shape[-1 if self.channels_last else 1]
-
-    def add_bias(self, filters: int) -> None:
-        """Make the bias, or None."""
-        self.bias = None
-        if self.use_bias:
-            del self.bias
-            self.add("bias", "bias", (filters,), **self.bias_options)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Any, groups: int) -> Tensor:
         """Convolve (batch, channels, ...) with the window's padding."""
@@ -86,8 +79,7 @@ class Conv(Convolution):
         super().__init__(settings)
         self.filters = settings.integer("filters")
         self.groups = settings.integer("groups", 1)
-        self.kernel = weight_options(settings, "kernel")
-        # conv3d of keras/backend/theano_backend.py, tag 1.1.0, pads as TensorFlow
+        # keras 1.1.0 keras/backend/theano_backend.py#L1199 pads as TensorFlow does
         self.window.theano_differs = self.dims < 3 or settings.version >= (1, 2)
         settings.only("lora_rank", None)
 
@@ -147,10 +139,7 @@ class SeparableConv(Convolution):
         self.window.cuts = False
         self.depthwise_options = weight_options(settings, "depthwise")
         self.pointwise_options = weight_options(settings, "pointwise")
-        # A field of Conv, which Keras writes and does not use here.
-        settings.only("groups", 1)
-        for kind in ("initializer", "regularizer", "constraint"):
-            settings.ignore(f"kernel_{kind}")
+        settings.only("groups", 1)  # a field of Conv, which Keras does not use here
 
     def build(self, shape: Shape) -> None:
         """Make depthwise (channels * multiplier, 1, *kernel), pointwise and bias."""
@@ -181,18 +170,14 @@ class ConvTranspose(Convolution):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.filters = settings.integer("filters")
-        self.kernel = weight_options(settings, "kernel")
-        extra = settings.left.pop("output_padding", None)
-        if extra is not None:
-            settings.left["output_padding"] = extra
-            extra = settings.integers("output_padding", self.dims, least=0)
-        self.extra: tuple[int, ...] | None = extra
-        places = settings.left.pop("output_places", None)
-        if places is not None:
-            settings.left["output_places"] = places
-            places = settings.integers("output_places", self.dims)
-        self.places: tuple[int, ...] | None = places
+        self.extra = self._sizes(settings, "output_padding", least=0)
+        self.places = self._sizes(settings, "output_places", least=1)
         settings.only("groups", 1)
+
+    def _sizes(self, settings: Settings, key: str, least: int) -> Shape | None:
+        if settings.left.get(key) is None:
+            return settings.left.pop(key, None)
+        return settings.integers(key, self.dims, least=least)
 
     def build(self, shape: Shape) -> None:
         """Make weight (channels, filters, *kernel) and bias."""

@@ -1,6 +1,8 @@
-"""Dense, Embedding, the dropouts and noises, and what reshapes."""
+"""Dense, Embedding, dropout, noise and the layers that reshape."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -8,10 +10,13 @@ from torch.nn import functional as F
 
 from course_lib.keras_models.activations import linear
 from course_lib.keras_models.layers.base import (
+    Function,
     Layer,
     Pointwise,
     Shape,
+    Weighted,
     apply,
+    open_sizes,
     transposed,
     weight_options,
 )
@@ -20,29 +25,22 @@ from course_lib.keras_models.settings import Settings
 
 
 @keras_layer("Dense")
-class Dense(Layer):
+class Dense(Weighted):
     """activation(x @ kernel + bias); the kernel is stored as torch does, (out, in)."""
 
     wants_first = False
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        old = settings.version < (2, 0)  # supports_masking is new in 2.0's Dense
+        old = settings.version < (2, 0)  # keras 2.0.3 keras/layers/core.py#L817
         self.passes_mask = not old or self.keras_class == "TimeDistributedDense"
         self.units = settings.integer("units")
-        self.kernel = weight_options(settings, "kernel")
-        self.use_bias = settings.flag("use_bias", True)
-        self.bias_options = weight_options(settings, "bias", "zeros")
-        self.activation = settings.activation()
         settings.only("lora_rank", None)
 
     def build(self, shape: Shape) -> None:
         """Make weight (units, features) and bias (units,)."""
         self.add("kernel", "weight", (self.units, shape[-1]), transposed, **self.kernel)
-        self.bias = None
-        if self.use_bias:
-            del self.bias
-            self.add("bias", "bias", (self.units,), **self.bias_options)
+        self.add_bias(self.units)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to the last axis: (batch, ..., features) -> (batch, ..., units)."""
@@ -89,17 +87,12 @@ class Embedding(Layer):
 class Dropout(Layer):
     """Drop numbers while training; along the axes of `broadcast` together."""
 
-    passes_mask = True
-    returns_input = True
+    passes_mask = returns_input = True
 
     def __init__(self, settings: Settings, spatial: int = 0) -> None:
         super().__init__(settings)
         self.rate = settings.rate()
-        shape = settings.take("noise_shape", None)
-        if shape is not None:
-            sizes = shape if isinstance(shape, list) else [shape]
-            settings.left["noise_shape"] = [-1 if n is None else n for n in sizes]
-            shape = settings.list_of_integers("noise_shape")
+        shape = open_sizes(settings, "noise_shape", None) or None
         self.noise_shape: tuple[int, ...] | None = shape
         self.wants_first = None if shape is None else False
         self.spatial = spatial
@@ -107,7 +100,7 @@ class Dropout(Layer):
             self.wants_first = settings.channels_last()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x, thinned while training."""
+        """Return x, with numbers dropped while training."""
         if not self.training or not self.rate:
             return x
         if self.spatial:
@@ -120,54 +113,48 @@ class Dropout(Layer):
         return x * F.dropout(x.new_ones(shape), self.rate)
 
 
-@keras_layer("GaussianNoise")
-class GaussianNoise(Layer):
-    """Add normal noise while training."""
+class Noise(Layer):
+    """A layer that changes its input only while training."""
 
-    passes_mask = True
-    returns_input = True
+    passes_mask = returns_input = True
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, change: Callable[[Tensor], Tensor]) -> None:
         super().__init__(settings)
-        self.deviation = settings.number("stddev", low=0.0)
+        self.change = change
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x, noisy while training."""
-        return x + self.deviation * torch.randn_like(x) if self.training else x
+        """Return x, changed while training."""
+        return self.change(x) if self.training else x
+
+
+@keras_layer("GaussianNoise")
+def gaussian_noise(settings: Settings) -> Layer:
+    """Add normal noise while training."""
+    deviation = settings.number("stddev", low=0.0)
+    return Noise(settings, partial(_add_noise, deviation=deviation))
+
+
+def _add_noise(x: Tensor, deviation: float) -> Tensor:
+    return x + deviation * torch.randn_like(x)
 
 
 @keras_layer("GaussianDropout")
-class GaussianDropout(Layer):
+def gaussian_dropout(settings: Settings) -> Layer:
     """Multiply by normal noise around 1 while training."""
+    rate = settings.rate()
+    deviation = math.sqrt(rate / (1 - rate))
+    return Noise(settings, partial(_multiply_noise, deviation=deviation))
 
-    passes_mask = True
-    returns_input = True
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        rate = settings.rate()
-        self.deviation = math.sqrt(rate / (1 - rate))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x, noisy while training."""
-        return x * (1 + self.deviation * torch.randn_like(x)) if self.training else x
+def _multiply_noise(x: Tensor, deviation: float) -> Tensor:
+    return x * (1 + deviation * torch.randn_like(x))
 
 
 @keras_layer("AlphaDropout")
-class AlphaDropout(Layer):
-    """Dropout that keeps mean and variance after SELU."""
-
-    passes_mask = True
-    returns_input = True
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        self.rate = settings.rate()
-        settings.only("noise_shape", None)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x, thinned while training."""
-        return F.alpha_dropout(x, self.rate, self.training)
+def alpha_dropout(settings: Settings) -> Layer:
+    """Dropout that preserves mean and variance after SELU."""
+    settings.only("noise_shape", None)
+    return Noise(settings, partial(F.alpha_dropout, p=settings.rate(), training=True))
 
 
 @keras_layer("SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D")
@@ -179,7 +166,7 @@ def spatial_dropout(settings: Settings) -> Layer:
 @keras_layer("InputLayer")
 @keras_layer("Identity", since=(3, 0))
 def identity(settings: Settings) -> Layer:
-    """Pass on what comes in, and its mask.
+    """Return the input, with its mask.
 
     keras v3.0.5 keras/layers/core/identity.py#L18.
     """
@@ -191,7 +178,7 @@ def identity(settings: Settings) -> Layer:
 def unmasked_identity(settings: Settings) -> Layer:
     """Pass on the numbers, without their mask.
 
-    It lacks `supports_masking`: keras v2.15.0 keras/layers/core/identity.py#L26.
+    It has no `supports_masking`: keras v2.15.0 keras/layers/core/identity.py#L26.
     """
     layer = identity(settings)
     layer.passes_mask = False
@@ -200,7 +187,7 @@ def unmasked_identity(settings: Settings) -> Layer:
 
 @keras_layer("ActivityRegularization")
 def activity_regularization(settings: Settings) -> Layer:
-    """ActivityRegularization: a penalty of what passes through."""
+    """ActivityRegularization: a penalty of its input."""
     l1, l2 = settings.number("l1", 0.0), settings.number("l2", 0.0)
     settings.left["activity_regularizer"] = {"name": "L1L2", "l1": l1, "l2": l2}
     settings.activity = settings.regularizer("activity_regularizer")
@@ -208,75 +195,48 @@ def activity_regularization(settings: Settings) -> Layer:
 
 
 @keras_layer("Flatten")
-class Flatten(Layer):
+def flatten(settings: Settings) -> Layer:
     """(batch, ...) -> (batch, numbers), in Keras's order: channels change fastest.
 
     With `data_format="channels_first"`, Keras 2.2 and later flatten as if the
-    channels came last; 1.x takes the numbers as they lie.
+    channels came last; 1.x takes the numbers in their own order.
     """
+    return Function(settings, partial(_flatten, moves=not settings.channels_last()))
 
-    wants_first = False
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        self.channels_last = settings.channels_last()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return all numbers of each sample in a row."""
-        if not self.channels_last and x.dim() > 2:
-            x = x.movedim(1, -1)
-        return x.reshape(x.shape[0], -1)
+def _flatten(x: Tensor, moves: bool) -> Tensor:
+    x = x.movedim(1, -1) if moves and x.dim() > 2 else x
+    return x.reshape(x.shape[0], -1)
 
 
 @keras_layer("Reshape")
-class Reshape(Layer):
+def reshape(settings: Settings) -> Layer:
     """(batch, ...) -> (batch, *target_shape); one of them may be -1."""
+    shape = open_sizes(settings, "target_shape")
+    return Function(settings, partial(_reshape, shape=shape))
 
-    wants_first = False
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        shape = settings.take("target_shape")
-        if isinstance(shape, list | tuple):
-            shape = [-1 if size is None else size for size in shape]
-        settings.left["target_shape"] = shape
-        self.target = settings.list_of_integers("target_shape")
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the same numbers in another shape."""
-        return x.reshape(x.shape[0], *self.target)
+def _reshape(x: Tensor, shape: Shape) -> Tensor:
+    return x.reshape(x.shape[0], *shape)
 
 
 @keras_layer("Permute")
-class Permute(Layer):
+def permute(settings: Settings) -> Layer:
     """Reorder the axes; they count from 1, since 0 is the batch."""
-
-    wants_first = False
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        self.dims = settings.list_of_integers("dims")
-        if sorted(self.dims) != list(range(1, len(self.dims) + 1)):
-            settings.problem(f"dims={list(self.dims)}; wanted each axis once, from 1")
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the axes in the new order."""
-        return x.permute(0, *self.dims)
+    dims = settings.list_of_integers("dims")
+    if sorted(dims) != list(range(1, len(dims) + 1)):
+        settings.problem(f"dims={list(dims)}; wanted each axis once, from 1")
+    return Function(settings, partial(torch.permute, dims=(0, *dims)))
 
 
 @keras_layer("RepeatVector")
-class RepeatVector(Layer):
+def repeat_vector(settings: Settings) -> Layer:
     """(batch, features) -> (batch, n, features)."""
+    return Function(settings, partial(_repeat, n=settings.integer("n")))
 
-    wants_first = False
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        self.n = settings.integer("n")
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return each sample n times."""
-        return x.unsqueeze(1).expand(-1, self.n, -1)
+def _repeat(x: Tensor, n: int) -> Tensor:
+    return x.unsqueeze(1).expand(-1, n, -1)
 
 
 @keras_layer("Masking")
@@ -307,6 +267,7 @@ class Rescaling(Layer):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
+        # keras v3.0.5 keras/src/layers/preprocessing/rescaling.py#L38
         self.passes_mask = settings.version >= (3, 0)
         self.scale = numbers(settings, "scale")
         self.offset = numbers(settings, "offset", 0.0)

@@ -5,7 +5,7 @@ import re
 import torch
 from torch import Tensor
 
-from course_lib.keras_models.layers.base import Layer, Shape, apply, weight_options
+from course_lib.keras_models.layers.base import Shape, Weighted, apply, open_sizes
 from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
 
@@ -15,7 +15,7 @@ _EQUATION = re.compile(
 
 
 @keras_layer("EinsumDense")
-class EinsumDense(Layer):
+class EinsumDense(Weighted):
     """activation(einsum(equation, x, kernel) + bias).
 
     Source: keras/src/layers/core/einsum_dense.py at v3.15.1.
@@ -34,14 +34,8 @@ class EinsumDense(Layer):
         else:
             self.ahead = found[1] is not None  # the axes that "..." stands for
             self.labels = found[2], found[4], found[6]
-        sizes = settings.take("output_shape")
-        sizes = sizes if isinstance(sizes, list | tuple) else [sizes]
-        settings.left["output_shape"] = [-1 if size is None else size for size in sizes]
-        self.output_sizes = settings.list_of_integers("output_shape")
+        self.output_sizes = open_sizes(settings, "output_shape")
         self.bias_axes = settings.take("bias_axes", None) or ""
-        self.kernel = weight_options(settings, "kernel")
-        self.bias_options = weight_options(settings, "bias", "zeros")
-        self.activation = settings.activation()
         settings.only("lora_rank", None)
         settings.ignore("lora_alpha", "gptq_unpacked_column_size")
 
@@ -59,13 +53,11 @@ class EinsumDense(Layer):
         }
         sizes |= {label: shape[before + i] for i, label in enumerate(taken)}
         self.add("kernel", "weight", tuple(sizes[n] for n in kernel), **self.kernel)
-        self.bias = None
-        if self.bias_axes:
-            last = given[min(map(given.index, self.bias_axes)) :]
-            size = [sizes[n] if n in self.bias_axes else 1 for n in last]
-            size += [1] * (0 if self.ahead else elided)
-            del self.bias
-            self.add("bias", "bias", tuple(size), **self.bias_options)
+        first = min(map(given.index, self.bias_axes), default=0)
+        size = [sizes[n] if n in self.bias_axes else 1 for n in given[first:]]
+        size += [1] * (0 if self.ahead else elided)
+        self.use_bias = bool(self.bias_axes)
+        self.add_bias(*size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply along the axes that the equation names."""

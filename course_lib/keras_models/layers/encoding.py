@@ -60,15 +60,12 @@ class Discretization(Layer):
         super().__init__(settings)
         if settings.left.get("bin_boundaries") is None:
             settings.left["bin_boundaries"] = settings.left.pop("bins", None)
-        found: Any = []
+        found: Any = None
         if settings.left["bin_boundaries"] is not None:
             found = numbers(settings, "bin_boundaries")
-        if not isinstance(found, list) or not found:
+        if not isinstance(found, list):
             found = []
-            settings.problem(
-                "its boundaries were adapted to data, and are not in its config. "
-                f"{settings.way_out}"
-            )
+            _note_adapted(settings, "boundaries were adapted to data, and are")
         boundaries = torch.tensor(sorted(found), dtype=torch.float32)
         self.register_buffer("boundaries", boundaries, persistent=False)
         self.mode = settings.choice("output_mode", ("int", *MODES), "int")
@@ -105,10 +102,7 @@ class IntegerLookup(Layer):
         self.outside = settings.take("oov_token", -1)
         self.start = int(self.mask is not None and self.mode == "int")
         if settings.left.get("vocabulary") is None:
-            settings.problem(
-                "its vocabulary was adapted to data, and is not in its config. "
-                f"{settings.way_out}"
-            )
+            _note_adapted(settings, "vocabulary was adapted to data, and is")
         words = settings.list_of_integers("vocabulary", [])
         special = (self.mask,) * self.start + (self.outside,) * self.unknown
         if words[: len(special)] == special:
@@ -159,3 +153,7 @@ class IntegerLookup(Layer):
         if self.mask is not None:
             places = places.where(x != self.mask, 0 if self.start else -1)
         return places
+
+
+def _note_adapted(settings: Settings, what: str) -> None:
+    settings.problem(f"its {what} not in its config. {settings.way_out}")

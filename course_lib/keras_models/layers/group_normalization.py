@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from course_lib.keras_models.layers.base import Layer, Shape, place_of
 from course_lib.keras_models.layers.normalization import (
+    ChannelNormalization,
     add_affine,
     affine,
 )
@@ -14,7 +15,7 @@ from course_lib.keras_models.settings import Settings
 
 
 @keras_layer("GroupNormalization")
-class GroupNormalization(Layer):
+class GroupNormalization(ChannelNormalization):
     """gamma * (x - mean) / sqrt(variance + epsilon) + beta over groups of channels.
 
     `groups` = -1 makes each channel a group of its own.
@@ -31,14 +32,8 @@ class GroupNormalization(Layer):
         self.axis = settings.integer("axis", -1, least=-8)
         self.epsilon = settings.number("epsilon", 1e-3, low=0.0)
         self.affine = affine(settings)
-        self.uses_mask = settings.version < (3, 0)
-
-    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
-        """Take channels first where the last axis is normalized, as torch does."""
-        axis = place_of(self.axis, ranks[0])
-        self.wants_first = ranks[0] > 2 and axis == ranks[0] - 1
-        self.place = 1 if self.wants_first else axis
-        return self.wants_first
+        # keras v2.14.0 keras/src/layers/normalization/group_normalization.py#L169
+        self.uses_mask = (2, 14) <= settings.version < (3, 0)
 
     def build(self, shape: Shape) -> None:
         """Make weight and bias, one number a channel."""
@@ -64,7 +59,7 @@ class GroupNormalization(Layer):
 class UnitNormalization(Layer):
     """x / sqrt(max(sum(x**2), least)): length 1 along some axes.
 
-    `least` is 1e-12, and 1e-24 since Keras 3 takes its own ops.normalize (v3.6.0).
+    `least` is 1e-12, and 1e-24 since Keras 3 takes its own ops.normalize.
     """
 
     wants_first = False
@@ -73,6 +68,7 @@ class UnitNormalization(Layer):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.axes = settings.list_of_integers("axis", -1)
+        # keras v3.6.0 keras/src/layers/normalization/unit_normalization.py#L43
         self.least = 1e-24 if settings.version >= (3, 6) else 1e-12
 
     def forward(self, x: Tensor) -> Tensor:

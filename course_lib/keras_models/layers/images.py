@@ -40,13 +40,14 @@ _CAST = (
 def as_floats(layer: Layer, x: Tensor) -> Tensor:
     """Return whole numbers as floats, as tf.keras since 2.8 and some layers of Keras 3.
 
-    So x - 127 of a later layer can be negative. Source: `compute_dtype` in
-    keras/layers/preprocessing/image_preprocessing.py at v2.7.0 and v2.8.0.
+    So x - 127 of a later layer can be negative.
     """
     version = layer.keras_version
-    casts = version >= (2, 8) and version.tf
-    if version >= (3, 0):
-        casts = layer.keras_class in _CAST or version < (3, 4)
+    # keras v2.13.1 keras/src/layers/preprocessing/image_preprocessing.py#L104, new in
+    # 2.8; keras v3.3.3 keras/src/layers/preprocessing/center_crop.py#L55
+    casts = version >= (2, 8)
+    if version >= (3, 4):
+        casts = layer.keras_class in _CAST
     return x.to(torch.get_default_dtype()) if casts and not x.is_floating_point() else x
 
 
@@ -106,6 +107,7 @@ class RandomChange(Layer):
     """
 
     wants_first = False
+    passes_mask = True  # outside of training the output is the very input
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x.
@@ -123,14 +125,14 @@ class RandomChange(Layer):
         return self.evaluated(x)
 
     def evaluated(self, x: Tensor) -> Tensor:
-        """Return what the layer returns when it is not training."""
-        kept = self.keras_class in ("RandomHeight", "RandomWidth")
-        return x if kept else as_floats(self, x)
+        """Return the output outside of training."""
+        unchanged = self.keras_class in ("RandomHeight", "RandomWidth")
+        return x if unchanged else as_floats(self, x)
 
 
 @keras_layer(*RANDOM)
 def random_change(settings: Settings) -> RandomChange:
-    """RandomFlip and its kin; their settings change nothing outside of training."""
+    """RandomFlip and the like; their settings change nothing outside of training."""
     settings.ignore(*settings.left)
     return RandomChange(settings)
 
@@ -139,15 +141,16 @@ def random_change(settings: Settings) -> RandomChange:
 class RandomCrop(RandomChange):
     """A random part of each image; when not training, it depends on the version.
 
-    To 3.3 the images are resized to that size, from 3.8 on they stay as they are.
-    Source: keras/src/layers/preprocessing/image_preprocessing/random_crop.py at v3.3.3
-    and v3.8.0.
+    To 3.3 the images are resized to that size, from 3.8 on they are unchanged.
     """
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.size = settings.integer("height"), settings.integer("width")
+        # keras v3.3.3 keras/src/layers/preprocessing/random_crop.py#L127
+        # keras v3.8.0 .../preprocessing/image_preprocessing/random_crop.py#L124
         self.resizes = settings.version < (3, 4)
+        self.passes_mask = not self.resizes
         if (3, 4) <= settings.version < (3, 8):
             settings.unsupported("keras_version", str(settings.version))
         self.wants_first = self.resizes and settings.channels_last()

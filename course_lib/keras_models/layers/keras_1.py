@@ -7,24 +7,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from course_lib.keras_models.layers.base import (
-    Layer,
     Shape,
+    Weighted,
     apply,
     as_it_is,
+    require_axes,
     transposed,
-    weight_options,
 )
 from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
 
 
-def _check(shape: Shape) -> None:
-    if len(shape) != 2:
-        raise ValueError(f"the input has {len(shape)} axes; wanted (batch, features)")
-
-
 @keras_layer("MaxoutDense")
-class MaxoutDense(Layer):
+class MaxoutDense(Weighted):
     """max over k of (x W_k + b_k); the weights are (k, in, out), as in Keras.
 
     Source: Goodfellow et al. 2013, arXiv:1302.4389.
@@ -36,20 +31,13 @@ class MaxoutDense(Layer):
         super().__init__(settings)
         self.units = settings.integer("units")
         self.features = settings.integer("nb_feature", 4)
-        self.kernel = weight_options(settings, "kernel")
-        self.use_bias = settings.flag("use_bias", True)
-        self.bias_options = weight_options(settings, "bias", "zeros")
 
     def build(self, shape: Shape) -> None:
         """Make weight (features, in, out) and bias (features, out)."""
-        _check(shape)
+        require_axes(shape, 2)
         size = (self.features, shape[1], self.units)
         self.add("kernel", "weight", size, **self.kernel)
-        self.bias = None
-        if self.use_bias:
-            del self.bias
-            size = (self.features, self.units)
-            self.add("bias", "bias", size, **self.bias_options)
+        self.add_bias(self.features, self.units)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in) -> (batch, out)."""
@@ -60,7 +48,7 @@ class MaxoutDense(Layer):
 
 
 @keras_layer("Highway")
-class Highway(Layer):
+class Highway(Weighted):
     """t act(x W + b) + (1 - t) x, with the gate t = sigmoid(x W_carry + b_carry).
 
     Source: Srivastava et al. 2015, arXiv:1505.00387.
@@ -70,16 +58,12 @@ class Highway(Layer):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self.kernel = weight_options(settings, "kernel")
-        self.use_bias = settings.flag("use_bias", True)
-        self.bias_options = weight_options(settings, "bias", "zeros")
-        self.activation = settings.activation()
-        # keras/layers/core.py: "transform_bias" to tag 1.2.0, ones in tag 1.2.2
+        # keras 1.2.0 keras/layers/core.py: "transform_bias"; 1.2.2 has ones
         self.start = settings.number("transform_bias", 1.0)
 
     def build(self, shape: Shape) -> None:
         """Make the kernels (in, in) and biases of the layer and of its gate."""
-        _check(shape)
+        require_axes(shape, 2)
         width = shape[1]
         gate = {"initializer": self.kernel["initializer"]}
         start = {"initializer": partial(nn.init.constant_, val=self.start)}
@@ -98,7 +82,7 @@ class Highway(Layer):
 
     def _listed(self, names: dict) -> list[str]:
         """Return the names in the order in which Keras lists the arrays."""
-        # trainable_weights of Highway in keras/layers/core.py, tag 1.1.2
+        # keras 1.1.0 keras/layers/core.py#L1004
         if self.keras_version < (1, 2):
             return sorted(names, key=lambda name: name.endswith("carry"))
         return list(names)

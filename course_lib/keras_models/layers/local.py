@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from course_lib.keras_models.layers.base import Layer, Shape, apply, weight_options
+from course_lib.keras_models.layers.base import Shape, Weighted, apply, require_axes
 from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
 
@@ -13,7 +13,7 @@ _LONGEST = 2**20  # places along an axis, far more than have kernels of their ow
 
 
 @keras_layer("LocallyConnected1D", "LocallyConnected2D")
-class LocallyConnected(Layer):
+class LocallyConnected(Weighted):
     """LocallyConnected1D and LocallyConnected2D, in Keras's own order of axes.
 
     The setting `implementation` says how Keras stores the kernel: 1, for each place of
@@ -39,27 +39,18 @@ class LocallyConnected(Layer):
         self.implementation = settings.integer("implementation", 1)
         if self.implementation > 3 or (self.same and self.implementation == 1):
             settings.problem(f"implementation={self.implementation} does not fit")
-        self.kernel = weight_options(settings, "kernel")
-        self.use_bias = settings.flag("use_bias", True)
-        self.bias_options = weight_options(settings, "bias", "zeros")
-        self.activation = settings.activation()
         self.indices: Tensor | None = None  # (outputs, inputs) that are connected
 
     def build(self, shape: Shape) -> None:
         """Make the kernel and the bias (*places, filters)."""
-        if len(shape) != self.dims + 2:
-            raise ValueError(f"the input has {len(shape)} axes; wanted {self.dims + 2}")
+        require_axes(shape, self.dims + 2)
         self.channels = shape[-1 if self.channels_last else 1]
         self.sizes = shape[1:-1] if self.channels_last else shape[2:]
         self.places = tuple(map(self._places, range(self.dims)))
         if min(self.places) < 1:
             raise ValueError("the kernel is larger than the input")
         self.add("kernel", "weight", self._kernel_shape(), **self.kernel)
-        self.bias = None
-        if self.use_bias:
-            del self.bias
-            size = (*self.places, self.filters)
-            self.add("bias", "bias", size, **self.bias_options)
+        self.add_bias(*self.places, self.filters)
 
     def _places(self, axis: int) -> int:
         size, stride = self.sizes[axis], self.strides[axis]
@@ -78,7 +69,7 @@ class LocallyConnected(Layer):
         return (seen * self.channels * self.filters,)
 
     def _pairs(self, axis: int) -> int:
-        """Count the places of the output along an axis with what each of them sees."""
+        """Count the pairs of an output along an axis and an input that it sees."""
         count = self.places[axis]
         if not self.same:
             return count * self.kernel_size[axis]
@@ -111,7 +102,7 @@ class LocallyConnected(Layer):
         return apply(self.activation, y)
 
     def _patches(self, x: Tensor) -> Tensor:
-        """Multiply what each place sees with its kernel."""
+        """Multiply the inputs that each place sees by its kernel."""
         first = 1 if self.channels_last else 2
         for axis, (kernel, stride) in enumerate(
             zip(self.kernel_size, self.strides, strict=True)

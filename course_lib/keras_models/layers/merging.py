@@ -1,8 +1,8 @@
-"""The merge layers, and the modes of Keras 1's Merge, with what each makes of masks.
+"""The merge layers, and the modes of Keras 1's Merge, and their masks.
 
 | | 0.3 | 1 and 2, tf.keras | 3.0 - 3.3 | since 3.4 |
 |---|---|---|---|---|
-| Add and its kin | none | AND of those there are | none | OR; none if one has none |
+| Add and the like | none | AND of all masks | none | OR; none if one is missing |
 | Concatenate | none | joined as the numbers are, AND | none | joined, OR |
 | Dot | none | none | none | none |
 
@@ -21,10 +21,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from course_lib.keras_models.layers.base import (
+    Joining,
     Layer,
     MaskRule,
     Shape,
     channels_to_last,
+    drops_masks_of_lists,
     place_of,
 )
 from course_lib.keras_models.registry import keras_layer
@@ -36,7 +38,7 @@ _MASKED_VALUES = ("Multiply", "Maximum", "Minimum")
 
 
 @keras_layer("Add", "Average", "Subtract", "Multiply", "Maximum", "Minimum")
-class Elementwise(Layer):
+class Elementwise(Joining):
     """Add, Subtract, Multiply, Average, Maximum, Minimum; shapes may broadcast."""
 
     functions: ClassVar[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
@@ -52,7 +54,9 @@ class Elementwise(Layer):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.kind = settings.spec.kind
+        self.drops_masks = _drops_masks(settings.version)
         self.function = self.functions[self.kind]
+        # keras v3.4.1 keras/src/layers/merging/multiply.py#L34
         self.uses_masks = settings.version >= (3, 4) and self.kind in _MASKED_VALUES
 
     def build(self, *shapes: Shape) -> None:
@@ -61,16 +65,14 @@ class Elementwise(Layer):
         if len(shapes) != wanted:
             raise ValueError(f"got {len(shapes)} inputs; wanted {wanted}")
 
-    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
-        """Take either order where all inputs have as many axes."""
-        self.wants_first = first and len(set(ranks)) == 1
-        return self.wants_first
-
     def mask_after(self, masked: tuple[bool, ...]) -> MaskRule:
         """Return AND of the masks, in Keras 3 none or OR."""
-        if _ends(self.keras_version) or not any(masked):
+        if self.drops_masks or not any(masked):
             return None
-        if self.keras_version < (3, 0):
+        if self.keras_version < (2, 0) and self.kind == "Maximum":
+            # keras 1.2.2 keras/engine/topology.py#L1492
+            raise ValueError("a mask reaches it, and Keras 1 has no rule for it")
+        if self.keras_version < (3, 0):  # keras 2.2.4 keras/layers/merge.py#L184
             return all_of if sum(masked) > 1 else masked.index(True)
         return any_of if all(masked) else None
 
@@ -97,7 +99,7 @@ class Elementwise(Layer):
         return mask.unsqueeze(1 if self.wants_first else -1).expand_as(x)
 
     def _merge_masked(self, inputs: list[Tensor], masks: list[Tensor | None]) -> Tensor:
-        """Merge what counts; where nothing does, Multiply returns 0."""
+        """Merge the numbers that count; where none does, Multiply returns 0."""
         if self.kind == "Multiply":
             total = reduce(torch.mul, map(_one_where_masked, inputs, masks))
             counted = [mask for mask in masks if mask is not None]
@@ -117,9 +119,9 @@ def _one_where_masked(x: Tensor, mask: Tensor | None) -> Tensor:
     return x if mask is None else torch.where(mask, x, torch.ones_like(x))
 
 
-def _ends(version: Version) -> bool:
-    """Tell whether a merge has no mask."""
-    return version < (1, 0) or (3, 0) <= version < (3, 4)
+def _drops_masks(version: Version) -> bool:
+    # keras 1.0.8 keras/engine/topology.py#L1381 has the first rule
+    return version < (1, 0) or drops_masks_of_lists(version)
 
 
 def all_of(*inputs: Tensor, masks: Masks) -> Tensor:
@@ -140,7 +142,7 @@ def _raise(x: Tensor, rank: int) -> Tensor:
 
 
 @keras_layer("Concatenate")
-class Concatenate(Layer):
+class Concatenate(Joining):
     """Put the inputs one after another along an axis."""
 
     ends_mask = True
@@ -148,6 +150,7 @@ class Concatenate(Layer):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.axis = settings.integer("axis", -1, least=-8)
+        self.drops_masks = _drops_masks(settings.version)
 
     def build(self, *shapes: Shape) -> None:
         """Note how many features each input has."""
@@ -155,23 +158,22 @@ class Concatenate(Layer):
 
     def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
         """Take either order, and find the axis in it."""
-        self.wants_first = first and len(set(ranks)) == 1
+        super().settle(first, ranks)
         rank = ranks[0]
-        if not -rank <= self.axis < rank:
-            raise ValueError(f"axis={self.axis}; the inputs have {rank} axes")
         self.place = place_of(self.axis, rank)
         self.is_last = self.place == rank - 1
         if self.wants_first and self.place:
-            self.place = 1 if self.place == rank - 1 else self.place + 1
+            self.place = 1 if self.is_last else self.place + 1
         return self.wants_first
 
     def mask_after(self, masked: tuple[bool, ...]) -> MaskRule:
         """Return the masks joined as the numbers are; up to 3.3 none in Keras 3."""
+        # keras v3.4.1 keras/src/layers/merging/concatenate.py#L121
         new = self.keras_version >= (3, 0)
-        if _ends(self.keras_version) or not any(masked):
+        if self.drops_masks or not any(masked):
             return None
-        bare = [n for n, has in zip(self.sizes, masked, strict=True) if not has]
-        if not new and not self.is_last and any(size != 1 for size in bare):
+        unmasked = [n for n, has in zip(self.sizes, masked, strict=True) if not has]
+        if not new and not self.is_last and any(size != 1 for size in unmasked):
             raise ValueError(
                 "one input is masked and another is not, and Keras "
                 f"{self.keras_version} can't join their masks along axis {self.axis}"
@@ -179,6 +181,7 @@ class Concatenate(Layer):
         return self._join_masks
 
     def _join_masks(self, *inputs: Tensor, masks: Masks) -> Tensor:
+        # keras v3.4.1 keras/src/layers/merging/concatenate.py#L121
         new = self.keras_version >= (3, 4)
         if self.wants_first:
             inputs = tuple(map(channels_to_last, inputs))
@@ -237,21 +240,18 @@ class Dot(Layer):
                 raise ValueError(f"axes={self.axes} do not fit the shapes {shapes}")
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """(batch, ...), (batch, ...) -> (batch, what is left of both)."""
+        """(batch, ...), (batch, ...) -> (batch, the other axes of both)."""
         i, j = self.axes[0] % x.dim(), self.axes[1] % y.dim()
         if self.normalize:
             x = F.normalize(x, dim=i, eps=1e-6)
             y = F.normalize(y, dim=j, eps=1e-6)
         product = _contract(x, y, i, j)
+        if product.dim() == 1:
+            product = product.unsqueeze(1)
         if not self.cosine:
-            return product.unsqueeze(1) if product.dim() == 1 else product
+            return product
         lengths = _contract(x, x, i, i) * _contract(y, y, j, j)
-        product = product / lengths.sqrt().clamp(min=1e-7)
-        return (
-            product.reshape(x.shape[0], 1, -1)
-            if product.dim() == 1
-            else (product.unsqueeze(1))
-        )
+        return (product / lengths.sqrt().clamp(min=1e-7).view_as(product)).unsqueeze(1)
 
 
 def _contract(x: Tensor, y: Tensor, i: int, j: int) -> Tensor:

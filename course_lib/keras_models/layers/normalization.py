@@ -6,7 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from course_lib.keras_models.layers.base import Layer, Shape, place_of, weight_options
+from course_lib.keras_models.layers.base import (
+    Layer,
+    Shape,
+    open_sizes,
+    place_of,
+    weight_options,
+)
 from course_lib.keras_models.layers.core import numbers
 from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
@@ -30,24 +36,35 @@ def add_affine(layer: Layer, size: Shape) -> None:
             layer.add(name, attribute, size, **options)
 
 
-class BatchNormalization(Layer):
+class ChannelNormalization(Layer):
+    """What normalizes along one axis: `axis`, which is `place` in the input's order."""
+
+    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
+        """Take channels first where the last axis is normalized, as torch does."""
+        axis = place_of(self.axis, ranks[0])
+        self.wants_first = ranks[0] > 2 and axis == ranks[0] - 1
+        self.place = 1 if self.wants_first else axis
+        return self.wants_first
+
+
+class BatchNormalization(ChannelNormalization):
     """gamma * (x - mean) / sqrt(variance + epsilon) + beta along one axis.
 
     While training, the moving variance takes the batch's own variance, which Keras
-    does not correct by n / (n - 1) as torch does; tf.keras does so for images
-    (`_fused_batch_norm`, keras/layers/normalization/batch_normalization.py at v2.12.0).
-    A frozen layer of tf.keras 2 and Keras 3 uses the moving statistics also while
-    training. Since 2.12 a mask leaves its steps out of the batch's statistics (`call`,
-    the same file at v2.11.0 and v2.12.0), except of images.
+    does not correct by n / (n - 1) as torch does; TensorFlow's kernel for images does.
+    Keras 2.1.4 to 2.3 corrects both by n / (n - 1 - epsilon). A frozen layer of
+    tf.keras 2 and Keras 3 uses the moving statistics also while training. Since 2.12 a
+    mask leaves its steps out of the batch's statistics, except of images.
     """
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self.passes_mask = settings.version >= (1, 0)
+        self.passes_mask = settings.version >= (1, 0)  # keras 1.0.8, see below
         axes = settings.list_of_integers("axis", -1)
         if len(axes) != 1:
             settings.unsupported("axis", axes)
         self.axis = axes[0] if axes else -1
+        # keras 1.0.8 keras/layers/normalization.py#L59
         old = (1, 0) <= settings.version < (1, 0, 7)
         self.momentum = settings.number("momentum", 0.9 if old else 0.99)
         self.epsilon = settings.number("epsilon", epsilon(settings), low=0.0)
@@ -57,11 +74,14 @@ class BatchNormalization(Layer):
             for which, start in (("mean", "zeros"), ("variance", "ones"))
         ]
         version = settings.version
-        new = version.tf or version >= (3, 0)
-        self.always_moving = new and not settings.spec.trainable
+        # keras v3.0.5 keras/src/layers/normalization/batch_normalization.py#L219
+        self.always_moving = version.is_new and not settings.spec.trainable
+        # keras v2.13.1, the same file: `mask` of `call`, new in 2.12
         self.uses_mask = version >= (2, 12)
-        # Keras 3 keeps a sum of weights above 0, `_moments` at v3.0.5 and v3.15.1.
-        self.spare = 1e-7 if version >= (3, 0) else 0.0
+        # keras 2.1.4 keras/layers/normalization.py#L189, also after the fused kernel
+        self.corrects = version >= (2, 1, 4) and not version.is_new
+        # keras v3.0.5, the same file, #L320: the sum of weights is above 0
+        self.added = 1e-7 if version >= (3, 0) else 0.0
         settings.only("virtual_batch_size", None)
         settings.only("renorm", False, None)
         settings.ignore("fused", "synchronized", "renorm_clipping", "renorm_momentum")
@@ -78,18 +98,19 @@ class BatchNormalization(Layer):
             self.add(name, attribute, size, trainable=False, initializer=start)
 
     def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
-        """Take channels first where the last axis is normalized, as torch does."""
-        axis = place_of(self.axis, ranks[0])
-        self.wants_first = ranks[0] > 2 and axis == ranks[0] - 1
-        self.place = 1 if self.wants_first else axis
-        self.is_fused = self._is_fused(axis, ranks[0])
-        return self.wants_first
+        """Take the order as above, and note whether TensorFlow's kernel computes."""
+        self.is_fused = self._is_fused(place_of(self.axis, ranks[0]), ranks[0])
+        return super().settle(first, ranks)
 
     def _is_fused(self, axis: int, rank: int) -> bool:
-        """Tell whether tf.keras takes TensorFlow's kernel; for volumes since 2.6."""
+        """Tell whether TensorFlow's kernel computes it, which corrects the variance."""
         version = self.keras_version
+        if not version.is_new and version >= (2, 1, 3):
+            # keras 2.1.3 keras/backend/tensorflow_backend.py#L1817, on a CPU
+            return rank == 4 and axis == 3
         if not version.tf or self.keras_class == "SyncBatchNormalization":
             return False
+        # keras v2.13.1 keras/src/layers/normalization/batch_normalization.py#L366
         ranks = (4, 5) if version >= (2, 6) else (4,)
         return rank in ranks and axis in (1, rank - 1)
 
@@ -105,44 +126,49 @@ class BatchNormalization(Layer):
         return self._normalize(x.movedim(self.place, 1)).movedim(1, self.place)
 
     def _normalize(self, x: Tensor) -> Tensor:
-        statistics = self.running_mean, self.running_var
-        if not self.training or self.always_moving:
-            weights = self.weight, self.bias
-            return F.batch_norm(x, *statistics, *weights, False, 0.0, self.epsilon)
-        # Copies, since autograd keeps what batch_norm moves.
-        mean, variance = (statistic.clone() for statistic in statistics)
-        options = (self.weight, self.bias, True, 1 - self.momentum, self.epsilon)
+        mean, variance = self.running_mean, self.running_var
+        moves = self.training and not self.always_moving
+        if moves or torch.is_grad_enabled():
+            # autograd stores them for backward, and this or a later call moves them
+            mean, variance = mean.clone(), variance.clone()
+        options = (self.weight, self.bias, moves, 1 - self.momentum, self.epsilon)
         y = F.batch_norm(x, mean, variance, *options)
-        with torch.no_grad():
-            n = x.numel() // x.shape[1]
-            self.running_mean.copy_(mean)
-            if self.is_fused:
-                self.running_var.copy_(variance)
-                return y
-            # torch moved by the variance times n / (n - 1); this takes it back.
-            self.running_var.mul_(self.momentum / n).add_(variance, alpha=1 - 1 / n)
+        if moves:
+            self._move(mean, variance, x.numel() // x.shape[1])
         return y
 
+    @torch.no_grad()
+    def _move(self, mean: Tensor, variance: Tensor, n: int) -> None:
+        """Take torch's statistics, whose batch variance has the factor n / (n - 1)."""
+        share = 1.0 if self.is_fused else 1 - 1 / n
+        if self.corrects:
+            share *= n / (n - 1 - self.epsilon)
+        self.running_mean.copy_(mean)
+        self.running_var.mul_(self.momentum * (1 - share)).add_(variance, alpha=share)
+
     def _normalize_masked(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Normalize by what the mask (batch, steps) counts of the batch."""
+        """Normalize by the steps that count; the mask is (batch, steps)."""
         counts = mask.unsqueeze(1 if self.wants_first else -1).expand_as(x)
         axes = tuple(axis for axis in range(x.dim()) if axis != self.place)
-        number = counts.sum(axes) + self.spare
+        number = counts.sum(axes) + self.added
         shape = [1] * x.dim()
         shape[self.place] = -1
         mean = x.where(counts, 0).sum(axes) / number
-        apart = x - mean.view(shape)
-        variance = apart.where(counts, 0).square().sum(axes) / number
+        centered = x - mean.view(shape)
+        variance = centered.where(counts, 0).square().sum(axes) / number
         with torch.no_grad():
             self.running_mean.lerp_(mean, 1 - self.momentum)
             self.running_var.lerp_(variance, 1 - self.momentum)
-        y = apart * torch.rsqrt(variance + self.epsilon).view(shape)
+        y = centered * torch.rsqrt(variance + self.epsilon).view(shape)
         y = y if self.weight is None else y * self.weight.view(shape)
         return y if self.bias is None else y + self.bias.view(shape)
 
 
 def epsilon(settings: Settings) -> float:
-    """Return the epsilon of an era's batch normalization, where a file has none."""
+    """Return the epsilon of an era's batch normalization, where a file has none.
+
+    keras 1.1.0 keras/layers/normalization.py#L63, keras 1.2.2 the same file #L67.
+    """
     if settings.version < (1, 0, 7):
         return 1e-6
     return 1e-5 if settings.version < (1, 2) else 1e-3
@@ -180,6 +206,7 @@ class SampleNormalization(BatchNormalization):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize along the last axis; epsilon enters twice, as in Keras 1."""
+        # keras 1.0.8 keras/layers/normalization.py#L149
         inner = self.epsilon if self.keras_version >= (1, 0, 5) else 0.0
         mean = x.mean(-1, keepdim=True)
         deviation = torch.sqrt(x.var(-1, correction=0, keepdim=True) + inner)
@@ -202,6 +229,7 @@ def batch_normalization(settings: Settings) -> Layer:
         return (SampleNormalization if mode == 1 else BatchOnlyNormalization)(settings)
     if mode != 0:
         settings.unsupported("mode", mode)
+    # keras 1.0.8 keras/layers/normalization.py#L104
     if settings.version < (1, 0, 5):
         return DeviationNormalization(settings)
     return BatchNormalization(settings)
@@ -251,10 +279,10 @@ class Normalization(Layer):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
+        # keras v3.0.5 keras/src/layers/preprocessing/normalization.py#L118
         self.passes_mask = settings.version >= (3, 0)
-        axis = settings.left.get("axis", -1)
-        settings.left["axis"] = [] if axis is None else axis
-        self.axes = settings.list_of_integers("axis")
+        settings.left.setdefault("axis", -1)
+        self.axes = open_sizes(settings, "axis", None)
         self.invert = settings.flag("invert", False)
         given = [settings.left.get(key) is not None for key in ("mean", "variance")]
         self.given = (
@@ -267,9 +295,9 @@ class Normalization(Layer):
     def build(self, shape: Shape) -> None:
         """Make mean and variance, one number for each place along the axes."""
         rank = len(shape)
-        kept = sorted(place_of(axis, rank) for axis in self.axes)
-        size = tuple(shape[axis] for axis in kept)
-        self.wide = tuple(n if i in kept else 1 for i, n in enumerate(shape))[1:]
+        places = sorted(place_of(axis, rank) for axis in self.axes)
+        size = tuple(shape[axis] for axis in places)
+        self.wide = tuple(n if i in places else 1 for i, n in enumerate(shape))[1:]
         for i, (name, start) in enumerate((("mean", 0.0), ("variance", 1.0))):
             options = {"initializer": torch.Tensor.zero_}
             if start:
@@ -279,7 +307,7 @@ class Normalization(Layer):
                 value = value.expand(self.wide).reshape(size)
                 options = {"stored": False, "value": value.numpy()}
             self.add(name, name, size, trainable=False, **options)
-        if self.given is None and self.keras_version < (4, 0):
+        if self.given is None:
             self.add("count", "count", (), trainable=False, initializer=_fill_one)
         self.given = None
 

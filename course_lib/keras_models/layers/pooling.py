@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from course_lib.keras_models.layers.base import Layer
+from course_lib.keras_models.layers.base import Layer, require_axes
 from course_lib.keras_models.layers.resize import METHODS, resize
 from course_lib.keras_models.layers.window import Window, pad
 from course_lib.keras_models.registry import keras_layer
@@ -19,16 +19,15 @@ _MEAN = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 class Spatial(Layer):
     """A layer over (batch, channels, ...) without variables."""
 
-    def __init__(self, settings: Settings, dims: int) -> None:
+    def __init__(self, settings: Settings, dims: int | None = None) -> None:
         super().__init__(settings)
-        self.dims = dims
+        self.dims = dims or int(settings.spec.kind[-2])
         self.channels_last = settings.channels_last()
         self.wants_first = self.channels_last
 
     def build(self, shape: tuple[int, ...]) -> None:
         """Check the number of axes."""
-        if len(shape) != self.dims + 2:
-            raise ValueError(f"the input has {len(shape)} axes; wanted {self.dims + 2}")
+        require_axes(shape, self.dims + 2)
 
 
 @keras_layer(
@@ -47,14 +46,13 @@ class Pooling(Spatial):
     """
 
     def __init__(self, settings: Settings) -> None:
-        kind = settings.spec.kind
-        super().__init__(settings, int(kind[-2]))
+        super().__init__(settings)
         self.window = Window(settings, self.dims, pool=True)
-        self.takes_max = kind.startswith("Max")
-        # average_inc_pad in pool2d of keras/backend/theano_backend.py, tag 2.0.9
+        self.takes_max = settings.spec.kind.startswith("Max")
+        # keras 2.0.9 keras/backend/theano_backend.py#L2113
         once = (2, 0, 4) <= settings.version[:3] < (2, 1, 5)
         self.theano_counts_padding = once and self.dims < 3
-        # pool3d there, to tag 2.1.5, forgets its padding before it would cut
+        # keras 2.0.9 keras/backend/theano_backend.py#L2134, up to 2.1.5, does not cut
         once = settings.version[:2] >= (2, 0) and settings.version[:3] < (2, 1, 6)
         self.window.cuts = self.dims < 3 or not once
 
@@ -100,12 +98,11 @@ class GlobalPooling(Spatial):
     """GlobalMaxPooling and GlobalAveragePooling: (batch, channels)."""
 
     def __init__(self, settings: Settings) -> None:
-        kind = settings.spec.kind
-        super().__init__(settings, int(kind[-2]))
-        self.takes_max = "Max" in kind
+        super().__init__(settings)
+        self.takes_max = "Max" in settings.spec.kind
         self.keepdims = settings.flag("keepdims", False)
         average = not self.takes_max and self.dims == 1
-        # New in 2.2.3: `call` takes a mask (keras/layers/pooling.py at that tag).
+        # keras 2.2.4 keras/layers/pooling.py#L541, new in 2.2.3
         self.uses_mask = average and settings.version >= (2, 2, 3)
         # A sequence is masked along its steps, and so stays in Keras's order.
         self.axes = tuple(range(2, self.dims + 2))
@@ -116,12 +113,9 @@ class GlobalPooling(Spatial):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the maximum or mean over all places (that the mask counts)."""
         if x.is_meta:  # see apply
-            kept = x[
-                tuple(
-                    slice(1) if i in self.axes else slice(None) for i in range(x.dim())
-                )
-            ]
-            return kept if self.keepdims else kept.squeeze(self.axes)
+            sizes = [1 if i in self.axes else size for i, size in enumerate(x.shape)]
+            means = x.new_empty(sizes)
+            return means if self.keepdims else means.squeeze(self.axes)
         if self.takes_max:
             return x.amax(self.axes, self.keepdims)
         if mask is None:
@@ -136,7 +130,7 @@ class ZeroPadding(Spatial):
     """ZeroPadding1D to 3D: zeros before and after each axis."""
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(settings, int(settings.spec.kind[-2]))
+        super().__init__(settings)
         self.amounts = pairs(settings, "padding", self.dims)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -149,11 +143,11 @@ class Cropping(Spatial):
     """Cropping1D to 3D: places cut off before and after each axis."""
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(settings, int(settings.spec.kind[-2]))
+        super().__init__(settings)
         self.amounts = pairs(settings, "cropping", self.dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what is left of x."""
+        """Return the rest of x."""
         for axis, (before, after) in enumerate(self.amounts, start=2):
             left = x.shape[axis] - before - after
             if left < 1:
@@ -192,10 +186,10 @@ class UpSampling(Spatial):
     """
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(settings, int(settings.spec.kind[-2]))
+        super().__init__(settings)
         self.factors = settings.integers("size", self.dims, 2)
-        version = settings.version
-        self.from_corners = version < (2, 4) and not version.tf
+        # keras 2.2.4 keras/backend/tensorflow_backend.py#L2020
+        self.from_corners = not settings.version.is_new
         methods = ("nearest", "bilinear") if self.from_corners else METHODS
         self.method = settings.choice("interpolation", methods, "nearest")
         if self.dims != 2 and self.method != "nearest":
@@ -217,7 +211,7 @@ class UpSampling(Spatial):
 
 
 def _stretch(x: Tensor, axis: int, factor: int) -> Tensor:
-    """Interpolate between each place and the next; the last one stands alone."""
+    """Interpolate between each place and the next; the last one has no next."""
     size = x.shape[axis]
     after = torch.cat([x.narrow(axis, 1, size - 1), x.narrow(axis, size - 1, 1)], axis)
     share = torch.arange(factor, device=x.device, dtype=x.dtype) / factor

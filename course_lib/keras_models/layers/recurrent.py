@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from course_lib.keras_models.layers.base import (
     Layer,
     Shape,
+    require_axes,
     transposed,
     weight_options,
 )
@@ -33,11 +34,11 @@ class Recurrent(Layer):
     gates = 1
     states = 1
     size_key = "units"  # the setting that says how many numbers a state has
-    gate_axis = -1  # along which the gates lie side by side
+    gate_axis = -1  # along which the gates are joined
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        old = settings.version < (2, 0)
+        old = settings.version < (2, 0)  # keras 1.2.2 keras/layers/recurrent.py#L452
         self.units = settings.integer(self.size_key)
         axis = self.activation_axis(settings)
         self.activation = settings.activation(default="tanh", axis=axis)
@@ -67,23 +68,18 @@ class Recurrent(Layer):
         self.memory: State | None = None  # of a stateful layer, between calls
 
     def activation_axis(self, settings: Settings) -> int:
-        """Return where Keras's last axis lies in a state."""
+        """Return the place of Keras's last axis in a state."""
         return -1
 
     def build(self, shape: Shape, *states: Shape) -> None:
         """Make the weights for (batch, steps, features)."""
-        if len(shape) != 3:
-            raise ValueError(
-                f"the input has {len(shape)} axes; wanted (batch, steps, features)"
-            )
+        require_axes(shape, 3)
         rows = self.gates * self.units
         self.add("kernel", "weight_ih", (rows, shape[-1]), transposed, **self.kernel)
         size = (rows, self.units)
         self.add("recurrent_kernel", "weight_hh", size, transposed, **self.recurrent)
-        self.bias = None
-        if self.use_bias:
-            del self.bias
-            self.add("bias", "bias", self.bias_shape(rows), **self.bias_options)
+        size = self.bias_shape(rows)
+        self.add_if(self.use_bias, "bias", "bias", size, **self.bias_options)
 
     def bias_shape(self, rows: int) -> Shape:
         """Return the shape of Keras's bias."""
@@ -119,8 +115,7 @@ class Recurrent(Layer):
         """Return the states to begin with, None for zeros.
 
         A stateful layer of tf.keras takes what it is given only as long as it remembers
-        nothing but zeros: `RNN._process_inputs`, keras/src/layers/rnn/base_rnn.py at
-        v2.15.0.
+        nothing but zeros: keras v2.15.0 keras/src/layers/rnn/base_rnn.py#L789.
         """
         memory = self.memory or ()
         if self.keras_version.tf and any(bool(state.any()) for state in memory):
@@ -138,8 +133,8 @@ class Recurrent(Layer):
         if x.is_meta:  # only shapes are asked for, and the steps may be many
             outputs = x.new_empty(*x.shape[:2], *state[0].shape[1:])
             return outputs, state[0], state
-        thinned = self.training and (self.rate or self.recurrent_rate)
-        if mask is None and not thinned and self._is_torchs():
+        drops = self.training and (self.rate or self.recurrent_rate)
+        if mask is None and not drops and self._is_torchs():
             outputs, state = self._fast(x, state)
             return outputs, outputs[:, -1], state
         return self._loop(x, state, mask)
@@ -172,16 +167,15 @@ class Recurrent(Layer):
         output, outputs = torch.zeros_like(state[0]), []
         for step in range(x.shape[1]):
             new = self.step(inputs[:, step], state, drop)
-            fresh = new[0]
+            shown = fresh = new[0]
             if mask is not None:
                 keep = mask[:, step].view(-1, *[1] * (fresh.dim() - 1))
-                fresh = torch.where(keep, fresh, output)
+                shown = fresh = torch.where(keep, fresh, output)
                 new = tuple(map(torch.where, (keep,) * len(new), new, state))
-                kept = fresh * keep if self.zero_output else fresh
-            else:
-                kept = fresh
+                if self.zero_output:
+                    shown = fresh * keep
             state, output = new, fresh
-            outputs.append(kept)
+            outputs.append(shown)
         return torch.stack(outputs, 1), outputs[-1], state
 
     def project(self, x: Tensor) -> Tensor:
@@ -310,7 +304,9 @@ class GRU(Recurrent):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self.reset_after = settings.flag("reset_after", settings.version >= (3, 0))
+        # keras v3.0.5 keras/src/layers/rnn/gru.py#L476
+        new = settings.version >= (3, 0)
+        self.reset_after = settings.flag("reset_after", new)
 
     def bias_shape(self, rows: int) -> Shape:
         """Return (2, rows) with reset_after: x's bias, then h's."""
@@ -324,18 +320,18 @@ class GRU(Recurrent):
     def step(self, inputs: Tensor, state: State, drop: Tensor) -> State:
         """Return (h',)."""
         h = state[0]
-        gate, thinned = self.recurrent_activation, h * drop
+        gate, dropped = self.recurrent_activation, h * drop
         xz, xr, xh = inputs.chunk(3, -1)
         if self.reset_after:
-            product = F.linear(thinned, self.weight_hh, self._biases()[1])
+            product = F.linear(dropped, self.weight_hh, self._biases()[1])
             hz, hr, hh = product.chunk(3, -1)
             z, r = gate(xz + hz), gate(xr + hr)
             candidate = self.activation(xh + r * hh)
         else:
             gates, last = self.weight_hh.split((2 * self.units, self.units))
-            hz, hr = F.linear(thinned, gates).chunk(2, -1)
+            hz, hr = F.linear(dropped, gates).chunk(2, -1)
             z, r = gate(xz + hz), gate(xr + hr)
-            candidate = self.activation(xh + F.linear(r * thinned, last))
+            candidate = self.activation(xh + F.linear(r * dropped, last))
         return (z * h + (1 - z) * candidate,)
 
     def _is_torchs(self) -> bool:

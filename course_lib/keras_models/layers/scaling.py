@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from course_lib.keras_models.layers.base import Layer, Shape
+from course_lib.keras_models.layers.base import Joining, Layer, Shape
+from course_lib.keras_models.layers.core import Noise
 from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
 
@@ -38,35 +39,26 @@ class LayerScale(Layer):
 
 
 @keras_layer("StochasticDepth")
-class StochasticDepth(Layer):
+def stochastic_depth(settings: Settings) -> Layer:
     """While training, leave out whole samples of a residual path.
 
     Source: Huang et al., "Deep Networks with Stochastic Depth", 2016.
     """
+    rate = settings.rate("drop_path_rate")
+    return Noise(settings, partial(_drop_samples, rate=rate))
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        self.rate = settings.rate("drop_path_rate")
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x, or each sample as 0 or x / (1 - rate)."""
-        if not self.training or not self.rate:
-            return x
-        return x * F.dropout(x.new_ones(len(x), *[1] * (x.dim() - 1)), self.rate)
+def _drop_samples(x: Tensor, rate: float) -> Tensor:
+    return x * F.dropout(x.new_ones(len(x), *[1] * (x.dim() - 1)), rate)
 
 
 @keras_layer("CustomScaleLayer")
-class CustomScaleLayer(Layer):
+class CustomScaleLayer(Joining):
     """x + scale * y, of InceptionResNetV2."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.scale = settings.number("scale")
-
-    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
-        """Take either order where both inputs have as many axes."""
-        self.wants_first = first and len(set(ranks)) == 1
-        return self.wants_first
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Add the scaled path to the other."""

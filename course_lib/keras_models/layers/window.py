@@ -31,7 +31,7 @@ def theano_padding(
 
     Keras pads a fixed number of places for each kernel and cuts the output to
     ceil(size / stride) places; so the first window begins at -before for every size,
-    and what lies behind the last window does not matter.
+    and places behind the last window do not matter.
 
     >>> theano_padding(8, 3, 2, 1, before=1)
     (1, 0)
@@ -60,7 +60,7 @@ def pad(x: Tensor, amounts: Amounts, value: float = 0.0) -> Tensor:
 
 
 class Window:
-    """Kernel, strides, dilation and padding, and what "same" means for an input.
+    """Kernel, strides, dilation and padding, and the meaning of "same".
 
     Attributes:
         on_theano: "same" is Theano's, not TensorFlow's; see `use_theano`.
@@ -91,7 +91,7 @@ class Window:
         self.symmetric = self._symmetric()
 
     def use_theano(self) -> None:
-        """Let "same" mean what Keras computed on Theano."""
+        """Take Theano's meaning of "same"."""
         self.on_theano = self.theano_differs
         self.symmetric = self._symmetric()
 

@@ -15,6 +15,7 @@ from course_lib.keras_models.layers.base import (
     Layer,
     MaskRule,
     Shape,
+    accepts_mask,
     channels_to_first,
     channels_to_last,
 )
@@ -64,6 +65,7 @@ class TimeDistributed(Layer):
         super().__init__(settings)
         self.layer = layer
         version = settings.version
+        # keras 2.2.4 keras/layers/wrappers.py#L245 and #L305
         self.uses_mask = version >= (2, 2) and (layer.uses_mask or layer.uses_masks)
         self.asks_inside = (2, 2) <= version < (3, 0)
 
@@ -77,6 +79,7 @@ class TimeDistributed(Layer):
             raise ValueError(f"the input has {len(shape)} axes; wanted at least 3")
         settle_alone(self.layer, (shape[0], *shape[2:]))
         parts = list(self.layer.modules())
+        # keras v3.15.1 keras/src/layers/rnn/time_distributed.py#L73
         new = self.keras_version >= (3, 0)
         self.costs = new and any(
             getattr(part, "activity", None) is not None for part in parts[1:]
@@ -99,6 +102,11 @@ class TimeDistributed(Layer):
         """Say which mask the steps have."""
         if not self.asks_inside:
             return super().mask_after(masked)
+        if masked[0] and not accepts_mask(self.layer):
+            raise ValueError(
+                f"a mask reaches the {self.layer.keras_class} inside, and Keras "
+                f"{self.keras_version} refuses that"
+            )
         if self.layer.makes_mask:
             return self._mask_inside
         rule = self.layer.mask_after(masked)
@@ -118,6 +126,14 @@ class TimeDistributed(Layer):
         return rule(flat, masks=inner).unflatten(0, x.shape[:2])
 
 
+_JOIN: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "concat": lambda y, z: torch.cat([y, z], -1),
+    "sum": torch.add,
+    "mul": torch.mul,
+    "ave": lambda y, z: (y + z) / 2,
+}
+
+
 @keras_layer("Bidirectional")
 class Bidirectional(Layer):
     """A recurrent layer, and its twin that walks backwards.
@@ -133,7 +149,7 @@ class Bidirectional(Layer):
         self, settings: Settings, forward: Layer, backward: Layer | None = None
     ) -> None:
         super().__init__(settings)
-        modes = ("concat", "sum", "mul", "ave", None)
+        modes = (*_JOIN, None)
         self.mode = settings.take("merge_mode", "concat")
         if self.mode not in modes:
             settings.problem(f"merge_mode={self.mode!r:.60}; wanted one of {modes}")
@@ -143,11 +159,10 @@ class Bidirectional(Layer):
             return
         if backward.go_backwards == forward.go_backwards:
             settings.problem("both layers walk in the same direction")
-        version = settings.version
         for layer in (forward, backward):
-            # tf.keras and Keras 3 return 0 at a masked step, whatever the file says:
-            # keras/src/layers/rnn/bidirectional.py, force_zero_output_for_mask, v2.15.0
-            if version.tf or version >= (3, 0):
+            # A masked step returns 0, whatever the file says:
+            # keras v2.15.0 keras/src/layers/rnn/bidirectional.py#L162
+            if settings.version.is_new:
                 layer.zero_output = layer.return_sequences
         self.forward_layer, self.backward_layer = forward, backward
         self.passes_mask = forward.passes_mask
@@ -165,7 +180,7 @@ class Bidirectional(Layer):
     def forward(
         self, x: Tensor, *states: Tensor, mask: Tensor | None = None
     ) -> Tensor | tuple[Tensor, ...]:
-        """Return the joined outputs, then the states where they are asked for."""
+        """Return the joined outputs, then the states if wanted."""
         half = len(states) // 2
         y = self.forward_layer(x, *states[:half], mask=mask)
         z = self.backward_layer(x, *states[half:], mask=mask)
@@ -175,19 +190,10 @@ class Bidirectional(Layer):
             rest = (*first, *second)
         if self.forward_layer.return_sequences:
             z = z.flip(1)
-        joined = self._join(y, z)
         if self.mode is None:
-            return (*joined, *rest)
+            return (y, z, *rest)
+        joined = _JOIN[self.mode](y, z)
         return (joined, *rest) if rest else joined
-
-    def _join(self, y: Tensor, z: Tensor) -> Any:
-        if self.mode == "concat":
-            return torch.cat([y, z], -1)
-        if self.mode == "sum":
-            return y + z
-        if self.mode == "mul":
-            return y * z
-        return (y + z) / 2 if self.mode == "ave" else (y, z)
 
 
 @keras_layer("SpectralNormalization")
@@ -222,7 +228,7 @@ class SpectralNormalization(Layer):
         self.add("vector_u", "vector_u", size, trainable=False, initializer=start)
 
     def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
-        """Take what the wrapped layer takes."""
+        """Take the wrapped layer's order."""
         self.layer.settle(first, ranks)
         self.wants_first = self.layer.wants_first
         return self.wants_first

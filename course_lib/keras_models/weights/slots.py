@@ -31,7 +31,6 @@ class Slot:
         module: the module that holds the tensor.
         attribute: the tensor's name in it.
         layouts: what the array may look like; see `layouts_of`.
-        trainable: whether Keras lists it among the trainable weights.
         flipped: axes of the tensor that the file has reversed, in kernels of Theano.
     """
 
@@ -40,8 +39,12 @@ class Slot:
     module: nn.Module
     attribute: str
     layouts: tuple[Layout, ...]
-    trainable: bool
     flipped: tuple[int, ...] = ()
+
+    @property
+    def trainable(self) -> bool:
+        """Tell whether Keras lists it among the trainable weights."""
+        return getattr(self.module, self.attribute).requires_grad
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -119,7 +122,6 @@ def slots_of(
                 module,
                 variable.attribute,
                 layouts_of(module, variable.name, variable.view, origin),
-                getattr(module, variable.attribute).requires_grad,
                 flipped_axes(module, variable.name, origin),
             )
 
@@ -127,11 +129,10 @@ def slots_of(
 def _replacement(module: Replacement, path: tuple[str, ...]) -> Iterator[Slot]:
     """Yield the parameters and buffers of the caller's module, unchanged."""
     if isinstance(module.function, nn.Module):
-        for name, tensor in module.function.state_dict(keep_vars=True).items():
+        for name in module.function.state_dict():
             *parents, attribute = name.split(".")
             owner = module.function.get_submodule(".".join(parents))
-            same = (Layout(as_it_is),)
-            yield Slot(path, name, owner, attribute, same, tensor.requires_grad)
+            yield Slot(path, name, owner, attribute, (Layout(as_it_is),))
 
 
 _GATES = {LSTM: ("ifco", "icfo"), GRU: ("zrh", "zrh")}
@@ -140,13 +141,10 @@ _GATES = {LSTM: ("ifco", "icfo"), GRU: ("zrh", "zrh")}
 def _separate_gates(module: Recurrent, path: tuple[str, ...]) -> Iterator[Slot]:
     """Yield W, U and b of each gate, in Keras 1's order: i, c, f, o or z, r, h."""
     stored, listed = _GATES[LSTM if isinstance(module, LSTM) else GRU]
-    units = module.units
     letters = {"kernel": "W", "recurrent_kernel": "U", "bias": "b"}
     for gate in listed:
-        part = Part(stored.index(gate) * units, units)
+        part = Part(stored.index(gate) * module.units, module.units)
         for variable in module.variables.values():
             name = f"{letters[variable.name]}_{gate}"
-            tensor = getattr(module, variable.attribute)
             layouts = (Layout(Chain(variable.view, part)),)
-            trainable = tensor.requires_grad
-            yield Slot(path, name, module, variable.attribute, layouts, trainable)
+            yield Slot(path, name, module, variable.attribute, layouts)

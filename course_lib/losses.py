@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from course_lib.trees import is_transforming
+
 
 def absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return mean |outputs - targets| over all axes but the first, shape `(batch,)`.
@@ -120,6 +122,30 @@ def kl_from_logits(logits: Tensor, other: Tensor) -> Tensor:
     log_p, log_q = logits.log_softmax(dim=1), other.log_softmax(dim=1)
     values = functional.kl_div(log_q, log_p, reduction="none", log_target=True)
     return _mean_of_each(values.sum(dim=1))
+
+
+def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return -t * log p - (1 - t) * log(1 - p), p = sigmoid(logits), `(batch,)`.
+
+    It stays exact where p rounds to 0 or 1. Keras's default takes probabilities, and
+    clips them at 1e-7: compare `from_logits=True`.
+
+    Args:
+        logits: `(batch, ...)`; all axes but the first are averaged over.
+        targets: of the same shape, in [0, 1]: floats, bools, or integers 0 and 1.
+
+    Raises:
+        ValueError: the shapes differ (they are not broadcast), or targets on the CPU
+            are out of range; on a GPU the check would wait.
+
+    >>> binary_cross_entropy(torch.tensor([0.0, 200.0]), torch.tensor([1.0, 0.0]))
+    tensor([  0.6931, 200.0000])
+    """
+    _require_one_shape("binary_cross_entropy", "logits", logits, "targets", targets)
+    _require_shares(targets)
+    targets = targets.to(logits.dtype)
+    loss = functional.binary_cross_entropy_with_logits
+    return _mean_of_each(loss(logits, targets, reduction="none"))
 
 
 def reduce(
@@ -342,6 +368,21 @@ def _require_one_device(
         raise ValueError(
             f"{place}: {name} is on {first.device}, {other_name} on {second.device}. "
             f"Move them: {other_name}.to({str(first.device)!r})."
+        )
+
+
+def _require_shares(targets: Tensor) -> None:
+    """Refuse -1 or 2 among targets that have a value and need no wait."""
+    if targets.device.type != "cpu" or not targets.numel() or targets.is_complex():
+        return
+    is_compiling = torch.compiler.is_compiling()
+    if targets.dtype == torch.bool or is_compiling or is_transforming():
+        return
+    low, high = targets.detach().aminmax()
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"binary_cross_entropy: got targets from {low:.3g} to {high:.3g}; wanted "
+            "them in [0, 1]. Of -1 and 1 make (targets + 1) / 2."
         )
 
 

@@ -21,6 +21,7 @@ from course_lib.losses import (
     LossCollector,
     absolute_error,
     add_loss,
+    binary_cross_entropy,
     cross_entropy,
     kl_from_logits,
     reduce,
@@ -31,6 +32,7 @@ from course_lib.losses import (
 GIVEN = {
     "outputs": [[[0.5, -1], [2, 0.25]], [[-1.5, 3], [0, 0]], [[0, 0], [0, 0]]],
     "targets": [[[1, 1], [-1, 0.5]], [[2, 2.5], [3, 1]], [[-2, 4], [0.5, 0]]],
+    "shares": [[[1, 0], [0.5, 0.25]], [[0, 1], [1, 0]], [[0, 0.5], [1, 1]]],
     "labels": [[0, 1], [1, 0], [1, 1]],
     "weights": [1, 2, 0.5],
     "step_weights": [[1, 0], [3, 1], [0.25, 2]],
@@ -46,6 +48,9 @@ outputs, targets = given["outputs"], given["targets"]
 ways = {
     "absolute_error": (keras.losses.MeanAbsoluteError(reduction=None), "targets"),
     "squared_error": (keras.losses.MeanSquaredError(reduction=None), "targets"),
+    "binary_cross_entropy": (
+        keras.losses.BinaryCrossentropy(from_logits=True, reduction=None), "shares"
+    ),
     "cross_entropy": (
         keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=None),
         "labels",
@@ -75,6 +80,11 @@ KERAS = {  # what ASK_KERAS printed with Keras 3.15.1 on torch 2.13.0
     "each": {
         "absolute_error": [[1.25, 1.625], [2.0, 2.0], [3.0, 0.25]],
         "squared_error": [[2.125, 4.53125], [6.25, 5.0], [10.0, 0.125]],
+        "binary_cross_entropy": [
+            [0.39366936683654785, 0.9451836943626404],
+            [0.12500031292438507, 0.6931471824645996],
+            [0.6931471824645996, 0.6931471824645996],
+        ],
         "cross_entropy": [
             [0.2014133334159851, 1.910224199295044],
             [0.011047743260860443, 0.6931471824645996],
@@ -111,6 +121,7 @@ def our_figures(device="cpu"):
     each = {
         "absolute_error": absolute_error(outputs, targets),
         "squared_error": squared_error(outputs, targets),
+        "binary_cross_entropy": binary_cross_entropy(outputs, steps("shares", device)),
         "cross_entropy": cross_entropy(outputs, steps("labels", device).long()),
         "kl_from_logits": kl_from_logits(targets, outputs),
     }
@@ -162,6 +173,7 @@ def test_the_keras_of_this_machine_agrees():
 PAIRS = [
     (absolute_error, functional.l1_loss),
     (squared_error, functional.mse_loss),
+    (binary_cross_entropy, functional.binary_cross_entropy_with_logits),
 ]
 
 
@@ -213,6 +225,7 @@ def test_gradients_of_all_are_finite_differences():
         (lambda a: squared_error(a, shares), some(3, 4)),
         (lambda a: cross_entropy(a, labels), some(3, 4)),
         (lambda a: kl_from_logits(a, a.roll(1)), some(3, 4)),
+        (lambda a: binary_cross_entropy(a, shares), some(3, 4)),
         (lambda a: reduce(a, weights=shares, mask=shares > 0.3), some(3, 4)),
     ]
     for function, argument in cases:
@@ -225,9 +238,13 @@ def test_logits_far_from_0_are_exact(device):
     assert kl_from_logits(logits, other).item() == 1600
     assert kl_from_logits(logits, logits).item() == 0
     assert cross_entropy(logits, torch.tensor([1], device=device)).item() == 1600
+    targets = torch.tensor([[0.0, 1.0]], device=device)
+    assert binary_cross_entropy(logits, targets).item() == 800
 
 
-@pytest.mark.parametrize("loss", [absolute_error, squared_error, kl_from_logits])
+@pytest.mark.parametrize(
+    "loss", [absolute_error, squared_error, binary_cross_entropy, kl_from_logits]
+)
 def test_shapes_are_not_broadcast(loss):
     with pytest.raises(ValueError, match=r"has shape \(4, 1\), .* \(4,\); wanted one"):
         loss(torch.zeros(4, 1), torch.zeros(4))
@@ -545,7 +562,7 @@ def test_probabilities_take_the_dtype_of_the_logits():
     torch.testing.assert_close(value, wanted)
 
 
-@pytest.mark.parametrize("loss", [absolute_error, squared_error])
+@pytest.mark.parametrize("loss", [absolute_error, squared_error, binary_cross_entropy])
 @pytest.mark.parametrize(
     "dtype", [torch.int64, torch.uint8, torch.bool, torch.float64, torch.float16]
 )
@@ -586,6 +603,11 @@ Z, LABELS = torch.zeros(2, 3), torch.tensor([0, 1])
         (lambda: cross_entropy(Z.numpy(), LABELS), "logits is of type ndarray"),
         (lambda: absolute_error(Z.long(), Z), r"outputs is of torch\.int64"),
         (lambda: squared_error(Z, Z.tolist()), "targets is of type list"),
+        (
+            lambda: binary_cross_entropy(Z, torch.full((2, 3), -1)),
+            r"targets from -1 to -1; wanted them in \[0, 1\]\. Of -1 and 1 make",
+        ),
+        (lambda: binary_cross_entropy(Z, Z + 2), r"targets from 2 to 2"),
         (lambda: reduce(Z[:0]), r"shape \(0, 3\); the mean of none is nan.*a mask"),
         (lambda: reduce(Z > 0), r"losses is of torch\.bool"),
         (lambda: reduce([1.0]), "losses is of type list"),
@@ -600,6 +622,14 @@ Z, LABELS = torch.zeros(2, 3), torch.tensor([0, 1])
 def test_labels_and_losses_that_cannot_be_right_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_shares_are_not_looked_at_where_they_have_no_value():
+    targets = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.5, 1.0]])
+    each = torch.func.vmap(lambda z, t: binary_cross_entropy(z[None], t[None]))
+    torch.testing.assert_close(each(Z, targets)[:, 0], binary_cross_entropy(Z, targets))
+    meta = binary_cross_entropy(Z.to("meta"), targets.to("meta"))
+    assert meta.shape == (2,)
 
 
 # reduce, in halves and under masks
@@ -684,7 +714,12 @@ def test_one_label_of_very_many_in_float16():
             "be lost",
         ),
         ("absolute_error", torch.zeros(2), torch.zeros(2, device="meta"), r"to\('cpu'"),
-        ("squared_error", torch.zeros(2), torch.zeros(2, device="meta"), "on meta. M"),
+        (
+            "binary_cross_entropy",
+            torch.zeros(2),
+            torch.zeros(2, device="meta"),
+            "is on cpu, targets on meta. Move",
+        ),
         (
             "cross_entropy",
             torch.zeros(2, 3),

@@ -242,7 +242,9 @@ def run_graph(layers, kind, rank, masks, config):
         report(kind, error)
         return "raises"
     given = given if masks[0] == "1" else None
-    return entry(found[0] if found else None, given, not np.allclose(y, other))
+    return entry(
+        found[0] if found else None, given, not np.allclose(y, other, atol=1e-5)
+    )
 
 
 def to_numpy(tensor):
@@ -269,7 +271,7 @@ def run_eager(layers, kind, rank, masks, config):
     except Exception as error:
         report(kind, error)
         return "raises"
-    changed = not np.allclose(to_numpy(y), to_numpy(other))
+    changed = not np.allclose(to_numpy(y), to_numpy(other), atol=1e-5)
     return entry(to_numpy(getattr(y, "_keras_mask", None)), given, changed)
 
 

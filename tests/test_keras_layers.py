@@ -360,3 +360,24 @@ def test_identity_drops_the_mask_in_tf_keras():
     calls = [("mask", "x", {}), ("same", "mask", {}), ("mean", "same", {})]
     model = load_keras(functional(layers, calls, shape=(3, 1)))
     assert model(torch.tensor([[[2.0], [4.0], [0.0]]])).item() == 2  # of 3 steps, not 2
+
+
+def test_stacked_cells_go_on_from_what_they_remember():
+    cells = [inside("LSTMCell", {}), inside("GRUCell", {})]
+    config = {"cell": cells, "return_sequences": True}
+    whole = single("RNN", config, shape=(6, 4))
+    parts = single("RNN", {**config, "stateful": True}, shape=(3, 4))
+    parts.load_state_dict(whole.state_dict())
+    x = torch.randn(2, 6, 4)
+    with torch.no_grad():
+        got = torch.cat([parts(x[:, :3]), parts(x[:, 3:])], 1)
+        assert_close(got, whole(x))
+
+
+def test_minus_one_group_is_one_for_each_channel():
+    x = torch.randn(3, 5, 4)
+    got, wanted = (
+        single("GroupNormalization", {"groups": groups}, shape=(5, 4))(x)
+        for groups in (-1, 4)
+    )
+    assert_close(got, wanted)

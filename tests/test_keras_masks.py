@@ -213,6 +213,7 @@ def in_a_model(version, row, *, masked):
 
 def found(version, row):
     """The table's entry for our layer."""
+    torch.manual_seed(0)
     _, _, rank, masks, _ = row
     arrays = [torch.from_numpy(x) for x in samples(rank, masks)]
     bare = in_a_model(version, row, masked=False)
@@ -226,7 +227,7 @@ def found(version, row):
     y, mask = got if isinstance(got, tuple) else (got, None)
     mask = None if mask is None else mask.numpy()
     given = (arrays[0] != 0).any(-1).numpy() if masks[0] == "1" else None
-    changed = not torch.allclose(y, bare(*arrays))
+    changed = not torch.allclose(y, bare(*arrays), atol=1e-5)
     return entry(mask, given, changed)
 
 

@@ -12,7 +12,9 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from course_lib.data import Split
 from course_lib.explicit import call, parameters, setup, update, with_gradient
+from course_lib.rso import RSO
 from course_lib.rules import Adam
 from tests import conftest
 from tests.pretended_gpu import hooks
@@ -157,6 +159,53 @@ def steps(gpu, **options):
 def test_an_explicit_step_waits_only_for_its_check(gpu):
     assert steps(gpu, check=False) == 0
     assert steps(gpu) == 3
+
+
+def search(device, width=3, **options):
+    """Return an RSO over a small network, before its first cycle."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Flatten(), nn.Linear(4, width), nn.BatchNorm1d(width), nn.ReLU()),
+        nn.Linear(width, 2),
+    )
+    split = Split(torch.randn(16, 1, 2, 2), torch.randint(2, (16,)))
+    options = {"cycles": 2, "batch_size": 8, "progress": False} | options
+    return RSO(model.to(device), split, device=device, **options)
+
+
+def waits_of_a_cycle(gpu, width, **options):
+    searching = search(gpu, width, **options)
+    conftest.waits.clear()
+    next(searching)
+    return sum(conftest.waits.values())
+
+
+@pytest.mark.parametrize("minibatches", ["partition", "fresh"])
+@pytest.mark.parametrize(
+    ("engine", "a_tensor"), [("reference", 2), ("cached", 2), ("incremental", 3)]
+)
+def test_a_search_waits_for_no_proposal(gpu, engine, a_tensor, minibatches):
+    """Four tensors are searched, then the cycle's losses are read at once."""
+    options = {"engine": engine, "minibatches": minibatches}
+    for width in (3, 6):
+        assert waits_of_a_cycle(gpu, width, **options) == 4 * a_tensor + 1
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize("minibatches", ["partition", "fresh"])
+@pytest.mark.parametrize("engine", ["reference", "cached", "incremental"])
+def test_decisions_are_those_of_the_cpu(gpu, engine, minibatches, at_once):
+    options = {
+        "engine": engine,
+        "minibatches": minibatches,
+        "proposals_at_once": at_once,
+        "compiled": False,
+    }
+    here, there = search("cpu", **options), search(gpu, **options)
+    for _ in range(2):
+        next(here)
+        next(there)
+    assert torch.equal(here.decisions, there.decisions.cpu())
 
 
 def test_the_limits_are_few_and_each_has_a_reason():

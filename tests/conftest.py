@@ -14,7 +14,6 @@ import torch  # isort: skip
 from course_lib.data import archives
 from tests.pretended_gpu.limits import LIMITS
 from tests.pretended_gpu.patches import pretended_gpu
-from tests.pretended_gpu.tensors import waits  # noqa: F401
 
 matplotlib.use("Agg")  # for this process alone: notebooks keep their own backend
 

@@ -6,6 +6,7 @@ stays on the CPU, NumPy, a file read onto the wrong device, a wait in a loop.
 
 import copy
 import io
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,9 +17,10 @@ from course_lib.data import Split
 from course_lib.explicit import call, parameters, setup, update, with_gradient
 from course_lib.rso import RSO
 from course_lib.rules import Adam
-from tests import conftest
 from tests.pretended_gpu import hooks
 from tests.pretended_gpu.limits import LIMITS
+from tests.pretended_gpu.patches import pretended_gpu
+from tests.pretended_gpu.tensors import waits
 
 pytestmark = pytest.mark.skipif(
     hooks.obstacle is not None or torch.cuda.is_available(),
@@ -28,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def gpu():
-    with conftest.pretended_gpu() as device:
+    with pretended_gpu() as device:
         yield device
 
 
@@ -126,16 +128,16 @@ def test_a_file_comes_back_on_the_device_that_is_asked_for(gpu):
 )
 def test_a_wait_is_counted_under_its_name(gpu, name, wait):
     x = torch.ones(3, device=gpu)
-    conftest.waits.clear()
+    waits.clear()
     wait(x)
-    assert [key.partition(" at ")[0] for key in conftest.waits] == [name]
+    assert [key.partition(" at ")[0] for key in waits] == [name]
 
 
 def test_what_stays_on_the_device_waits_for_nothing(gpu):
     x = torch.ones(3, device=gpu)
-    conftest.waits.clear()
+    waits.clear()
     (torch.where(x > 0, x, -x) @ x).relu().argmax()
-    assert not conftest.waits
+    assert not waits
 
 
 # Loops that must not wait
@@ -147,13 +149,13 @@ def steps(gpu, **options):
     x, y = torch.randn(8, 4).to(gpu), torch.randint(2, (8,)).to(gpu)
     params = parameters(model)
     state = setup(Adam(), params)
-    conftest.waits.clear()
+    waits.clear()
     for _ in range(3):
         _, grads = with_gradient(
             lambda p: nn.functional.cross_entropy(call(model, p, x), y), params
         )
         state, params = update(state, params, grads, **options)
-    return sum(conftest.waits.values())
+    return sum(waits.values())
 
 
 def test_an_explicit_step_waits_only_for_its_check(gpu):
@@ -175,9 +177,9 @@ def search(device, width=3, **options):
 
 def waits_of_a_cycle(gpu, width, **options):
     searching = search(gpu, width, **options)
-    conftest.waits.clear()
+    waits.clear()
     next(searching)
-    return sum(conftest.waits.values())
+    return sum(waits.values())
 
 
 @pytest.mark.parametrize("minibatches", ["partition", "fresh"])
@@ -209,5 +211,7 @@ def test_decisions_are_those_of_the_cpu(gpu, engine, minibatches, at_once):
 
 
 def test_the_limits_are_few_and_each_has_a_reason():
+    tests = "".join(p.read_text() for p in Path(__file__).parent.glob("test_*.py"))
     assert len(LIMITS) < 30
     assert all(LIMITS.values())
+    assert [name for name in LIMITS if f"def {name}(" not in tests] == []

@@ -1,14 +1,17 @@
 """What is judged on the host and on a device comes to the same decisions."""
 
 import signal
+from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
-from rso_cases import random_split
+from rso_cases import random_split, side_by_side
 from torch import nn
 
+from course_lib import data
 from course_lib.data import Split
-from course_lib.models import small_cnn
+from course_lib.models import rso_mnist_cnn, small_cnn
 from course_lib.rso import RSO, SearchError, steps
 from course_lib.rso import search as searches
 from course_lib.rso.eager.incremental import Incremental
@@ -167,6 +170,32 @@ def test_a_nan_of_the_host_changes_nothing():
 )
 def test_which_calls_are_close(losses, expected):
     assert steps.is_close([100 * loss for loss in losses], 100) is expected
+
+
+def narrow(depth=5, width=6):
+    """Layers with batch norms behind each other enlarge a rounding most."""
+    widths = [64, *[width] * depth]
+    layers = [
+        layer
+        for ins, outs in pairwise(widths)
+        for layer in (nn.Linear(ins, outs), nn.BatchNorm1d(outs), nn.ReLU())
+    ]
+    return nn.Sequential(nn.Flatten(), *layers, nn.Linear(width, 10))
+
+
+@pytest.mark.parametrize("batch_size", [8, 64])
+@pytest.mark.parametrize("make", [narrow, partial(rso_mnist_cnn, width=2)])
+def test_no_engine_is_off_by_more_than_a_close_call(make, batch_size):
+    torch.manual_seed(0)
+    train = data.load("digits", device="cpu").train
+    few = Split(train.inputs[: 2 * batch_size], train.labels[: 2 * batch_size])
+    options = {"dtype": torch.float32, "batch_size": batch_size}
+    for name, _, samples, found in side_by_side(make(), few, **options):
+        wanted = found["Reference"]
+        allowed = steps.rounding(wanted[0].item(), samples)
+        for engine, losses in found.items():
+            off = (losses - losses[0]) - (wanted - wanted[0])
+            assert off.abs().max() < allowed, (engine, name)
 
 
 @pytest.mark.parametrize("compiled", [True, False])

@@ -83,8 +83,8 @@ def _on_device(make: Any) -> Any:
 def _loading(load: Any) -> Any:
     """A file remembers the device of its tensors; `map_location` says another."""
 
-    def loaded(*args: Any, map_location: Any = None, **options: Any) -> Any:
-        found = load(*args, map_location="cpu", **options)
+    def loaded(file: Any, map_location: Any = None, *args: Any, **options: Any) -> Any:
+        found = load(file, "cpu", *args, **options)
         if map_location is None:
             return found
         if torch.device(map_location).type == "cuda":

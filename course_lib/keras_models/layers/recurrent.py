@@ -338,17 +338,8 @@ class GRU(Recurrent):
         return self.reset_after and super()._is_torchs()
 
     def _fast(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        # torch's order is r, z, h
-        weights = [
-            torch.cat(
-                [
-                    weight[self.units : 2 * self.units],
-                    weight[: self.units],
-                    weight[2 * self.units :],
-                ]
-            )
-            for weight in self._weights()
-        ]
+        parts = [weight.chunk(3) for weight in self._weights()]
+        weights = [torch.cat([r, z, h]) for z, r, h in parts]  # torch's order
         h = state[0].unsqueeze(0)
         outputs, h = torch.gru(x, h, weights, True, 1, 0.0, self.training, False, True)
         return outputs, (h[0],)

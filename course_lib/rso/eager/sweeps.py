@@ -83,8 +83,7 @@ class Reference:
     def losses(self, chosen: Sequence[int], number: int) -> Tensor:
         """Judge the chosen proposals; the weights are restored."""
         judge = self._judge(number)
-        rows = torch.tensor(chosen, device=self.flat.device)
-        with _put_back(self.flat, chosen):
+        with _restored(self.flat, chosen) as rows:
             kept, *moved = self.task.values[rows].unbind(1)
             self.flat[rows] = kept
             sums = [judge()]
@@ -97,7 +96,7 @@ class Reference:
 
     def joint(self, chosen: Sequence[int], winners: Sequence[int]) -> Tensor:
         """Judge the winners of the last call together, on its mini-batch."""
-        with _put_back(self.flat, chosen):
+        with _restored(self.flat, chosen):
             for weight, winner in zip(chosen, winners, strict=True):
                 self.flat[weight] = self.task.values[weight, winner]
             return self.judge()
@@ -169,11 +168,14 @@ def _cut(
 
 
 @contextlib.contextmanager
-def _put_back(flat: Tensor, chosen: Sequence[int]) -> Iterator[None]:
-    """Restore the chosen entries of a flat tensor at the end."""
+def _restored(flat: Tensor, chosen: Sequence[int]) -> Iterator[Tensor]:
+    """Yield the index of the chosen entries, which are restored at the end.
+
+    It is a tensor of that device, for a list would be copied there each time.
+    """
     rows = torch.tensor(chosen, device=flat.device)
     old = flat[rows]
     try:
-        yield
+        yield rows
     finally:
         flat[rows] = old

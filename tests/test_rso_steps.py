@@ -156,20 +156,32 @@ def test_a_nan_of_the_host_changes_nothing():
 # Close calls
 
 
+@pytest.mark.parametrize("samples", [1, 10, 100, 256])
 @pytest.mark.parametrize(
-    ("losses", "expected"),
+    ("losses", "expected"),  # in slacks beside the mean loss 1, and that of its bar
     [
-        ([1.0, 2.0, 3.0], False),
-        ([1.0, 1.0, 1.0], False),  # without any effect
-        ([1.0, 1.0 + 1e-7, 3.0], True),
-        ([1.0, 3.0, 1.0 - 1e-7], True),
-        ([1.0, 0.5, 0.5 + 1e-7], True),  # which of the two is better
-        ([1.0, 1.5, 1.5 + 1e-7], False),  # neither wins
-        ([1.0, 1.0 - 1e-5, 3.0], False),
+        ([0, 5000, 9000], False),
+        ([0, 0, 0], False),  # without any effect
+        ([0, -0.999, 9000], True),
+        ([0, -1.001, 9000], True),
+        ([0, 9000, -0.999], True),
+        ([0, 9000, -1.001], True),
+        ([0, -5000, -5000.999], True),  # which of the two is better
+        ([0, -5000, -5001.001], True),
+        ([0, 5000, 5001], False),  # neither wins
+        ([0, -9, -5000], False),
     ],
 )
-def test_which_calls_are_close(losses, expected):
-    assert steps.is_close([100 * loss for loss in losses], 100) is expected
+def test_which_calls_are_close(losses, expected, samples):
+    slack = 1e-6 * 2 * samples
+    sums = [samples + slack * each for each in losses]
+    assert steps.is_close(sums, samples, 1e-6) is expected
+
+
+def test_a_call_is_close_only_where_rounding_can_decide_it():
+    losses = [100.0, 100.0 + 1e-5, 300.0]  # of 100 samples, a slack above the bar
+    assert not steps.is_close(losses, 100, 1e-6)
+    assert steps.is_close([loss / 10 for loss in losses], 10, 1e-6)
 
 
 def narrow(depth=5, width=6):
@@ -198,17 +210,18 @@ def test_no_engine_is_off_by_more_than_a_close_call(make, batch_size):
             assert off.abs().max() < allowed, (engine, name)
 
 
+@pytest.mark.parametrize("batch_size", [10, 256])
 @pytest.mark.parametrize("compiled", [True, False])
-def test_rounding_of_a_small_search_decides_nothing(monkeypatch, compiled):
-    """Losses that are off by more than those of any engine lead to the same weights."""
+def test_rounding_of_a_small_search_decides_nothing(monkeypatch, compiled, batch_size):
+    """Losses that are off by almost a close call lead to the same weights."""
     found, noise = [], torch.Generator().manual_seed(0)
 
     def rounded(judge):
         def losses(*given):
             sums = judge(*given)
             off = torch.rand(sums.shape, generator=noise, dtype=sums.dtype) - 0.5
-            is_equal = sums == sums[0]
-            return torch.where(is_equal, sums, sums + 1e-6 * (sums + 10) * off)
+            near = 0.9 * steps.rounding(sums[0].item(), batch_size)
+            return torch.where(sums == sums[0], sums, sums + near * off)
 
         return losses
 
@@ -220,9 +233,13 @@ def test_rounding_of_a_small_search_decides_nothing(monkeypatch, compiled):
         model = nn.Sequential(
             nn.Flatten(), nn.Linear(36, 9), nn.ReLU(), nn.Linear(9, 3)
         )
-        options = {"batch_size": 10, "cycles": 3, "progress": False}
+        options = {"batch_size": batch_size, "cycles": 5, "progress": False}
         search = RSO(
-            model, random_split(20), engine=engine, compiled=compiled, **options
+            model,
+            random_split(2 * batch_size),
+            engine=engine,
+            compiled=compiled,
+            **options,
         )
         list(search)
         found.append((search.decisions, model.state_dict()))

@@ -164,6 +164,7 @@ class RSO:
             name: "own" if callable(given[name]) else given[name] for name in SETTINGS
         }
         self.settings |= {"samples": len(split), "labels": _digest(split.labels)}
+        self.settings["tolerance"] = self.tolerance
         self.processes.require_equal(self.settings)
         if initialize:
             proposals.initialize(self.targets, seed)

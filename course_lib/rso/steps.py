@@ -95,7 +95,11 @@ class HostStep:
                 "weight was changed by it. Look at the loss and the scale of the "
                 "inputs."
             )
-        if self.referee and len(group) == 1 and is_close(losses, samples):
+        if (
+            self.referee
+            and len(group) == 1
+            and is_close(losses, samples, rules.tolerance)
+        ):
             losses = self.referee.losses(group, minibatch).tolist()
         winners = self._pick(losses, group, samples)
         for weight, winner in zip(group, winners, strict=True):
@@ -128,15 +132,17 @@ class HostStep:
         return [winner if i == best else 0 for i, winner in enumerate(winners)]
 
 
-def is_close(losses: Sequence[float], samples: int) -> bool:
+def is_close(losses: Sequence[float], samples: int, tolerance: float) -> bool:
     """Tell whether rounding may decide which of [kept, w + dw, w - dw] has won.
 
-    A candidate that gives exactly the loss of the unchanged weight has no effect.
+    It may where a loss is near to the bar that it has to pass in `proposals.winner`. A
+    candidate that gives exactly the loss of the unchanged weight has no effect.
     """
     kept, plus, minus = losses
-    near = rounding(kept, samples)
-    is_tie = any(0 < abs(loss - kept) < near for loss in (plus, minus))
-    return is_tie or (min(plus, minus) < kept and abs(plus - minus) < near)
+    near, slack = rounding(kept, samples), tolerance * (abs(kept) + samples)
+    bar = kept - slack
+    is_tie = any(loss != kept and abs(loss - bar) < near for loss in (plus, minus))
+    return is_tie or (plus < bar and abs(minus - (plus - slack)) < near)
 
 
 def rounding(loss: float, samples: int) -> float:

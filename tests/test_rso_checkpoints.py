@@ -336,6 +336,26 @@ def test_a_checkpoint_of_another_search_is_refused(tmp_path, name):
     assert search.reports == []
 
 
+def test_a_checkpoint_of_another_tolerance_is_refused():
+    """RSO had it as an argument once; with another one, other candidates win."""
+    state = search_of().state_dict()
+    state["settings"]["tolerance"] = 0.1
+    with pytest.raises(ValueError, match=r"made with tolerance=0\.1, this search has"):
+        search_of().load_state_dict(state)
+
+
+def test_a_checkpoint_with_a_bad_report_changes_nothing():
+    search = search_of()
+    next(search)
+    state = search.state_dict() | {"reports": [[1]]}
+    fresh = search_of()
+    before = weights(fresh)
+    with pytest.raises(ValueError, match="contradicts itself"):
+        fresh.load_state_dict(state)
+    assert (fresh.cycle, fresh.reports) == (0, [])
+    assert weights(fresh).equal(before)
+
+
 CONTRADICTIONS = {
     "cycle": 9,
     "place": [0],

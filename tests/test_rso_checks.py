@@ -118,3 +118,20 @@ def test_padding_that_the_fast_engine_does_not_know():
         with pytest.raises(ValueError, match=match):
             make(model, engine="incremental")
         assert next(make(model)).proposals == 38
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "message"),
+    [
+        (
+            None,
+            Split(torch.zeros(2, 1, 2, 2), GOOD[:2]),
+            r"got model=None; wanted an nn\.Module",
+        ),
+        (nn.Linear(2, 2), None, r"got split=None; wanted a Split\(inputs, labels\)"),
+        (nn.Linear(2, 2), (1, 2), r"got split=\(1, 2\); wanted a Split"),
+    ],
+)
+def test_what_is_no_model_or_no_split_is_refused(model, data, message):
+    with pytest.raises(ValueError, match=message):
+        RSO(model, data, batch_size=2, cycles=1)

@@ -397,6 +397,8 @@ class Noise(nn.Module):
         ({"train_norm": None}, "got train_norm=None; wanted True or False"),
         ({"initialize": 1}, "got initialize=1; wanted True or False"),
         ({"proposals_at_once": 0}, "got proposals_at_once=0; wanted"),
+        ({"final_sigma": "0.1"}, r"got final_sigma='0\.1'; wanted a number"),
+        ({"weight_decay": None}, r"got weight_decay=None; wanted a number"),
         ({"final_sigma": 0.0}, r"got final_sigma=0.0; wanted it in \(0, 1\]"),
         ({"final_sigma": math.nan}, "got final_sigma=nan"),
         ({"weight_decay": 1.0}, r"got weight_decay=1.0; wanted it in \[0, 1\)"),

@@ -213,15 +213,17 @@ def test_no_engine_is_off_by_more_than_a_close_call(make, batch_size):
 @pytest.mark.parametrize("batch_size", [10, 256])
 @pytest.mark.parametrize("compiled", [True, False])
 def test_rounding_of_a_small_search_decides_nothing(monkeypatch, compiled, batch_size):
-    """Losses that are off by almost a close call lead to the same weights."""
-    found, noise = [], torch.Generator().manual_seed(0)
+    """Losses pushed over the bar, by half a close call, lead to the same weights."""
+    found = []
 
     def rounded(judge):
         def losses(*given):
             sums = judge(*given)
-            off = torch.rand(sums.shape, generator=noise, dtype=sums.dtype) - 0.5
-            near = 0.9 * steps.rounding(sums[0].item(), batch_size)
-            return torch.where(sums == sums[0], sums, sums + near * off)
+            kept = sums[0].item()
+            push = 0.49 * steps.rounding(kept, batch_size)
+            bar = kept - 1e-6 * (kept + batch_size)
+            pushed = torch.where(sums < bar, sums + push, sums - push)
+            return torch.where(sums == sums[0], sums, pushed)
 
         return losses
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.rso.checks import first_line
+from course_lib.rso.reports import CycleReport
 
 FORMAT = 1
 TEMPORARY = ".rso"
@@ -132,6 +133,7 @@ def require_fitting(
         and len(state["place"]) == 2
         and state["decisions"].shape == (sum(lengths.values()),)
         and len(state["reports"]) == state["cycle"]
+        and all(len(r) == len(CycleReport._fields) for r in state["reports"])
     )
     if not is_whole:
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 from torch import Tensor, nn
@@ -26,8 +27,11 @@ CHOICES: dict[str, tuple[str, ...]] = {  # of RSO's arguments; the default stand
 FUNCTIONS = ("sampler", "loss")  # may be functions too
 
 
-def check_arguments(split: Split, arguments: Mapping[str, Any]) -> None:
+def check_arguments(arguments: Mapping[str, Any]) -> None:
     """Raise ValueError at the first argument of RSO that is out of range."""
+    model, split = arguments["model"], arguments["split"]
+    _require(isinstance(model, nn.Module), "model", model, "an nn.Module")
+    _require(isinstance(split, Split), "split", split, "a Split(inputs, labels)")
     for name, known in CHOICES.items():
         value, wanted = arguments[name], f"one of {', '.join(map(repr, known))}"
         if name in FUNCTIONS:
@@ -43,6 +47,9 @@ def check_arguments(split: Split, arguments: Mapping[str, Any]) -> None:
         value = arguments[name]
         _require(isinstance(value, bool), name, value, "True or False")
     final, decay = arguments["final_sigma"], arguments["weight_decay"]
+    for name, value in (("final_sigma", final), ("weight_decay", decay)):
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        _require(is_number, name, value, "a number")
     _require(0 < final <= 1, "final_sigma", final, "it in (0, 1]")
     _require(0 <= decay < 1, "weight_decay", decay, "it in [0, 1)")
     if arguments["batch_size"] > len(split):
@@ -54,7 +61,7 @@ def check_arguments(split: Split, arguments: Mapping[str, Any]) -> None:
 
 def _require(is_valid: bool, name: str, value: object, wanted: str) -> None:
     if not is_valid:
-        raise ValueError(f"RSO: got {name}={value!r}; wanted {wanted}.")
+        raise ValueError(f"RSO: got {name}={value!r:.80}; wanted {wanted}.")
 
 
 def check_finite(inputs: Tensor) -> None:

@@ -133,7 +133,7 @@ class RSO:
         progress: bool = True,
     ) -> None:
         given = dict(locals())  # all arguments, by name
-        checks.check_arguments(split, given)
+        checks.check_arguments(given)
         self.targets = proposals.targets(model, train_norm=train_norm)
         self.model, self.cycles, self.seed = model, cycles, seed
         self.final_sigma, self.weight_decay = final_sigma, weight_decay

@@ -150,7 +150,7 @@ WRONG = {
             "        loss = lambda p: cross_entropy(call(model, p, one), label)\n"
             "        return gradient(loss, params)\n"
             "    return vmap(of_one)(x, y)\n",
-            "your code raised: IndexError: Dimension out of range",
+            "If it gets one sample alone, give it a batch of one",
         ),
         (
             _samples(

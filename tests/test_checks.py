@@ -1,5 +1,8 @@
 """What the checks of all lessons share: kinds, numbers, gradients."""
 
+from fractions import Fraction
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -42,6 +45,14 @@ def test_an_answer_of_another_kind_is_refused(got, kind, message):
         require_kind(got, kind, "3", what="`f`")
 
 
+def test_a_part_of_an_answer_is_named():
+    words = {"what": "The new v", "verb": "is"}
+    with pytest.raises(NotYet, match=r"^The new v is None; wanted a tensor\.$"):
+        require_close(None, HALF, "here", {}, **words)
+    with pytest.raises(NotYet, match=r"^The new v is str; wanted a number\.$"):
+        require_close("0.5", 0.5, "here", {}, **words)
+
+
 def test_an_answer_of_the_wanted_kind_is_returned():
     assert require_kind(3, int, "3") == 3
     assert require_kind(True, bool, "a bool") is True
@@ -51,6 +62,8 @@ def test_numbers_are_close_in_any_precision_but_not_in_another_shape():
     assert close(torch.tensor(0.5, dtype=torch.float64), HALF)
     assert close(0.5, 0.5)
     assert close(HALF, 0.5)
+    assert close(np.float32(0.5), 0.5)
+    assert close(Fraction(1, 2), HALF)
     assert not close(HALF[None], HALF)
     assert not close(torch.tensor(0.5001), HALF)
     assert not close("0.5", HALF)

@@ -21,6 +21,27 @@ def drawn(design):
     return top, inner
 
 
+def layers_of(container):
+    """Return the layers that lint-imports holds for a folder, from the top down."""
+    contracts = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (listed,) = re.findall(
+        rf'containers = \["{container}"\][^\[]*?layers = \[(.*?)\]',
+        contracts,
+        re.DOTALL,
+    )
+    return [set(layer.split(" | ")) for layer in re.findall(r'"(.+?)"', listed)]
+
+
+def follows(names, layers):
+    """Whether the names come in the layers' order; in a layer any order is good."""
+    names, start = [name.removesuffix(".py").rstrip("/") for name in names], 0
+    for layer in layers:
+        if set(names[start : start + len(layer)]) != layer:
+            return False
+        start += len(layer)
+    return start == len(names)
+
+
 def is_package(path):
     return (path / "__init__.py").is_file()
 
@@ -35,6 +56,15 @@ def test_the_tree_has_every_folder_inside_of_a_folder():
     found = [path.parent for path in PACKAGE.glob("*/*/__init__.py")]
     names = [f"{path.relative_to(PACKAGE).as_posix()}/" for path in found]
     assert sorted(drawn(DESIGN)[1]) == sorted(names)
+
+
+def test_the_lines_have_the_order_that_lint_imports_holds():
+    top, inner = drawn(DESIGN)
+    assert follows(top, layers_of("course_lib"))
+    for folder in ("rso", "keras_models"):
+        names = [n.removeprefix(f"{folder}/") for n in inner if n.startswith(folder)]
+        assert follows(names, layers_of(f"course_lib.{folder}"))
+        assert not follows(names[::-1], layers_of(f"course_lib.{folder}"))
 
 
 def test_a_folder_that_is_not_drawn_is_noticed():

@@ -300,6 +300,10 @@ class Desk:
     def check(self, name, answer):
         """Run an answer and the exercise's check cell; return its Verdict."""
         self.run(answer)
+        return self.verdict(name)
+
+    def verdict(self, name):
+        """Run the exercise's check cell on the answer that has been run."""
         *before, last = cell_with(self.notebook, f"check:{name}").splitlines()
         assert last.startswith(f"lesson.{name}.check("), last
         self.run("\n".join(before))

@@ -4,6 +4,7 @@ Each function raises `NotYet` with the name of a mistake, or returns.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -34,15 +35,21 @@ def require_written(value: Any) -> None:
 
 
 def require_kind(
-    got: Any, kind: Any, wanted: str, *, what: str = "Your function"
+    got: Any,
+    kind: Any,
+    wanted: str,
+    *,
+    what: str = "Your function",
+    verb: str = "returned",
 ) -> Any:
-    """Return the answer if it is of this kind."""
+    """Return the answer if it is of this kind; a part of it has the verb "is"."""
     require_written(got)
     if got is None:
-        raise NotYet(f"{what} returned None; wanted {wanted}. Is a `return` missing?")
+        hint = " Is a `return` missing?" if verb == "returned" else ""
+        raise NotYet(f"{what} {verb} None; wanted {wanted}.{hint}")
     is_stray_bool = isinstance(got, bool) and kind not in (bool, object)
     if is_stray_bool or not isinstance(got, kind):
-        raise NotYet(f"{what} returned {type(got).__name__}; wanted {wanted}.")
+        raise NotYet(f"{what} {verb} {type(got).__name__}; wanted {wanted}.")
     return got
 
 
@@ -84,12 +91,17 @@ def close(got: Any, wanted: Tensor | float) -> bool:
     >>> close(half.double(), half), close(half[None], half), close(0.5, 0.5)
     (True, False, True)
     """
-    if not isinstance(got, Tensor | int | float):
+    if not isinstance(got, Tensor | Real):
         return False
-    got, wanted = torch.as_tensor(got), torch.as_tensor(wanted)
+    got, wanted = _as_tensor(got), torch.as_tensor(wanted)
     return got.shape == wanted.shape and torch.allclose(
         got.detach().double(), wanted.detach().double(), atol=1e-5
     )
+
+
+def _as_tensor(value: Tensor | Real) -> Tensor:
+    is_plain = isinstance(value, Tensor | int | float)
+    return torch.as_tensor(value if is_plain else float(value))
 
 
 def as_text(value: Any) -> str:
@@ -98,7 +110,7 @@ def as_text(value: Any) -> str:
     >>> as_text(torch.tensor(2 / 3)), as_text(torch.arange(9.0))
     ('0.667', '[0, 1, 2, 3, 4, 5, 6, ...]')
     """
-    value = torch.as_tensor(value)
+    value = _as_tensor(value)
     numbers = [number + 0.0 for number in value.flatten().tolist()]
     texts = [f"{n:.3g}" if abs(n) < 1000 else f"{n:g}" for n in numbers[:7]]
     if value.dim() == 0:
@@ -115,12 +127,14 @@ def require_close(
     *,
     same: Callable[[Any, Any], bool] = close,
     text: Callable[[Any], str] = as_text,
+    what: str = "Your function",
+    verb: str = "returned",
 ) -> None:
     """Accept the wanted numbers; name the mistake that gives the ones we got."""
     if isinstance(wanted, Tensor):
-        require_kind(got, Tensor, "a tensor")
+        require_kind(got, Tensor, "a tensor", what=what, verb=verb)
     else:
-        require_kind(got, int | float | Tensor, "a number")
+        require_kind(got, Real | Tensor, "a number", what=what, verb=verb)
     if same(got, wanted):
         return
     numbers = f"{place}: got {text(got)}, wanted {text(wanted)}."

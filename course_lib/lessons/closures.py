@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -105,6 +105,9 @@ def _changes(
 class _Step(nn.Module):
     """Takes anything and makes a one; remembers both, and how full `seen` was."""
 
+    seen: Sequence[Any] = ()
+    made: Tensor | None = None
+
     def forward(self, given: object) -> Tensor:
         self.given, self.made, self.before = given, torch.ones(1), len(self.seen)
         return self.made
@@ -160,12 +163,17 @@ def watch(answer: Callable[..., Any]) -> None:
 def _run_watched(answer: Callable[..., Any], model: nn.Sequential) -> list[Any]:
     """Let `answer` register its hooks, run the model once, and return `seen`."""
     seen = require_kind(answer(model), list, "the list `seen`", what="`watch`")
+    steps = list(model)
+    if seen and any(step.made is not None for step in steps):
+        raise NotYet(
+            "The list is full too early: `watch` has run the model itself. Register "
+            "the hooks and return the list; the model runs later."
+        )
     if seen:
         raise NotYet(
             "The list is full before the model has run: the names were added when "
             "the hooks were made. Add them inside the hook."
         )
-    steps = list(model)
     for step in steps:
         step.seen = seen
     output = model(torch.ones(1))
@@ -312,20 +320,21 @@ def live(answer: Callable[..., Any]) -> None:
         nn.init.constant_(layer.bias, 7.0)
     _require_total(total)
     model.insert(0, nn.Dropout())
-    if _now(total) != _RIGHT:
+    if not _same(_now(total), _RIGHT):
         raise NotYet(
             "After `model.insert(0, nn.Dropout())` the total is lost: the names are "
             "looked up at each call, and now they mean other layers. Pick the layers "
             "once, outside `total`."
         )
     coefficients.update({"0": 8.0, "2": 16.0})
-    if _now(total) != _RIGHT:
+    if not _same(_now(total), _RIGHT):
         raise NotYet(
             "The caller has changed `coefficients`, and the total changed with it: "
             "the dictionary is read at each call. Store the numbers themselves."
         )
     deep = nn.Sequential(OrderedDict(body=nn.Sequential(first, nn.ReLU()), head=last))
-    if _of_names(answer, deep, {"head": 0.25, "body.0": 0.5}) != _RIGHT:
+    by_name = _of_names(answer, deep, {"head": 0.25, "body.0": 0.5})
+    if not _same(by_name, _RIGHT):
         raise NotYet(
             "Submodules have names such as 'head' and 'body.0', not only numbers. "
             "`model.get_submodule(name)` finds them all."
@@ -354,9 +363,9 @@ def _require_total(total: Callable[[], Any]) -> None:
     if number is None:
         require_kind(value, (), "a tensor with one number", what="`total()`")
     for wrong, message in _MISTAKES.items():
-        if math.isclose(number, wrong):
+        if _same(number, wrong):
             raise NotYet(message)
-    if number != _RIGHT:
+    if not _same(number, _RIGHT):
         raise NotYet(
             f"With weights 2 in layer '0' and 3 in layer '2' the total is {number:g}; "
             f"wanted {_RIGHT:g} = 0.5 * 4 * 2**2 + 0.25 * 2 * 3**2."
@@ -366,7 +375,7 @@ def _require_total(total: Callable[[], Any]) -> None:
             "The total has lost its gradient (`.item()`, `.detach()` or `.data`?), "
             "so training would never feel it. Return a tensor."
         )
-    if _number(total()) != _RIGHT:
+    if not _same(_number(total()), _RIGHT):
         raise NotYet(
             "The second call gives another total. Is it read from a generator, which "
             "is empty after the first time? Make it a list."
@@ -388,6 +397,11 @@ def _now(total: Callable[[], Any]) -> float | None:
         return _number(total())
     except (AttributeError, KeyError, IndexError, RuntimeError):
         return None
+
+
+def _same(got: float | None, wanted: float) -> bool:
+    """Whether a number is right but for the rounding of a sum."""
+    return got is not None and math.isclose(got, wanted, rel_tol=1e-6)
 
 
 def _number(value: Any) -> float | None:

@@ -183,12 +183,14 @@ def sample_gradients(answer: Callable[..., Tree]) -> None:
     wanted = {str(int(name) + 1): tree for name, tree in wanted.items()}
     try:
         got = answer(flat, params, x, y)
-    except (IndexError, RuntimeError, ValueError) as error:
+    except (KeyError, IndexError, RuntimeError, ValueError) as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
         raise NotYet(
-            "A model that begins with `nn.Flatten()`, as the lesson's own, can't take "
-            f"one sample alone: {error}. Give it a batch of one: `one[None]`, and "
-            "`label[None]`."
+            "With a model that begins with `nn.Flatten()`, as the lesson's own, your "
+            f"code raised: {said}. If it gets one sample alone, give it a batch of "
+            "one: `one[None]`, and `label[None]`."
         ) from None
+    _require_keys(got, params, "sample_gradients")
     _require_tree(got, wanted, "sample_gradients, for a model with Flatten", {})
 
 

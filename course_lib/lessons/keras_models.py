@@ -4,6 +4,7 @@ Most judges compare with the imported model itself.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from course_lib.lessons.checks import (
     require_kind,
     require_parameters,
     require_scalar,
+    require_written,
 )
 from course_lib.lessons.exercises import NotYet, exercise
 from course_lib.lessons.keras_files import File, layer, priced, sequential
@@ -127,7 +129,10 @@ def hard_sigmoid(answer: Callable[[Tensor, str], Tensor]) -> None:
         wanted = load_keras(sequential(entry, version=version))(x[None])[0]
         place = f"For version {version!r} and x = {as_text(x)}"
         require_close(answer(x.clone(), version), wanted, place, mistakes)
-    place = "A Keras '10.0.0' would come after 3: compare numbers, not text. For it"
+    place = (
+        "A Keras '10.0.0' would come after 3: compare the first number, with `<` or "
+        "`>=`, not its text. For it"
+    )
     wanted = torch.nn.functional.hardsigmoid(x)
     require_close(answer(x.clone(), "10.0.0"), wanted, place, {})
 
@@ -173,7 +178,7 @@ def _judge_twin_output(
         "The output is not `decide` of the two looks side by side, "
         "`torch.cat(..., dim=1)`"
     )
-    require_close(got, decided(left, right), place, mistakes)
+    require_close(got, decided(left, right), place, mistakes, what="`forward`")
 
 
 @exercise(
@@ -254,9 +259,10 @@ def _pads(got: Any) -> tuple[int, int]:
     if len(got) != 2:
         raise NotYet(f"Got {got!r}; wanted two numbers, (before, after).")
     for number in got:
-        if not isinstance(number, int):
+        require_written(number)
+        if not isinstance(number, Integral):
             raise NotYet(f"Got {number!r}; wanted whole numbers. Divide with `//`.")
-    return got[0], got[1]
+    return int(got[0]), int(got[1])
 
 
 def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:

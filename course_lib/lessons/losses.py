@@ -163,7 +163,8 @@ def balance(answer: Callable[..., tuple[Tensor, Tensor, Tensor]]) -> None:
         "gamma is missing": 0.3 + 0.1 * (0.8 - 0.5),
     }
     place = "The new k (gamma * real - generated is -0.1)"
-    require_close(new, torch.tensor(0.29), place, mistakes)
+    wanted = torch.tensor(0.29)
+    require_close(new, wanted, place, mistakes, what="The new k", verb="is")
     mistakes = {
         "The loss has the new k already. It takes the k of before the step": (
             0.8 - 0.29 * 0.5
@@ -172,12 +173,13 @@ def balance(answer: Callable[..., tuple[Tensor, Tensor, Tensor]]) -> None:
         "The loss has no term of the generated images": 0.8,
         "The loss has no k": 0.8 - 0.5,
     }
-    require_close(loss, torch.tensor(0.8 - 0.3 * 0.5), "The loss", mistakes)
+    wanted, what = torch.tensor(0.8 - 0.3 * 0.5), "The loss"
+    require_close(loss, wanted, what, mistakes, what=what, verb="is")
     mistakes = {
         "M takes the size of the imbalance, |gamma * real - generated|": 0.7,
         "That is the imbalance alone. M adds it to `real`": 0.1,
     }
-    require_close(measure, torch.tensor(0.9), "M", mistakes)
+    require_close(measure, torch.tensor(0.9), "M", mistakes, what="M", verb="is")
     _judge_balance_gradients(loss, new, measure, (real, generated))
     for start, made, end in ((0.01, 0.9, 0.0), (0.99, 0.0, 1.0)):
         errors = torch.tensor(0.8), torch.tensor(made)

@@ -141,12 +141,10 @@ def _judge_step(
         decay = 0.0
         text = f"`{name}` has one dimension and decays too. The penalty regularizes "
         mistakes = {
-            f"{text}weights only, so the others need a group of their own": (
-                stepped(2 * l2)
-            ),
-            f"{text}weights only, so the others need a group without decay": (
-                stepped(l2)
-            ),
+            f"{text}weights only, so parameters with one dimension need a group "
+            "of their own": (stepped(2 * l2)),
+            f"{text}weights only, so parameters with one dimension need a group "
+            "without decay": (stepped(l2)),
         }
     if place != "The step" and not close(new, stepped(decay)):
         raise NotYet(

@@ -6,6 +6,7 @@ none of them is the search that the lesson teaches.
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -180,7 +181,7 @@ def passes(answer: Callable[[nn.Module, int], int]) -> None:
         place: str, cycles: int, wanted: int, mistakes: Mistakes, *layers: nn.Module
     ) -> None:
         got = answer(nn.Sequential(*layers), cycles)
-        require_kind(got, int, "an int; `numel()` gives one")
+        require_kind(got, Integral, "an int; `numel()` gives one")
         require_close(got, wanted, place, mistakes)
 
     dense = nn.Linear(4, 3, bias=False)  # 12 weights

@@ -5,6 +5,7 @@ remembers or shares anything.
 """
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -351,7 +352,7 @@ def decide(answer: Callable[[Shares], int]) -> None:
     """A function of the processes' sums: their common decision."""
     for about, shares, wanted, mistake in _CASES:
         got = answer([(list(map(float, sums)), count) for sums, count in shares])
-        require_kind(got, int, "one decision: 0, 1 or -1")
+        require_kind(got, Integral, "one decision: 0, 1 or -1")
         if got == wanted:
             continue
         reject(

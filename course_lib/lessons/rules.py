@@ -7,6 +7,7 @@ mistakes by name before it says "something else".
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import permutations
+from numbers import Real
 from typing import Any
 
 import torch
@@ -61,7 +62,8 @@ def _require_velocity(new: Any, dx: Any, v: Tensor, g: Tensor) -> None:
         "Nesterov's takes eta * g off": 0.5 * v + 0.1 * g,
         "You return the old velocity, so the rule remembers nothing new": v,
     }
-    require_close(new, wanted, "The new v, rho * v - eta * g", mistakes)
+    place = "The new v, rho * v - eta * g"
+    require_close(new, wanted, place, mistakes, what="The new v", verb="is")
 
 
 def _require_step(dx: Any, v: Tensor, x: Tensor, g: Tensor) -> None:
@@ -75,7 +77,7 @@ def _require_step(dx: Any, v: Tensor, x: Tensor, g: Tensor) -> None:
         "it uses the old velocity": -new,
         "The step by this gradient, eta * g, is missing from dx": -0.5 * new,
     }
-    require_close(dx, wanted, "dx", mistakes)
+    require_close(dx, wanted, "dx", mistakes, what="dx", verb="is")
 
 
 _STEPS = ("mean", "clip", "decay", "momentum")
@@ -216,7 +218,8 @@ def warm_cosine(answer: Callable[[float, int, int], Schedule]) -> None:
             what="`warm_cosine`",
         )
         got = [eta(step) for step in range(setting[2] + 1)]
-        require_kind(got[0], int | float | Tensor, "a number", what="Your schedule")
+        for value in got:
+            require_kind(value, Real | Tensor, "a number", what="Your schedule")
         if any(isinstance(value, Tensor) for value in got):
             raise NotYet(
                 "Your schedule gives a tensor, which `train` refuses, for a rule holds "

@@ -69,6 +69,17 @@ WRONG = {
             "def watch(model):\n"
             "    seen = []\n"
             "    for name, layer in model.named_children():\n"
+            "        layer.register_forward_hook(\n"
+            "            lambda *_, name=name: seen.append(name)\n"
+            "        )\n"
+            "    model(torch.ones(1))\n"
+            "    return seen\n",
+            "`watch` has run the model itself",
+        ),
+        (
+            "def watch(model):\n"
+            "    seen = []\n"
+            "    for name, layer in model.named_children():\n"
             "        layer.register_forward_hook(lambda *_: seen.append(name))\n"
             "    return seen\n",
             "they share one `name`",

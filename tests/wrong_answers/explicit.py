@@ -150,7 +150,16 @@ WRONG = {
             "        loss = lambda p: cross_entropy(call(model, p, one), label)\n"
             "        return gradient(loss, params)\n"
             "    return vmap(of_one)(x, y)\n",
-            "a batch of one",
+            "If it gets one sample alone, give it a batch of one",
+        ),
+        (
+            _samples(
+                _ONE,
+                "of = lambda a, b: gradient(lambda p: loss(p, a, b), params)",
+                "found = vmap(of)(x, y)",
+                "return dict(zip(['0', '2'], found.values()))",
+            ),
+            "has no `1.weight`",
         ),
     ],
     "stale": [

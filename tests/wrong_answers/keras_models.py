@@ -104,7 +104,7 @@ WRONG = {
             "def hard_sigmoid(x, version):\n"
             '    slope = 0.2 if version < "3" else 1 / 6\n'
             "    return (slope * x + 0.5).clamp(0, 1)\n",
-            "compare numbers, not text",
+            "with `<` or `>=`, not its text",
         ),
     ],
     "twin": [
@@ -166,6 +166,10 @@ WRONG = {
             "        with torch.no_grad(): r = self.look(right)\n"
             "        return self.decide(torch.cat([self.look(left), r], dim=1))\n",
             "lacks a half",
+        ),
+        (
+            _twin(_KEEP, [_JOINED.format("left", "right")[7:]]),
+            "`forward` returned None",
         ),
     ],
     "linear_weight": [

@@ -130,6 +130,18 @@ WRONG = {
     "balance": [
         (_balance(_LOSS, _IMBALANCE, "new = k", _RETURN), "k is frozen"),
         (
+            _balance(_LOSS, _IMBALANCE, "new = None", _RETURN),
+            "The new k is None; wanted a tensor.",
+        ),
+        (
+            _balance("loss = None", _IMBALANCE, _NEW_K, _RETURN),
+            "The loss is None; wanted a tensor.",
+        ),
+        (
+            _balance(_LOSS, _IMBALANCE, _NEW_K, "return loss, new, 0.9"),
+            "M is float; wanted a tensor.",
+        ),
+        (
             _balance(
                 _IMBALANCE, _NEW_K, "k = new", "loss = real - k * generated", _RETURN
             ),

@@ -75,7 +75,7 @@ WRONG = {
                 "    model.parameters(), lr=lr, weight_decay=2 * l2",
                 ")",
             ),
-            "decays too",
+            "so parameters with one dimension need a group of their own",
         ),
         (
             _optimizer(

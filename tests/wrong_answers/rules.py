@@ -64,6 +64,8 @@ WRONG = {
             _nesterov("new = rho * v - eta * g", "return v, eta * g - rho * new"),
             "the old velocity, so the rule",
         ),
+        (_nesterov(_NEW, "return v, None"), "dx is None; wanted a tensor."),
+        (_nesterov("return print(v), g"), "The new v is None; wanted a tensor."),
     ],
     "in_order": [
         ("chain = [rules.ClipGrad(1.0), Momentum(0.1, 0.5)]\n", "wanted a rule"),
@@ -130,6 +132,10 @@ WRONG = {
             "        return torch.tensor(peak * (1 + math.cos(math.pi * done)) / 2)\n"
             "    return eta\n",
             "which `train` refuses",
+        ),
+        (
+            _schedule(_RISE, _FALL).replace(f"return {_FALL}", _FALL),
+            "Your schedule returned None; wanted a number. Is a `return` missing?",
         ),
     ],
     "accumulate": [

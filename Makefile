@@ -14,7 +14,7 @@ torch_index := --extra-index-url https://download.pytorch.org/whl/cpu
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test notebooks bench site
+.PHONY: help lab test notebooks claims bench site
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s%s\n", $$1, $$2 }' Makefile
@@ -40,6 +40,9 @@ test: $(venv)/test.stamp ## check style, code and every number in the notebooks
 
 notebooks: $(venv)/lab.stamp ## run every notebook and store its outputs
 	$(python) -m course_lib notebooks
+
+claims: $(venv)/test.stamp ## measure what the lessons say about training
+	$(python) -m benchmarks.claims
 
 bench: $(venv)/test.stamp ## measure each claim of speed, into docs/results
 	$(python) -m course_lib bench

@@ -1,4 +1,4 @@
-"""Exercises of lesson 05, Carry the state in your own hands.
+"""Exercises of lesson 06, Carry the state in your own hands.
 
 The oracles are autograd on one sample at a time, arithmetic, and torch's own eval mode;
 none of them is the function that the lesson teaches.
@@ -25,7 +25,7 @@ from course_lib.lessons.hidden_state import depth as depth
 from course_lib.lessons.hidden_state import watch as watch
 from course_lib.trees import Tree, dotted, map_tree, walk
 
-NUMBER = 5
+NUMBER = 6
 
 # (w, the gradient that was used) before each step of w' = w - 0.1 * g; loss w**2
 LOG = ((1.0, 2.0), (0.8, 1.6), (0.64, 1.6), (0.48, 0.96), (0.384, 1.728))

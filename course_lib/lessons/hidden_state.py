@@ -1,4 +1,4 @@
-"""What lesson 05 looks through: where a training step leaves its state."""
+"""What lesson 06 looks through: where a training step leaves its state."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Exercises of lesson 07, Train without gradients.
+"""Exercises of lesson 08, Train without gradients.
 
 The oracles are hand arithmetic, and torch's own `calculate_gain` and storage addresses;
 none of them is the search that the lesson teaches.
@@ -20,7 +20,7 @@ from course_lib.lessons.checks import (
 )
 from course_lib.lessons.exercises import NotYet, exercise
 
-NUMBER = 7
+NUMBER = 8
 
 
 @exercise(

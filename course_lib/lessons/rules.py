@@ -1,4 +1,4 @@
-"""Exercises of lesson 06, Compose rules that can be read.
+"""Exercises of lesson 07, Compose rules that can be read.
 
 Each judge computes the wanted numbers again, by the formula, and tries the likely
 mistakes by name before it says "something else".
@@ -25,7 +25,7 @@ from course_lib.lessons.exercises import NotYet, exercise
 from course_lib.lessons.freezing import judge_freezing
 from course_lib.rules import Chain
 
-NUMBER = 6
+NUMBER = 7
 
 Update = Callable[[Tensor, Tensor, Tensor, float, float], Any]
 Schedule = Callable[[int], float]

@@ -4,6 +4,7 @@ Those of one lesson are in the module of its name, those of several in `common` 
 `boxes`; read `common` first. Here all of them have one place: `plots.NAME(...)`.
 """
 
+from course_lib.plots.adversaries import mosaic, spread
 from course_lib.plots.boxes import owners
 from course_lib.plots.closures import cells
 from course_lib.plots.common import (
@@ -19,7 +20,7 @@ from course_lib.plots.common import (
 )
 from course_lib.plots.explicit import touched
 from course_lib.plots.keras_models import strips, windows
-from course_lib.plots.losses import mosaic, sharing, spread
+from course_lib.plots.losses import sharing
 from course_lib.plots.regularization import histogram, valley
 from course_lib.plots.rso import three
 from course_lib.plots.rso_speed import channels, rates

@@ -1,4 +1,4 @@
-"""The picture of lesson 05."""
+"""The picture of lesson 06."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""The picture of lesson 07."""
+"""The picture of lesson 08."""
 
 from typing import TYPE_CHECKING
 

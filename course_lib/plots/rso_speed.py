@@ -1,4 +1,4 @@
-"""Pictures of lesson 08."""
+"""Pictures of lesson 09."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Pictures of lesson 06."""
+"""Pictures of lesson 07."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise

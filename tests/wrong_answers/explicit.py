@@ -1,4 +1,4 @@
-"""Wrong answers to the exercises of lesson 05, each with a piece of its message."""
+"""Wrong answers to the exercises of lesson 06, each with a piece of its message."""
 
 
 def _lines(head, *body):

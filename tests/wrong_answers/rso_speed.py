@@ -1,4 +1,4 @@
-"""Wrong answers to the exercises of lesson 08, each with a piece of its message."""
+"""Wrong answers to the exercises of lesson 09, each with a piece of its message."""
 
 
 def _function(head, *lines):

@@ -163,13 +163,56 @@ def words_stand_between_the_cells(lesson):
 
 
 @rule(code("1"))
-@rule(*[words("a")] * 64)
+@rule(*[words("a")] * 20, *[code("1")] * 41)
 def a_lesson_has_a_bearable_length(lesson):
-    """Header, set-up, exercises and close come on top of the 30 to 60 cells."""
+    if len(lesson.code) > 40:
+        yield f"{len(lesson.code)} code cells"
     beside = {id(c) for tag, c in lesson.tags() if ":" in tag or tag == "setup"}
-    count = sum(id(cell) not in beside for cell in lesson.cells) - 2
-    if not (12 if lesson.number == 0 else 30) <= count <= 60:
+    count = sum(id(cell) not in beside for cell in lesson.cells)
+    if count < (12 if lesson.number == 0 else 30):
         yield f"{count} cells beside the exercises"
+
+
+@rule(words("word " * 121))
+@rule(*[words("word " * 101)] * 26)
+def a_lesson_has_few_words(lesson):
+    """120 in a cell, 2,600 in all; those of solutions and tables count too."""
+    counts = [len(c.source.split()) for c in lesson.cells if c.cell_type == "markdown"]
+    if sum(counts) > 2600:
+        yield f"{sum(counts)} words"
+    for cell in lesson.cells:
+        if cell.cell_type == "markdown" and len(cell.source.split()) > 120:
+            yield f"{len(cell.source.split())} words: {cell.source[:60]}"
+
+
+@rule(*[words("*Guess first.* Which?")] * 9)
+def there_are_few_guesses(lesson):
+    count = sum(len(re.findall("guess first", c.source, re.I)) for c in lesson.cells)
+    if count > 8:
+        yield f"{count} guesses"
+
+
+@rule(code("x = 1"))
+@rule(code("def f(): ...", tags=["check:f"]))
+def every_cell_shows_something(lesson):
+    """Those that import, and an answer that is still to write, excepted."""
+    silent = {
+        id(c) for tag, c in lesson.tags() if tag.startswith(("setup", "exercise"))
+    }
+    for cell in lesson.code:
+        if not cell.outputs and id(cell) not in silent:
+            yield f"nothing to see: {cell.source}"
+
+
+@rule(code("ax.plot([1])"))
+@rule(code("axes[0, 1].set_title('a')"))
+@rule(code("plt.plot([1])"))
+def plotting_code_is_in_the_library(lesson):
+    """A cell may make the axes, for a function of course_lib.plots to draw on."""
+    drawn = r"\b(?:ax|axes|axis|fig|plt)\w*(?:\[[^\]]*\])?\.(?!subplots\()\w+\("
+    for cell in lesson.code:
+        for found in re.findall(drawn, cell.source):
+            yield f"{found}...) in {cell.source}"
 
 
 HEADER = """# Bind early

@@ -12,10 +12,11 @@ import ipywidgets
 import matplotlib.image
 import numpy as np
 import pytest
+import torch
 from matplotlib import pyplot as plt
 
 from course_lib import lessons
-from course_lib.lessons import explore, show
+from course_lib.lessons import compare, explore, show
 
 
 class Page:
@@ -288,3 +289,33 @@ def test_a_missing_name_points_at_the_cells_above(capsys, source, hint):
     printed = capsys.readouterr().out
     assert hint in printed
     assert bool(printed) is bool(hint)
+
+
+NEAR = 1 + 1e-7
+
+
+@pytest.mark.parametrize(
+    ("got", "wanted", "within", "words"),
+    [
+        ([1.0, 2.0], [1.0, 2.0], 0, "equal, bit for bit"),
+        ([1.0, NEAR], [1.0, 1.0], 1e-6, "equal within 1e-06"),
+        ([1.0, 2.0], [1.0, 2.0], 1e-6, "equal within 1e-06"),
+        ([1.0, NEAR], [1.0, 1.0], 0, "different, by up to 1e-07"),
+        ([1000.0005], [1000.0], 1e-6, "equal within 1e-06"),
+        ([1.5, 2.0], [1.0, 2.25], 1e-6, "different, by up to 0.5"),
+        (3, 3.0, 0, "equal, bit for bit"),
+        ([float("nan")], [1.0], 1e-6, "different, by up to nan"),
+        ([], [], 0, "equal, bit for bit"),
+    ],
+)
+def test_compare_prints_the_distance_where_rounding_does_not_explain_it(
+    capsys, got, wanted, within, words
+):
+    got, wanted = (torch.tensor(n, dtype=torch.float64) for n in (got, wanted))
+    compare("both", got.requires_grad_(), wanted, within=within)
+    assert capsys.readouterr().out == f"both: {words}\n"
+
+
+def test_compare_wants_one_shape():
+    with pytest.raises(ValueError, match=r"compare: w has shape \(2,\); wanted \(\)"):
+        compare("w", [1, 2], 3)

@@ -1,9 +1,9 @@
 """What only notebooks need: pictures with words, widgets that compute, exercises.
 
-Here are `show` and `explore`, which every lesson uses. Read `exercises` next (what an
-exercise is), then `checks` (what all of them need) and `start_here`, the first lesson:
-the exercises of each lesson are in the module of its name. `late_binding`,
-`keras_files`, `hidden_state` and `freezing` belong to lessons 01, 03, 05 and 06.
+Here are `show`, `explore` and `compare`, which every lesson uses. Read `exercises` next
+(what an exercise is), then `checks` (what all of them need) and `start_here`, the first
+lesson: the exercises of each lesson are in the module of its name. `late_binding`,
+`keras_files`, `hidden_state` and `freezing` belong to lessons 01, 03, 06 and 07.
 `progress_file` stores what is solved, `progress` shows it, and `execute` is
 `make notebooks`.
 """
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ipywidgets
+import torch
 from IPython import get_ipython
 from IPython.display import display
 from matplotlib import pyplot as plt
@@ -37,6 +38,40 @@ def show(figure: Figure, *, alt: str) -> None:
         ValueError: the description is empty, or the figure is none.
     """
     display(_bundle(figure, alt), raw=True)
+
+
+def compare(name: str, got: Any, wanted: Any, *, within: float = 1e-6) -> None:
+    """Print how far numbers are from those that were wanted.
+
+    The largest |got - wanted| is compared with `within` times the largest |wanted|, or
+    with `within` itself where that is larger. What is printed is the same on every
+    machine: rounding alone prints the bound, and not the difference.
+
+    Args:
+        name: what is compared, first in the line.
+        got: a tensor, or what `torch.as_tensor` takes.
+        wanted: the numbers it should be, of the same shape.
+        within: how far rounding may lead. 0 demands equal bits.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    got, wanted = torch.as_tensor(got).detach(), torch.as_tensor(wanted).detach()
+    if got.shape != wanted.shape:
+        raise ValueError(
+            f"compare: {name} has shape {tuple(got.shape)}; wanted "
+            f"{tuple(wanted.shape)}."
+        )
+    got, wanted = got.cpu().double(), wanted.cpu().double()
+    difference = (got - wanted).abs().max().item() if got.numel() else 0.0
+    bound = within * max(1.0, wanted.abs().max().item() if got.numel() else 0.0)
+    if within == 0 and difference == 0:
+        words = "equal, bit for bit"
+    elif difference <= bound:
+        words = f"equal within {within:g}"
+    else:
+        words = f"different, by up to {difference:.2g}"
+    print(f"{name}: {words}")
 
 
 def explore(draw: Draw, **controls: Any) -> "Explorer":

@@ -10,7 +10,9 @@ import ctypes
 import html
 import importlib
 import pkgutil
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +20,8 @@ from typing import Any
 from course_lib.lessons import progress_file
 
 Judge = Callable[[Any], str]
+
+_PATIENCE = 6  # seconds that an answer may wait for each one that it may compute
 
 
 class NotYet(Exception):
@@ -62,7 +66,7 @@ class Exercise:
         name: "lesson.exercise", the key in the progress file.
         judge: answer -> why it is right; raises NotYet with the mistake's name.
         hints: three, each saying more than the one before.
-        seconds: how long an answer may compute.
+        seconds: of the processor's time, that an answer may take. Imports are free.
     """
 
     name: str
@@ -152,29 +156,53 @@ def _to_html(text: str) -> str:
 
 @contextlib.contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise _TooSlow in this thread after some seconds, on any system.
+    """Raise _TooSlow in this thread once it has computed for so long, on any system.
+
+    What counts is the processor's time, so an answer pays for no other program. An
+    import is neither counted nor stopped: torch imports its compiler at the first step
+    of an optimizer, for seconds, and half imported it stays broken. Who only waits is
+    stopped as well, after `_PATIENCE` times as long.
 
     A signal would need the main thread and does not exist on Windows; this reaches
     any Python loop, though not a single call that sleeps in C.
     """
-    thread = ctypes.c_ulong(threading.get_ident())
-    has_fired = threading.Event()
+    thread = threading.get_ident()
+    has_ended, has_fired = threading.Event(), threading.Event()
 
-    def stop() -> None:
-        has_fired.set()
-        raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
-        raise_in(thread, ctypes.py_object(_TooSlow))
+    def watch() -> None:
+        computed, waited = 0.0, 0.0
+        last = time.process_time(), time.monotonic()
+        while not has_ended.wait(min(0.05, seconds / 4)):
+            now = time.process_time(), time.monotonic()
+            if not _imports(thread):
+                computed += now[0] - last[0]
+                waited += now[1] - last[1]
+                if computed >= seconds or waited >= _PATIENCE * seconds:
+                    has_fired.set()
+                    raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
+                    raise_in(ctypes.c_ulong(thread), ctypes.py_object(_TooSlow))
+                    return
+            last = now
 
-    timer = threading.Timer(seconds, stop)
-    timer.daemon = True
-    timer.start()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
     try:
         yield
     finally:
-        timer.cancel()
-        timer.join()
+        has_ended.set()
+        watcher.join()
         if has_fired.is_set():
             _receive_late()
+
+
+def _imports(thread: int) -> bool:
+    """Say if a thread is inside of an import statement."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _receive_late() -> None:

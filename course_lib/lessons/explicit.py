@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch._dynamo  # else the first check does, on its clock
 from torch import Tensor, nn
 
 from course_lib.lessons.checks import (

@@ -7,7 +7,6 @@ and tries the likely mistakes by name before it says "something else".
 from collections.abc import Callable
 
 import torch
-import torch._dynamo  # else the first check does, on its clock
 from torch import Tensor, nn
 
 from course_lib.lessons.checks import (

@@ -152,7 +152,7 @@ def test_short_forms_and_widgets_become_named_controls():
     assert kinds == {
         "step_size": ipywidgets.FloatSlider,
         "steps": ipywidgets.IntSlider,
-        "rule": ipywidgets.Dropdown,
+        "rule": ipywidgets.SelectionSlider,
         "noisy": ipywidgets.Checkbox,
         "ready": ipywidgets.IntSlider,
     }
@@ -173,7 +173,8 @@ def test_the_first_view_is_controls_and_a_picture_for_readers_without_a_kernel(
     monkeypatch.setattr(ipywidgets, "VBox", lambda c: boxes.append(box(c)) or boxes[0])
     explorer = explore(draw, steps=(1, 9, 1), rule=["sgd", "adam"])
     explorer._ipython_display_()
-    view, picture = page.bundles
+    script, view, picture = page.bundles
+    assert "aria-label" in script["text/html"]
     shown = view["application/vnd.jupyter.widget-view+json"]["model_id"]
     assert shown == boxes[0].model_id
     assert list(boxes[0].children) == list(explorer.controls.values())
@@ -188,10 +189,10 @@ def test_a_moved_control_draws_again_in_the_same_place(page, calls):
     explorer._ipython_display_()
     explorer.controls["steps"].value = 2  # as the browser does
     assert calls == [(5, "sgd"), (2, "sgd")]
-    assert len(page.bundles) == 2
+    assert len(page.bundles) == 3
     (new,) = page.updates
     assert image(new)["alt"] == new["text/plain"] == explorer.alt == "2 steps of sgd."
-    assert not np.array_equal(pixels(new), pixels(page.bundles[1]))
+    assert not np.array_equal(pixels(new), pixels(page.bundles[2]))
 
 
 def test_set_moves_several_controls_for_one_picture(page, calls):
@@ -243,7 +244,7 @@ def test_an_error_while_drawing_is_shown_and_the_next_move_draws_again(page):
 def test_an_error_in_the_first_picture_leaves_the_controls_alive(page):
     explorer = explore(fragile, divisor=[0, 1])
     explorer._ipython_display_()
-    assert "ZeroDivisionError" in page.bundles[1]["text/plain"]
+    assert "ZeroDivisionError" in page.bundles[2]["text/plain"]
     explorer.controls["divisor"].value = 1
     assert page.updates[0]["text/plain"] == "1 / 1"
 

@@ -23,6 +23,29 @@ from matplotlib.figure import Figure
 
 Draw = Callable[..., tuple[Figure, str]]
 
+# ipywidgets gives its sliders no name that a screen reader could say, and JupyterLab
+# has no advice where a restarted kernel has left controls without a model.
+_SPEAKING_CONTROLS = """<script>(() => {
+const cell = document.currentScript.closest(".jp-Cell");
+if (!cell) return;
+const look = () => {
+  for (const label of cell.querySelectorAll(".widget-label")) {
+    const box = label.parentElement;
+    const control = box.querySelector("[role=slider], input, select");
+    if (!control || !/\\w/.test(label.textContent)) continue;
+    control.setAttribute("aria-label", label.textContent);
+    const value = box.querySelector(".widget-readout");
+    if (value) control.setAttribute("aria-valuetext", value.textContent);
+  }
+  for (const place of cell.querySelectorAll(".jupyter-widgets"))
+    if (/^Error displaying widget/.test(place.textContent))
+      place.textContent = "The kernel has restarted. To move these controls, choose " +
+        "Run > Run All Above Selected Cell, then run this cell (Shift+Enter).";
+};
+new MutationObserver(look).observe(cell, {childList: true, subtree: true});
+look();
+})();</script>"""
+
 
 def show(figure: Figure, *, alt: str) -> None:
     """Display a figure with its description, then close it.
@@ -81,7 +104,8 @@ def explore(draw: Draw, **controls: Any) -> "Explorer":
         draw: a plain function of the controls' values, by name, that returns
             (figure, alt). A test can call it without any widget.
         controls: name = widget, or a short form as in `ipywidgets.interact`:
-            (low, high, step) gives a slider, a list a menu, a bool a check box.
+            (low, high, step) or a list of values gives a slider, a bool a check box.
+            Arrow keys, Home and End move a slider; Space turns a check box.
 
     Returns:
         The Explorer: leave it on the last line of a cell to show it, or move it from
@@ -157,6 +181,7 @@ class Explorer:
         view = view[0] if isinstance(view, tuple) else view
         names = ", ".join(self.controls)
         words = f"Controls: {names}. They move once the notebook runs."
+        display({"text/html": _SPEAKING_CONTROLS, "text/plain": ""}, raw=True)
         display({**view, "text/plain": words}, raw=True)
         self._handle = display(self._picture(), raw=True, display_id=True)
 
@@ -204,6 +229,9 @@ def _widget(name: str, control: Any) -> ipywidgets.Widget:
             f"explore: {name} gives no control; wanted (low, high, step), a list, a "
             "bool, or a widget with a value."
         )
+    if isinstance(control, ipywidgets.Dropdown):  # JupyterLab takes its arrow keys
+        options = {"options": control.options, "value": control.value}
+        control = ipywidgets.SelectionSlider(**options)
     control.description = control.description or name.replace("_", " ")
     if hasattr(control, "continuous_update"):
         control.continuous_update = False  # draw when the handle is let go

@@ -328,6 +328,15 @@ def test_what_fails_inside_of_torch_is_said_with_the_tensors(model, data, messag
         evaluate(model, [data], loss=CROSS_ENTROPY)
 
 
+def test_an_index_error_of_ones_own_code_gets_no_advice_about_an_embedding():
+    def loss(outputs, labels):
+        return [outputs.sum()][len(labels)]
+
+    message = r"the loss failed on .*: list index out of range\. Compare the shapes"
+    with pytest.raises(ValueError, match=message):
+        train(linear(2, 3), [(X, Y)], loss=loss)
+
+
 def test_a_loss_with_its_arguments_exchanged():
     message = r"the loss failed on .*not implemented for 'Long'\. Compare the shapes"
     with pytest.raises(ValueError, match=message):

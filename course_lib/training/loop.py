@@ -25,15 +25,14 @@ from course_lib.training.batches import (
 )
 from course_lib.training.checks import (
     ERRORS,
+    BufferCopies,
     call_loss,
     call_model,
-    copy_buffers,
     explain,
     needs_closure,
     parts_in_eval_mode,
     require_loss,
     require_optimizer,
-    restore_buffers,
     scalar,
 )
 from course_lib.training.history import Epoch, History, TrainingError
@@ -199,6 +198,7 @@ class _Trainer:
         self.frozen = parts_in_eval_mode(self.model)
         self.needs_closure = needs_closure(self.optimizer)
         self.reach = Reach(self.model, self.optimizer)
+        self.buffers = BufferCopies(self.model)
         self.place = "fit"
 
     def run_epoch(self, batches: Batches, epoch: int) -> dict[str, float]:
@@ -217,7 +217,7 @@ class _Trainer:
         return {name: total / samples for name, total in totals.items()}
 
     def step(self, batch: Batch) -> dict[str, float]:
-        buffers = copy_buffers(self.model)
+        self.buffers.take()
         try:
             if self.needs_closure:
                 return self._step_with_closure(batch)
@@ -225,7 +225,7 @@ class _Trainer:
             self._step()
             return values
         except Exception:
-            restore_buffers(buffers)
+            self.buffers.restore()
             raise
 
     def _step(self) -> None:

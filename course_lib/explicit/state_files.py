@@ -207,22 +207,24 @@ def _is_of(rule: Rule, state: Any, dtype: torch.dtype) -> bool:
 # Rules
 
 
-def _rule_to_json(value: Any) -> Any:
-    """Describe a rule, or one of its values; tuples become lists in the JSON."""
-    if isinstance(value, tuple):
-        return [_rule_to_json(part) for part in value]
-    if isinstance(value, torch.dtype):
-        return {"dtype": str(value).removeprefix("torch.")}
-    if not is_rule(value):
-        return value
-    name = type(value).__name__
-    if _RULES.get(name) is not type(value):
+def _rule_to_json(rule: Any) -> dict[str, Any]:
+    name = type(rule).__name__
+    if _RULES.get(name) is not type(rule):
         raise ValueError(
-            f"save: {value!r} is not one of course_lib.rules, so a file can't name it. "
+            f"save: {rule!r} is not one of course_lib.rules, so a file can't name it. "
             "Save its state yourself."
         )
-    values = {spec.name: getattr(value, spec.name) for spec in fields(value)}
-    return {"class": name, **{key: _rule_to_json(v) for key, v in values.items()}}
+    values = {spec.name: getattr(rule, spec.name) for spec in fields(rule)}
+    return {"class": name, **{key: _value_to_json(v) for key, v in values.items()}}
+
+
+def _value_to_json(value: Any) -> Any:
+    """Describe a hyperparameter; tuples become lists in the JSON."""
+    if isinstance(value, tuple):
+        return [_value_to_json(part) for part in value]
+    if isinstance(value, torch.dtype):
+        return {"dtype": str(value).removeprefix("torch.")}
+    return _rule_to_json(value) if is_rule(value) else value
 
 
 def _rule_from_json(content: Any) -> Any:

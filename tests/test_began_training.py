@@ -388,6 +388,12 @@ def test_every_counts_steps(every):
         watch(TINY, pixels(), every=every)
 
 
+def test_an_option_that_there_is_not_is_refused_with_those_that_there_are():
+    words = "has no option 'steps'; wanted one of on_record, progress, every, seed, dev"
+    with pytest.raises(TypeError, match=f"^began: train {words}.*checkpoint.*Config"):
+        train(TINY, pixels(), steps=3)
+
+
 # A folder of images
 
 

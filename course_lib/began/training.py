@@ -9,11 +9,12 @@
 """
 
 import contextlib
+import inspect
 import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -192,7 +193,11 @@ def train(
             `run.samples()`; a true answer stops.
         progress: show a bar; TQDM_DISABLE=1 in the environment hides it too.
         **options: the other arguments of `watch`, whose errors it raises.
+
+    Raises:
+        TypeError: there is no such option.
     """
+    _require_options(options)
     stretches = watch(config, images, **options)
     hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
     bar = tqdm(total=config.steps, unit="step", disable=hidden)
@@ -204,6 +209,22 @@ def train(
             if on_record and on_record(run):
                 break
     return run
+
+
+def _require_options(given: Iterable[str]) -> None:
+    known = {
+        name: None
+        for function in (train, watch)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    for name in given:
+        if name not in known:
+            raise TypeError(
+                f"began: train has no option {name!r}; wanted one of "
+                f"{', '.join(known)}. The rest is in the Config: "
+                "dataclasses.replace(DIGITS, steps=1000)."
+            )
 
 
 def watch(

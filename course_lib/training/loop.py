@@ -355,6 +355,8 @@ def _check_arguments(
                 f"fit: got {name}={value!r}; a {type(train).__name__} has made its "
                 f"batches already. Leave {name} out, and set it there."
             )
+    if is_tensors(train) and options["batch_size"] is None:
+        raise ValueError("fit: batch_size is missing; for example batch_size=32.")
     require_ints("fit", epochs=epochs)
     if patience is None:
         return

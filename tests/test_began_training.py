@@ -321,14 +321,15 @@ def test_a_save_that_fails_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     train(replace(TINY, steps=2), pixels(), device="cpu", checkpoint=file)
     before = file.read_bytes()
 
-    def fail(state, path):
-        path.write_bytes(b"half")
+    def fail(state, stream):
+        stream.write(b"half")
         raise OSError("the disk is full")
 
     monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(OSError, match="full"):
         train(TINY, pixels(), device="cpu", checkpoint=file)
     assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
 
 
 # What cannot go on

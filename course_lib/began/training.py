@@ -30,6 +30,7 @@ from course_lib.began.losses import BEGANLoss, gradients_
 from course_lib.began.networks import Config, autoencoder, generator
 from course_lib.checks import require_ints
 from course_lib.device import forget_casts, pick_device
+from course_lib.files import replacing
 from course_lib.training.history import TrainingError
 from course_lib.trees import all_finite
 from course_lib.vision import import_torchvision
@@ -309,7 +310,8 @@ def _stretches(
         seconds = time.perf_counter() - start
         run.history.records.append(Record(*errors, k, convergence, seconds))
         if checkpoint is not None:
-            _save(run, Path(checkpoint))
+            with replacing(checkpoint) as stream:
+                torch.save(run.state_dict(), stream)
         yield run
         start, first = time.perf_counter(), run.steps
         total.zero_()
@@ -339,13 +341,6 @@ def _order(count: int, size: int, seed: int) -> Iterator[Tensor]:
     while True:
         shuffled = torch.randperm(count, generator=generator)
         yield from shuffled[: count - count % size].split(size)
-
-
-def _save(run: Run, path: Path) -> None:
-    """Write the checkpoint beside the old one, then replace it."""
-    written = path.with_name(path.name + ".part")
-    torch.save(run.state_dict(), written)
-    os.replace(written, path)
 
 
 def _read(path: Path) -> dict[str, Any]:

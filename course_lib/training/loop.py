@@ -3,8 +3,8 @@
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from course_lib.checks import require_ints
 from course_lib.data.sets import Dataset
 from course_lib.losses import LossCollector
+from course_lib.modes import restored_modes
 from course_lib.training.batches import (
     Batch,
     Batches,
@@ -131,7 +132,7 @@ def fit(
     batches = Batches("fit", data, device_of(model), generator=generator, **options)
     hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
     bar = tqdm(range(1, epochs + 1), unit="epoch", disable=hidden)
-    with closing(bar), closing(trainer.reach), _restored_modes(model):
+    with closing(bar), closing(trainer.reach), restored_modes(model.modules()):
         for number in bar:
             start = time.perf_counter()
             terms = trainer.run_epoch(batches, number)
@@ -160,7 +161,8 @@ def evaluate(
     require_loss("evaluate", loss)
     total, right, samples = 0.0, 0.0, 0
     batches = Batches("evaluate", split, device_of(model), batch_size, shuffle=False)
-    with _restored_modes(model), LossCollector():  # whose terms are not used
+    # The collector's terms are not used.
+    with restored_modes(model.modules()), LossCollector():
         model.eval()
         for batch in batches:
             outputs = call_model("evaluate", model, batch)
@@ -169,17 +171,6 @@ def evaluate(
             right += _count_right(outputs, batch.targets)
             samples += batch.size
     return total / samples, right / samples
-
-
-@contextmanager
-def _restored_modes(model: nn.Module) -> Iterator[None]:
-    """Restore each module's own mode: one layer may be in eval mode on purpose."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 @dataclass

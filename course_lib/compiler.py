@@ -40,8 +40,9 @@ def library(
 
     It is stored in the user's cache under a name made of all that it depends on: the
     file, the compiler and its version, the flags, the processor and torch. Where there
-    is no cache that only this user may write, each process compiles for itself. A
-    failure is remembered, so that a loop does not call the compiler in each step.
+    is no cache that only this user may write, each process compiles for itself. What a
+    compiler can't compile is remembered until that compiler is another one, so that a
+    loop does not call it in each step.
 
     Args:
         source: the file.
@@ -49,33 +50,33 @@ def library(
         flags: more for the compiler, such as `"-I..."`; they come last.
 
     Raises:
-        TypeError: the source is no path, or a define no text.
+        TypeError: the source is no path, a define no text, or flags no tuple of text.
         FileNotFoundError: there is no such file.
         NoCompiler: there is none, it can't compile the file, or the variable
             COURSE_COMPILER is set to nothing; that variable also names another one.
     """
-    _require_source(source, defines)
-    known = _remembered.get((source, defines, flags))
-    if known is not None:
-        return known
-    key = (source, defines, flags, os.environ.get(SWITCH), os.environ.get("PATH"))
-    known = _remembered.get(key)
-    if known is None:
+    _require_arguments(source, defines, flags)
+    key = (source, defines, flags)
+    if key in _libraries:
+        return _libraries[key]
+    file, compiler = _file(source), _compiler()
+    attempt = (*key, compiler, _last_change(compiler), os.environ.get("PATH"))
+    if attempt not in _failures:
         try:
-            found = _library(_file(source), defines, flags)
+            _libraries[key] = _library(file, compiler, defines, flags)
+            return _libraries[key]
         except NoCompiler as error:
-            known = _remembered[key] = str(error)
-        else:
-            _remembered[source, defines, flags] = found
-            return found
-    raise NoCompiler(known)
+            _failures[attempt] = str(error)
+    raise NoCompiler(_failures[attempt])
 
 
-# Libraries by source and defines; failures also by what chose the compiler.
-_remembered: dict[tuple, ctypes.CDLL | str] = {}
+_libraries: dict[tuple, ctypes.CDLL] = {}  # by source, defines and flags
+_failures: dict[tuple, str] = {}  # also by the compiler, and where it finds its parts
 
 
-def _require_source(source: object, defines: Sequence[object]) -> None:
+def _require_arguments(
+    source: object, defines: Sequence[object], flags: object
+) -> None:
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(
             f"library: source is {source!r}; wanted the path of a C++ file, as text or "
@@ -86,6 +87,11 @@ def _require_source(source: object, defines: Sequence[object]) -> None:
             raise TypeError(
                 f"library: a define is {define!r}; wanted text such as 'REAL=float'"
             )
+    if not isinstance(flags, tuple) or not all(isinstance(f, str) for f in flags):
+        raise TypeError(
+            f"library: got flags={flags!r}; wanted a tuple of text, for example "
+            "flags=('-O2',)"
+        )
 
 
 def _file(source: str | os.PathLike[str]) -> Path:
@@ -98,8 +104,9 @@ def _file(source: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _library(source: Path, defines: Sequence[str], flags: Sequence[str]) -> ctypes.CDLL:
-    compiler = _compiler()
+def _library(
+    source: Path, compiler: str, defines: Sequence[str], flags: Sequence[str]
+) -> ctypes.CDLL:
     options = [*FLAGS, *(f"-D{define}" for define in defines), *flags]
     headers = sorted(source.parent.glob("*.hpp"))
     parts = [path.read_text("utf-8") for path in (source, *headers)]
@@ -113,8 +120,8 @@ def _library(source: Path, defines: Sequence[str], flags: Sequence[str]) -> ctyp
         print(f"Compiling {source.name}, once on this machine.", file=sys.stderr)
     failures = []
     try:
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            built = Path(folder) / f"{name}.so"
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+            built = Path(temporary) / f"{name}.so"
             _compile(compiler, options, source, built)
             for path in dict.fromkeys((_stored(built, name), built)):
                 try:
@@ -134,6 +141,13 @@ def _compiler() -> str:
     if found is None:
         raise NoCompiler(f"there is no {asked or 'C++ compiler'} on the path")
     return found
+
+
+def _last_change(compiler: str) -> int:
+    try:
+        return os.stat(compiler).st_mtime_ns
+    except OSError:  # removed just now: to call it will say so
+        return 0
 
 
 def used() -> str:
@@ -178,7 +192,7 @@ def _cached(name: str) -> ctypes.CDLL | None:
     """
     if obstacle() is not None:
         return None
-    for path in _cache().glob(f"{name}-*.so"):
+    for path in folder().glob(f"{name}-*.so"):
         with contextlib.suppress(OSError):
             is_whole = path.stem == f"{name}-{_digest(path.read_bytes())}"
             if is_whole and _is_ours(path):
@@ -188,13 +202,13 @@ def _cached(name: str) -> ctypes.CDLL | None:
 
 def obstacle() -> str | None:
     """Say why the cache can't be used; None where it can, or does not exist yet."""
-    folder = _cache()
-    if not folder.is_absolute():
+    cache = folder()
+    if not cache.is_absolute():
         return "this user has no home"
     try:
-        if folder.exists() and not _is_ours(folder):
+        if cache.exists() and not _is_ours(cache):
             return (
-                f"{folder} belongs to another user, or others may write to it, so they "
+                f"{cache} belongs to another user, or others may write to it, so they "
                 "could choose what is run; remove it, or run `chmod go-w` on it"
             )
     except OSError as error:
@@ -216,13 +230,13 @@ def _stored(built: Path, name: str) -> Path:
     Where nothing can be written it stays in the temporary folder, which only we can
     write: others could put a library of theirs into a folder with a known name.
     """
-    path = _cache() / f"{name}-{_digest(built.read_bytes())}.so"
+    path = folder() / f"{name}-{_digest(built.read_bytes())}.so"
     if obstacle() is not None:
         return built
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            new = shutil.copyfile(built, Path(folder) / path.name)
+        with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
+            new = shutil.copyfile(built, Path(temporary) / path.name)
             new.chmod(0o600)  # whatever the umask
             new.replace(path)
     except OSError:
@@ -234,8 +248,18 @@ def _digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=12).hexdigest()
 
 
-def _cache() -> Path:
-    return platformdirs.user_cache_path("course_lib")
+def folder() -> Path:
+    """Return where libraries are stored, whether it exists or not.
+
+    Data sets are unpacked beside it; others may write there, if the umask says so.
+    """
+    return platformdirs.user_cache_path("course_lib") / "compiled"
+
+
+def is_stored(library: ctypes.CDLL) -> bool:
+    """Tell whether it was loaded from the cache, as the next process will do."""
+    path = Path(library._name)
+    return path.parent == folder() and path.is_file()
 
 
 def _processor() -> str:

@@ -199,12 +199,14 @@ def compiler() -> Result:
     from course_lib.rso.parallel import shared_memory
 
     try:
-        shared_memory.compiled()
+        library = shared_memory.compiled()
     except cpp.NoCompiler as error:
         remedy = "Lessons run without it, RSO several times as fast with one: `apt "
         remedy += "install g++`, or on macOS `xcode-select --install`."
         return WARNING, _first_line(error), remedy
     obstacle = cpp.obstacle()
+    if obstacle is None and not cpp.is_stored(library):
+        obstacle = f"nothing can be stored in {cpp.folder()}, or loaded from there"
     if obstacle is not None:
         remedy = "Until then each start compiles for itself, some seconds."
         return WARNING, f"compiles, but {obstacle}", remedy

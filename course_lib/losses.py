@@ -5,13 +5,23 @@ map `(batch, ...)` to `(batch,)`, and `reduce` makes the scalar. Further terms o
 loss are passed to `add_loss`, from anywhere, and stored by the open `LossCollector`.
 """
 
-from contextvars import ContextVar, Token
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from course_lib.loss_terms import LossCollector, add_loss
 from course_lib.trees import is_transforming
+
+__all__ = [
+    "LossCollector",
+    "absolute_error",
+    "add_loss",
+    "binary_cross_entropy",
+    "cross_entropy",
+    "kl_from_logits",
+    "reduce",
+    "squared_error",
+]
 
 
 def absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -22,8 +32,8 @@ def absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
         targets: of the same shape; converted to the outputs' dtype.
 
     Raises:
-        ValueError: the shapes differ (they are not broadcast), no tensors, or integer
-            outputs.
+        ValueError: the shapes differ (they are not broadcast), no tensors, complex
+            numbers, or integer outputs. All losses here refuse complex numbers.
 
     >>> absolute_error(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.zeros(2, 2))
     tensor([1.5000, 3.5000])
@@ -42,11 +52,6 @@ def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     tensor([ 2.5000, 12.5000])
     """
     _require_one_shape("squared_error", "outputs", outputs, "targets", targets)
-    if outputs.is_complex():
-        raise ValueError(
-            f"squared_error: got outputs of {outputs.dtype}; wanted real numbers. Pass "
-            "torch.view_as_real(...) of both."
-        )
     targets = targets.to(outputs.dtype)
     return _mean_of_each(functional.mse_loss(outputs, targets, reduction="none"))
 
@@ -202,89 +207,6 @@ def reduce(
     return (losses.sum() / counts.sum().clamp(min=1)).to(dtype)
 
 
-class LossCollector:
-    """The terms passed to `add_loss` during this collector's `with` block.
-
-    Each entry to the block clears the terms. Of nested blocks the innermost gets the
-    terms, so an inner one that is not read ignores those of a pass. Each thread, and
-    each asyncio task, has its own. The modules themselves store nothing.
-
-    Attributes:
-        terms: {name: scalar}; terms of the same name are added up.
-
-    >>> with LossCollector() as collector:
-    ...     for _ in range(2):  # a module that is called twice
-    ...         add_loss("size", torch.tensor(1.5))
-    >>> collector.terms
-    {'size': tensor(3.)}
-    """
-
-    def __init__(self) -> None:
-        self.terms: dict[str, Tensor] = {}
-        self._before: Token | None = None
-
-    def __enter__(self) -> "LossCollector":
-        if self._before is not None:
-            raise ValueError(
-                "LossCollector: this one is open already. Make another for the inner "
-                "block, or leave the outer one first."
-            )
-        self.terms = {}
-        self._before = _open.set(self)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        _open.reset(self._before)
-        self._before = None
-
-    def total(self) -> Tensor:
-        """Return the sum of all terms, on the first one's device; 0 if there are none.
-
-        >>> LossCollector().total()
-        tensor(0.)
-        """
-        total, *others = self.terms.values() or [torch.zeros(())]
-        for term in others:
-            total = total + term.to(total.device)
-        return total
-
-
-_open: ContextVar[LossCollector | None] = ContextVar("_open", default=None)
-
-
-@torch._disable_dynamo  # a graph that is replayed would not find the open collector
-def add_loss(name: str, term: Tensor) -> None:
-    """Add a scalar term to the open collector; without one do nothing.
-
-    Call it in a module's forward or anywhere else: `training.fit` opens a collector in
-    each step, adds all terms to the loss and logs each by its name. In a compiled model
-    it breaks the graph: `torch.compile(model, fullgraph=True)` refuses it.
-
-    Args:
-        name: of the term; later terms of the same name are added to the first.
-        term: a scalar tensor, already multiplied by its coefficient.
-
-    Raises:
-        ValueError: the name is not a string or empty, or the term no scalar tensor.
-    """
-    if not isinstance(name, str) or not name:
-        raise ValueError(
-            f"add_loss: got the name {name!r}; wanted a text such as 'sparsity'. The "
-            "name comes first, then the term."
-        )
-    if not isinstance(term, Tensor) or term.dim():
-        is_shaped = hasattr(term, "shape")
-        got = f"shape {tuple(term.shape)}" if is_shaped else type(term).__name__
-        raise ValueError(
-            f"add_loss: {name!r} is of {got}; wanted a scalar tensor. reduce(...) "
-            "makes one of a loss for each sample."
-        )
-    collector = _open.get()
-    if collector is not None:
-        terms = collector.terms
-        terms[name] = terms[name] + term if name in terms else term
-
-
 # Helpers and checks
 
 
@@ -294,23 +216,20 @@ def _mean_of_each(values: Tensor) -> Tensor:
 
 def _spread(name: str, factors: Tensor, losses: Tensor) -> Tensor:
     """Return a view of the losses' shape; missing axes are added at the end."""
-    _require_tensors("reduce", **{name: factors})
+    _require_real("reduce", **{name: factors})
     if factors.dim() == 0 or factors.shape != losses.shape[: factors.dim()]:
         raise ValueError(
             f"reduce: got {name} of shape {tuple(factors.shape)} for losses of shape "
             f"{tuple(losses.shape)}; wanted the same, or its first axes. For one "
             "number a sample give (batch,)."
         )
-    if factors.is_complex() and not losses.is_complex():
-        got = factors.dtype
-        raise ValueError(f"reduce: got {name} of {got}; wanted real numbers.")
     _require_one_device("reduce", "losses", losses, name, factors)
     missing = losses.dim() - factors.dim()
     return factors.reshape(*factors.shape, *[1] * missing).expand_as(losses)
 
 
 def _require_losses(per_sample: Tensor) -> None:
-    _require_tensors("reduce", losses=per_sample)
+    _require_real("reduce", losses=per_sample)
     if per_sample.dim() == 0:
         raise ValueError(
             "reduce: got a scalar; wanted a loss for each sample, shape (batch,). "
@@ -325,17 +244,22 @@ def _require_losses(per_sample: Tensor) -> None:
     _require_floats("reduce", "losses", per_sample)
 
 
-def _require_tensors(place: str, **values: object) -> None:
+def _require_real(place: str, **values: object) -> None:
     for name, value in values.items():
         if not isinstance(value, Tensor):
             raise ValueError(
                 f"{place}: {name} is of type {type(value).__name__}; wanted a tensor. "
                 "torch.as_tensor(...) makes one."
             )
+        if value.is_complex():
+            raise ValueError(
+                f"{place}: {name} is of {value.dtype}; wanted real numbers. Take its "
+                ".real, its .abs(), or torch.view_as_real(...), which has both parts."
+            )
 
 
 def _require_floats(place: str, name: str, value: Tensor) -> None:
-    if not (value.is_floating_point() or value.is_complex()):
+    if not value.is_floating_point():
         raise ValueError(
             f"{place}: {name} is of {value.dtype}, which has no gradient; wanted "
             "floats. Convert with .float()."
@@ -345,7 +269,7 @@ def _require_floats(place: str, name: str, value: Tensor) -> None:
 def _require_one_shape(
     place: str, name: str, first: Tensor, other_name: str, second: Tensor
 ) -> None:
-    _require_tensors(place, **{name: first, other_name: second})
+    _require_real(place, **{name: first, other_name: second})
     if first.shape != second.shape or first.dim() == 0:
         raise ValueError(
             f"{place}: {name} has shape {tuple(first.shape)}, {other_name} "
@@ -353,11 +277,6 @@ def _require_one_shape(
             "Broadcasting (batch, 1) against (batch,) would compare all pairs."
         )
     _require_floats(place, name, first)
-    if second.is_complex() and not first.is_complex():
-        raise ValueError(
-            f"{place}: {other_name} is of {second.dtype}, {name} of {first.dtype}, and "
-            f"the imaginary parts would be lost. Take .real of {other_name}."
-        )
     _require_one_device(place, name, first, other_name, second)
 
 
@@ -373,7 +292,7 @@ def _require_one_device(
 
 def _require_shares(targets: Tensor) -> None:
     """Refuse -1 or 2 among targets that have a value and need no wait."""
-    if targets.device.type != "cpu" or not targets.numel() or targets.is_complex():
+    if targets.device.type != "cpu" or not targets.numel():
         return
     is_compiling = torch.compiler.is_compiling()
     if targets.dtype == torch.bool or is_compiling or is_transforming():
@@ -387,7 +306,7 @@ def _require_shares(targets: Tensor) -> None:
 
 
 def _require_classes(place: str, logits: Tensor) -> None:
-    _require_tensors(place, logits=logits)
+    _require_real(place, logits=logits)
     if logits.dim() < 2:
         raise ValueError(
             f"{place}: got logits of shape {tuple(logits.shape)}; wanted (batch, "
@@ -397,15 +316,11 @@ def _require_classes(place: str, logits: Tensor) -> None:
 
 
 def _require_labels(logits: Tensor, labels: Tensor) -> None:
-    _require_tensors("cross_entropy", labels=labels)
+    _require_real("cross_entropy", labels=labels)
     _require_one_device("cross_entropy", "logits", logits, "labels", labels)
     numbers = (*logits.shape[:1], *logits.shape[2:])
-    if labels.is_floating_point():
-        fits = labels.shape == logits.shape
-    else:
-        is_number = not labels.is_complex() and labels.dtype != torch.bool
-        fits = is_number and labels.shape == numbers
-    if fits:
+    wanted = logits.shape if labels.is_floating_point() else numbers
+    if labels.shape == wanted and labels.dtype != torch.bool:
         return
     raise ValueError(
         f"cross_entropy: got labels of {labels.dtype} and shape {tuple(labels.shape)} "

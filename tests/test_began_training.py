@@ -321,14 +321,15 @@ def test_a_save_that_fails_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     train(replace(TINY, steps=2), pixels(), device="cpu", checkpoint=file)
     before = file.read_bytes()
 
-    def fail(state, path):
-        path.write_bytes(b"half")
+    def fail(state, stream):
+        stream.write(b"half")
         raise OSError("the disk is full")
 
     monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(OSError, match="full"):
         train(TINY, pixels(), device="cpu", checkpoint=file)
     assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
 
 
 # What cannot go on
@@ -386,6 +387,12 @@ def test_images_that_do_not_fit_are_refused_at_the_call(images, message):
 def test_every_counts_steps(every):
     with pytest.raises(ValueError, match=f"began: got every={every}; wanted an int"):
         watch(TINY, pixels(), every=every)
+
+
+def test_an_option_that_there_is_not_is_refused_with_those_that_there_are():
+    words = "has no option 'steps'; wanted one of on_record, progress, every, seed, dev"
+    with pytest.raises(TypeError, match=f"^began: train {words}.*checkpoint.*Config"):
+        train(TINY, pixels(), steps=3)
 
 
 # A folder of images

@@ -4,14 +4,17 @@ import ctypes
 import importlib.metadata
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import platformdirs
 import pytest
 
 from course_lib import compiler
+from course_lib.data import archives
 
 SOURCE = """
 #ifndef ANSWER
@@ -42,13 +45,18 @@ needs_one = pytest.mark.skipif(not is_there(), reason="no C++ compiler here")
 @pytest.fixture(autouse=True)
 def caches(monkeypatch, tmp_path):
     """An empty cache and an empty folder for temporary files; nothing is remembered."""
-    found = tmp_path / "cache" / "course_lib", tmp_path / "temporary"
-    found[1].mkdir()
-    monkeypatch.setattr(compiler, "_cache", lambda: found[0])
-    monkeypatch.setattr(tempfile, "tempdir", str(found[1]))
-    compiler._remembered.clear()
-    yield found
-    compiler._remembered.clear()
+    home, temporary = tmp_path / "cache", tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda name: home / name)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    forget()
+    yield home / "course_lib" / "compiled", temporary
+    forget()
+
+
+def forget():
+    compiler._libraries.clear()
+    compiler._failures.clear()
 
 
 @pytest.fixture
@@ -77,7 +85,7 @@ def wrapper(monkeypatch, tmp_path):
 
 def fresh(source, *defines):
     """Return the library as another process would get it."""
-    compiler._remembered.clear()
+    forget()
     return compiler.library(source, *defines)
 
 
@@ -128,6 +136,22 @@ def test_what_it_depends_on_is_in_the_name(source, caches, monkeypatch, wrapper)
 def test_the_cache_is_for_its_user_alone(source, caches):
     compiler.library(source)
     assert caches[0].stat().st_mode & 0o777 == 0o700
+
+
+@needs_one
+@pytest.mark.skipif(os.name != "posix", reason="modes of files")
+def test_a_folder_of_data_that_others_may_write_is_no_obstacle(source, caches):
+    before = os.umask(0o002)  # of users that share a group
+    try:
+        archives.cache().mkdir(parents=True)
+        found = compiler.library(source)
+    finally:
+        os.umask(before)
+    assert archives.cache().stat().st_mode & 0o777 == 0o775
+    assert caches[0].parent == archives.cache()
+    assert caches[0].stat().st_mode & 0o777 == 0o700
+    assert compiler.obstacle() is None
+    assert compiler.is_stored(found)
 
 
 @needs_one
@@ -213,7 +237,7 @@ def test_two_processes_compile_at_once(source, tmp_path):
     started = [subprocess.Popen(command, **options) for _ in range(2)]
     assert [process.communicate(timeout=60)[0] for process in started] == ["42\n"] * 2
     if sys.platform.startswith("linux"):
-        left = list((tmp_path / "shared" / "course_lib").iterdir())
+        left = list((tmp_path / "shared/course_lib/compiled").iterdir())
         assert [path.suffix for path in left] == [".so"]
 
 
@@ -221,7 +245,7 @@ def test_two_processes_compile_at_once(source, tmp_path):
 
 
 def blocked(folder):
-    folder.parent.mkdir(exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     folder.write_text("a file, so no folder can be made")
 
 
@@ -236,14 +260,17 @@ def read_only(folder):
 @pytest.mark.parametrize("prevent", [blocked, read_only])
 def test_a_cache_that_can_not_be_written(source, caches, prevent):
     prevent(caches[0])
-    assert compiler.library(source).answer() == 42
+    found = compiler.library(source)
+    assert found.answer() == 42
+    assert not compiler.is_stored(found)
     assert not list(caches[1].iterdir())
 
 
 @needs_one
 def test_a_user_without_a_home(source, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(compiler, "_cache", lambda: Path("~/.cache/course_lib"))
+    home = Path("~/.cache")
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda name: home / name)
     assert compiler.library(source).answer() == 42
     assert not (tmp_path / "~").exists()
 
@@ -259,7 +286,9 @@ def test_a_cache_from_which_nothing_can_be_loaded(source, monkeypatch, caches):
         return load(path)
 
     monkeypatch.setattr(ctypes, "CDLL", refuse)
-    assert compiler.library(source).answer() == 42
+    found = compiler.library(source)
+    assert found.answer() == 42
+    assert not compiler.is_stored(found)
 
 
 @needs_one
@@ -296,6 +325,13 @@ def test_a_define_that_is_no_text(source, define):
     match = r"library: a define is .*; wanted text such as 'REAL=float'"
     with pytest.raises(TypeError, match=match):
         compiler.library(source, define)
+
+
+@pytest.mark.parametrize("flags", ["-O2", ["-O2"], (2,), None])
+def test_flags_that_are_no_tuple_of_text(source, flags):
+    match = r"library: got flags=.*; wanted a tuple of text, for example flags=\('-O2',"
+    with pytest.raises(TypeError, match=match):
+        compiler.library(source, flags=flags)
 
 
 @pytest.mark.parametrize("name", ["no.cpp", ""])
@@ -346,6 +382,27 @@ def test_a_failure_is_remembered(source, wrapper, monkeypatch):
     monkeypatch.setenv(compiler.SWITCH, "")
     with pytest.raises(compiler.NoCompiler, match="is set to nothing"):
         compiler.library(source)
+
+
+@needs_one
+def test_a_compiler_that_was_updated_is_tried_again(source, wrapper, monkeypatch):
+    path = wrapper("exit 1")
+    with pytest.raises(compiler.NoCompiler, match=r"can't compile answer\.cpp"):
+        compiler.library(source)
+    before = path.stat().st_mtime_ns
+    monkeypatch.delenv(compiler.SWITCH)
+    wrapper('exec "$real" "$@"')
+    os.utime(path, ns=(before + 1, before + 1))
+    assert compiler.library(source).answer() == 42
+
+
+@needs_one
+def test_a_compiler_that_appears_is_tried(source, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "which", lambda name: None)
+        with pytest.raises(compiler.NoCompiler, match="there is no"):
+            compiler.library(source)
+    assert compiler.library(source).answer() == 42
 
 
 @needs_one

@@ -10,7 +10,7 @@ from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from jupyter_client.manager import KernelManager
 from packaging.requirements import Requirement
 
-from course_lib import data, doctor
+from course_lib import compiler, data, doctor
 from course_lib.compiler import NoCompiler
 from course_lib.doctor import FAULT, OK, WARNING, Check
 from course_lib.rso.parallel import shared_memory
@@ -132,6 +132,22 @@ def test_no_compiler_is_no_fault(monkeypatch):
     assert check.status == doctor.WARNING
     assert check.found == "there is no C++ compiler on the path"
     assert "install g++" in check.remedy
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_stored_is_said_only_of_what_is(monkeypatch, is_stored):
+    monkeypatch.setattr(shared_memory, "compiled", object)
+    monkeypatch.setattr(compiler, "used", lambda: "/usr/bin/c++: 14.2")
+    monkeypatch.setattr(compiler, "obstacle", lambda: None)
+    monkeypatch.setattr(compiler, "is_stored", lambda library: is_stored)
+    check = doctor.compiler()
+    if is_stored:
+        assert check == Check(
+            "compiler", OK, "/usr/bin/c++: 14.2, stored for the next start"
+        )
+    else:
+        assert check.status == WARNING
+        assert f"nothing can be stored in {compiler.folder()}, or" in check.found
 
 
 def test_too_many_threads_of_torch(monkeypatch):

@@ -505,3 +505,50 @@ def test_an_autocast_around_a_loop_holds_no_casts():
             model.weight.fill_(3.0)
         gradient(lambda p: call(model, p, x).float().sum(), params)
         assert model(x).item() == 6
+
+
+# Parameters that were computed from the module's own
+
+
+def steps_by_hand(model, x, take=gradient, steps=3):
+    params = dict(model.named_parameters())
+    for _ in range(steps):
+        grads = take(lambda q: call(model, q, x).pow(2).mean(), params)
+        params = {key: params[key] - 0.1 * grads[key] for key in params}
+    return params
+
+
+def in_vmap(loss, params):
+    grads = vmap(lambda s: gradient(lambda q: s * loss(q), params))(torch.ones(2))
+    return {key: grad[0] for key, grad in grads.items()}
+
+
+@pytest.mark.parametrize("take", [gradient, in_vmap])
+def test_a_loop_by_hand_may_begin_with_the_modules_own_parameters(take):
+    model, x = nn.Linear(3, 1), torch.ones(3)
+    wanted = {key: p.detach().clone() for key, p in model.named_parameters()}
+    for _ in range(3):
+        grads = torch.func.grad(
+            lambda q: torch.func.functional_call(model, q, x).pow(2).mean()
+        )(wanted)
+        wanted = {key: wanted[key] - 0.1 * grads[key] for key in wanted}
+    got = steps_by_hand(model, x, take)
+    assert_close({key: p.detach() for key, p in got.items()}, wanted)
+
+
+def test_inside_another_gradient_the_own_parameters_may_be_the_params():
+    model, x = nn.Linear(3, 1), torch.ones(3)
+
+    def outer(scale):
+        own = dict(model.named_parameters())
+        inner = gradient(lambda q: scale * call(model, q, x).sum(), own)
+        return inner["bias"].sum()
+
+    assert gradient(outer, torch.tensor(2.0)) == 1
+
+
+def test_beside_such_parameters_the_own_ones_are_still_refused():
+    model, x = small(), torch.ones(3)
+    params = steps_by_hand(model, x, steps=1)
+    with pytest.raises(ValueError, match="beside it uses its own parameters"):
+        gradient(lambda q: call(model, q, x).sum() + penalty(model), params)

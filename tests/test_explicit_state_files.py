@@ -118,6 +118,9 @@ class Own:
     ("state", "match"),
     [
         (setup(Own(), {"x": torch.ones(1)}), "is not one of course_lib.rules"),
+        ({"x": Leaf(None, ())}, "save: None is not one of course_lib.rules"),
+        ({"x": Leaf(0.1, ())}, "save: 0.1 is not one of course_lib.rules"),
+        ({"x": Leaf(Adam, ())}, "Adam'> is not one of course_lib.rules"),
         ({"x": Leaf(Adam(), {"m": 1})}, "save: a state holds dict; wanted tensors"),
         ({"x": torch.ones(1)}, "save: 'x' is Tensor; wanted a state"),
         (setup(Adam(), {"x": torch.ones(1)})["x"], "save: got a Leaf; wanted a state"),

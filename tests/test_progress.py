@@ -95,9 +95,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(path, monkeypatch):
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(
-    "moment", ["course_lib.lessons.progress_file.os.fdopen", "os.replace"]
-)
+@pytest.mark.parametrize("moment", ["os.fdopen", "os.replace"])
 def test_a_process_killed_in_the_middle_leaves_the_old_file(path, moment):
     progress_file.mark_solved("closures.guess")
     before = path.read_bytes()

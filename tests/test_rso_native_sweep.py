@@ -814,7 +814,7 @@ def test_a_choice_says_why_nothing_is_compiled(monkeypatch):
     half = choice_of(copy.deepcopy(model).bfloat16())
     assert half.obstacle == "numbers of torch.bfloat16"
     monkeypatch.setenv(compiler.SWITCH, "")
-    compiler._remembered.clear()
+    compiler._libraries.clear()
     assert choice_of(model).obstacle == "COURSE_COMPILER is set to nothing"
     assert run(copy.deepcopy(model)).decisions.ne(0).any()
 

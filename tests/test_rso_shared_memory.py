@@ -287,7 +287,7 @@ def test_processes_add_up(tmp_path, count):
 def in_one_without_compiler(folder):
     if dist.get_rank() == 1:
         os.environ[compiler.SWITCH] = ""
-        compiler._remembered.clear()
+        compiler._libraries.clear()
     reduce = Processes.current().reduce
     assert processes._reducers == {dist.group.WORLD: None}
     assert reduce(torch.ones(3, dtype=torch.float64)).eq(2).all()

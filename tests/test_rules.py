@@ -455,3 +455,18 @@ def test_a_rule_of_the_reader_joins():
     for rule in (Lookahead(), Chain(ClipGrad(1.0), Lookahead())):
         moved = update(setup(rule, params), params, params)[1]
         assert moved["x"].tolist() == [0.75, -0.75]
+
+
+def test_a_rule_of_the_reader_may_look_at_all_arrays_and_leave_the_rest_to_the_base():
+    class LargestFirst(Descent):
+        def apply_all(self, states, xs, gs):
+            largest = max(g.abs().max() for g in gs)
+            return super().apply_all(states, xs, [g / largest for g in gs])
+
+    params = {"x": torch.tensor([4.0]), "y": torch.tensor([-2.0]).half()}
+    for rule in (LargestFirst(0.5), Chain(LargestFirst(0.5))):
+        moved = update(setup(rule, params), params, params)[1]
+        assert [moved["x"].item(), moved["y"].item()] == [3.5, -1.75]
+    states, steps = Momentum(0.5).apply_all([ONES], [ONES], [ONES])
+    state, step = Momentum(0.5).apply(ONES, ONES, ONES)
+    assert_close([*states, *steps], [state, step])

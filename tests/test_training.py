@@ -477,7 +477,7 @@ def test_the_bar_shows_unless_told_otherwise(monkeypatch, progress, disable, sho
         ({"epochs": True}, r"fit: got epochs=True; wanted an int"),
         ({"patience": 0}, r"fit: got patience=0; wanted an int >= 1\."),
         ({"batch_size": 0}, "batch_size"),
-        ({"data": [1, 2]}, r"got data of type list; wanted a Dataset or a Split.*load"),
+        ({"data": [1, 2]}, r"got data of type list; wanted a Dataset, a Split.*load"),
         ({"data": split(5), "patience": 1}, r"one Split has none\. Pass the whole Da"),
     ],
 )

@@ -263,16 +263,29 @@ def test_batches_that_are_made_already_take_no_such_options(options):
 
 
 def test_tensors_need_a_batch_size():
-    with pytest.raises(ValueError, match="got batch_size=None; wanted an int >= 1"):
+    words = r"^fit: batch_size is missing; for example batch_size=32\.$"
+    with pytest.raises(ValueError, match=words):
         train(linear(2, 3), TensorDataset(X, Y))
 
 
-def test_two_test_sets_are_refused():
+def zeros():
     one, split = torch.ones(1, 1, 1), Split(torch.zeros(4, 1, 2, 2), Y)
-    data = Dataset("zeros", split, split, ("a",), 0 * one, one)
-    model = nn.Sequential(nn.Flatten(), linear())
+    return Dataset("zeros", split, split, ("a",), 0 * one, one)
+
+
+def test_two_test_sets_are_refused():
+    data, model = zeros(), nn.Sequential(nn.Flatten(), linear())
     with pytest.raises(ValueError, match=r"a Dataset and test=; .*data\.train"):
-        train(model, data, batch_size=2, test=split)
+        train(model, data, batch_size=2, test=data.test)
+
+
+def test_where_one_split_is_wanted_a_dataset_is_refused():
+    data, model = zeros(), nn.Sequential(nn.Flatten(), linear())
+    words = r"type Dataset; wanted a Split, .* Pass one of its splits: data\.test, or"
+    with pytest.raises(ValueError, match=f"^evaluate: got data of {words}"):
+        evaluate(model, data, loss=CROSS_ENTROPY)
+    with pytest.raises(ValueError, match=f"^fit: test: got data of {words}"):
+        train(model, data.train, batch_size=2, test=data)
 
 
 def test_a_test_set_is_looked_at_before_the_first_step():
@@ -326,6 +339,15 @@ def test_what_fails_inside_of_torch_is_said_with_the_tensors(model, data, messag
         train(model, [data])
     with pytest.raises(ValueError, match=f"(?s)^evaluate: .*{message}"):
         evaluate(model, [data], loss=CROSS_ENTROPY)
+
+
+def test_an_index_error_of_ones_own_code_gets_no_advice_about_an_embedding():
+    def loss(outputs, labels):
+        return [outputs.sum()][len(labels)]
+
+    message = r"the loss failed on .*: list index out of range\. Compare the shapes"
+    with pytest.raises(ValueError, match=message):
+        train(linear(2, 3), [(X, Y)], loss=loss)
 
 
 def test_a_loss_with_its_arguments_exchanged():

@@ -286,6 +286,82 @@ def test_a_batch_that_is_refused_leaves_no_trace_in_the_buffers(wrong, optimizer
     assert_same(dict(model.state_dict()), before)
 
 
+def with_buffer(buffer, change=lambda buffer: None):
+    """Return a network with a buffer that `change` may write in each pass."""
+
+    class Noted(nn.Identity):
+        def forward(self, x):
+            change(self.noted)
+            return x
+
+    layer = Noted()
+    layer.register_buffer("noted", buffer)
+    return network(layer)
+
+
+def test_a_lazy_buffer_gets_its_values_in_the_first_step():
+    model = network(nn.LazyBatchNorm1d(affine=False))
+    train(model)
+    assert model[2].num_batches_tracked == 3
+
+
+@torch.inference_mode()
+def made_for_inference():
+    return torch.zeros(3)
+
+
+@torch.inference_mode()
+def count_for_inference(buffer):
+    buffer.add_(1)
+
+
+@pytest.mark.parametrize(
+    ("make", "change"),
+    [
+        (lambda: torch.zeros(1).expand(3), lambda buffer: None),
+        (lambda: torch.full((1,), torch.nan).expand(3), lambda buffer: None),
+        (made_for_inference, lambda buffer: None),
+        (made_for_inference, count_for_inference),
+        (lambda: torch.zeros(3), lambda buffer: buffer.data.add_(1)),
+        (lambda: torch.zeros(3), lambda buffer: buffer.resize_(4)),
+    ],
+)
+def test_a_buffer_of_any_kind_does_not_hide_the_error(make, change):
+    model = with_buffer(make(), change)
+    before = model[2].noted.clone()
+    with pytest.raises(TrainingError, match=r"of .1\.weight."):
+        train(model, loss=nan_gradient)
+    if model[2].noted.shape == before.shape:
+        torch.testing.assert_close(model[2].noted, before, equal_nan=True)
+
+
+def test_a_buffer_that_did_not_change_is_not_written():
+    model = with_buffer(torch.zeros(3))
+    version = model[2].noted._version
+    with pytest.raises(TrainingError):
+        train(model, loss=nan_gradient)
+    assert model[2].noted._version == version
+
+
+def test_the_third_step_is_undone_to_the_second_even_where_a_buffer_grew():
+    """Its copies are in the tensors of the steps before where they fit."""
+    model, calls = network(nn.BatchNorm1d(3)), []
+    model.register_buffer("rows", torch.zeros(0))
+
+    def loss(outputs, labels):
+        value = CROSS_ENTROPY(outputs, labels)
+        calls.append({k: v.clone() for k, v in model.state_dict().items()})
+        model.rows = torch.zeros(len(calls) // 2)
+        return value * math.nan if len(calls) == 4 else value
+
+    with pytest.raises(TrainingError):
+        train(model, batch_size=3, loss=loss)
+    state = model.state_dict()
+    assert state["2.num_batches_tracked"] == 3
+    assert state["rows"].shape == (1,)
+    assert_same(state["2.running_mean"], calls[2]["2.running_mean"])
+
+
 class Spoiled(torch.autograd.Function):
     """The identity; its gradient is a given number."""
 

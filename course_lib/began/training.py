@@ -9,11 +9,12 @@
 """
 
 import contextlib
+import inspect
 import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from course_lib.began.losses import BEGANLoss, gradients_
 from course_lib.began.networks import Config, autoencoder, generator
 from course_lib.checks import require_ints
 from course_lib.device import forget_casts, pick_device
+from course_lib.files import replacing
 from course_lib.training.history import TrainingError
 from course_lib.trees import all_finite
 from course_lib.vision import import_torchvision
@@ -192,7 +194,11 @@ def train(
             `run.samples()`; a true answer stops.
         progress: show a bar; TQDM_DISABLE=1 in the environment hides it too.
         **options: the other arguments of `watch`, whose errors it raises.
+
+    Raises:
+        TypeError: there is no such option.
     """
+    _require_options(options)
     stretches = watch(config, images, **options)
     hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
     bar = tqdm(total=config.steps, unit="step", disable=hidden)
@@ -204,6 +210,22 @@ def train(
             if on_record and on_record(run):
                 break
     return run
+
+
+def _require_options(given: Iterable[str]) -> None:
+    known = {
+        name: None
+        for function in (train, watch)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    for name in given:
+        if name not in known:
+            raise TypeError(
+                f"began: train has no option {name!r}; wanted one of "
+                f"{', '.join(known)}. The rest is in the Config: "
+                "dataclasses.replace(DIGITS, steps=1000)."
+            )
 
 
 def watch(
@@ -288,7 +310,8 @@ def _stretches(
         seconds = time.perf_counter() - start
         run.history.records.append(Record(*errors, k, convergence, seconds))
         if checkpoint is not None:
-            _save(run, Path(checkpoint))
+            with replacing(checkpoint) as stream:
+                torch.save(run.state_dict(), stream)
         yield run
         start, first = time.perf_counter(), run.steps
         total.zero_()
@@ -318,13 +341,6 @@ def _order(count: int, size: int, seed: int) -> Iterator[Tensor]:
     while True:
         shuffled = torch.randperm(count, generator=generator)
         yield from shuffled[: count - count % size].split(size)
-
-
-def _save(run: Run, path: Path) -> None:
-    """Write the checkpoint beside the old one, then replace it."""
-    written = path.with_name(path.name + ".part")
-    torch.save(run.state_dict(), written)
-    os.replace(written, path)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -5,12 +5,13 @@ trains nothing is an error.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.autograd.graph import get_gradient_edge
 from torch.utils import _pytree as pytree
 
 from course_lib.device import forget_casts
@@ -71,7 +72,9 @@ def with_gradient(
     Works inside itself, torch.func's transforms, and torch's forward mode. Where params
     were computed from what requires a gradient, value and gradient have a graph that
     leads there, as a step of `update` has: x.detach() leaves it out, and for a leaf x
-    that requires a gradient x.view_as(x) asks for it. To differentiate with respect to
+    that requires a gradient x.view_as(x) asks for it. So a loop that subtracts the
+    gradients from such leaves itself needs `.detach()` after each step, else each step
+    keeps the graphs of all those before. To differentiate with respect to
     other tensors in the loss, such as a learned coefficient of a penalty, take the
     outer derivative with `gradient` or torch.func, too.
 
@@ -173,6 +176,8 @@ def _autograd_gradient(
         if not (leaves and scalar.requires_grad):
             return value if is_inner else _detached(value), {}
         own = _trainable(originals)  # should have no gradient, and then costs nothing
+        if own and is_inner:  # else the graph of params would be searched for them, too
+            own = _reached(scalar, own, beside=leaves.values())
         grads = torch.autograd.grad(
             scalar, (*leaves.values(), *own), create_graph=is_inner, allow_unused=True
         )
@@ -242,18 +247,31 @@ def _functional_gradient(
         grads, (_, value) = torch.func.grad_and_value(scalar_first, has_aux=True)(
             inputs
         )
-    own = {id(tensor) for tensor in _trainable(originals)}
-    used = [leaf for leaf in _leaves_behind(scalar_of(value)) if id(leaf) in own]
+    own = _trainable(originals)
+    used = _reached(scalar_of(value), own, beside=inputs.values()) if own else []
     _refuse_own(originals, used)
     return value, grads if is_used else {}
 
 
-def _leaves_behind(value: Tensor) -> Iterator[Tensor]:
-    """Yield the leaves of the value's graph, below all transforms."""
-    while is_transformed(value):
-        value = torch._C._functorch.get_unwrapped(value)
-    nodes = [value.grad_fn]
-    seen = {None}
+# What a graph reaches
+
+
+def _reached(
+    value: Tensor, own: list[Tensor], *, beside: Iterable[Tensor]
+) -> list[Tensor]:
+    """Return those of `own` that the value's graph reaches, below all transforms.
+
+    The ways that lead through the tensors of `beside` don't count: params may have been
+    computed from the module's own parameters.
+    """
+    ids = {id(tensor) for tensor in own}
+    leaves = _leaves_behind(value, {_node(tensor) for tensor in beside})
+    return [leaf for leaf in leaves if id(leaf) in ids]
+
+
+def _leaves_behind(value: Tensor, ends: Set[Any]) -> Iterator[Tensor]:
+    nodes = [_node(value)]
+    seen = {None, *ends}
     while nodes:
         node = nodes.pop()
         if node not in seen:
@@ -261,6 +279,13 @@ def _leaves_behind(value: Tensor) -> Iterator[Tensor]:
             if hasattr(node, "variable"):  # where torch would add to .grad
                 yield node.variable
             nodes += [parent for parent, _ in node.next_functions]
+
+
+def _node(tensor: Tensor) -> Any:
+    """Return where a tensor is in the graph below all transforms; None: in none."""
+    while is_transformed(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return get_gradient_edge(tensor).node if tensor.requires_grad else None
 
 
 # What a loss may do

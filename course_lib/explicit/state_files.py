@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from course_lib import rules
 from course_lib.explicit.states import Leaf, each_leaf
+from course_lib.files import replacing
 from course_lib.rules.base import Rule, has_form_of, is_rule
 from course_lib.rules.composing import Chain
 from course_lib.rules.counts import Count, TracedCount
@@ -46,7 +46,8 @@ def save(path: str | os.PathLike[str], state: Tree) -> None:
         )
     arrays = _to_arrays(state)
     try:
-        _write(place, arrays)
+        with replacing(place) as stream:
+            np.savez(stream, **arrays)
     except OSError as error:
         advised = type(error)(
             f"save: {path} was not written ({error.strerror or error}); what was there "
@@ -207,22 +208,24 @@ def _is_of(rule: Rule, state: Any, dtype: torch.dtype) -> bool:
 # Rules
 
 
-def _rule_to_json(value: Any) -> Any:
-    """Describe a rule, or one of its values; tuples become lists in the JSON."""
-    if isinstance(value, tuple):
-        return [_rule_to_json(part) for part in value]
-    if isinstance(value, torch.dtype):
-        return {"dtype": str(value).removeprefix("torch.")}
-    if not is_rule(value):
-        return value
-    name = type(value).__name__
-    if _RULES.get(name) is not type(value):
+def _rule_to_json(rule: Any) -> dict[str, Any]:
+    name = type(rule).__name__
+    if _RULES.get(name) is not type(rule):
         raise ValueError(
-            f"save: {value!r} is not one of course_lib.rules, so a file can't name it. "
+            f"save: {rule!r} is not one of course_lib.rules, so a file can't name it. "
             "Save its state yourself."
         )
-    values = {spec.name: getattr(value, spec.name) for spec in fields(value)}
-    return {"class": name, **{key: _rule_to_json(v) for key, v in values.items()}}
+    values = {spec.name: getattr(rule, spec.name) for spec in fields(rule)}
+    return {"class": name, **{key: _value_to_json(v) for key, v in values.items()}}
+
+
+def _value_to_json(value: Any) -> Any:
+    """Describe a hyperparameter; tuples become lists in the JSON."""
+    if isinstance(value, tuple):
+        return [_value_to_json(part) for part in value]
+    if isinstance(value, torch.dtype):
+        return {"dtype": str(value).removeprefix("torch.")}
+    return _rule_to_json(value) if is_rule(value) else value
 
 
 def _rule_from_json(content: Any) -> Any:
@@ -286,14 +289,3 @@ def _state_from_json(content: Any, arrays: Arrays) -> Any:
     tensor = torch.empty(content["shape"], dtype=dtype)
     tensor.reshape(-1).view(torch.uint8).copy_(torch.from_numpy(raw))
     return tensor
-
-
-def _write(path: Path, arrays: Arrays) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.absolute().parent, prefix=".state")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez(stream, **arrays)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

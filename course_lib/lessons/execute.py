@@ -20,6 +20,8 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
+from course_lib.files import replacing
+
 FOLDER = Path(__file__).parents[2] / "notebooks"
 _MEASURED = re.compile(r"^\*\*A full run\*\*.*$", re.MULTILINE)
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -69,9 +71,8 @@ def store(path: Path) -> tuple[float, int]:
         cell.outputs = stored[cell.source] or cell.outputs
     tidy(notebook, (seconds, megabytes))
     nbformat.validate(notebook)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as stream:
+        stream.write(f"{nbformat.writes(notebook)}\n".encode())
     return seconds, megabytes
 
 

@@ -5,9 +5,10 @@ The file is `course_progress.json` beside the notebooks, or what COURSE_PROGRESS
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from course_lib.files import replacing
 
 _FORMAT = 1
 
@@ -75,11 +76,5 @@ def _names(content: Any) -> set[str]:
 
 def _write(path: Path, names: set[str]) -> None:
     text = json.dumps({"format": _FORMAT, "solved": sorted(names)}, indent=1)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".progress")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text + "\n")
-        os.replace(temporary, path)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(path) as stream:
+        stream.write(f"{text}\n".encode())

@@ -1,7 +1,5 @@
 """Weights that are computed from parameters: normalized, pruned, parametrized."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
+
+from course_lib.modes import restored_modes
 
 
 @torch.enable_grad()
@@ -18,7 +18,10 @@ def computed_weight(module: nn.Module, name: str, path: str) -> Tensor | None:
     torch's spectral norms update their estimate at each call in train mode; in eval
     mode the weight is that of the last pass, and nothing changes.
     """
-    with _eval_mode(_spectral_norms(module, name)):
+    norms = _spectral_norms(module, name)
+    with restored_modes(norms):
+        for norm in norms:
+            norm.training = False
         if (hook := hook_of(module, name)) is not None:
             hook(module, ())  # else the weight is that of the last forward pass
         try:
@@ -44,15 +47,3 @@ def _spectral_norms(module: nn.Module, name: str) -> list[nn.Module]:
     if not parametrize.is_parametrized(module, name):
         return []
     return [p for p in module.parametrizations[name] if isinstance(p, _SpectralNorm)]
-
-
-@contextlib.contextmanager
-def _eval_mode(modules: list[nn.Module]) -> Iterator[None]:
-    modes = [module.training for module in modules]
-    for module in modules:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -13,6 +12,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 
+from course_lib import files
 from course_lib.rso.checks import first_line
 from course_lib.rso.reports import CycleReport
 
@@ -39,28 +39,17 @@ def write(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str], what: str) -> Iterator[IO[bytes]]:
-    """Write beside a file, and rename at the end: it is replaced whole or not at all.
+    """Replace a file of a search, as `files.replacing`; make its folder.
 
     Raises:
         OSError: the disk is full, or the folder can't be written; the old file stays.
     """
-    path, temporary = Path(path), None
-    folder = path.absolute().parent
+    path = Path(path)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=TEMPORARY)
-        with os.fdopen(handle, "wb") as stream:
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with files.replacing(path, prefix=TEMPORARY) as stream:
             yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's are 0o600
-        os.replace(temporary, path)
-    except BaseException as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        # torch reports a full disk as a RuntimeError
-        if not isinstance(error, (OSError, RuntimeError)):
-            raise
+    except (OSError, RuntimeError) as error:  # torch's word for a full disk
         raise OSError(
             f"RSO: {what} {path} could not be written ({first_line(error)}). The one "
             "before it, if there is one, is intact. Make room, or choose another "
@@ -73,12 +62,6 @@ def remove_leftovers(folder: Path) -> None:
     for path in folder.glob(f"{TEMPORARY}*"):
         if LEFTOVER.fullmatch(path.name):
             path.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:

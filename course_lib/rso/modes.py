@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from course_lib.data.sets import Split
+from course_lib.modes import restored_modes
 
 
 @contextlib.contextmanager
@@ -20,7 +21,8 @@ def search_mode(model: nn.Module) -> Iterator[None]:
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     running = {m: (m.running_mean, m.running_var) for m in norms}
-    with _eval_mode(model), torch.no_grad(), _uncached():
+    with restored_modes(model.modules()), torch.no_grad(), _uncached():
+        model.eval()
         try:
             for norm in norms:
                 norm.running_mean = norm.running_var = None
@@ -28,17 +30,6 @@ def search_mode(model: nn.Module) -> Iterator[None]:
         finally:
             for norm, (mean, var) in running.items():
                 norm.running_mean, norm.running_var = mean, var
-
-
-@contextlib.contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 @contextlib.contextmanager
@@ -80,7 +71,8 @@ def refresh_norm_statistics(
     weight = next(model.parameters(), split.inputs)
     inputs = split.inputs[:samples].to(weight.device, weight.dtype, copy=True)
     momenta = {norm: norm.momentum for norm in norms}
-    with _eval_mode(model):
+    with restored_modes(model.modules()):
+        model.eval()
         try:
             for norm in norms:
                 norm.train()

@@ -68,6 +68,16 @@ class Rule:
         dx = dx.or_zeros() if isinstance(dx, Conditional) else dx
         return state, dx.to(x.dtype) if self._widens_halves and dx is not None else dx
 
+    def apply_all(
+        self, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
+    ) -> Steps:
+        """Return the new states and the steps of several arrays.
+
+        A rule that has to look at all arrays at once defines its own. A step may be
+        wider than its array: x - dx is rounded once, at the end.
+        """
+        return _apply_each(self, states, xs, gs)
+
     def _step(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
         """Apply the rule, without checks, to arrays that are not half precision."""
         state, dx = self._apply(state, x, g)
@@ -87,12 +97,15 @@ class Rule:
 def apply_all(
     rule: Any, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
 ) -> Steps:
-    """Apply a rule to several arrays, by its own `apply_all` if it has one.
-
-    A step may be wider than its array: x - dx is rounded once, at the end.
-    """
+    """Call `Rule.apply_all`, or do the same for a rule of another class without one."""
     if hasattr(rule, "apply_all"):
         return rule.apply_all(states, xs, gs)
+    return _apply_each(rule, states, xs, gs)
+
+
+def _apply_each(
+    rule: Any, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
+) -> Steps:
     step = rule._step if getattr(type(rule), "apply", 0) is Rule.apply else rule.apply
     steps = [
         step(state, widened(x), widened(g))

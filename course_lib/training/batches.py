@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import TensorDataset
 
-from course_lib.data.sets import Split, epoch_indices
+from course_lib.data.sets import Dataset, Split, epoch_indices
 
 Source = Split | TensorDataset | Iterable[Any]
 
@@ -99,15 +99,18 @@ def require_source(place: str, data: object) -> None:
         return
     advice = _advice(data)
     if advice:
+        more = "a Dataset, " if place == "fit" else ""  # whose test split it tests on
         raise ValueError(
-            f"{place}: got data of type {type(data).__name__}; wanted a Dataset or a "
-            "Split, a TensorDataset, or batches (inputs, labels) such as a DataLoader "
-            f"gives. {advice}"
+            f"{place}: got data of type {type(data).__name__}; wanted {more}a Split, a "
+            "TensorDataset, or batches (inputs, labels) such as a DataLoader gives. "
+            f"{advice}"
         )
 
 
 def _advice(data: object) -> str:
     """Return what to do with data that gives no batches, or nothing."""
+    if isinstance(data, Dataset):
+        return "Pass one of its splits: data.test, or data.train."
     if isinstance(data, Iterator):
         return "An iterator is used up after one epoch: pass list(...) of it."
     if isinstance(data, TorchDataset):
@@ -122,7 +125,7 @@ def _advice(data: object) -> str:
     kinds = tuple | list | Mapping  # `_read` explains what is wrong with a Mapping
     if is_iterable and all(isinstance(part, kinds) for part in parts):
         return ""
-    return "course_lib.data.load() gives a Dataset."
+    return "course_lib.data.load() gives a Dataset, of two Splits."
 
 
 def _read(place: str, batch: Any, device: torch.device | None) -> Batch:

@@ -1,5 +1,6 @@
 """Find mistakes in a step of training, and explain them."""
 
+import contextlib
 import inspect
 import itertools
 from collections.abc import Callable, Iterable, Mapping
@@ -7,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from course_lib.device import forget_casts
@@ -146,25 +148,52 @@ def parts_in_eval_mode(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if not module.training]
 
 
-Buffers = list[tuple[dict[str, Tensor | None], str, Tensor, Tensor]]
+class BufferCopies:
+    """Copies of a model's buffers, such as running means, by which to undo a step.
 
+    Each step copies into the tensors of the step before: to ask for new ones takes
+    longer than to fill them.
+    """
 
-def copy_buffers(model: nn.Module) -> Buffers:
-    """Return the buffers, such as running means, with copies of their values."""
-    return [
-        (space, name, buffer, buffer.detach().clone())
-        for space in (module._buffers for module in model.modules())
-        for name, buffer in space.items()
-        if buffer is not None
-    ]
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.places: list[tuple[dict[str, Tensor | None], str]] = []
+        self.buffers: list[Tensor] = []
+        self.copies: list[Tensor] = []
+        self._kinds: list[tuple[Any, ...]] = []
 
+    @torch.no_grad()
+    def take(self) -> None:
+        """Copy the buffers; a lazy one has no values yet."""
+        found = [
+            (space, name, buffer)
+            for space in (module._buffers for module in self.model.modules())
+            for name, buffer in space.items()
+            if buffer is not None and not is_lazy(buffer)
+        ]
+        self.places = [(space, name) for space, name, _ in found]
+        self.buffers = [buffer for _, _, buffer in found]
+        kinds = [(b.shape, b.dtype, b.device, b.layout) for b in self.buffers]
+        if kinds and kinds == self._kinds:
+            torch._foreach_copy_(self.copies, self.buffers)
+        else:
+            self.copies = [buffer.clone() for buffer in self.buffers]
+            self._kinds = kinds
 
-@torch.no_grad()
-def restore_buffers(before: Buffers) -> None:
-    """Undo the changes of a forward pass, even if it replaced a buffer by another."""
-    for space, name, buffer, values in before:
-        buffer.copy_(values)
-        space[name] = buffer
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Undo the changes of a step, even if it replaced a buffer by another.
+
+        What can't be written, such as an expanded buffer, is left as it is.
+        """
+        for (space, name), buffer, values in zip(
+            self.places, self.buffers, self.copies, strict=True
+        ):
+            space[name] = buffer
+            is_own = torch.inference_mode(buffer.is_inference())
+            with contextlib.suppress(RuntimeError), is_own:
+                if buffer.layout is not torch.strided or not buffer.equal(values):
+                    buffer.copy_(values)
 
 
 # Explanations of torch's errors
@@ -230,7 +259,7 @@ _ADVICE = {  # by a part of torch's message
         "A batch norm can't train on one sample: pass drop_last=True, or another "
         "batch_size."
     ),
-    "index out of range": (
+    "index out of range in self": (
         "An Embedding of n rows takes whole numbers from 0 to n - 1."
     ),
     "'indices'": "An Embedding takes whole numbers: convert the inputs, .long().",

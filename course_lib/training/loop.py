@@ -3,8 +3,8 @@
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from course_lib.checks import require_ints
 from course_lib.data.sets import Dataset
 from course_lib.losses import LossCollector
+from course_lib.modes import restored_modes
 from course_lib.training.batches import (
     Batch,
     Batches,
@@ -25,15 +26,14 @@ from course_lib.training.batches import (
 )
 from course_lib.training.checks import (
     ERRORS,
+    BufferCopies,
     call_loss,
     call_model,
-    copy_buffers,
     explain,
     needs_closure,
     parts_in_eval_mode,
     require_loss,
     require_optimizer,
-    restore_buffers,
     scalar,
 )
 from course_lib.training.history import Epoch, History, TrainingError
@@ -132,7 +132,7 @@ def fit(
     batches = Batches("fit", data, device_of(model), generator=generator, **options)
     hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
     bar = tqdm(range(1, epochs + 1), unit="epoch", disable=hidden)
-    with closing(bar), closing(trainer.reach), _restored_modes(model):
+    with closing(bar), closing(trainer.reach), restored_modes(model.modules()):
         for number in bar:
             start = time.perf_counter()
             terms = trainer.run_epoch(batches, number)
@@ -161,7 +161,8 @@ def evaluate(
     require_loss("evaluate", loss)
     total, right, samples = 0.0, 0.0, 0
     batches = Batches("evaluate", split, device_of(model), batch_size, shuffle=False)
-    with _restored_modes(model), LossCollector():  # whose terms are not used
+    # The collector's terms are not used.
+    with restored_modes(model.modules()), LossCollector():
         model.eval()
         for batch in batches:
             outputs = call_model("evaluate", model, batch)
@@ -170,17 +171,6 @@ def evaluate(
             right += _count_right(outputs, batch.targets)
             samples += batch.size
     return total / samples, right / samples
-
-
-@contextmanager
-def _restored_modes(model: nn.Module) -> Iterator[None]:
-    """Restore each module's own mode: one layer may be in eval mode on purpose."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 @dataclass
@@ -199,6 +189,7 @@ class _Trainer:
         self.frozen = parts_in_eval_mode(self.model)
         self.needs_closure = needs_closure(self.optimizer)
         self.reach = Reach(self.model, self.optimizer)
+        self.buffers = BufferCopies(self.model)
         self.place = "fit"
 
     def run_epoch(self, batches: Batches, epoch: int) -> dict[str, float]:
@@ -217,7 +208,7 @@ class _Trainer:
         return {name: total / samples for name, total in totals.items()}
 
     def step(self, batch: Batch) -> dict[str, float]:
-        buffers = copy_buffers(self.model)
+        self.buffers.take()
         try:
             if self.needs_closure:
                 return self._step_with_closure(batch)
@@ -225,7 +216,7 @@ class _Trainer:
             self._step()
             return values
         except Exception:
-            restore_buffers(buffers)
+            self.buffers.restore()
             raise
 
     def _step(self) -> None:
@@ -355,6 +346,8 @@ def _check_arguments(
                 f"fit: got {name}={value!r}; a {type(train).__name__} has made its "
                 f"batches already. Leave {name} out, and set it there."
             )
+    if is_tensors(train) and options["batch_size"] is None:
+        raise ValueError("fit: batch_size is missing; for example batch_size=32.")
     require_ints("fit", epochs=epochs)
     if patience is None:
         return

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from course_lib.modes import restored_modes
+
 
 class Step(NamedTuple):
     """One step of the walk: call a layer, or move channels, or make a mask.
@@ -58,13 +60,9 @@ def call_step(
 
 def _call_in_mode(module: nn.Module, mode: bool, *inputs: Any, **options: Any) -> Any:
     """Call a module in train or eval mode, and leave it in the modes it had."""
-    before = [(part, part.training) for part in module.modules()]
-    module.train(mode)
-    try:
+    with restored_modes(module.modules()):
+        module.train(mode)
         return module(*inputs, **options)
-    finally:
-        for part, training in before:
-            part.training = training
 
 
 @dataclass(frozen=True)

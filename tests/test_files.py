@@ -1,0 +1,96 @@
+"""A file is replaced whole or not at all."""
+
+import os
+import stat
+
+import pytest
+
+from course_lib.files import replacing
+
+
+@pytest.fixture(params=[True, False], ids=["an old file", "none"])
+def path(request, tmp_path):
+    path = tmp_path / "folder" / "file"
+    path.parent.mkdir()
+    if request.param:
+        path.write_bytes(b"old")
+    return path
+
+
+def contents(path):
+    return {entry.name: entry.read_bytes() for entry in path.parent.iterdir()}
+
+
+@pytest.mark.parametrize("kind", [str, lambda path: path])
+def test_the_new_file_is_there_at_the_end_alone(path, kind):
+    before = contents(path)
+    with replacing(kind(path)) as stream:
+        stream.write(b"new")
+        stream.flush()
+        (unfinished,) = set(contents(path)) - {"file"}
+        assert unfinished.startswith(".unfinished-")
+        assert contents(path) == {**before, unfinished: b"new"}
+    assert contents(path) == {"file": b"new"}
+
+
+def test_a_path_is_that_of_the_beginning(path, monkeypatch):
+    monkeypatch.chdir(path.parent)
+    with replacing("file", prefix=".mine") as stream:
+        stream.write(b"new")
+        assert [name for name in contents(path) if name.startswith(".mine")]
+        monkeypatch.chdir(path.parent.parent)
+    assert contents(path) == {"file": b"new"}
+
+
+@pytest.mark.parametrize("error", [OSError, KeyError, KeyboardInterrupt])
+def test_an_error_in_the_block_leaves_what_was(path, error):
+    def fail():
+        with replacing(path) as stream:
+            stream.write(b"half of it")
+            raise error("ours")
+
+    before = contents(path)
+    with pytest.raises(error, match="ours"):
+        fail()
+    assert contents(path) == before
+
+
+@pytest.mark.parametrize("moment", ["fdopen", "fsync", "replace"])
+def test_an_error_of_the_system_leaves_what_was(path, monkeypatch, moment):
+    def refuse(*arguments):
+        raise OSError(28, "No space left on device")
+
+    before = contents(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, moment, refuse)
+        with pytest.raises(OSError, match="No space left"), replacing(path) as stream:
+            stream.write(b"new")
+    assert contents(path) == before
+
+
+def test_a_missing_folder_is_an_error_and_not_made(tmp_path):
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "no" / "file"):
+        pytest.fail("not reached")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of files")
+def test_others_may_read_it_as_the_umask_says(path):
+    before = os.umask(0o027)
+    try:
+        with replacing(path) as stream:
+            stream.write(b"new")
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_a_file_system_without_modes(path, monkeypatch):
+    def refuse(*arguments):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    with replacing(path) as stream:
+        stream.write(b"new")
+    assert contents(path) == {"file": b"new"}

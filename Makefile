@@ -23,13 +23,8 @@ help: ## list these commands
 	@echo "  PYTHON=python3.12   the interpreter, 3.10 or newer"
 	@echo "  TORCH=cpu           PyTorch for the CPU alone, a far smaller download on Linux"
 
-lab: $(venv)/lab.stamp ## open the lessons in JupyterLab
-	$(python) -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" \
-	  --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \
-	  --KernelManager.transport_encryption=auto $(allow_root)
-
-# JupyterLab refuses to run as root, who is the only user of many containers.
-allow_root = $(if $(filter 0,$(shell id -u)),--allow-root)
+lab: $(venv)/lab.stamp ## open your copy of the lessons, in work/, in JupyterLab
+	$(python) -m course_lib lab
 
 test: $(venv)/test.stamp ## check style, code and every number in the notebooks
 	$(venv)/bin/ruff check

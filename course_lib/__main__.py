@@ -18,13 +18,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         from course_lib.rso.cli import command
 
         return command.main(argv[1:])
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, others = parser.parse_known_args(argv)
+    if others and arguments.run is not _lab:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    arguments.others = others
     return arguments.run(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m course_lib")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser(
+        "lab", help="open your copy of the lessons; takes JupyterLab's options"
+    )
+    command.add_argument(
+        "--prepare", action="store_true", help="the copy, no JupyterLab"
+    )
+    command.set_defaults(run=_lab)
+
+    command = commands.add_parser("reset", help="begin a lesson of your copy again")
+    command.add_argument("lesson", metavar="LESSON", help="for example 01")
+    command.set_defaults(run=_reset)
 
     command = commands.add_parser("doctor", help="check whether the lessons run here")
     command.set_defaults(run=_doctor)
@@ -62,6 +78,18 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("bench", help="measure each claim of speed")
     command.set_defaults(run=_bench)
     return parser
+
+
+def _lab(arguments: argparse.Namespace) -> int:
+    from course_lib.lessons import lab
+
+    return lab.prepare() if arguments.prepare else lab.main(arguments.others)
+
+
+def _reset(arguments: argparse.Namespace) -> int:
+    from course_lib.lessons import lab
+
+    return lab.reset(arguments.lesson)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

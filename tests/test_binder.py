@@ -77,7 +77,7 @@ def test_scripts_are_executable(name):
 
 def test_post_build_stops_at_an_error_and_installs_the_package_alone():
     lines = (ROOT / "binder" / "postBuild").read_text().splitlines()
-    assert lines.index("set -e") < lines.index("pip install --no-deps .")
+    assert lines.index("set -e") < lines.index("pip install --no-deps --editable .")
 
 
 def test_start_hands_over_to_the_server():

@@ -10,12 +10,13 @@ from typing import Any
 
 from course_lib.files import replacing
 
+NAME = "course_progress.json"
 _FORMAT = 1
 
 
 def file() -> Path:
     """Return the path of the progress file; it need not exist yet."""
-    return Path(os.environ.get("COURSE_PROGRESS", "course_progress.json")).absolute()
+    return Path(os.environ.get("COURSE_PROGRESS", NAME)).absolute()
 
 
 def solved() -> set[str]:

@@ -27,8 +27,8 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 STORED = CHECKOUT / "notebooks"
 WORK = CHECKOUT / "work"
 KEPT_ASIDE = (
-    "*The lesson has changed the cell above. Yours, as you left it, is below: take over "
-    "what you need, then delete it and this line.*"
+    "*The lesson has changed the cell above. Yours, as you left it, is below: take "
+    "what you need from it, then delete it and this line.*"
 )
 
 
@@ -57,6 +57,8 @@ def reset(lesson: str, stored: Path = STORED, work: Path = WORK) -> str:
 
     Args:
         lesson: its number, its name or its file, such as "01" or "01_closures".
+        stored: the folder of the lessons.
+        work: the folder of the copies.
 
     Raises:
         ValueError: there is no such lesson, or several.
@@ -118,7 +120,11 @@ def merge(
         for key, cell in own.items()
         if key not in before or cell.source != before[key].source
     }
-    aside = {key for key in typed if key in before and not _fits(key, before, today)}
+    aside = {
+        key
+        for key in typed
+        if key in before and not _is_one_of(key, today, before, own)
+    }
     merged: list[NotebookNode] = []
     places: dict[str, int] = {}  # the index of each cell of the copy in `merged`
     for key, cell in today.items():
@@ -142,11 +148,11 @@ def merge(
     return result, len(aside)
 
 
-def _fits(
-    key: str, before: dict[str, NotebookNode], today: dict[str, NotebookNode]
+def _is_one_of(
+    key: str, today: dict[str, NotebookNode], *others: dict[str, NotebookNode]
 ) -> bool:
-    """Say if the lesson has left the cell as it was."""
-    return key in today and today[key].source == before[key].source
+    """Say if the lesson's cell of today reads as it did before, or as the learner's."""
+    return key in today and today[key].source in [other[key].source for other in others]
 
 
 def _by_key(notebook: NotebookNode) -> dict[str, NotebookNode]:
@@ -154,7 +160,9 @@ def _by_key(notebook: NotebookNode) -> dict[str, NotebookNode]:
     found: dict[str, NotebookNode] = {}
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", ())
-        named = [tag for tag in tags if tag.startswith("exercise:") and tag not in found]
+        named = [
+            tag for tag in tags if tag.startswith("exercise:") and tag not in found
+        ]
         key = next(iter(named), cell.get("id", "cell"))
         found[next(k for k in _numbered(key) if k not in found)] = cell
     return found
@@ -167,11 +175,11 @@ def _numbered(name: str) -> Iterator[str]:
 
 
 def _with_ids_of_their_own(cells: Sequence[NotebookNode]) -> list[NotebookNode]:
-    seen = set[str]()
+    cells, seen = [nbformat.from_dict(cell) for cell in cells], set[str]()
     for cell in cells:
         cell.id = next(name for name in _numbered(cell.id) if name not in seen)
         seen.add(cell.id)
-    return list(cells)
+    return cells
 
 
 def _make(lesson: Path, work: Path) -> None:

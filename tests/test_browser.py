@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from course_lib.lessons import working_copy
+
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="the browser test needs Playwright (pip)"
 )
@@ -44,6 +46,7 @@ SETTINGS = {
     "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
 }
+ANSWER = "my_answer = 2026"
 ACTIVE = ".jp-NotebookPanel:not(.lm-mod-hidden)"
 CONTROLS = ".widget-slider [role=slider], .widget-checkbox input"
 VALUE = "c => c.role === 'slider' ? c.getAttribute('aria-valuenow') : c.checked"
@@ -58,15 +61,13 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """Serve copies of the notebooks; give the address and the token."""
+    """Serve a learner's copy of the lessons; give the address, the token, the copy."""
     work = tmp_path_factory.mktemp("lab")
     (work / "settings").mkdir()
     (work / "settings" / "overrides.json").write_text(json.dumps(SETTINGS))
-    (work / "notebooks").mkdir()
-    for notebook in NOTEBOOKS:
-        shutil.copy(notebook, work / "notebooks")
+    working_copy.update(work=work / "work")
     server, base, token = start_lab(work)
-    yield base, token
+    yield base, token, work / "work"
     os.killpg(server.pid, signal.SIGTERM)
     server.wait(20)
 
@@ -94,6 +95,12 @@ def test_a_lesson_runs_and_its_widgets_move(notebook, lab, browser):
         assert least["src"] != greatest["src"]
         assert least["alt"] != greatest["alt"]
     assert pictures_without_words(page) == 0
+    before = notebook.read_bytes()
+    answer_and_save(page)
+    saved = (lab[2] / notebook.name).read_text(encoding="utf-8")
+    assert ANSWER in saved
+    assert '"execution_count": 1' in saved
+    assert notebook.read_bytes() == before  # what `make test` reads
     assert problems == []
     if folder := os.environ.get("COURSE_SCREENSHOTS"):
         page.screenshot(path=Path(folder) / f"{notebook.stem}.png")
@@ -110,7 +117,7 @@ def start_lab(work):
         "ServerApp.ip": "127.0.0.1",
         "ServerApp.port": port,
         "ServerApp.port_retries": 0,
-        "ServerApp.root_dir": work / "notebooks",
+        "ServerApp.root_dir": work / "work",
         "IdentityProvider.token": token,
         "LabApp.app_settings_dir": work / "settings",
         "LabApp.news_url": None,
@@ -148,7 +155,7 @@ def wait_for(address, server, log, seconds=90):
 
 
 def open_notebook(page, lab, notebook):
-    base, token = lab
+    base, token, _ = lab
     workspace = f"{base}/lab/workspaces/{notebook.stem}"
     page.goto(f"{workspace}/tree/{notebook.name}?reset&token={token}")
     page.locator(f"{ACTIVE} .jp-Notebook").wait_for()
@@ -182,6 +189,17 @@ def unexpected_errors(page, notebook):
     tagged = ["raises-exception" in cell["metadata"].get("tags", []) for cell in code]
     pairs = zip(code, failed, tagged, strict=True)
     return ["".join(cell["source"]) for cell, bad, tag in pairs if bad and not tag]
+
+
+def answer_and_save(page):
+    """Type an answer into the first exercise."""
+    stubs = page.locator(f"{ACTIVE} .jp-CodeCell").filter(
+        has_text=re.compile(r"\.\.\.")
+    )
+    stubs.first.locator(".cm-content").click()
+    page.keyboard.press("ControlOrMeta+A")
+    page.keyboard.type(ANSWER)
+    page.evaluate("() => jupyterapp.commands.execute('docmanager:save')")
 
 
 def cells_with_controls(page):

@@ -59,6 +59,7 @@ ONE_AXES = {
     "arrows": lambda ax: plots.arrows(
         ax, {"a": torch.ones(2)}, before={"a": 2 * torch.ones(2)}
     ),
+    "losses": lambda ax: plots.losses(ax, {"test": [2.0, 1.0]}, title="SGD"),
     "sharing": lambda ax: plots.sharing(ax, {"0.weight": torch.ones(2, 3)}),
     "spread": lambda ax: plots.spread(ax, {"a": [1.0, 2.0]}, xlabel="x"),
     "mosaic": lambda ax: plots.mosaic(ax, torch.zeros(3, 1, 2, 2)),
@@ -546,3 +547,10 @@ def test_a_spread_has_a_dot_for_each_number_and_a_bar_at_the_mean(ax):
     assert [label.get_text() for label in ax.get_yticklabels()] == ["few", "many"]
     assert ax.get_ylim() == (1.5, -0.5)  # the first group on top
     assert ax.get_xlabel() == "percent"
+
+
+def test_losses_of_all_runs_have_one_scale(ax):
+    plots.losses(ax, {"training": [2.0, 9.0], "test": [2.5, 1.0]}, title="rate 3")
+    assert ax.get_ylim() == (0, 3.2)
+    assert [line.get_ydata().tolist() for line in ax.lines] == [[2.0, 9.0], [2.5, 1.0]]
+    assert ax.get_title() == "rate 3"

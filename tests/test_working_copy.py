@@ -282,3 +282,31 @@ def test_root_is_allowed_where_there_is_no_other_user(monkeypatch):
     for user, allowed in ((0, True), (1000, False)):
         monkeypatch.setattr(lab.os, "geteuid", lambda user=user: user, raising=False)
         assert ("--allow-root" in lab._command([])) is allowed
+
+
+def test_a_click_begins_a_lesson_again_and_says_where_the_old_copy_is(monkeypatch):
+    seen = []
+    monkeypatch.setattr(working_copy, "reset", lambda n: seen.append(n) or "Old: <a>.")
+    buttons = lab.ResetButtons()
+    assert [b.description for b in buttons.buttons][:2] == ["Reset 00", "Reset 01"]
+    buttons.buttons[1].click()
+    assert seen == ["01_closures"]
+    assert buttons.message.value.startswith("Old: &lt;a&gt;. If its tab is open")
+
+
+def test_a_click_that_can_not_write_says_so(monkeypatch):
+    def fail(name):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(working_copy, "reset", fail)
+    buttons = lab.ResetButtons()
+    buttons.buttons[0].click()
+    assert buttons.message.value.startswith("Nothing was changed: read-only")
+
+
+def test_buttons_without_a_kernel_are_named_in_words(monkeypatch):
+    shown = []
+    monkeypatch.setattr(lab, "display", lambda bundle, raw: shown.append(bundle))
+    lab.ResetButtons()._ipython_display_()
+    assert shown[0]["text/plain"].startswith("Buttons: Reset 00, Reset 01")
+    assert "application/vnd.jupyter.widget-view+json" in shown[0]

@@ -1,9 +1,17 @@
-"""`make lab`: the learner's copy of the lessons, then JupyterLab on it."""
+"""`make lab`: the learner's copy of the lessons, then JupyterLab on it.
 
+`ResetButtons` are in lesson 00.
+"""
+
+import functools
+import html
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+
+import ipywidgets
+from IPython.display import display
 
 from course_lib.lessons import working_copy
 
@@ -51,3 +59,35 @@ def _command(options: Sequence[str]) -> list[str]:
         *(["--allow-root"] if is_root else []),
         *options,
     ]
+
+
+class ResetButtons:
+    """A button for each lesson, which begins it again and sets the old copy aside."""
+
+    def __init__(self) -> None:
+        self.message = ipywidgets.HTML()
+        names = working_copy.names()
+        self.buttons = [ipywidgets.Button(description=f"Reset {n[:2]}") for n in names]
+        for button, name in zip(self.buttons, names, strict=True):
+            button.tooltip = f"Begin {name} again. Your copy is kept in set_aside."
+            button.on_click(functools.partial(self._reset, name))
+
+    def _reset(self, name: str, button: ipywidgets.Button) -> None:
+        try:
+            said = working_copy.reset(name)
+        except OSError as error:
+            said = f"Nothing was changed: {error}"
+        again = "If its tab is open, close it without saving and open it again."
+        self.message.value = html.escape(f"{said} {again}")
+
+    def _ipython_display_(self) -> None:
+        layout = ipywidgets.Layout(flex_flow="row wrap")
+        box = ipywidgets.VBox(
+            [ipywidgets.Box(self.buttons, layout=layout), self.message]
+        )
+        view = box._repr_mimebundle_()
+        view = view[0] if isinstance(view, tuple) else view
+        words = "Buttons: " + ", ".join(b.description for b in self.buttons)
+        display(
+            {**view, "text/plain": f"{words}. They work once this cell runs."}, raw=True
+        )

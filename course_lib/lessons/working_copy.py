@@ -39,7 +39,7 @@ def update(stored: Path = STORED, work: Path = WORK) -> list[str]:
         ValueError: there are no lessons, as in an installed package without them.
         OSError: the folder can't be written. The lessons before are up to date.
     """
-    lessons = sorted(stored.glob("[0-9][0-9]_*.ipynb"))
+    lessons = names(stored)
     if not lessons:
         raise ValueError(
             f"lab: there are no lessons in {stored}. They come with the course's "
@@ -49,7 +49,13 @@ def update(stored: Path = STORED, work: Path = WORK) -> list[str]:
     older = stored / PROGRESS  # from when people worked on the stored lessons
     if older.exists() and not (work / PROGRESS).exists():
         shutil.copy(older, work / PROGRESS)
-    return [said for lesson in lessons if (said := _update_one(lesson, work))]
+    paths = [stored / f"{name}.ipynb" for name in lessons]
+    return [said for path in paths if (said := _update_one(path, work))]
+
+
+def names(stored: Path = STORED) -> list[str]:
+    """Return the names of the lessons, such as 01_closures, in order."""
+    return [path.stem for path in sorted(stored.glob("[0-9][0-9]_*.ipynb"))]
 
 
 def reset(lesson: str, stored: Path = STORED, work: Path = WORK) -> str:
@@ -63,11 +69,11 @@ def reset(lesson: str, stored: Path = STORED, work: Path = WORK) -> str:
     Raises:
         ValueError: there is no such lesson, or several.
     """
-    names = [path.stem for path in sorted(stored.glob("[0-9][0-9]_*.ipynb"))]
+    known = names(stored)
     wanted = Path(lesson).name.removesuffix(".ipynb")
-    found = [n for n in names if wanted in (n, n[:2], n[3:], n[:2].lstrip("0") or "0")]
+    found = [n for n in known if wanted in (n, n[:2], n[3:], n[:2].lstrip("0") or "0")]
     if len(found) != 1:
-        raise ValueError(f"reset: got {lesson!r}; wanted one of {', '.join(names)}.")
+        raise ValueError(f"reset: got {lesson!r}; wanted one of {', '.join(known)}.")
     (name,) = found
     old = work / f"{name}.ipynb"
     (work / ".stored").mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ from course_lib.plots.regularization import histogram, valley
 from course_lib.plots.rso import three
 from course_lib.plots.rso_speed import channels, rates
 from course_lib.plots.rules import arrows, flow
+from course_lib.plots.start_here import losses
 
 __all__ = [
     "COLORS",
@@ -39,6 +40,7 @@ __all__ = [
     "histogram",
     "images",
     "lines",
+    "losses",
     "mosaic",
     "owners",
     "races",

@@ -162,8 +162,10 @@ def test_a_folder_that_others_may_write_is_not_used(source, caches, mode):
     (evil,) = cached(caches)
     compiler.library(source)
     for path in set(cached(caches)) - {evil}:
-        path.write_bytes(evil.read_bytes())
-        path.rename(path.with_name(re.sub(r"\w+.so", evil.name[-27:], path.name)))
+        path.unlink()  # this process has it in memory
+        planted = path.with_name(re.sub(r"\w+.so", evil.name[-27:], path.name))
+        planted.write_bytes(evil.read_bytes())
+        planted.chmod(0o600)
     caches[0].chmod(mode)
     before = cached(caches)
     assert fresh(source).answer() == 42

@@ -45,6 +45,10 @@ def test_modules_that_are_not_named_keep_what_they_got():
         model.eval()
         model[1].train()
     assert modes(model) == [False] * 4
+    model.train()
+    with restored_modes([model]):
+        model.eval()
+    assert modes(model) == [True, False, False, False]
 
 
 def test_a_module_that_is_removed_meanwhile_gets_it_back_too():

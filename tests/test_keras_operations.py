@@ -346,11 +346,22 @@ def test_tf_dropout_drops_in_eval_mode_too():
         (node("one_hot", "x", depth=10**12), "does not fit|numbers"),
         (node("nn.bias_add", "x", bias=[1.0, 2.0]), r"a bias of shape \(2,\) for"),
         (node("repeat", "x", repeats=[10**9] * 4, axis=1), "too many"),
+        (node("image.resize", "x", size=[2, 2]), "input has 2 axes; wanted 3 or 4"),
+        (node("compat.v1.image.resize_images", "x", size=[2, 2]), "2 axes; wanted 4"),
+        (node("nn.bias_add", "x", bias=None), r"does not fit.*nn\.bias_add\(<x>, bias"),
     ],
-    ids=range(16),
+    ids=range(19),
 )
 def test_refusals_name_the_function_and_its_arguments(layer, match):
     refused(match, layer)
+
+
+@pytest.mark.parametrize("size", [[2, 2, 2], [2], [0, 2], [2.5, 2], [True, 2], 2])
+@pytest.mark.parametrize("name", ["image.resize", "compat.v1.image.resize_images"])
+def test_a_size_of_images_is_two_whole_numbers(name, size):
+    match = r"size=.*; wanted two whole numbers above 0. It is tf\."
+    shapes = {"x": [None, 4, 4, 3]}
+    refused(match, node(name, "x", size=size), shapes=shapes)
 
 
 def test_a_refusal_says_how_a_replacement_is_called():

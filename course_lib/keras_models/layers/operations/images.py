@@ -29,17 +29,31 @@ def _resize(
         raise ValueError(f"method={method!r:.40}; wanted one of {resizing.METHODS}")
     if x.dim() == 3:  # one image
         return _resize(x[None], size=size, method=method, antialias=antialias)[0]
+    if x.dim() != 4:
+        raise ValueError(f"the input has {x.dim()} axes; wanted 3 or 4")
+    size = _checked_size(size)
     if preserve_aspect_ratio:
         old = x.shape[1:3]
         factor = min(new / side for new, side in zip(size, old, strict=True))
-        size = [round(factor * side) for side in old]
-    if tuple(size) == tuple(x.shape[1:3]):
+        size = _checked_size([round(factor * side) for side in old])
+    if size == tuple(x.shape[1:3]):
         return x
     x = x if method == "nearest" else as_floats(x)
     first = channels_to_first(x)
-    return channels_to_last(
-        resizing.resize(first, tuple(size), method, antialias=antialias)
-    )
+    return channels_to_last(resizing.resize(first, size, method, antialias=antialias))
+
+
+def _checked_size(size: Any) -> resizing.Size:
+    """Return a height and a width.
+
+    Raises:
+        ValueError: something else.
+    """
+    whole = (int, torch.SymInt)
+    good = isinstance(size, list | tuple) and len(size) == 2
+    if not good or not all(type(n) in whole and n > 0 for n in size):
+        raise ValueError(f"size={size!r:.40}; wanted two whole numbers above 0")
+    return size[0], size[1]
 
 
 def _resize_legacy(
@@ -60,7 +74,10 @@ def _resize_legacy(
         raise ValueError(f"method={method!r:.40} is not supported")
     if nearest and align_corners:
         raise ValueError("nearest pixels with align_corners are not supported")
-    unchanged = tuple(size) == tuple(x.shape[1:3])
+    if x.dim() != 4:
+        raise ValueError(f"the input has {x.dim()} axes; wanted 4")
+    size = _checked_size(size)
+    unchanged = size == tuple(x.shape[1:3])
     if unchanged and (nearest or x.is_floating_point() or method == 0):
         return x
     if half_pixel_centers:

@@ -55,6 +55,69 @@ def test_floats_are_cut_for_an_input_of_whole_numbers():
     assert_close(model(x), model(x.to(torch.int32)), rtol=0, atol=0)
 
 
+def divided(kind, *behind, **options):
+    """A model that divides an input of that type by 2."""
+    entries = [
+        ("x", "InputLayer", {"batch_input_shape": [None, 3], "dtype": kind}, []),
+        ("half", "TFOpLambda", {"function": "math.truediv"}, [["x", 0, 0, {"y": 2}]]),
+        *behind,
+    ]
+    layers = [
+        {"name": n, "class_name": c, "config": {"name": n, **f}, "inbound_nodes": b}
+        for n, c, f, b in entries
+    ]
+    config = {"name": "m", "layers": layers, "input_layers": [["x", 0, 0]]}
+    config["output_layers"] = [[layers[-1]["name"], 0, 0]]
+    data = {"class_name": "Functional", "keras_version": "2.15.0", "config": config}
+    return load_keras(data, **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted"),
+    [
+        *((small, torch.float32) for small in ("uint8", "int8", "int16")),
+        *((large, torch.float64) for large in ("int32", "int64", "uint32")),
+    ],
+)
+def test_whole_numbers_are_divided_in_tensorflows_type(kind, wanted):
+    y = divided(kind)(torch.tensor([[1, 2, 3]]))
+    assert y.dtype == wanted
+    assert y.tolist() == [[0.5, 1.0, 1.5]]
+
+
+BEHIND = [
+    ("d", "Dense", {"units": 1}, [[["half", 0, 0, {}]]]),
+    ("d", "Activation", {"activation": "relu"}, [[["half", 0, 0, {}]]]),
+]
+
+
+@pytest.mark.parametrize("layer", BEHIND, ids=["Dense", "Activation"])
+@pytest.mark.parametrize("kind", ["uint8", "int32"])
+def test_layers_take_quotients_in_the_models_type(kind, layer):
+    """As tf.keras 2.15 does: its layers return float32 here."""
+    model = divided(kind, layer)
+    x = torch.tensor([[1, 2, 3]])
+    assert model(x).dtype == torch.float32
+    doubled = model.double()(x)
+    assert doubled.dtype == torch.float64
+    assert_close(model.float()(x), doubled.float())
+
+
+def test_halves_too_go_on_in_the_models_type():
+    cast = (
+        "c",
+        "TFOpLambda",
+        {"function": "cast"},
+        [["half", 0, 0, {"dtype": "half"}]],
+    )
+    dense = ("d", "Dense", {"units": 1}, [[["c", 0, 0, {}]]])
+    weights = [np.ones((3, 1)), np.zeros(1)]
+    model = divided("float32", cast, dense, weights=weights)
+    for own in (torch.float32, torch.float64):
+        y = model.to(own)(torch.tensor([[1.0, 2.0, 3.0]]))
+        assert (y.dtype, y.item()) == (own, 3.0)
+
+
 def test_rows_of_a_table_are_not_rounded_in_halves():
     """2049 is no number of float16, and so would be another row."""
     layer = {"name": "e", "input_dim": 2100, "output_dim": 1}

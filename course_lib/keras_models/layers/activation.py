@@ -28,7 +28,7 @@ class Softmax(Pointwise):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings, settings.activation_layer())
-        # keras v2.13.1 keras/src/layers/activation/softmax.py#L88
+        # keras v2.13.1 keras/layers/activation/softmax.py#L88
         self.uses_mask = settings.version >= (2, 4)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from course_lib.keras_models import load_keras
+from course_lib.keras_models import KerasFormatError, load_keras
 
 CASES = Path(__file__).parent / "keras_cases"
 HALF = ["mixed_float16_2.15", "mixed_bfloat16_3.15.1", "float16_2.15"]
@@ -53,6 +53,15 @@ def test_floats_are_cut_for_an_input_of_whole_numbers():
     model, x, _ = load("2.15_int_dense")
     assert_close(model(x), model(x.floor()), rtol=0, atol=0)
     assert_close(model(x), model(x.to(torch.int32)), rtol=0, atol=0)
+
+
+def test_a_type_that_is_unknown_is_reported_once_for_the_layer_of_the_file():
+    layer = {"name": "d", "units": 2, "dtype": "odd", "batch_input_shape": [None, 1]}
+    layers = [{"class_name": "Dense", "config": layer}]
+    data = {"class_name": "Sequential", "keras_version": "2.15.0", "config": layers}
+    with pytest.raises(KerasFormatError, match="here of layer 'd'") as caught:
+        load_keras(data)
+    assert str(caught.value).count("dtype='odd'") == 1
 
 
 def divided(kind, *behind, **options):

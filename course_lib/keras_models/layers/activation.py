@@ -67,6 +67,11 @@ class Shaped(Layer):
         """Return the shape of the learned numbers."""
         sizes = list(shape[1:])
         for axis in self.shared:
+            if not -len(sizes) <= axis - 1 < len(sizes):
+                raise ValueError(
+                    f"shared_axes={list(self.shared)}; wanted axes from 1 to "
+                    f"{len(sizes)}, since the input has {len(shape)} with the batch"
+                )
             sizes[axis - 1] = 1
         return tuple(sizes)
 

@@ -89,7 +89,7 @@ class BatchNormalization(ChannelNormalization):
 
     def build(self, shape: Shape) -> None:
         """Make weight, bias, running_mean and running_var, one number a channel."""
-        size = (shape[self.axis],)
+        size = (shape[place_of(self.axis, len(shape))],)
         add_affine(self, size)
         for name, attribute, start in (
             ("moving_mean", "running_mean", self.moving[0]),

@@ -61,7 +61,15 @@ def _arrays(source: Iterable[Any]) -> Arrays:
     for i, value in enumerate(source):
         if isinstance(value, torch.Tensor):
             value = value.detach().cpu().numpy()
-        arrays.append((str(i), stored(np.asarray(value), f"array {i} of weights")))
+        place = f"array {i} of weights"
+        try:
+            array = np.asarray(value)
+        except ValueError as error:
+            raise KerasFormatError(
+                f"load_keras: {place} is no table of numbers; wanted an array, or "
+                "lists of which all have the same length."
+            ) from error
+        arrays.append((str(i), stored(array, place)))
     return arrays
 
 

@@ -127,6 +127,52 @@ def test_halves_too_go_on_in_the_models_type():
         assert (y.dtype, y.item()) == (own, 3.0)
 
 
+@pytest.mark.parametrize(
+    ("version", "wanted"),
+    [("2.2.4", [0, 5, 10, 10]), ("2.15.0", [0, 2.5, 7.5, 10])],
+)
+def test_between_whole_numbers_lie_floats(version, wanted):
+    config = {"size": [1, 2], "interpolation": "bilinear"}
+    images = torch.tensor([[[[0], [10]]]], dtype=torch.uint8)
+    y = of_images("UpSampling2D", config, version)(images)
+    assert y.dtype == torch.float32
+    assert y.flatten().tolist() == wanted
+    config["interpolation"] = "nearest"
+    y = of_images("UpSampling2D", config, version)(images)
+    assert (y.dtype, y.flatten().tolist()) == (torch.uint8, [0, 0, 10, 10])
+
+
+def of_images(kind, config, version, *behind):
+    """A model of images of uint8, one by two pixels."""
+    first = {"batch_input_shape": [None, 1, 2, 1], "dtype": "uint8"}
+    layers = [("InputLayer", first), (kind, config), *behind]
+    entries = [
+        {"class_name": name, "config": {"name": f"l{i}", **settings}}
+        for i, (name, settings) in enumerate(layers)
+    ]
+    config = {"name": "m", "layers": entries}
+    data = {"class_name": "Sequential", "keras_version": version, "config": config}
+    return load_keras(data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("UpSampling2D", {"interpolation": "bilinear"}),
+        ("Resizing", {"height": 2, "width": 2}),
+        ("CenterCrop", {"height": 1, "width": 1}),
+        ("RandomFlip", {}),
+    ],
+)
+def test_floats_of_images_go_on_in_the_models_type(kind, config):
+    model = of_images(kind, config, "2.15.0", ("Dense", {"units": 1}))
+    images = torch.tensor([[[[0], [10]]]], dtype=torch.uint8)
+    y = model(images)
+    doubled = model.double()(images)
+    assert (y.dtype, doubled.dtype) == (torch.float32, torch.float64)
+    assert_close(y, doubled.float())
+
+
 def test_rows_of_a_table_are_not_rounded_in_halves():
     """2049 is no number of float16, and so would be another row."""
     layer = {"name": "e", "input_dim": 2100, "output_dim": 1}

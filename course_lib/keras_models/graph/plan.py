@@ -89,7 +89,7 @@ class Planner:
         self.tape = Tape()
         self.values: dict[Ref, Value] = {}
         self.moved: dict[int, Value] = {}
-        self.computed: set[int] = set()  # by plain functions, of any type
+        self.computed: set[int] = set()  # of any type of floats
         self.cast: dict[int, Value] = {}  # those in the model's type
         self.origins: dict[int, int] = {}  # the very tensor that a call returned
         self.calls: list[tuple[CallSpec, list[Value]]] = []
@@ -182,6 +182,8 @@ class Planner:
                 self.tape, module, inputs, masks_after, shape
             )
             new_masks = [mask] * module.masked_outputs
+            if module.makes_floats:
+                self.computed |= {value.place for value in results}
             if module.returns_input:
                 taken = inputs[0].place
                 self.origins[results[0].place] = self.origins.get(taken, taken)
@@ -268,15 +270,16 @@ class Planner:
     def _in_own_type(self, value: Value) -> Value:
         """Return floats in the model's type, as Keras's layers cast their inputs.
 
-        Only plain functions compute in others. Source: keras v2.15.0
-        keras/engine/base_layer.py#L2750.
+        Plain functions compute in others, and layers that make floats of whole numbers.
+        Source: keras v2.15.0 keras/engine/base_layer.py#L2750.
         """
         if value.place not in self.computed:
             return value
         if value.place not in self.cast:
-            tensor = self._as_tensor(value)
-            self.cast[value.place] = self.tape.to_own_type(tensor)
-        return self.cast[value.place]
+            new = self.tape.to_own_type(self._as_tensor(value))
+            self.cast[value.place] = new
+            self.origins[new.place] = self.origins.get(value.place, value.place)
+        return self.cast[value.place]._replace(mask=value.mask)
 
     def _as_tensor(self, value: Value) -> Value:
         """Return a tensor where the value is what tf.shape gives."""

@@ -98,6 +98,7 @@ class Layer(nn.Module):
     wants_first: bool | None = None
     passes_mask = makes_mask = ends_mask = uses_mask = uses_masks = False
     returns_input = False  # the very tensor, when not training
+    makes_floats = False  # of torch's default type, from whole numbers
     takes_masks_off = False  # its inputs have none any more in later calls
     masked_outputs = 1  # how many of the first outputs have the mask
     argument_names: tuple[str, ...] = ()  # of the tensors that a call gives by name

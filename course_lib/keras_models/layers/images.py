@@ -54,6 +54,8 @@ def as_floats(layer: Layer, x: Tensor) -> Tensor:
 class Sized(Spatial):
     """A layer whose images all have one height and width."""
 
+    makes_floats = True
+
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings, 2)
         self.size = settings.integer("height"), settings.integer("width")
@@ -107,6 +109,7 @@ class RandomChange(Layer):
     """
 
     wants_first = False
+    makes_floats = True
     passes_mask = True  # outside of training the output is the very input
 
     def forward(self, x: Tensor) -> Tensor:

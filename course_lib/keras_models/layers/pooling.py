@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -182,8 +183,11 @@ class UpSampling(Spatial):
     """UpSampling1D to 3D: each place repeated, or images made larger by `resize`.
 
     tf.keras and Keras 3 interpolate between the middles of the places, Keras 2.2 and
-    2.3 between their corners.
+    2.3 between their corners. Between whole numbers lie floats, as on TensorFlow and
+    JAX; Keras 3 on torch rounds them.
     """
+
+    makes_floats = True
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -201,6 +205,7 @@ class UpSampling(Spatial):
             for axis, factor in enumerate(self.factors, start=2):
                 x = x.repeat_interleave(factor, axis) if factor > 1 else x
             return x
+        x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
         pairs = zip(x.shape[2:], self.factors, strict=True)
         rows, columns = (size * factor for size, factor in pairs)
         if self.from_corners:

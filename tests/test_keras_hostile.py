@@ -320,11 +320,12 @@ BRANCH = {"class_name": "Sequential", "config": []}
         (one("Dense", units=2, kernel_regularizer={"name": []}), "unhashable"),
         (one("Dropout", rate=0.5, noise_shape=2.5), "noise_shape=2.5"),
         (one("Merge", mode="sum", layers=[BRANCH]), "a branch of it has no layers"),
+        (one("Softmax", axis=9), "axis=9; the input has 3 axes"),
         (one("BatchNormalization", axis=9), "axis=9; the input has 3 axes"),
         (one("PReLU", shared_axes=[9]), r"shared_axes=\[9\]; wanted axes from 1 to 2"),
         (one("SReLU", shared_axes=[9]), r"shared_axes=\[9\]; wanted axes from 1 to 2"),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_what_fuzzing_found(data, match):
     refused(match, data)

@@ -293,6 +293,11 @@ def test_a_layer_without_a_plain_kernel_does_not_drop_its_settings(key, value):
         single("DepthwiseConv2D", {"kernel_size": 3, key: value}, shape=IMAGES)
 
 
+def test_an_initializer_of_no_kernel_is_ignored():
+    config = {"kernel_size": 3, "kernel_initializer": "zeros"}
+    assert single("DepthwiseConv2D", config, shape=IMAGES).layer.weight.any()
+
+
 @pytest.mark.parametrize("key", ["kernel_regularizer", "kernel_constraint"])
 def test_a_separable_convolution_ignores_a_kernel_as_keras_does(key):
     mine = {"class_name": "Mine", "config": {}}

@@ -45,6 +45,7 @@ def load_keras(
     """Load a Keras model, of 0.3 to 3.x, as a module that computes the same.
 
     The module is in eval mode; `model.train()` turns on dropout and batch statistics.
+    Layers that change images at random, RandomFlip and its kin, raise an error there.
     Its layers carry their regularizers, so `course_lib.regularization.penalty(model)`
     is what that Keras version added to the loss. Constraints are stored and applied by
     `course_lib.keras_models.constraints.constrain(model, optimizer)`. Frozen layers

@@ -12,6 +12,7 @@ from course_lib.keras_models.layers.base import (
     Shape,
     apply,
     open_sizes,
+    place_of,
     weight_options,
 )
 from course_lib.keras_models.registry import keras_layer
@@ -30,6 +31,12 @@ class Softmax(Pointwise):
         super().__init__(settings, settings.activation_layer())
         # keras v2.13.1 keras/layers/activation/softmax.py#L88
         self.uses_mask = settings.version >= (2, 4)
+
+    def build(self, shape: Shape) -> None:
+        """Check that the input has the axes."""
+        axes = self.function.keywords["dim"]
+        for axis in axes if isinstance(axes, tuple) else (axes,):
+            place_of(axis, len(shape))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return shares whose sum is 1 along the axis."""

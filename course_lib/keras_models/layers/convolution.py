@@ -112,6 +112,7 @@ class DepthwiseConv(Convolution):
         self.multiplier = settings.integer("depth_multiplier", 1)
         self.depthwise = weight_options(settings, "depthwise")
         settings.only("groups", 1)
+        settings.ignore("kernel_initializer")
 
     def build(self, shape: Shape) -> None:
         """Make weight (channels * multiplier, 1, *kernel) and bias."""

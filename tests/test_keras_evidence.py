@@ -17,32 +17,28 @@ import course_lib.keras_models
 
 ROOT = Path(course_lib.keras_models.__file__).parent
 REFERENCE = re.compile(r"keras v?\d+\.\d+\.\d+\s+(?:#\s*)?keras/[\w/]+\.py#L\d+")
-# Files whose branches have no references yet. Take a file off once they have.
-NOT_YET: set[str] = set()
+# What looks like one: a tag before a path, which may begin in the next line, or after.
+BEFORE = re.compile(r"keras\s+(v?[\d.]*\d)\s+(?:#\s*)?((?:keras/|\.\.\.)[\w/]*)")
+AFTER = re.compile(r"(keras/[\w/]*)(?:\.py)?(?:\s+at|,\s+tag)\s+(v?[\d.]*\d)")
+ORDER = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 
 
 def is_release(node):
     """A tuple of whole numbers, as a version is compared with."""
     parts = node.elts if isinstance(node, ast.Tuple) else []
-    return bool(parts) and all(isinstance(part, ast.Constant) for part in parts)
-
-
-def is_version(node):
-    return ast.unparse(node).endswith("version")
+    return bool(parts) and all(
+        isinstance(part, ast.Constant) and type(part.value) is int for part in parts
+    )
 
 
 def branches_on_a_version(node):
-    """`version < (2, 0)`, `version.tf`, or a registration for some versions."""
+    """`version < (2, 0)` under any name, `version.tf`, or a registration for some."""
     if isinstance(node, ast.Compare):
-        operands = [node.left, *node.comparators]
-        return any(map(is_version, operands)) and any(map(is_release, operands))
+        ordered = any(isinstance(op, ORDER) for op in node.ops)
+        return ordered and any(map(is_release, [node.left, *node.comparators]))
     if isinstance(node, ast.keyword):
         return node.arg in ("since", "until") and is_release(node.value)
-    return (
-        isinstance(node, ast.Attribute)
-        and node.attr == "tf"
-        and (is_version(node.value))
-    )
+    return isinstance(node, ast.Attribute) and node.attr in ("tf", "is_new")
 
 
 def unjustified(text):
@@ -62,14 +58,53 @@ def unjustified(text):
     return sorted(found)
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda p: p.stem)
+PATHS = pytest.mark.parametrize(
+    "path", sorted(ROOT.rglob("*.py")), ids=lambda p: p.stem
+)
+
+
+@PATHS
 def test_each_branch_on_a_version_has_a_reference(path):
-    name = path.relative_to(ROOT).as_posix()
     found = unjustified(path.read_text())
-    if name in NOT_YET:
-        assert found, f"{name} is done: take it off the list"
-    else:
-        assert not found, f"{name}: lines {found} branch on a version without a source"
+    assert not found, f"{path}: lines {found} branch on a version without a source"
+
+
+def nowhere(text):
+    """The references whose tag or path can't be one of Keras's repository."""
+    found = [*BEFORE.findall(text), *((t, p) for p, t in AFTER.findall(text))]
+    return [pair for pair in found if not may_exist(*pair)]
+
+
+def may_exist(tag, path):
+    """Tags have a v since tf.keras came back to Keras, and keras/src since Keras 3.3.
+
+    The packages of 2.13 to 3.2 have keras/src too, but not the repository.
+    """
+    release = tuple(map(int, tag.removeprefix("v").split(".")))
+    if path.startswith("...") or (release > (2, 4, 0)) != tag.startswith("v"):
+        return False
+    return release >= (3, 3, 3) or not path.startswith("keras/src/")
+
+
+@PATHS
+def test_references_lead_to_what_a_tag_has(path):
+    assert nowhere(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# keras v2.15.0 keras/src/layers/a.py#L3",
+        "keras v3.0.5\n        # keras/src/layers/a.py#L3",
+        "keras v3.8.0 .../a.py#L3",
+        "keras 3.15.1\n    keras/src/a.py#L3",
+        "keras v2.2.4 keras/a.py#L3",
+        "f of keras/src/a.py at v2.15.0",
+        "Source: keras/src/layers/locally_connected, tag v2.15.0",
+    ],
+)
+def test_a_reference_to_nowhere_is_found(text):
+    assert nowhere(text)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +114,9 @@ def test_each_branch_on_a_version_has_a_reference(path):
         ("def f(version):\n    # keras 2.2.4 keras/a.py#L3\n    return version.tf", []),
         ("class A:\n    def f(self):\n        return self.keras_version >= (3,)", [3]),
         ("@keras_layer('A', until=(3, 0))\ndef f(): ...", [1]),
+        ("def f(settings):\n    return settings.version[:3] < (2, 1, 6)", [2]),
+        ("def f(version):\n    return not version.is_new and g(version)", [2]),
+        ("def f(v):\n    return (2, 0) <= v", [2]),
     ],
 )
 def test_a_branch_without_a_reference_is_found(body, lines):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from keras_weights import hdf5_file
+from torch.testing import assert_close
 
 from course_lib import __main__ as commands
 from course_lib.keras_models import KerasFormatError, load_keras
@@ -325,3 +326,74 @@ def test_bytes_of_a_file_may_lie_anywhere(tmp_path):
     assert load_keras(str(path)).input_names == load_keras(path).input_names
     text = io.StringIO(path.read_text()).getvalue()
     assert load_keras("\n" + text).input_names == ("dense_1_input",)
+
+
+# Bidirectional layers of which one half is frozen: Keras writes what trains first
+
+
+def half_frozen(version, config):
+    """A model of one bidirectional layer; its six arrays, forward ones first."""
+    inner = {"units": 2, "name": "lstm", **config}
+    twin = {**inner, "go_backwards": True, "trainable": True, "name": "twin"}
+    layer = {
+        "name": "bi",
+        "batch_input_shape": [None, 3, 2],
+        "layer": {"class_name": "LSTM", "config": inner},
+        "backward_layer": {"class_name": "LSTM", "config": twin},
+    }
+    data = {
+        "class_name": "Sequential",
+        "keras_version": version,
+        "config": [{"class_name": "Bidirectional", "config": layer}],
+    }
+    shapes = [(2, 8), (2, 8), (8,)] * 2
+    rng = np.random.default_rng(0)
+    return data, [rng.normal(size=shape) for shape in shapes]
+
+
+def assert_halves(model, arrays):
+    for half, (kernel, recurrent, bias) in (
+        (model.bi.forward_layer, arrays[:3]),
+        (model.bi.backward_layer, arrays[3:]),
+    ):
+        tensors = half.weight_ih.t(), half.weight_hh.t(), half.bias
+        for got, wanted in zip(tensors, (kernel, recurrent, bias), strict=True):
+            assert_close(got.detach(), torch.tensor(wanted, dtype=torch.float32))
+
+
+NAMES = ("kernel:0", "recurrent_kernel:0", "bias:0")
+PLACES = {  # as Keras 2.2.4, tf.keras 2.15 and Keras 3.15 wrote them
+    "2.2.4": ("bi_2/forward_lstm_1", "bi_2/backward_lstm_1"),
+    "2.15.0": ("bi/forward_lstm/lstm_cell", "bi/backward_lstm/lstm_cell"),
+    "3.15.1": ("bi/forward_lstm/lstm_cell", "bi/lstm_3/lstm_cell"),
+}
+
+
+@pytest.mark.parametrize(
+    ("version", "trainable"),
+    [("2.2.4", True), ("2.15.0", True), ("2.15.0", False), ("3.15.1", False)],
+)
+def test_a_half_frozen_layer_is_read_by_the_names_of_its_arrays(
+    tmp_path, version, trainable
+):
+    """Who freezes a half after it was made leaves no trace in a config of Keras 2."""
+    data, arrays = half_frozen(version, {"trainable": trainable})
+    forward, backward = PLACES[version]
+    names = [f"{place}/{name}" for place in (backward, forward) for name in NAMES]
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file.attrs["layer_names"] = ["bi"]
+        group = file.create_group("bi")
+        group.attrs["weight_names"] = names
+        for name, array in zip(names, arrays[3:] + arrays[:3], strict=True):
+            group[name] = array
+    assert_halves(load_keras(data, weights=tmp_path / "w.h5"), arrays)
+
+
+def test_a_half_frozen_layer_comes_last_in_lists_of_tf_keras_alone():
+    """As get_weights() of tf.keras 2.5 and 2.15 and of Keras 3.15 returns them."""
+    data, arrays = half_frozen("2.15.0", {"trainable": False})
+    assert_halves(load_keras(data, weights=arrays[3:] + arrays[:3]), arrays)
+    data, arrays = half_frozen("3.15.1", {"trainable": False})
+    assert_halves(load_keras(data, weights=arrays), arrays)
+    data, arrays = half_frozen("2.15.0", {"trainable": True})
+    assert_halves(load_keras(data, weights=arrays), arrays)

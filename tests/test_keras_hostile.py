@@ -320,11 +320,37 @@ BRANCH = {"class_name": "Sequential", "config": []}
         (one("Dense", units=2, kernel_regularizer={"name": []}), "unhashable"),
         (one("Dropout", rate=0.5, noise_shape=2.5), "noise_shape=2.5"),
         (one("Merge", mode="sum", layers=[BRANCH]), "a branch of it has no layers"),
+        (one("Softmax", axis=9), "axis=9; the input has 3 axes"),
+        (one("BatchNormalization", axis=9), "axis=9; the input has 3 axes"),
+        (one("PReLU", shared_axes=[9]), r"shared_axes=\[9\]; wanted axes from 1 to 2"),
+        (one("SReLU", shared_axes=[9]), r"shared_axes=\[9\]; wanted axes from 1 to 2"),
     ],
-    ids=range(6),
+    ids=range(10),
 )
 def test_what_fuzzing_found(data, match):
     refused(match, data)
+
+
+def test_replacements_that_are_no_dict():
+    refused("got list for replacements; wanted a dict", replacements=[1])
+    refused("got list for replacements; wanted a dict", replacements=[])
+
+
+def test_lists_of_several_lengths_in_place_of_an_array():
+    ragged = [[1.0, 2.0], [3.0], [4.0]]
+    refused("array 0 of weights is no table of numbers", weights=[ragged, BIAS])
+
+
+@pytest.mark.parametrize("key", ["input_layers", "output_layers"])
+@pytest.mark.parametrize("value", [[["x", 0]], 5, [], [["x", 0, 0], 5]])
+def test_ends_that_are_none_are_named_by_their_key(key, value):
+    layer = {"class_name": "InputLayer", "name": "x", "inbound_nodes": []}
+    layer["config"] = {"name": "x", "batch_input_shape": [None, 4]}
+    ends = {"input_layers": [["x", 0, 0]], "output_layers": [["x", 0, 0]]}
+    data = {"class_name": "Model", "config": {"layers": [layer], **ends, key: value}}
+    refused(f"got {key}=.*; wanted .layer, node, tensor", data)
+    data["config"][key] = [["y", 0, 0]]
+    refused(f"there is no layer 'y', which {key} refers to", data)
 
 
 def test_so_many_nested_calls_that_counting_would_not_end():

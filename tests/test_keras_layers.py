@@ -270,11 +270,45 @@ def test_a_layer_of_another_package_is_refused_by_its_name(entry, package):
         ("IntegerLookup", {"max_tokens": 4}, "vocabulary was adapted to data"),
         ("CategoryEncoding", {}, "num_tokens=None; wanted a whole number"),
         ("LayerScale", {"init_values": 1, "projection_dim": 3}, "it has 4 channels"),
+        ("Reshape", {"target_shape": None}, "target_shape=None; wanted a whole number"),
+        ("Conv1D", {"filters": 2, "kernel_size": 2}, "with the batch and the channels"),
+        ("LSTM", {"units": 2}, r"2 axes; wanted 3, \(batch, steps, features\)"),
     ],
 )
 def test_what_cannot_be_right_is_refused(kind, config, match):
     with pytest.raises(KerasFormatError, match=match):
         single(kind, config)
+
+
+SMALL = {"name": "L2", "config": {"l2": 0.1}}
+POSITIVE = {"class_name": "NonNeg", "config": {}}
+IMAGES = (6, 6, 2)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("kernel_regularizer", SMALL), ("kernel_constraint", POSITIVE)]
+)
+def test_a_layer_without_a_plain_kernel_does_not_drop_its_settings(key, value):
+    with pytest.raises(KerasFormatError, match=f"{key}=.*is not supported"):
+        single("DepthwiseConv2D", {"kernel_size": 3, key: value}, shape=IMAGES)
+
+
+def test_an_initializer_of_no_kernel_is_ignored():
+    config = {"kernel_size": 3, "kernel_initializer": "zeros"}
+    assert single("DepthwiseConv2D", config, shape=IMAGES).layer.weight.any()
+
+
+@pytest.mark.parametrize("key", ["kernel_regularizer", "kernel_constraint"])
+def test_a_separable_convolution_ignores_a_kernel_as_keras_does(key):
+    mine = {"class_name": "Mine", "config": {}}
+    config = {"filters": 2, "kernel_size": 3, key: mine}
+    model = single("SeparableConv2D", config, shape=IMAGES)
+    assert model(torch.ones(1, *IMAGES)).shape == (1, 4, 4, 2)
+
+
+def test_null_in_a_shape_stands_for_what_is_left():
+    model = single("Reshape", {"target_shape": [None, 2]})
+    assert model(torch.ones(1, 4)).shape == (1, 2, 2)
 
 
 def test_a_lookup_without_a_place_for_unknown_numbers_says_so():

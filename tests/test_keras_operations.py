@@ -346,11 +346,61 @@ def test_tf_dropout_drops_in_eval_mode_too():
         (node("one_hot", "x", depth=10**12), "does not fit|numbers"),
         (node("nn.bias_add", "x", bias=[1.0, 2.0]), r"a bias of shape \(2,\) for"),
         (node("repeat", "x", repeats=[10**9] * 4, axis=1), "too many"),
+        (node("image.resize", "x", size=[2, 2]), "input has 2 axes; wanted 3 or 4"),
+        (node("compat.v1.image.resize_images", "x", size=[2, 2]), "2 axes; wanted 4"),
+        (node("nn.bias_add", "x", bias=None), r"does not fit.*nn\.bias_add\(<x>, bias"),
     ],
-    ids=range(16),
+    ids=range(19),
 )
 def test_refusals_name_the_function_and_its_arguments(layer, match):
     refused(match, layer)
+
+
+OFFSETS = ("offset_height", "offset_width")
+FITTED = {"target_height": 2, "target_width": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("image.resize_with_pad", FITTED),
+        ("image.resize_with_crop_or_pad", FITTED),
+        ("image.crop_to_bounding_box", FITTED | dict.fromkeys(OFFSETS, 0)),
+        ("image.pad_to_bounding_box", FITTED | dict.fromkeys(OFFSETS, 0)),
+        ("image.central_crop", {"central_fraction": 0.5}),
+    ],
+)
+def test_images_have_three_axes_or_four(name, arguments):
+    refused("2 axes; wanted 3 or 4. It is tf", node(name, "x", **arguments))
+    shapes = {"x": [None, 2, 2, 2, 2]}
+    refused("5 axes; wanted 3 or 4", node(name, "x", **arguments), shapes=shapes)
+
+
+@pytest.mark.parametrize("name", ["resize_with_pad", "resize_with_crop_or_pad"])
+@pytest.mark.parametrize("wrong", [0, -1, None, 2.5])
+def test_a_target_of_images_is_two_whole_numbers(name, wrong):
+    layer = node(f"image.{name}", "x", target_height=wrong, target_width=2)
+    match = r"size=.*; wanted two whole numbers above 0. It is tf\."
+    refused(match, layer, shapes={"x": [None, 4, 4, 3]})
+
+
+def test_one_image_keeps_its_proportions_as_a_batch_does():
+    one = node("__operators__.getitem", "x", slice_spec=0)
+    options = {"size": [2, 2], "preserve_aspect_ratio": True}
+    resized = node("image.resize", "tf.__operators__.getitem", **options)
+    shapes = {"x": [None, 6, 3, 1]}
+    x = torch.rand(2, 6, 3, 1)
+    batch = model_of(node("image.resize", "x", **options), shapes=shapes)(x)
+    assert batch.shape == (2, 2, 1, 1)
+    assert_close(model_of(one, resized, shapes=shapes)(x), batch[0])
+
+
+@pytest.mark.parametrize("size", [[2, 2, 2], [2], [0, 2], [2.5, 2], [True, 2], 2])
+@pytest.mark.parametrize("name", ["image.resize", "compat.v1.image.resize_images"])
+def test_a_size_of_images_is_two_whole_numbers(name, size):
+    match = r"size=.*; wanted two whole numbers above 0. It is tf\."
+    shapes = {"x": [None, 4, 4, 3]}
+    refused(match, node(name, "x", size=size), shapes=shapes)
 
 
 def test_a_refusal_says_how_a_replacement_is_called():

@@ -278,8 +278,8 @@ def test_the_gate_of_a_highway_begins_where_it_is_set():
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (old("Highway", [3, 4]), "3 axes; wanted"),
-        (old("MaxoutDense", [3, 4], output_dim=2), "3 axes; wanted"),
+        (old("Highway", [3, 4]), r"3 axes; wanted 2, \(batch, features\)"),
+        (old("MaxoutDense", [3, 4], output_dim=2), r"3 axes; wanted 2, \(batch, feat"),
         (
             old("LocallyConnected1D", [3, 4], nb_filter=2, filter_length=5),
             "larger than the input",

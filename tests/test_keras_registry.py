@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 
 import course_lib.keras_models.layers  # noqa: F401  (its import registers them)
-from course_lib.keras_models.registry import Registration, keras_layer, registrations
+from course_lib.keras_models.registry import (
+    Registration,
+    is_registered,
+    keras_layer,
+    registrations,
+)
 from course_lib.keras_models.schema.read import read_spec
 from course_lib.keras_models.source.opening import open_source
 from course_lib.keras_models.spec import Problems, Version
@@ -78,5 +83,29 @@ def test_a_layer_without_evidence_is_named(name, since, until):
 
 
 def test_two_registrations_for_one_version_are_refused():
-    with pytest.raises(ValueError, match="'Dense' is registered twice"):
+    match = r"'Dense' is registered twice: list for \(2, 0\) to \(99,\), .*"
+    with pytest.raises(ValueError, match=match + r"Dense for \(0,\) to \(99,\)"):
         keras_layer("Dense", since=(2, 0))(list)
+
+
+@pytest.mark.parametrize("names", [("Imagined", "Dense"), ("Imagined", "Imagined")])
+def test_where_one_name_is_refused_none_is_registered(names):
+    with pytest.raises(ValueError, match=f"{names[1]!r} is registered twice"):
+        keras_layer(*names)(list)
+    assert not is_registered("Imagined")
+
+
+@pytest.mark.parametrize(
+    ("names", "versions", "match"),
+    [
+        ((), {}, "for the names; wanted text in brackets"),
+        ((list,), {}, "<class 'list'>.* for the names; wanted text in brackets"),
+        (("Imagined",), {"since": "2.0"}, "since='2.0'.*'Imagined'; wanted tuples"),
+        (("Imagined",), {"until": 2}, "until=2 for 'Imagined'; wanted tuples"),
+        (("Imagined",), {"since": (3,), "until": (2,)}, "the first one earlier"),
+        (("Imagined",), {"since": (3,), "until": (3,)}, "the first one earlier"),
+    ],
+)
+def test_what_registers_nothing_is_refused(names, versions, match):
+    with pytest.raises(ValueError, match=match):
+        keras_layer(*names, **versions)

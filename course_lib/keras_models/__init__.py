@@ -45,6 +45,7 @@ def load_keras(
     """Load a Keras model, of 0.3 to 3.x, as a module that computes the same.
 
     The module is in eval mode; `model.train()` turns on dropout and batch statistics.
+    Layers that change images at random, RandomFlip and its kin, raise an error there.
     Its layers carry their regularizers, so `course_lib.regularization.penalty(model)`
     is what that Keras version added to the loss. Constraints are stored and applied by
     `course_lib.keras_models.constraints.constrain(model, optimizer)`. Frozen layers
@@ -111,15 +112,16 @@ def load_keras(
     >>> list(model.state_dict())
     ['dense_1.weight', 'dense_1.bias']
     """
+    replacements = {} if replacements is None else replacements
     _check_arguments(
-        source, weights, replacements or {}, theano_kernels, data_format, axis_order
+        source, weights, replacements, theano_kernels, data_format, axis_order
     )
     with ExitStack() as stack:
         opened = open_source(source, stack)
         with reading(opened.place):
             problems = Problems(opened.place)
             spec = read_spec(opened.data, problems, keras_version, data_format)
-            model = make_model(spec, problems, replacements or {}, axis_order)
+            model = make_model(spec, problems, replacements, axis_order)
             problems.check()
             build_model(model, is_float64=spec.is_float64)
             arrays = weights
@@ -136,7 +138,7 @@ def load_keras(
 def _check_arguments(
     source: Any,
     weights: Any,
-    replacements: Mapping[str, Any],
+    replacements: Any,
     theano_kernels: Any,
     data_format: Any,
     axis_order: Any,
@@ -151,6 +153,8 @@ def _check_arguments(
     _check(
         "axis_order", axis_order, axis_order in ("keras", "torch"), "'keras' or 'torch'"
     )
+    text = "a dict of layers' names and what takes their places"
+    _check_type("replacements", replacements, (Mapping,), text)
     for name, function in replacements.items():
         place = f"replacements[{name!r}]"
         _check(place, function, callable(function), "a module or a function")

@@ -47,18 +47,41 @@ def keras_layer(
     """Register what it decorates for layers of these names, in files of these versions.
 
     Raises:
-        ValueError: a name is registered for some of these versions already.
+        ValueError: no names or versions; a name is registered for some of these
+            versions already. Then none of the names is registered.
     """
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            f"keras_layer: got {names!r:.80} for the names; wanted text in brackets, "
+            '@keras_layer("Dense")'
+        )
+    if not isinstance(since, tuple) or not isinstance(until, tuple) or since >= until:
+        raise ValueError(
+            f"keras_layer: got since={since!r:.40} and until={until!r:.40} for "
+            f"{names[0]!r}; wanted tuples such as (2, 0), the first one earlier"
+        )
 
     def register(make: MakeT) -> MakeT:
-        for name in names:
-            known = _REGISTERED.setdefault(name, [])
-            if any(since < other.until and other.since < until for other in known):
-                raise ValueError(f"keras_layer: {name!r} is registered twice")
-            known.append(Registration(name, since, until, make))
+        new = [Registration(name, since, until, make) for name in names]
+        for i, one in enumerate(new):
+            _check_is_new(one, [*_REGISTERED.get(one.name, []), *new[:i]])
+        for one in new:
+            _REGISTERED.setdefault(one.name, []).append(one)
         return make
 
     return register
+
+
+def _check_is_new(one: Registration, others: list[Registration]) -> None:
+    for other in others:
+        same = one.name == other.name
+        if same and one.since < other.until and other.since < one.until:
+            raise ValueError(
+                f"keras_layer: {one.name!r} is registered twice: "
+                f"{one.make.__qualname__} for {one.since} to {one.until}, and before "
+                f"{other.make.__qualname__} for {other.since} to {other.until}. Choose "
+                "since and until so that each version has one"
+            )
 
 
 def registrations() -> list[Registration]:

@@ -20,6 +20,8 @@ class KerasFormatError(ValueError):
 class Version(NamedTuple):
     """A Keras release; `tf` marks tf.keras, whose meaning differs in places.
 
+    Keras itself is tf.keras since 2.4: keras 2.4.0 keras/__init__.py#L24.
+
     >>> Version.parse("2.2.4-tf")
     Version(major=2, minor=2, patch=4, tf=True)
     >>> Version.parse("2.2.4") >= (2, 2)

@@ -17,7 +17,7 @@ def check_mask_allowed(module: Any, mask: Mask, version: Version) -> None:
 
     keras 1.2.2 keras/engine/topology.py#L650 and keras 2.1.0
     keras/engine/topology.py#L732 raise an error; tf.keras and Keras 3 drop the mask,
-    keras v2.15.0 keras/engine/base_layer.py#L982.
+    keras v2.15.0 keras/engine/base_layer.py#L2873.
     """
     if not (version.is_new or mask is None or accepts_mask(module)):
         raise ValueError(

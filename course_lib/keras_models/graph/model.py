@@ -147,7 +147,7 @@ class KerasModel(nn.Module):
         if masks is not None:
             found = tuple(mask is not None for mask in masks)
         walk = self.walk_for(found)
-        values: list[Any] = [None] * walk.slots
+        values: list[Any] = [*[None] * walk.slots, self._like]  # at LIKE
         count = len(found)
         values[:count] = self._bind(inputs, named)
         if masks is not None:

@@ -3,7 +3,7 @@
 It matters only where a call changes what later calls see: MultiHeadAttention takes the
 masks off its inputs, a batch norm moves its statistics. Source: map_graph and
 _build_map in keras/src/ops/function.py at v3.15.1, and _map_graph_network in
-keras/src/engine/functional.py at v2.15.0.
+keras/engine/functional.py at v2.15.0.
 """
 
 from course_lib.keras_models.spec import CallSpec, ModelSpec

@@ -18,6 +18,7 @@ from course_lib.keras_models.graph.arguments import arguments_of, training_mode
 from course_lib.keras_models.graph.order import in_run_order
 from course_lib.keras_models.graph.tape import Tape
 from course_lib.keras_models.graph.walk import (
+    LIKE,
     Call,
     Mask,
     Nested,
@@ -45,7 +46,8 @@ from course_lib.keras_models.spec import (
 )
 
 _BATCH, _LENGTH = 2, 240  # what stands for an unknown batch and length
-_MISFITS = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
+_MISFITS = (ArithmeticError, AttributeError, LookupError)
+_MISFITS += (RuntimeError, TypeError, ValueError)
 
 
 def module_name(name: str) -> str:
@@ -87,6 +89,8 @@ class Planner:
         self.tape = Tape()
         self.values: dict[Ref, Value] = {}
         self.moved: dict[int, Value] = {}
+        self.computed: set[int] = set()  # of any type of floats
+        self.cast: dict[int, Value] = {}  # those in the model's type
         self.origins: dict[int, int] = {}  # the very tensor that a call returned
         self.calls: list[tuple[CallSpec, list[Value]]] = []
 
@@ -178,9 +182,13 @@ class Planner:
                 self.tape, module, inputs, masks_after, shape
             )
             new_masks = [mask] * module.masked_outputs
+            if module.makes_floats:
+                self.computed |= {value.place for value in results}
             if module.returns_input:
                 taken = inputs[0].place
                 self.origins[results[0].place] = self.origins.get(taken, taken)
+        else:
+            self.computed |= {value.place for value in results}
         new_masks += [None] * len(results)
         made = [v._replace(mask=m) for v, m in zip(results, new_masks, strict=False)]
         for number, value in enumerate(made):
@@ -256,11 +264,22 @@ class Planner:
     def _prepared(self, value: Value, module: Layer | Nested) -> Value:
         """Return a value as the module takes it: its type and its order of axes."""
         if not isinstance(module, Operation):
-            value = self._as_tensor(value)
-            # Halves, which a cast made: layers compute with floats.
-            if value.tensor.dtype in (torch.float16, torch.bfloat16):
-                value = self.tape.apply(torch.Tensor.float, value)
+            value = self._in_own_type(value)
         return self._in_order(value, module.wants_first)
+
+    def _in_own_type(self, value: Value) -> Value:
+        """Return floats in the model's type, as Keras's layers cast their inputs.
+
+        Plain functions compute in others, and layers that make floats of whole numbers.
+        Source: keras v2.15.0 keras/engine/base_layer.py#L2750.
+        """
+        if value.place not in self.computed:
+            return value
+        if value.place not in self.cast:
+            new = self.tape.to_own_type(self._as_tensor(value))
+            self.cast[value.place] = new
+            self.origins[new.place] = self.origins.get(value.place, value.place)
+        return self.cast[value.place]._replace(mask=value.mask)
 
     def _as_tensor(self, value: Value) -> Value:
         """Return a tensor where the value is what tf.shape gives."""
@@ -322,6 +341,7 @@ class Planner:
         tensors: dict[int, Tensor] = {
             i: _empty(self._sizes(i, 2), first) for i, first in enumerate(firsts)
         }
+        tensors[LIKE] = torch.empty(0)
         modules = {module_name(name): layer for name, layer in self.layers.items()}
         try:
             for step in self.tape.steps:

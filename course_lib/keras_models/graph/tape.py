@@ -2,13 +2,17 @@
 
 from typing import Any
 
+import torch
+
 from course_lib.keras_models.graph.walk import (
+    LIKE,
     MakeMask,
     Mask,
     MaskPlaces,
     Step,
     Value,
     Walk,
+    to_type_of,
 )
 
 
@@ -38,6 +42,14 @@ class Tape:
         changed = {"tensor": function(value.tensor), "place": place, **changes}
         return value._replace(**changed)
 
+    def to_own_type(self, value: Value) -> Value:
+        """Record that floats are cast to the model's type, whichever it has then."""
+        place = self.place()
+        places = (value.place, LIKE)
+        self.steps.append(Step(None, to_type_of, places, (place,), None, {}))
+        tensor = to_type_of(value.tensor, torch.empty(0))
+        return value._replace(tensor=tensor, place=place)
+
     def make_mask(
         self, rule: Any, inputs: list[Value], masks: MaskPlaces, shape: tuple[int, ...]
     ) -> int:
@@ -52,7 +64,7 @@ class Tape:
         """Return the walk; steps without use are left out, unused tensors are freed."""
         known = [mask for mask in masks if isinstance(mask, int)]
         shapes = tuple(self.mask_shapes[mask] for mask in known)
-        needed = {*outputs, *known}
+        needed = {*outputs, *known, LIKE}
         kept = []
         for step in reversed(self.steps):
             if step.layer is None and not needed & {*step.outputs}:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from course_lib.modes import restored_modes
 
+LIKE = -1  # the place of a tensor of the model's type
+
 
 class Step(NamedTuple):
     """One step of the walk: call a layer, or move channels, or make a mask.
@@ -85,6 +87,11 @@ class MakeMask:
 def empty_mask(shape: tuple[int, ...]) -> Tensor:
     """Return a mask of which only the shape matters."""
     return torch.empty(shape, dtype=torch.bool, device="meta")
+
+
+def to_type_of(x: Tensor, like: Tensor) -> Tensor:
+    """Return floats of whatever type in that of `like`, whole numbers unchanged."""
+    return x.to(like.dtype) if x.is_floating_point() else x
 
 
 class Walk(NamedTuple):

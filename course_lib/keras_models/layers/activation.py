@@ -12,6 +12,7 @@ from course_lib.keras_models.layers.base import (
     Shape,
     apply,
     open_sizes,
+    place_of,
     weight_options,
 )
 from course_lib.keras_models.registry import keras_layer
@@ -28,8 +29,14 @@ class Softmax(Pointwise):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings, settings.activation_layer())
-        # keras v2.13.1 keras/src/layers/activation/softmax.py#L88
+        # keras v2.13.1 keras/layers/activation/softmax.py#L88
         self.uses_mask = settings.version >= (2, 4)
+
+    def build(self, shape: Shape) -> None:
+        """Check that the input has the axes."""
+        axes = self.function.keywords["dim"]
+        for axis in axes if isinstance(axes, tuple) else (axes,):
+            place_of(axis, len(shape))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return shares whose sum is 1 along the axis."""
@@ -67,6 +74,11 @@ class Shaped(Layer):
         """Return the shape of the learned numbers."""
         sizes = list(shape[1:])
         for axis in self.shared:
+            if not -len(sizes) <= axis - 1 < len(sizes):
+                raise ValueError(
+                    f"shared_axes={list(self.shared)}; wanted axes from 1 to "
+                    f"{len(sizes)}, since the input has {len(shape)} with the batch"
+                )
             sizes[axis - 1] = 1
         return tuple(sizes)
 

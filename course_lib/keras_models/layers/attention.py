@@ -163,7 +163,7 @@ class MultiHeadAttention(Layer):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        # keras v2.13.1 keras/src/layers/attention/multi_head_attention.py#L645
+        # keras v2.13.1 keras/layers/attention/multi_head_attention.py#L645
         self.passes_mask = self.uses_masks = settings.version >= (2, 10)
         if settings.version >= (3, 0):  # keras v3.0.5, the same file, #L440
             masks = ("query_mask", "value_mask", "key_mask", "attention_mask")

@@ -98,6 +98,7 @@ class Layer(nn.Module):
     wants_first: bool | None = None
     passes_mask = makes_mask = ends_mask = uses_mask = uses_masks = False
     returns_input = False  # the very tensor, when not training
+    makes_floats = False  # of torch's default type, from whole numbers
     takes_masks_off = False  # its inputs have none any more in later calls
     masked_outputs = 1  # how many of the first outputs have the mask
     argument_names: tuple[str, ...] = ()  # of the tensors that a call gives by name
@@ -188,12 +189,14 @@ def place_of(axis: int, rank: int) -> int:
 
 
 def open_sizes(settings: Settings, key: str, *default: Any) -> tuple[int, ...]:
-    """Read a list of sizes, with -1 for null; a default of None gives ()."""
+    """Read a list of sizes, with -1 for null in it; a default of None gives ()."""
+    missing = not default and key not in settings.left
     value = settings.take(key, *default)
-    value = value if isinstance(value, list | tuple) else [value]
-    if value == [None] and default:
+    if value is None and (default or missing):
         return ()
-    settings.left[key] = [-1 if size is None else size for size in value]
+    if isinstance(value, list | tuple):
+        value = [-1 if size is None else size for size in value]
+    settings.left[key] = value
     return settings.list_of_integers(key)
 
 
@@ -215,9 +218,12 @@ class Weighted(Layer):
         axis: the place of Keras's last axis in the output.
     """
 
+    has_kernel = True  # under this name; others read their kernels' settings themselves
+
     def __init__(self, settings: Settings, axis: int = -1) -> None:
         super().__init__(settings)
-        self.kernel = weight_options(settings, "kernel")
+        if self.has_kernel:
+            self.kernel = weight_options(settings, "kernel")
         self.use_bias = settings.flag("use_bias", True)
         self.bias_options = weight_options(settings, "bias", "zeros")
         self.activation = settings.activation(axis=axis)
@@ -227,14 +233,15 @@ class Weighted(Layer):
         self.add_if(self.use_bias, "bias", "bias", size, **self.bias_options)
 
 
-def require_axes(shape: Shape, wanted: int) -> None:
-    """Check how many axes an input has.
+def require_axes(shape: Shape, wanted: int, names: str) -> None:
+    """Check how many axes an input has; `names` says which they are.
 
     Raises:
         ValueError: more or fewer than wanted.
     """
     if len(shape) != wanted:
-        raise ValueError(f"the input has {len(shape)} axes; wanted {wanted}")
+        text = f"the input has {len(shape)} axes; wanted {wanted}"
+        raise ValueError(f"{text}, {names}")
 
 
 class Pointwise(Layer):

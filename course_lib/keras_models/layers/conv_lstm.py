@@ -36,7 +36,8 @@ class ConvLSTM(LSTM):
 
     def build(self, shape: Shape, *states: Shape) -> None:
         """Make the weights for (batch, steps, ..., channels), or channels first."""
-        require_axes(shape, self.dims + 3)
+        names = "with the batch, the steps and the channels"
+        require_axes(shape, self.dims + 3, names)
         rows, kernel = 4 * self.units, self.window.kernel
         size = (rows, shape[-1 if self.channels_last else 2], *kernel)
         self.add("kernel", "weight_ih", size, kernel_view, **self.kernel)

@@ -58,7 +58,7 @@ class Convolution(Weighted):
 
     def channels(self, shape: Shape) -> int:
         """Return the number of input channels; `shape` is in Keras's order."""
-        require_axes(shape, self.dims + 2)
+        require_axes(shape, self.dims + 2, "with the batch and the channels")
         return shape[-1 if self.channels_last else 1]
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Any, groups: int) -> Tensor:
@@ -105,11 +105,14 @@ class Conv(Convolution):
 class DepthwiseConv(Convolution):
     """DepthwiseConv1D and DepthwiseConv2D: each channel has filters of its own."""
 
+    has_kernel = False
+
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.multiplier = settings.integer("depth_multiplier", 1)
         self.depthwise = weight_options(settings, "depthwise")
         settings.only("groups", 1)
+        settings.ignore("kernel_initializer")
 
     def build(self, shape: Shape) -> None:
         """Make weight (channels * multiplier, 1, *kernel) and bias."""
@@ -130,6 +133,8 @@ class DepthwiseConv(Convolution):
 class SeparableConv(Convolution):
     """SeparableConv1D and SeparableConv2D: depthwise, then across channels."""
 
+    has_kernel = False
+
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.filters = settings.integer("filters")
@@ -139,7 +144,10 @@ class SeparableConv(Convolution):
         self.window.cuts = False
         self.depthwise_options = weight_options(settings, "depthwise")
         self.pointwise_options = weight_options(settings, "pointwise")
-        settings.only("groups", 1)  # a field of Conv, which Keras does not use here
+        # Fields of Conv, which Keras does not use here.
+        settings.only("groups", 1)
+        for part in ("initializer", "regularizer", "constraint"):
+            settings.ignore(f"kernel_{part}")
 
     def build(self, shape: Shape) -> None:
         """Make depthwise (channels * multiplier, 1, *kernel), pointwise and bias."""

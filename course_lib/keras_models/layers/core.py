@@ -267,7 +267,7 @@ class Rescaling(Layer):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        # keras v3.0.5 keras/src/layers/preprocessing/rescaling.py#L38
+        # keras v3.0.5 keras/layers/preprocessing/rescaling.py#L38
         self.passes_mask = settings.version >= (3, 0)
         self.scale = numbers(settings, "scale")
         self.offset = numbers(settings, "offset", 0.0)

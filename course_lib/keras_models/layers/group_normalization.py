@@ -32,7 +32,7 @@ class GroupNormalization(ChannelNormalization):
         self.axis = settings.integer("axis", -1, least=-8)
         self.epsilon = settings.number("epsilon", 1e-3, low=0.0)
         self.affine = affine(settings)
-        # keras v2.14.0 keras/src/layers/normalization/group_normalization.py#L169
+        # keras v2.14.0 keras/layers/normalization/group_normalization.py#L169
         self.uses_mask = (2, 14) <= settings.version < (3, 0)
 
     def build(self, shape: Shape) -> None:

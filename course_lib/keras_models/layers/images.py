@@ -17,7 +17,7 @@ from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
 
 # All of these return their input when they are not training.
-# Source: keras/src/layers/preprocessing/image_preprocessing.py at v2.15.0 and the files
+# Source: keras/layers/preprocessing/image_preprocessing.py at v2.15.0 and the files
 # in keras/src/layers/preprocessing/image_preprocessing/ at v3.15.1.
 RANDOM = (
     *("RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation"),
@@ -43,7 +43,7 @@ def as_floats(layer: Layer, x: Tensor) -> Tensor:
     So x - 127 of a later layer can be negative.
     """
     version = layer.keras_version
-    # keras v2.13.1 keras/src/layers/preprocessing/image_preprocessing.py#L104, new in
+    # keras v2.13.1 keras/layers/preprocessing/image_preprocessing.py#L104, new in
     # 2.8; keras v3.3.3 keras/src/layers/preprocessing/center_crop.py#L55
     casts = version >= (2, 8)
     if version >= (3, 4):
@@ -53,6 +53,8 @@ def as_floats(layer: Layer, x: Tensor) -> Tensor:
 
 class Sized(Spatial):
     """A layer whose images all have one height and width."""
+
+    makes_floats = True
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings, 2)
@@ -107,6 +109,7 @@ class RandomChange(Layer):
     """
 
     wants_first = False
+    makes_floats = True
     passes_mask = True  # outside of training the output is the very input
 
     def forward(self, x: Tensor) -> Tensor:
@@ -148,7 +151,8 @@ class RandomCrop(RandomChange):
         super().__init__(settings)
         self.size = settings.integer("height"), settings.integer("width")
         # keras v3.3.3 keras/src/layers/preprocessing/random_crop.py#L127
-        # keras v3.8.0 .../preprocessing/image_preprocessing/random_crop.py#L124
+        # keras v3.8.0
+        # keras/src/layers/preprocessing/image_preprocessing/random_crop.py#L124
         self.resizes = settings.version < (3, 4)
         self.passes_mask = not self.resizes
         if (3, 4) <= settings.version < (3, 8):

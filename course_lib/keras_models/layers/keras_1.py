@@ -34,7 +34,7 @@ class MaxoutDense(Weighted):
 
     def build(self, shape: Shape) -> None:
         """Make weight (features, in, out) and bias (features, out)."""
-        require_axes(shape, 2)
+        require_axes(shape, 2, "(batch, features)")
         size = (self.features, shape[1], self.units)
         self.add("kernel", "weight", size, **self.kernel)
         self.add_bias(self.features, self.units)
@@ -63,7 +63,7 @@ class Highway(Weighted):
 
     def build(self, shape: Shape) -> None:
         """Make the kernels (in, in) and biases of the layer and of its gate."""
-        require_axes(shape, 2)
+        require_axes(shape, 2, "(batch, features)")
         width = shape[1]
         gate = {"initializer": self.kernel["initializer"]}
         start = {"initializer": partial(nn.init.constant_, val=self.start)}

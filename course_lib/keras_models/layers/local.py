@@ -21,7 +21,7 @@ class LocallyConnected(Weighted):
     of the output, of which only the connected ones count; 3, only these, in a row. As
     penalties and initializers see that array, it is stored here in the same form.
 
-    Source: keras/src/layers/locally_connected, tag 2.15.0; for 1,
+    Source: keras/layers/locally_connected, tag v2.15.0; for 1,
     keras/layers/local.py, tag 1.2.2.
     """
 
@@ -43,7 +43,7 @@ class LocallyConnected(Weighted):
 
     def build(self, shape: Shape) -> None:
         """Make the kernel and the bias (*places, filters)."""
-        require_axes(shape, self.dims + 2)
+        require_axes(shape, self.dims + 2, "with the batch and the channels")
         self.channels = shape[-1 if self.channels_last else 1]
         self.sizes = shape[1:-1] if self.channels_last else shape[2:]
         self.places = tuple(map(self._places, range(self.dims)))
@@ -83,7 +83,7 @@ class LocallyConnected(Weighted):
     def _seen(self, axis: int, place: int) -> range:
         """Return the inputs that a place of the output sees along an axis.
 
-        Source: conv_connected_inputs of keras/src/utils/conv_utils.py, tag 2.15.0.
+        Source: conv_connected_inputs of keras/utils/conv_utils.py, tag v2.15.0.
         """
         kernel = self.kernel_size[axis]
         start = place * self.strides[axis] - (kernel // 2 if self.same else 0)

@@ -74,7 +74,7 @@ class BatchNormalization(ChannelNormalization):
             for which, start in (("mean", "zeros"), ("variance", "ones"))
         ]
         version = settings.version
-        # keras v3.0.5 keras/src/layers/normalization/batch_normalization.py#L219
+        # keras v3.0.5 keras/layers/normalization/batch_normalization.py#L219
         self.always_moving = version.is_new and not settings.spec.trainable
         # keras v2.13.1, the same file: `mask` of `call`, new in 2.12
         self.uses_mask = version >= (2, 12)
@@ -89,7 +89,7 @@ class BatchNormalization(ChannelNormalization):
 
     def build(self, shape: Shape) -> None:
         """Make weight, bias, running_mean and running_var, one number a channel."""
-        size = (shape[self.axis],)
+        size = (shape[place_of(self.axis, len(shape))],)
         add_affine(self, size)
         for name, attribute, start in (
             ("moving_mean", "running_mean", self.moving[0]),
@@ -110,7 +110,7 @@ class BatchNormalization(ChannelNormalization):
             return rank == 4 and axis == 3
         if not version.tf or self.keras_class == "SyncBatchNormalization":
             return False
-        # keras v2.13.1 keras/src/layers/normalization/batch_normalization.py#L366
+        # keras v2.13.1 keras/layers/normalization/batch_normalization.py#L366
         ranks = (4, 5) if version >= (2, 6) else (4,)
         return rank in ranks and axis in (1, rank - 1)
 
@@ -279,7 +279,7 @@ class Normalization(Layer):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        # keras v3.0.5 keras/src/layers/preprocessing/normalization.py#L118
+        # keras v3.0.5 keras/layers/preprocessing/normalization.py#L118
         self.passes_mask = settings.version >= (3, 0)
         settings.left.setdefault("axis", -1)
         self.axes = open_sizes(settings, "axis", None)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from course_lib.keras_models.layers.base import Layer, require_axes
-from course_lib.keras_models.layers.resize import METHODS, resize
+from course_lib.keras_models.layers.resize import METHODS, resize, resize_corners
 from course_lib.keras_models.layers.window import Window, pad
 from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
@@ -27,7 +27,7 @@ class Spatial(Layer):
 
     def build(self, shape: tuple[int, ...]) -> None:
         """Check the number of axes."""
-        require_axes(shape, self.dims + 2)
+        require_axes(shape, self.dims + 2, "with the batch and the channels")
 
 
 @keras_layer(
@@ -50,10 +50,11 @@ class Pooling(Spatial):
         self.window = Window(settings, self.dims, pool=True)
         self.takes_max = settings.spec.kind.startswith("Max")
         # keras 2.0.9 keras/backend/theano_backend.py#L2113
-        once = (2, 0, 4) <= settings.version[:3] < (2, 1, 5)
+        once = (2, 0, 4) <= settings.version < (2, 1, 5)
         self.theano_counts_padding = once and self.dims < 3
-        # keras 2.0.9 keras/backend/theano_backend.py#L2134, up to 2.1.5, does not cut
-        once = settings.version[:2] >= (2, 0) and settings.version[:3] < (2, 1, 6)
+        # keras 2.0.9 keras/backend/theano_backend.py#L2145, up to 2.1.5: `padding` is
+        # no longer "same" where it asks whether to cut
+        once = (2, 0) <= settings.version < (2, 1, 6)
         self.window.cuts = self.dims < 3 or not once
 
     def forward(self, x: Tensor) -> Tensor:
@@ -182,8 +183,11 @@ class UpSampling(Spatial):
     """UpSampling1D to 3D: each place repeated, or images made larger by `resize`.
 
     tf.keras and Keras 3 interpolate between the middles of the places, Keras 2.2 and
-    2.3 between their corners.
+    2.3 between their corners. Between whole numbers lie floats, as on TensorFlow and
+    JAX; Keras 3 on torch rounds them.
     """
+
+    makes_floats = True
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -201,20 +205,9 @@ class UpSampling(Spatial):
             for axis, factor in enumerate(self.factors, start=2):
                 x = x.repeat_interleave(factor, axis) if factor > 1 else x
             return x
-        if not self.from_corners:
-            pairs = zip(x.shape[2:], self.factors, strict=True)
-            rows, columns = (size * factor for size, factor in pairs)
-            return resize(x, (rows, columns), self.method)
-        for axis, factor in enumerate(self.factors, start=2):
-            x = _stretch(x, axis, factor)
-        return x
-
-
-def _stretch(x: Tensor, axis: int, factor: int) -> Tensor:
-    """Interpolate between each place and the next; the last one has no next."""
-    size = x.shape[axis]
-    after = torch.cat([x.narrow(axis, 1, size - 1), x.narrow(axis, size - 1, 1)], axis)
-    share = torch.arange(factor, device=x.device, dtype=x.dtype) / factor
-    share = share.repeat(size).view(-1, *[1] * (x.dim() - 1 - axis))
-    first = x.repeat_interleave(factor, axis)
-    return first + (after.repeat_interleave(factor, axis) - first) * share
+        x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+        pairs = zip(x.shape[2:], self.factors, strict=True)
+        rows, columns = (size * factor for size, factor in pairs)
+        if self.from_corners:
+            return resize_corners(x, (rows, columns), align=False)
+        return resize(x, (rows, columns), self.method)

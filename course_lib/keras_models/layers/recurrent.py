@@ -73,7 +73,7 @@ class Recurrent(Layer):
 
     def build(self, shape: Shape, *states: Shape) -> None:
         """Make the weights for (batch, steps, features)."""
-        require_axes(shape, 3)
+        require_axes(shape, 3, "(batch, steps, features)")
         rows = self.gates * self.units
         self.add("kernel", "weight_ih", (rows, shape[-1]), transposed, **self.kernel)
         size = (rows, self.units)
@@ -115,7 +115,7 @@ class Recurrent(Layer):
         """Return the states to begin with, None for zeros.
 
         A stateful layer of tf.keras takes what it is given only as long as it remembers
-        nothing but zeros: keras v2.15.0 keras/src/layers/rnn/base_rnn.py#L789.
+        nothing but zeros: keras v2.15.0 keras/layers/rnn/base_rnn.py#L789.
         """
         memory = self.memory or ()
         if self.keras_version.tf and any(bool(state.any()) for state in memory):
@@ -304,7 +304,7 @@ class GRU(Recurrent):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        # keras v3.0.5 keras/src/layers/rnn/gru.py#L476
+        # keras v3.0.5 keras/layers/rnn/gru.py#L476
         new = settings.version >= (3, 0)
         self.reset_after = settings.flag("reset_after", new)
 

@@ -161,7 +161,7 @@ class Bidirectional(Layer):
             settings.problem("both layers walk in the same direction")
         for layer in (forward, backward):
             # A masked step returns 0, whatever the file says:
-            # keras v2.15.0 keras/src/layers/rnn/bidirectional.py#L162
+            # keras v2.15.0 keras/layers/rnn/bidirectional.py#L162
             if settings.version.is_new:
                 layer.zero_output = layer.return_sequences
         self.forward_layer, self.backward_layer = forward, backward

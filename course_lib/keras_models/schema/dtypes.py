@@ -58,15 +58,16 @@ def check_dtypes(spec: ModelSpec, problems: Problems) -> bool:
     """
     of_layers: set[str] = set()
     of_inputs: set[str] = set()
-    for layer in _layers(spec):
-        seen = of_inputs if layer.kind == "InputLayer" else of_layers
+    # An input comes last: it may be one that we added, of its layer's type.
+    for layer in sorted(_layers(spec), key=_is_input):
+        seen = of_inputs if _is_input(layer) else of_layers
         if _is_quantized(layer.config.get("dtype")):
             problems.add(_QUANTIZED)
             continue
         for key in ("dtype", "input_dtype"):
             for name in {*type_names(layer.config.get(key))} - seen:
                 seen.add(name)
-                if name not in _KNOWN:
+                if name not in _KNOWN | (of_layers if seen is of_inputs else set()):
                     problems.add(
                         f"dtype={name!r:.60} is not supported, here of layer "
                         f"{layer.name!r}. A quantized model can't be loaded: save it "
@@ -85,6 +86,10 @@ def _layers(spec: ModelSpec) -> Iterator[LayerSpec]:
         waiting += layer.inner
         if layer.model is not None:
             yield from _layers(layer.model)
+
+
+def _is_input(layer: LayerSpec) -> bool:
+    return layer.kind == "InputLayer"
 
 
 _QUANTIZED = (

@@ -138,14 +138,14 @@ class _NodeReader:
                 return {"class_name": "__slice__", "config": value}
         return value
 
-    def ref(self, triple: Any) -> Ref:
+    def ref(self, triple: Any, user: str = "a call") -> Ref:
         """Return the tensor that [layer, node, tensor] names."""
         if not _is_triple(triple):
             raise self.draft.error(f"got {triple!r:.60}; wanted [layer, node, tensor]")
         name, node, tensor = triple
         if name not in self.draft.layers:
             raise self.draft.error(
-                f"there is no layer {name!r:.60}, which a call refers to"
+                f"there is no layer {name!r:.60}, which {user} refers to"
             )
         return Ref(name, node - self.firsts[name], tensor)
 
@@ -158,21 +158,21 @@ class _NodeReader:
             The tensors in Keras's order, and the keys of a dict.
         """
         value = config.get(key)
-        ends = [self.end(triple, version) for triple in _leaves(value)]
-        if not ends:
+        triples = list(_leaves(value))
+        if not triples or not all(map(_is_triple, triples)):
             raise self.draft.error(
                 f"got {key}={value!r:.60}; wanted [layer, node, tensor]"
             )
+        ends = [self.end(self.ref(triple, key), version) for triple in triples]
         flat = isinstance(value, Mapping) and len(value) == len(ends)
         return ends, sorted(map(str, value)) if flat else []
 
-    def end(self, triple: Any, version: Version) -> Ref:
-        """Read one output; Keras 3 counts a nested graph's construction as call 0 here.
+    def end(self, ref: Ref, version: Version) -> Ref:
+        """Leave out the construction of a nested graph, which Keras 3 counts here.
 
         It does so nowhere else: `kept_nodes = 1` in `Functional.get_config`,
         keras v3.15.1 keras/src/models/functional.py#L454, as at v3.0.5.
         """
-        ref = self.ref(triple)
         nested = self.draft.layers[ref.layer]
         graph = nested.model is not None and nested.source != "Sequential"
         if graph and version >= (3, 0) and ref.call > 0:

@@ -14,7 +14,7 @@ _ALIASES = {
     "GRUV1": "GRU",
     "GRUV2": "GRU",
     "DenseV2": "Dense",
-    # keras/src/applications/inception_resnet_v2.py at v2.15.0 registers it so.
+    # keras/applications/inception_resnet_v2.py at v2.15.0 registers it so.
     "Custom>CustomScaleLayer": "CustomScaleLayer",
 }
 # Their get_config of tag 2.2.4 and of tf.keras leaves data_format out.

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from course_lib.keras_models.weights.slots import Slot, common_layouts, slots_of
 LARGEST_UNTRAINED = 150_000_000  # parameters without a file; VGG16 has 138 million
 Weights = Hdf5 | NamedArrays | Sequence[Any]
 Slots = Sequence[Slot]
+_SIDE = re.compile(r"(?:^|[/|.])(forward|backward)_")
 
 
 def fill_model(model: KerasModel, source: Weights | None, origin: Origin) -> None:
@@ -61,7 +63,15 @@ def _arrays(source: Iterable[Any]) -> Arrays:
     for i, value in enumerate(source):
         if isinstance(value, torch.Tensor):
             value = value.detach().cpu().numpy()
-        arrays.append((str(i), stored(np.asarray(value), f"array {i} of weights")))
+        place = f"array {i} of weights"
+        try:
+            array = np.asarray(value)
+        except ValueError as error:
+            raise KerasFormatError(
+                f"load_keras: {place} is no table of numbers; wanted an array, or "
+                "lists of which all have the same length."
+            ) from error
+        arrays.append((str(i), stored(array, place)))
     return arrays
 
 
@@ -106,7 +116,7 @@ class _Filler:
             is_flat = {*names} <= {*leaves}  # a nested Sequential was written so
             if is_flat and sum(len(leaves[n]) for n in names) == len(self.slots):
                 for name, arrays in zip(names, groups.values(), strict=True):
-                    _fill([leaves[name]], arrays, place)
+                    _fill(_orders_in_layer(leaves[name], arrays), arrays, place)
                 return
             if len(names) != len(owners):
                 raise KerasFormatError(
@@ -160,7 +170,9 @@ class _Filler:
 
         Up to 2.3 each layer lists its trained weights first, also a nested model,
         keras 2.2.4 keras/engine/network.py#L483; later the whole model does so,
-        keras v2.15.0 keras/engine/training.py#L3445.
+        keras v2.15.0 keras/engine/training.py#L3445, and each innermost layer, keras
+        v2.15.0 keras/engine/base_layer.py#L1349; in Keras 3 they come as they were
+        made, keras v3.15.1 keras/src/layers/layer.py#L712.
         """
         by_child = [
             slot
@@ -168,7 +180,8 @@ class _Filler:
             for slot in _frozen_last(list(slots_of(child, (name,), self.origin)))
         ]
         version = self.model.version
-        orders = [self.slots, by_child]
+        by_layer = self.slots if version >= (3, 0) else _frozen_last_of_each(self.slots)
+        orders = [by_layer, by_child]
         if version < (2, 4) and not version.tf:
             orders.reverse()
         return [*orders, _frozen_last(self.slots)]
@@ -201,11 +214,9 @@ def _arrays_of_keras_0(file: Hdf5, root: Group) -> Arrays:
 
 def _orders_in_layer(slots: list[Slot], arrays: Arrays) -> list[Slots]:
     """Return the orders for a layer or a nested model, by inner layer if named so."""
-    orders: list[Slots] = [slots, _frozen_last(slots)]
     by_name = _named_by_leaf(slots, arrays)
-    if by_name is not None:
-        return [by_name, *orders]
-    return orders[::-1] if len({slot.path for slot in slots}) > 1 else orders
+    named = [] if by_name is None else [by_name]
+    return [*named, _frozen_last(slots), slots]
 
 
 def _layouts(slots: Slots, arrays: Arrays) -> list[int] | None:
@@ -215,7 +226,7 @@ def _layouts(slots: Slots, arrays: Arrays) -> list[int] | None:
 def _fill(orders: Iterable[Slots], arrays: Arrays, place: str) -> None:
     """Fill the first order of slots into which all arrays fit."""
     orders = list(orders)
-    for slots in orders:
+    for slots in (_on_named_sides(order, arrays) for order in orders):
         layouts = _layouts(slots, arrays)
         if layouts is None:
             continue
@@ -251,9 +262,15 @@ def _frozen_last(slots: Slots) -> list[Slot]:
     return sorted(slots, key=lambda slot: not slot.trainable)
 
 
+def _frozen_last_of_each(slots: Slots) -> list[Slot]:
+    """Order each layer for itself."""
+    layers = groupby(slots, key=lambda slot: slot.path)
+    return [slot for _, layer in layers for slot in _frozen_last([*layer])]
+
+
 def _by_leaf(slots: Slots) -> dict[str, list[Slot]]:
     leaves: dict[str, list[Slot]] = {}
-    for slot in slots:
+    for slot in _frozen_last(slots):
         leaves.setdefault(slot.path[-1] if slot.path else "", []).append(slot)
     return leaves
 
@@ -283,6 +300,28 @@ def _leaf_of(name: str, leaves: dict[str, list[Slot]]) -> str | None:
             return part
     found = [leaf for leaf in leaves if last.startswith(f"{leaf}_")]
     return max(found, key=len, default=None)
+
+
+def _on_named_sides(slots: Slots, arrays: Arrays) -> Slots:
+    """Exchange the halves of a bidirectional layer where the arrays' names say so.
+
+    One that was frozen after it was made lies behind the other in the file, and in
+    Keras 2 the config does not tell.
+    """
+    if len(slots) != len(arrays):
+        return slots
+    found = list(slots)
+    for path in {slot.path for slot in slots if slot.side}:
+        rest = [slot for slot in slots if slot.path == path]
+        for i, (name, _) in enumerate(arrays):
+            if slots[i].path == path:
+                side = (_SIDE.findall(name) or [""])[-1]
+                fitting = [slot for slot in rest if side in ("", slot.side)]
+                if not fitting:
+                    return slots
+                rest.remove(fitting[0])
+                found[i] = fitting[0]
+    return found
 
 
 def _without_repeats(arrays: Arrays) -> Arrays:

@@ -21,7 +21,6 @@ Pair = tuple[list[Slot], Arrays]
 # weights twice, once by its place among those. Source: `_layer_checkpoint_dependencies`
 # in keras/engine/functional.py at v2.13.1.
 _TWICE = "_layer_checkpoint_dependencies"
-_MOST_NAMES = 100_000
 
 
 def pairs_of(file: Hdf5, root: Group, model: KerasModel) -> Iterator[Pair]:
@@ -183,7 +182,7 @@ def _numbered(name: str) -> tuple[str, int]:
 def _split_names(file: Hdf5, root: Group) -> None:
     r"""Make a tree of groups that Windows joined by a backslash: "layers\dense".
 
-    Source: `tf.io.gfile.join` in keras/src/saving/saving_lib.py at v2.15.0.
+    Source: `tf.io.gfile.join` in keras/saving/saving_lib.py at v2.15.0.
     """
     joined = {n: place for n, place in root["members"].items() if "\\" in n}
     for name, place in joined.items():

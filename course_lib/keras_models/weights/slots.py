@@ -1,7 +1,8 @@
 """Where each array of a weight file goes, in the order of each era."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from course_lib.keras_models.graph.model import KerasModel
 from course_lib.keras_models.layers.base import as_it_is
 from course_lib.keras_models.layers.recurrent import GRU, LSTM, Recurrent
-from course_lib.keras_models.layers.wrappers import Replacement
+from course_lib.keras_models.layers.wrappers import Bidirectional, Replacement
 from course_lib.keras_models.weights.layouts import (
     Chain,
     Layout,
@@ -32,6 +33,7 @@ class Slot:
         attribute: the tensor's name in it.
         layouts: what the array may look like; see `layouts_of`.
         flipped: axes of the tensor that the file has reversed, in kernels of Theano.
+        side: "forward" or "backward" in a bidirectional layer.
     """
 
     path: tuple[str, ...]
@@ -40,6 +42,7 @@ class Slot:
     attribute: str
     layouts: tuple[Layout, ...]
     flipped: tuple[int, ...] = ()
+    side: str = ""
 
     @property
     def trainable(self) -> bool:
@@ -107,8 +110,10 @@ def slots_of(
     if isinstance(module, Replacement):
         yield from _replacement(module, path)
         return
-    for inner in module.sublayers():
-        yield from slots_of(inner, path, origin, joined=joined)
+    sides = ("forward", "backward") if isinstance(module, Bidirectional) else repeat("")
+    for inner, side in zip(module.sublayers(), sides, strict=False):
+        for slot in slots_of(inner, path, origin, joined=joined):
+            yield replace(slot, side=side or slot.side)
     # keras 1.2.2 keras/layers/recurrent.py#L780
     gated = isinstance(module, LSTM | GRU) and origin.version < (2, 0)
     if gated and not module.joined and not joined:

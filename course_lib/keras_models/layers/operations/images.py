@@ -27,19 +27,44 @@ def _resize(
     """Return tf.image.resize: pixels are squares; whole numbers become float32."""
     if method not in resizing.METHODS:
         raise ValueError(f"method={method!r:.40}; wanted one of {resizing.METHODS}")
-    if x.dim() == 3:  # one image
-        return _resize(x[None], size=size, method=method, antialias=antialias)[0]
+    size = _checked_size(size)
+    height, width = _sides(x)
     if preserve_aspect_ratio:
-        old = x.shape[1:3]
+        old = height, width
         factor = min(new / side for new, side in zip(size, old, strict=True))
-        size = [round(factor * side) for side in old]
-    if tuple(size) == tuple(x.shape[1:3]):
+        size = _checked_size([round(factor * side) for side in old])
+    if size == (height, width):
         return x
     x = x if method == "nearest" else as_floats(x)
-    first = channels_to_first(x)
-    return channels_to_last(
-        resizing.resize(first, tuple(size), method, antialias=antialias)
-    )
+    first = channels_to_first(x if x.dim() == 4 else x[None])
+    y = channels_to_last(resizing.resize(first, size, method, antialias=antialias))
+    return y if x.dim() == 4 else y[0]
+
+
+def _sides(x: Tensor, *ranks: int) -> resizing.Size:
+    """Return height and width of ((batch,) height, width, channels).
+
+    Raises:
+        ValueError: more or fewer axes.
+    """
+    ranks = ranks or (3, 4)
+    if x.dim() not in ranks:
+        wanted = " or ".join(map(str, ranks))
+        raise ValueError(f"the input has {x.dim()} axes; wanted {wanted}")
+    return x.shape[-3], x.shape[-2]
+
+
+def _checked_size(size: Any) -> resizing.Size:
+    """Return a height and a width.
+
+    Raises:
+        ValueError: something else.
+    """
+    whole = (int, torch.SymInt)
+    good = isinstance(size, list | tuple) and len(size) == 2
+    if not good or not all(type(n) in whole and n > 0 for n in size):
+        raise ValueError(f"size={size!r:.40}; wanted two whole numbers above 0")
+    return size[0], size[1]
 
 
 def _resize_legacy(
@@ -60,7 +85,8 @@ def _resize_legacy(
         raise ValueError(f"method={method!r:.40} is not supported")
     if nearest and align_corners:
         raise ValueError("nearest pixels with align_corners are not supported")
-    unchanged = tuple(size) == tuple(x.shape[1:3])
+    size = _checked_size(size)
+    unchanged = size == _sides(x, 4)
     if unchanged and (nearest or x.is_floating_point() or method == 0):
         return x
     if half_pixel_centers:
@@ -84,6 +110,7 @@ def _keras_resize(
     """Return keras.ops.image.resize; only where its backends compute the same."""
     if interpolation not in ("bilinear", "nearest"):
         raise ValueError(f"interpolation={interpolation!r:.40} is not supported")
+    _sides(x)
     if data_format == "channels_first":
         last = _keras_resize(x.movedim(-3, -1), size=size, interpolation=interpolation)
         return last.movedim(-1, -3)
@@ -111,7 +138,7 @@ def _boxed(function: Callable[[Tensor, int, int, int, int], Tensor]) -> Callable
 
 def _crop(x: Tensor, top: int, left: int, high: int, wide: int) -> Tensor:
     """Return a part of each image."""
-    height, width = x.shape[-3:-1]
+    height, width = _sides(x)
     good = min(top, left) >= 0 and min(high, wide) > 0
     if not good or top + high > height or left + wide > width:
         raise ValueError(f"the part does not lie in an image of {(height, width)}")
@@ -120,16 +147,19 @@ def _crop(x: Tensor, top: int, left: int, high: int, wide: int) -> Tensor:
 
 def _surround(x: Tensor, top: int, left: int, high: int, wide: int) -> Tensor:
     """Return each image with 0 around it."""
-    below, right = high - top - x.shape[-3], wide - left - x.shape[-2]
+    height, width = _sides(x)
+    below, right = high - top - height, wide - left - width
     if min(top, left, below, right) < 0:
-        raise ValueError(f"an image of {tuple(x.shape[-3:-1])} does not fit")
+        raise ValueError(f"an image of {(height, width)} does not fit")
     return F.pad(x, (0, 0, left, right, top, below))
 
 
 def _crop_or_pad(x: Tensor, *, target_height: int, target_width: int) -> Tensor:
     """Cut each image around its center, or put 0 around it."""
+    _sides(x)
+    high, wide = _checked_size((target_height, target_width))
     pads = []
-    for axis, wanted in ((-2, target_width), (-3, target_height)):
+    for axis, wanted in ((-2, wide), (-3, high)):
         spare = wanted - x.shape[axis]
         if spare < 0:
             x = x.narrow(axis, -spare // 2, wanted)
@@ -147,19 +177,21 @@ def _resize_with_pad(
     antialias: bool = False,
 ) -> Tensor:
     """Resize to fit into the target with its proportions, and put 0 around it."""
-    height, width = x.shape[-3:-1]
-    ratio = max(width / target_width, height / target_height)
+    height, width = _sides(x)
+    high, wide = _checked_size((target_height, target_width))
+    ratio = max(width / wide, height / high)
     new = [max(math.floor(side / ratio), 1) for side in (height, width)]
-    top = max(math.floor((target_height - height / ratio) / 2), 0)
-    left = max(math.floor((target_width - width / ratio) / 2), 0)
+    top = max(math.floor((high - height / ratio) / 2), 0)
+    left = max(math.floor((wide - width / ratio) / 2), 0)
     small = _resize(x, size=new, method=method, antialias=antialias)
-    return _surround(small, top, left, target_height, target_width)
+    return _surround(small, top, left, high, wide)
 
 
 def _central_crop(x: Tensor, *, central_fraction: float) -> Tensor:
     """Return the middle of each image."""
     if not 0 < central_fraction <= 1:
         raise ValueError(f"central_fraction={central_fraction!r:.40}")
+    _sides(x)
     for axis in (-3, -2):
         size = x.shape[axis]
         start = int((size - size * central_fraction) / 2)

@@ -83,11 +83,12 @@ maximum, minimum = _tensors(torch.maximum), _tensors(torch.minimum)
 
 
 def _true_divide(x: Tensor, y: Tensor) -> Tensor:
-    """Return x / y; TensorFlow divides whole numbers in float64.
+    """Return x / y; TensorFlow divides whole numbers of 32 bits and more in float64.
 
+    uint16 too, which is int32 here, though TensorFlow has float32 for it.
     Source: _TRUEDIV_TABLE of tensorflow v2.15.0 tensorflow/python/ops/math_ops.py.
     """
-    return x / y if x.is_floating_point() else x.double() / y
+    return x.double() / y if x.dtype in (torch.int32, torch.int64) else x / y
 
 
 def _divide_no_nan(x: Tensor, y: Tensor) -> Tensor:

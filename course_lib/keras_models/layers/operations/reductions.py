@@ -85,7 +85,7 @@ def _quantile(
 ) -> Tensor:
     """Return the number below which the share q of the numbers lies.
 
-    A node of Keras does not use its `method` (keras 3.15.1
+    A node of Keras does not use its `method` (keras v3.15.1
     keras/src/ops/numpy.py#L7046, as all since 3.0.0), so this is always linear.
     """
     axes = sorted(place % x.dim() for place in axes_of(x, axis))

@@ -186,8 +186,8 @@ def _extract_patches(x: Tensor, *, sizes: Any, window: WindowArguments) -> Tenso
 
 def _block(size: Any, window: WindowArguments, *sizes: int) -> int:
     if window.data_format == "channels_first":
-        # keras 3.15.1: keras/src/backend/torch/nn.py#L1654 puts the channels before the
-        # block, keras/src/backend/tensorflow/nn.py#L1955 the block before the channels
+        # keras v3.15.1 keras/src/backend/torch/nn.py#L1654 puts the channels before the
+        # block, keras v3.15.1 keras/src/backend/tensorflow/nn.py#L1955 the block first
         raise ValueError("channels_first is not supported: Keras's backends differ")
     if not isinstance(size, int) or size < 2 or any(n % size for n in sizes):
         raise ValueError(f"block_size={size!r:.40} for {sizes}")

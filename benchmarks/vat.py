@@ -30,9 +30,8 @@ from _timing import complain
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from course_lib.bench import cpu_name
 from course_lib.data import Dataset, Split, available, load
-from course_lib.device import pick_device
+from course_lib.device import cpu_name, pick_device
 from course_lib.losses import add_loss
 from course_lib.models import mlp
 from course_lib.training import evaluate, fit

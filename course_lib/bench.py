@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from course_lib.device import cpu_name
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
@@ -68,15 +70,3 @@ def header() -> str:
         f"- processor: {cpu_name()}, {os.cpu_count()} CPUs, {threads} threads\n"
         f"- GPU: {gpu}\n"
     )
-
-
-def cpu_name() -> str:
-    """Return the processor's name."""
-    if sys.platform == "linux":
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    if sys.platform == "darwin":
-        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        return subprocess.check_output(command, text=True).strip()
-    return platform.processor() or platform.machine()

@@ -1,6 +1,10 @@
 """Choose a device, and seed all random number generators."""
 
+import platform
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -88,3 +92,15 @@ def forget_casts() -> None:
     """
     if torch._C._is_any_autocast_enabled():
         torch.clear_autocast_cache()
+
+
+def cpu_name() -> str:
+    """Return the processor's name."""
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    if sys.platform == "darwin":
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.check_output(command, text=True).strip()
+    return platform.processor() or platform.machine()

@@ -69,7 +69,8 @@ def stored(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lessons")
     pair = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(execute.time, "perf_counter", iter([0.0, 3.2, 0.0, 3.9]).__next__)
+        seconds, run = iter([3.2, 3.9]), execute.run
+        patch.setattr(execute, "run", lambda *given: (next(seconds), run(*given)[1]))
         patch.delenv("TQDM_DISABLE", raising=False)
         mine = folder / "mine.json"
         mine.write_text('{"format": 1, "solved": ["my.exercise"]}')
@@ -101,7 +102,7 @@ def test_two_runs_give_the_same_file(stored):
 
 
 def test_each_cell_keeps_what_it_printed_itself(notebook):
-    view, picture = notebook.cells[3].outputs
+    _, view, picture = notebook.cells[3].outputs
     assert view.data["text/plain"].startswith("Controls: steps.")
     assert picture.data["text/plain"] == "5 steps."  # not 2, which a later cell set
     assert text_of(notebook.cells[4]) == ["'2 steps.'"]
@@ -124,7 +125,7 @@ def test_the_header_states_what_was_measured(notebook, stored):
     assert 50 < megabytes < 5000
     header = notebook.cells[0].source
     assert header.startswith("# Measure\n\n**A full run** takes about 4 seconds and ")
-    gigabytes = float(re.search(r"([\d.]+) GB of memory on two CPU cores", header)[1])
+    gigabytes = float(re.search(r"([\d.]+) GB of memory on a quiet", header)[1])
     assert 0 <= gigabytes * 1000 - megabytes < 100
     assert header.endswith("\n\n**Before** it, nothing.")
 
@@ -205,7 +206,9 @@ def test_what_was_measured_is_rounded_up(measured, sentence):
         execute.tidy(notebook, measured)
     words = notebook.cells[0].source
     assert words == HEADER.replace(
-        "takes a while.", f"takes {sentence} of memory on two CPU cores (measured)."
+        "takes a while.",
+        f"takes {sentence} of memory on a quiet machine "
+        "([measured](../docs/results/lessons.md)).",
     )
 
 
@@ -230,10 +233,12 @@ def test_without_names_all_notebooks_of_the_folder_are_stored(monkeypatch, tmp_p
     for name in ("b.ipynb", "a.ipynb", "c.txt"):
         (tmp_path / name).touch()
     monkeypatch.setattr(execute, "FOLDER", tmp_path)
-    done = []
+    done, rows = [], {}
     monkeypatch.setattr(execute, "store", lambda p: done.append(p.name) or (1.0, 1))
+    monkeypatch.setattr(execute.overview, "record", rows.update)
     assert execute.main() == 0
     assert done == ["a.ipynb", "b.ipynb"]
+    assert rows == {tmp_path / name: (1.0, 1) for name in done}
 
 
 def test_output_that_no_test_compares_is_stored_once(tmp_path):

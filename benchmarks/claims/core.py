@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from course_lib.bench import cpu_name
+from course_lib.device import cpu_name
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PAGE = CHECKOUT / "docs" / "results" / "claims.md"

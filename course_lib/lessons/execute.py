@@ -1,8 +1,8 @@
 """Re-execute notebooks and store them so that two runs give the same file.
 
-`make notebooks` runs every notebook in a fresh kernel, writes the measured time and
-memory into its header, and removes what differs from run to run: cell ids are made
-from the sources, widget ids and paths of this machine go.
+`make notebooks` runs every notebook in a fresh kernel and writes the measured time and
+memory into its header and into docs/results/lessons.md. It removes what differs from
+run to run: cell ids are made from the sources, widget ids and paths of this machine go.
 """
 
 import hashlib
@@ -11,7 +11,6 @@ import os
 import re
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,18 +20,21 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 from course_lib.files import replacing
+from course_lib.lessons import overview
 
-FOLDER = Path(__file__).parents[2] / "notebooks"
+FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 _MEASURED = re.compile(r"^\*\*A full run\*\*.*$", re.MULTILINE)
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
-_PEAK = """
-import sys
+_PROBE = """
+import sys, time
 try:
     import resource
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    used = [resource.getrusage(who) for who in (0, -1)]  # this process, its children
+    peak = used[0].ru_maxrss
+    print(sum(u.ru_utime + u.ru_stime for u in used))
     print(peak // (1024 * 1024) if sys.platform == "darwin" else peak // 1024)
 except ImportError:
-    print(0)
+    print(time.process_time(), 0)
 """
 
 
@@ -45,20 +47,22 @@ class _Client(NotebookClient):
 
 def main(paths: Sequence[str | Path] = ()) -> int:
     """Execute and store the notebooks (all by default); return the exit status."""
-    failed = 0
+    failed, measured = 0, {}
     for path in map(Path, paths or sorted(FOLDER.glob("*.ipynb"))):
         try:
-            seconds, megabytes = store(path)
+            measured[path] = seconds, megabytes = store(path)
         except Exception as error:
             failed += 1
             print(f"{path.name}: not stored: {error}", file=sys.stderr)
         else:
             print(f"{path.name}: {seconds:.1f} s, {megabytes} MB")
+    if measured and all(path.resolve().parent == FOLDER for path in measured):
+        overview.record(measured)
     return 1 if failed else 0
 
 
 def store(path: Path) -> tuple[float, int]:
-    """Execute one notebook and replace its file; return (seconds, peak MB).
+    """Execute one notebook and replace its file; return (CPU seconds, peak MB).
 
     Raises:
         CellExecutionError: a cell raised without the tag `raises-exception`. The
@@ -83,8 +87,11 @@ def _incomparable(notebook: NotebookNode) -> Iterator[NotebookNode]:
 
 
 def run(notebook: NotebookNode, folder: Path) -> tuple[float, int]:
-    """Execute a notebook in place; return the seconds and the kernel's peak MB."""
-    probe = nbformat.v4.new_code_cell(_PEAK)
+    """Execute a notebook in place; return its kernel's CPU seconds and peak MB.
+
+    The processor's time hardly depends on what else the machine does meanwhile.
+    """
+    probe = nbformat.v4.new_code_cell(_PROBE)
     notebook.cells.append(probe)
     client = _Client(
         notebook,
@@ -94,13 +101,13 @@ def run(notebook: NotebookNode, folder: Path) -> tuple[float, int]:
         coalesce_streams=True,  # how a stream is cut depends on the moment
         resources={"metadata": {"path": str(folder)}},
     )
-    start = time.perf_counter()
     try:
         with tempfile.TemporaryDirectory() as private:
             client.execute(env=_environment(private))
     finally:
         notebook.cells.remove(probe)
-    return time.perf_counter() - start, int(probe.outputs[0].text)
+    seconds, megabytes = probe.outputs[0].text.split()
+    return float(seconds), int(megabytes)
 
 
 def _environment(private: str) -> dict[str, str]:
@@ -135,8 +142,8 @@ def _sentence(seconds: float, megabytes: int) -> str:
     step = 1 if seconds < 10 else 5
     return (
         f"**A full run** takes about {math.ceil(seconds / step) * step} seconds and "
-        f"{math.ceil(megabytes / 100) / 10:.1f} GB of memory on two CPU cores "
-        "(measured)."
+        f"{math.ceil(megabytes / 100) / 10:.1f} GB of memory on a quiet machine "
+        "([measured](../docs/results/lessons.md))."
     )
 
 

@@ -1,0 +1,87 @@
+"""The lessons in numbers: docs/results/lessons.md, which `make notebooks` writes."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+
+import nbformat
+import torch
+from nbformat import NotebookNode
+
+from course_lib.device import cpu_name
+from course_lib.files import replacing
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "results" / "lessons.md"
+COUNTS = ("words", "code cells", "pictures", "widgets", "exercises", "guesses")
+_MEASURED = ("seconds", "GB", "date", "versions")
+
+
+def count(notebook: NotebookNode) -> dict[str, int]:
+    """Return how much there is of each of COUNTS.
+
+    Words are those of all text cells, solutions included; pictures are the stored
+    ones, also those under a widget.
+    """
+    text = [c.source for c in notebook.cells if c.cell_type == "markdown"]
+    code = [c for c in notebook.cells if c.cell_type == "code"]
+    shown = [o.get("data", {}) for c in code for o in c.outputs]
+    tags = [tag for c in notebook.cells for tag in c.metadata.get("tags", ())]
+    return {
+        "words": sum(len(source.split()) for source in text),
+        "code cells": len(code),
+        "pictures": sum(data.get("text/html", "").count("<img") for data in shown),
+        "widgets": sum(
+            data.get("text/plain", "").startswith("Controls: ") for data in shown
+        ),
+        "exercises": sum(tag.startswith("exercise:") for tag in tags),
+        "guesses": sum(len(re.findall("guess first", s, re.I)) for s in text),
+    }
+
+
+def record(measured: Mapping[Path, tuple[float, int]], page: Path = PAGE) -> None:
+    """Write the rows of these lessons, and keep those of the others.
+
+    Args:
+        measured: path of a stored notebook -> seconds of computing, peak MB.
+        page: the file to write.
+    """
+    rows = read(page) if page.exists() else {}
+    for path, (seconds, megabytes) in measured.items():
+        counts = count(nbformat.read(path, as_version=4))
+        versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+        rows[path.stem] = {
+            **{name: str(number) for name, number in counts.items()},
+            "seconds": f"{seconds:.0f}",
+            "GB": f"{megabytes / 1000:.2f}",
+            "date": f"{date.today()}",
+            "versions": f"{versions}, {cpu_name()}",
+        }
+    columns = (*COUNTS, *_MEASURED)
+    lines = [
+        "# The lessons in numbers\n",
+        "Written by `make notebooks`. Seconds are those that a full run computes on",
+        "one core, its child processes included; GB is the kernel's peak.\n",
+        f"| lesson | {' | '.join(columns)} |",
+        f"|---|{'---:|' * (len(COUNTS) + 2)}---|---|",
+    ]
+    for name in sorted(rows):
+        cells = [rows[name].get(column, "") for column in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    with replacing(page) as stream:
+        stream.write(("\n".join(lines) + "\n").encode())
+
+
+def read(page: Path = PAGE) -> dict[str, dict[str, str]]:
+    """Return the rows of the page: {"01_closures": {"words": "2100", ...}, ...}."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    table = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in lines
+        if line.startswith("| ")
+    ]
+    head, *rows = table
+    return {name: dict(zip(head[1:], row, strict=True)) for name, *row in rows}

@@ -18,10 +18,12 @@ from course_lib.lessons.checks import (
     require_kind,
     require_written,
 )
+from course_lib.lessons.epoch_loop import Fit, judge_fit
 from course_lib.lessons.exercises import NotYet, exercise
-from course_lib.lessons.freezing import judge_freezing
 from course_lib.lessons.hidden_state import PLACES as PLACES
-from course_lib.lessons.hidden_state import depth as depth
+from course_lib.lessons.hidden_state import make_run as make_run
+from course_lib.lessons.hidden_state import race as race
+from course_lib.lessons.hidden_state import torch_steps as torch_steps
 from course_lib.lessons.hidden_state import watch as watch
 from course_lib.trees import Tree, dotted, map_tree, walk
 
@@ -116,18 +118,6 @@ def descend(answer: Callable[[Tree, Tree, float], Tree]) -> None:
         "That is the step alone, without x": map_tree(lambda path, g: -0.1 * g, grads),
     }
     _require_tree(got, stepped(-0.1), "descend", mistakes)
-
-
-@exercise(
-    "A state is a dict with the keys of the parameters.",
-    "`freeze` takes any subtree of a state, and returns a new one.",
-    '`{**state, "encoder": ...}` is a new dict with one entry replaced.',
-    right="The encoder stands still, its velocity is stored until it is thawed, and "
-    "the old state trains everything as before.",
-)
-def freeze_encoder(answer: Callable[[Tree], Tree]) -> None:
-    """A function of a state: the same with a frozen encoder."""
-    judge_freezing(answer, "encoder")
 
 
 @exercise(
@@ -330,3 +320,18 @@ def _require_tree(got: Tree, wanted: Tree, place: str, mistakes: Mistakes) -> No
     if not _same(got, wanted):
         reject({f"{text}.": _same(got, tree) for text, tree in mistakes.items()})
         raise NotYet(f"The numbers of `{place}` are others than those of autograd.")
+
+
+@exercise(
+    "Two loops, one inside of the other: over the epochs, over the batches. The inner "
+    "one is that of `one_epoch` in the lesson.",
+    "Before the batches: `losses = []` and `model.train()`. After them: `model.eval()`, "
+    "the accuracy, `log.append(...)`, and the question whether to `break`.",
+    "In the inner loop: `value, grads = with_gradient(...)`; append the value; `if not "
+    "math.isfinite(value): continue`; `state, params = update(state, params, grads)`.",
+    right="The loop of Flux's chapter, and it owns nothing: what it read came in as "
+    "arguments, what it made goes out with `return`.",
+)
+def fit(answer: Fit) -> None:
+    """A function of (model, params, state, batches, test, epochs, goal)."""
+    judge_fit(answer)

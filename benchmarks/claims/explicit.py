@@ -92,9 +92,7 @@ def halfway_is_no_network(seed: int) -> dict[str, float]:
     other = dict(walk(second))
     half = map_tree(lambda path, a: (a + other[path]) / 2, first)
     pairs = {"first": first, "halfway": half, "second": second}
-    return {
-        name: loss_of(model)(params, x, y).item() for name, params in pairs.items()
-    }
+    return {name: loss_of(model)(params, x, y).item() for name, params in pairs.items()}
 
 
 def trained(seed: int) -> tuple[nn.Module, Tree]:
@@ -117,9 +115,7 @@ def few_digits_pull(seed: int) -> dict[str, float]:
     model, params = trained(seed)
 
     def of_one(image: Tensor, label: Tensor) -> Tree:
-        return gradient(
-            lambda p: loss_of(model)(p, image[None], label[None]), params
-        )
+        return gradient(lambda p: loss_of(model)(p, image[None], label[None]), params)
 
     grads = explicit.trainables(vmap(of_one)(x, y)).values()
     lengths = sum(g.flatten(1).square().sum(1) for g in grads).sqrt()

@@ -81,7 +81,7 @@ def _run_with(
     state = setup(Momentum(0.1, 0.9), params)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `train` warns of a batch that it skips
-        got = fit(model, params, state, list(batches), test, *rest)
+        got = _called(fit, model, params, state, list(batches), test, *rest)
     if isinstance(got, list) and len(got) == 3:
         got = tuple(got)
     require_kind(got, tuple, WANTED)
@@ -108,6 +108,19 @@ def _run_with(
     return got
 
 
+def _called(fit: Fit, *arguments: Any) -> Any:
+    try:
+        return fit(*arguments)
+    except (AttributeError, TypeError) as error:
+        said = str(error)
+        if "'dict' object has no attribute" in said or "real number, not dict" in said:
+            raise NotYet(
+                f"A tree stands where a number should: {said}. `with_gradient` gives "
+                "the value first, then the gradients."
+            ) from error
+        raise
+
+
 def _require_trees(state: Any, params: Any, log: Any, wanted: Tree) -> None:
     kinds = [
         next((type(leaf) for _, leaf in walk(tree)), None) for tree in (state, params)
@@ -120,7 +133,9 @@ def _require_trees(state: Any, params: Any, log: Any, wanted: Tree) -> None:
             isinstance(leaf, kind) for leaf in places.values()
         ):
             raise NotYet(f"Your `{name}` is not a tree like the one that was given.")
-    require_kind(log, list, "a list with a dict for each epoch", what="`log`", verb="is")
+    require_kind(
+        log, list, "a list with a dict for each epoch", what="`log`", verb="is"
+    )
     for entry in log:
         require_kind(entry, dict, "a dict", what="An entry of `log`", verb="is")
         if set(entry) != {"losses", "accuracy"}:
@@ -148,7 +163,7 @@ def _by_torch(
     *,
     keeps_velocity: str = "always",
 ) -> list[Epoch]:
-    """Train by `backward` and SGD; velocity is kept "always", "in an epoch", "never"."""
+    """Train by `backward`; velocity is kept "always", "in an epoch" or "never"."""
     layer = nn.Linear(3, 2)
     layer.load_state_dict(given["0"])
     found = []
@@ -206,15 +221,17 @@ def _judge_one_epoch(fit: Fit, given: Tree, batches: Batches, test: Any) -> None
     reject({text: close(got, weight) for text, weight in mistakes.items()})
     if not close(got, wanted.weight):
         raise NotYet(
-            "After one epoch of three batches the parameters are not those of "
-            "torch.optim.SGD. For each batch: the gradient of the cross entropy at the "
-            "newest params, then `update`."
+            "After one epoch of three batches the parameters are not those of plain "
+            "PyTorch with the rule in `state`, which is Momentum here. For each batch: "
+            "the gradient of its mean cross entropy at the newest params, then one "
+            "`update`."
         )
     if not close(state["0"]["weight"].state, wanted.velocity):
         raise NotYet(
             "The state that you return is not the newest one: its velocity differs."
         )
     _judge_losses(log[0]["losses"], wanted.losses, "One epoch")
+    _judge_accuracy(log[0]["accuracy"], wanted, 0, (given, batches, test))
 
 
 def _judge_losses(got: Sequence[Any], wanted: list[float], place: str) -> None:
@@ -245,7 +262,8 @@ def _judge_epochs(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
     if len(log) == 1:
         raise NotYet(
             "Three epochs, a goal that can't be reached: `log` has 1 entry. Does a "
-            "`return` or a `break` stand too far to the right, or too far to the left?"
+            "`return` or a `break` stand in the loop, without its `if`? Or is `log` "
+            "made again in each epoch?"
         )
     if len(log) != 3:
         raise NotYet(f"Three epochs: `log` has {len(log)} entries.")
@@ -255,15 +273,18 @@ def _judge_epochs(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
             f"Three batches in an epoch, and `losses` has {max(sizes)} entries: it "
             "goes on over the epochs. Begin each epoch with an empty list."
         )
+    forgot = _by_torch(given, batches, test, 3, keeps_velocity="in an epoch")[-1]
+    if close(params["0"]["weight"], forgot.weight):
+        raise NotYet(
+            "The velocity starts at zero in each epoch. `state` goes on; no `setup` in "
+            "the loop."
+        )
     for number, (entry, epoch) in enumerate(zip(log, wanted, strict=True)):
         _judge_losses(entry["losses"], epoch.losses, f"Epoch {number + 1}")
         _judge_accuracy(entry["accuracy"], epoch, number, (given, batches, test))
-    forgot = _by_torch(given, batches, test, 3, keeps_velocity="in an epoch")[-1]
     reject(
         {
-            "The velocity starts at zero in each epoch. `state` goes on; no `setup` in "
-            "the loop.": close(params["0"]["weight"], forgot.weight),
-            "After three epochs the parameters are not those of torch.optim.SGD.": (
+            "After three epochs the parameters are not those of plain PyTorch.": (
                 not close(params["0"]["weight"], wanted[-1].weight)
             ),
             "After three epochs the state is not the newest one.": (

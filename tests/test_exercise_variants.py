@@ -54,6 +54,53 @@ RIGHT = {
     ),
 }
 
+EXPLICIT = {
+    "explicit.fit": (
+        "def fit(model, params, state, batches, test, epochs, goal):\n"
+        "    log, judging = [], copy.deepcopy(model).eval()\n"
+        "    training = copy.deepcopy(model).train()\n"
+        "    while len(log) < epochs:\n"
+        "        losses = []\n"
+        "        for batch in batches:\n"
+        "            def of(p):\n"
+        "                return cross_entropy(call(training, p, batch[0]), batch[1])\n"
+        "            losses += [of(params).detach()]\n"
+        "            if losses[-1].isfinite():\n"
+        "                grads = gradient(of, params)\n"
+        "                state, params = update(state, params, grads)\n"
+        "        hits = call(judging, params, test[0]).max(1).indices.eq(test[1])\n"
+        "        log += [dict(accuracy=hits.float().mean(), losses=tuple(losses))]\n"
+        "        if log[-1]['accuracy'] >= goal:\n"
+        "            return [state, params, log]\n"
+        "    return state, params, log\n"
+    ),
+    "explicit.descend": (
+        "def descend(params, grads, eta):\n"
+        "    vector, rebuild = explicit.destructure(params)\n"
+        "    return rebuild(vector - eta * explicit.destructure(grads)[0])\n"
+    ),
+    "explicit.sample_gradients": (
+        "def sample_gradients(model, params, x, y):\n"
+        "    def of_one(p, one, label):\n"
+        "        logits = call(model, p, one.unsqueeze(0))[0]\n"
+        "        return logits.logsumexp(0) - logits.gather(0, label[None])[0]\n"
+        "    of_many = vmap(torch.func.grad(of_one), in_dims=(None, 0, 0))\n"
+        "    return of_many(params, x, y)\n"
+    ),
+    "explicit.evaluate": (
+        "def evaluate(model, params, stats, x):\n"
+        "    twin = copy.deepcopy(model)\n"
+        "    explicit.store(twin, params, stats)\n"
+        "    with torch.inference_mode():\n"
+        "        return twin.train(False)(x)\n"
+    ),
+    "explicit.stale": (
+        "import numpy as np\n"
+        "answer = {'added_up': torch.tensor(4), 'reused': np.int64(2)}\n"
+    ),
+}
+RIGHT |= EXPLICIT
+
 WRONG = {
     "keras_models.same_padding": (
         "def same_padding(size, kernel, stride):\n"

@@ -159,6 +159,11 @@ EQUIVALENT = {
         "keras_models.same_padding",
         "missing = max(0, (windows - 1) * stride + kernel - size)",
     ): "the larger of two, in either order",
+    ("explicit.fit", "losses.append(value)"): "a tensor with the same number",
+    (
+        "explicit.fit",
+        "log.append({'losses': losses, 'accuracy': right.double().mean()})",
+    ): "a tensor with the same number",
     ("rules.warm_cosine", "done = (warmup - step) / (total - warmup)"): (
         "the cosine is even"
     ),

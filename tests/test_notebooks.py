@@ -25,7 +25,7 @@ EXCEPTIONS = {
     ("02_regularization", "raises-exception"): (2, "the seed's error, tied weights"),
     ("03_keras_models", "raises-exception"): (1, "a Lambda is never run"),
     ("04_losses", "raises-exception"): (1, "a slice of the batch is refused"),
-    ("06_explicit", "raises-exception"): (1, "a missing key is refused"),
+    ("06_explicit", "raises-exception"): (1, "a loss without parameters is refused"),
     ("07_rules", "raises-exception"): (2, "an unknown name, a nan in the loss"),
     ("08_rso", "raises-exception"): (1, "the number of mistakes has no gradient"),
 }

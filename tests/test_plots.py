@@ -68,6 +68,9 @@ ONE_AXES = {
     "races": lambda ax: plots.races(ax, {"a": {1: 2.0}}, xlabel="x", ylabel="y"),
     "strips": lambda ax: plots.strips(ax, {"a": ["1"]}, {}),
     "windows": lambda ax: plots.windows(ax, 4, 3, 2, {"a": (0, 1)}),
+    "touched": lambda ax: plots.touched(ax, ["grad"], {"old": [("step()", ["grad"])]}),
+    "swings": lambda ax: plots.swings(ax, {"a": torch.ones(3)}),
+    "units": lambda ax: plots.units(ax, {"a": torch.ones(3)}),
 }
 
 
@@ -321,18 +324,47 @@ def test_each_price_points_at_the_layer_that_it_is_given(ax):
     assert not same_color(edge_color(ax, "l2 = 1"), edge_color(ax, "l2 = 2"))
 
 
-# touched
+# touched, units
 
 
 def test_a_square_stands_where_a_line_of_code_changed_a_place(ax):
-    rows = [("read()", []), ("step()", ["state", "grad"])]
-    plots.touched(ax, ["grad", "buffers", "state"], rows)
+    groups = {"old": [("step()", ["state", "grad"])], "new": [("read()", [])]}
+    plots.touched(ax, ["grad", "buffers", "state"], groups)
     squares = {tuple(m.get_xydata()[0]) for m in ax.lines if m.get_marker() == "s"}
     assert squares == {(0, 1), (2, 1)}  # (column, row)
     assert len(ax.lines) == 6  # a small dot where nothing changed
     assert [t.get_text() for t in ax.get_xticklabels()] == ["grad", "buffers", "state"]
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["read()", "step()"]
+    labels = [t.get_text() for t in ax.get_yticklabels()]
+    assert labels[1::2] == ["step()", "read()"]
+    assert "old" in labels[0]
+    assert "new" in labels[2]
     assert ax.yaxis_inverted()
+
+
+def test_units_are_a_row_of_squares_for_each_name(ax):
+    rows = {"on": torch.tensor([0.0, 2.0, 2.0]), "off": torch.ones(3)}
+    plots.units(ax, rows)
+    (mesh,) = ax.collections
+    np.testing.assert_array_equal(mesh.get_array(), [[0, 2, 2], [1, 1, 1]])
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["on", "off"]
+    assert ax.yaxis_inverted()
+    white, dark, middle = mesh.cmap(mesh.norm([0.0, 2.0, 1.0]))
+    assert sum(white) > sum(middle) > sum(dark)
+
+
+def test_swings_are_lines_over_steps_with_room_for_the_legend(ax):
+    plots.swings(ax, {"a": torch.tensor([1.0, -1.0])})
+    np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[0, 1], [1, -1]])
+    assert ax.get_ylim() == (-1.2, 2)
+
+
+def test_extremes_are_the_images_of_the_smallest_and_of_the_largest(figure):
+    axes = figure.subplots(1, 4)
+    pixels = torch.arange(6.0).reshape(6, 1, 1, 1) / 5
+    plots.extremes(axes, pixels, torch.tensor([0.5, 2.0, 1e-3, 3.0, 0.2, 1.0]))
+    assert [ax.get_title() for ax in axes] == ["1e-03", "0.2", "2.0", "3.0"]
+    drawn = [ax.images[0].get_array().item() for ax in axes]
+    np.testing.assert_allclose(drawn, [2 / 5, 4 / 5, 1 / 5, 3 / 5], atol=1e-6)
 
 
 # descent, arrows, flow

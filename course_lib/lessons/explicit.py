@@ -17,14 +17,18 @@ from course_lib.lessons.checks import (
     require_kind,
     require_written,
 )
+from course_lib.lessons.epoch_loop import Fit, judge_fit
 from course_lib.lessons.exercises import NotYet, exercise
-from course_lib.lessons.freezing import judge_freezing
 from course_lib.lessons.hidden_state import PLACES as PLACES
-from course_lib.lessons.hidden_state import depth as depth
+from course_lib.lessons.hidden_state import make_run as make_run
+from course_lib.lessons.hidden_state import race as race
+from course_lib.lessons.hidden_state import torch_steps as torch_steps
 from course_lib.lessons.hidden_state import watch as watch
 from course_lib.trees import Tree, dotted, map_tree, walk
 
 NUMBER = 6
+
+ETA = 0.25  # of the check of `descend`
 
 # (w, the gradient that was used) before each step of w' = w - 0.1 * g; loss w**2
 LOG = ((1.0, 2.0), (0.8, 1.6), (0.64, 1.6), (0.48, 0.96), (0.384, 1.728))
@@ -83,8 +87,13 @@ def descend(answer: Callable[[Tree, Tree, float], Tree]) -> None:
     before = _copy(params)
     tensors = dict(walk(params))
     try:
-        got = answer(params, grads, 0.1)
+        got = answer(params, grads, ETA)
     except (TypeError, AttributeError) as error:
+        if "'Tensor' object has no" in str(error):
+            raise NotYet(
+                "A tensor was used as a dict: it may stand at any level, at the top, "
+                "too. Ask of each value which of the two it is."
+            ) from error
         if "dict" not in str(error):
             raise
         raise NotYet(
@@ -109,24 +118,20 @@ def descend(answer: Callable[[Tree, Tree, float], Tree]) -> None:
         return map_tree(lambda path, x: x + factor * by_path[path], before)
 
     mistakes = {
-        "That climbs: the loss grows along the gradient. Subtract it": stepped(0.1),
+        "That climbs: the loss grows along the gradient. Subtract it": stepped(ETA),
         "The step has no `eta` in it": stepped(-1.0),
         "Nothing moved. Return x - eta * g for every tensor": before,
-        "That is the step alone, without x": map_tree(lambda path, g: -0.1 * g, grads),
+        "That is the step alone, without x": map_tree(lambda path, g: -ETA * g, grads),
+        "The step is 0.1 whatever `eta` is; use the argument": stepped(-0.1),
+        "The signs of x and of the step are swapped": map_tree(
+            lambda path, x: -x, stepped(-ETA)
+        ),
+        "Only the tensors at the top moved. Use what `descend` returns for a dict": (
+            {**before, "w": stepped(-ETA)["w"]}
+        ),
     }
-    _require_tree(got, stepped(-0.1), "descend", mistakes)
-
-
-@exercise(
-    "A state is a dict with the keys of the parameters.",
-    "`freeze` takes any subtree of a state, and returns a new one.",
-    '`{**state, "encoder": ...}` is a new dict with one entry replaced.',
-    right="The encoder stands still, its velocity is stored until it is thawed, and "
-    "the old state trains everything as before.",
-)
-def freeze_encoder(answer: Callable[[Tree], Tree]) -> None:
-    """A function of a state: the same with a frozen encoder."""
-    judge_freezing(answer, "encoder")
+    wanted = "x - eta * g for each tensor x"
+    _require_tree(got, stepped(-ETA), "descend", mistakes, wanted)
 
 
 @exercise(
@@ -315,7 +320,13 @@ def _require_keys(got: Any, wanted: Tree, place: str) -> None:
         )
 
 
-def _require_tree(got: Tree, wanted: Tree, place: str, mistakes: Mistakes) -> None:
+def _require_tree(
+    got: Tree,
+    wanted: Tree,
+    place: str,
+    mistakes: Mistakes,
+    words: str = "those of autograd",
+) -> None:
     at = dict(walk(got))
     for path, tensor in walk(wanted):
         what = f"`{dotted(path)}`"
@@ -328,4 +339,19 @@ def _require_tree(got: Tree, wanted: Tree, place: str, mistakes: Mistakes) -> No
             raise NotYet(f"{what} has shape {tuple(shape)}; wanted {wanted_shape}.")
     if not _same(got, wanted):
         reject({f"{text}.": _same(got, tree) for text, tree in mistakes.items()})
-        raise NotYet(f"The numbers of `{place}` are others than those of autograd.")
+        raise NotYet(f"The numbers of `{place}` are wrong; wanted {words}.")
+
+
+@exercise(
+    "Two loops, one inside of the other: over the epochs, over the batches. Both stand "
+    "in the section on the loop of Flux's chapter.",
+    "Before the batches: `losses = []` and `model.train()`. After them: "
+    "`model.eval()`, the accuracy, `log.append(...)`, and whether to `break`.",
+    "In the inner loop: `value, grads = with_gradient(...)`; append the value; `if not "
+    "math.isfinite(value): continue`; `state, params = update(state, params, grads)`.",
+    right="The loop of Flux's chapter, and it owns nothing: what it read came in as "
+    "arguments, what it made goes out with `return`.",
+)
+def fit(answer: Fit) -> None:
+    """A function of (model, params, state, batches, test, epochs, goal)."""
+    judge_fit(answer)

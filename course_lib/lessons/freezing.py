@@ -1,4 +1,4 @@
-"""A check for lessons 06 and 07: of a function that freezes a branch of a state."""
+"""A check for lesson 07: of a function that freezes a branch of a state."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

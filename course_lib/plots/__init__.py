@@ -18,7 +18,7 @@ from course_lib.plots.common import (
     races,
     tiles,
 )
-from course_lib.plots.explicit import touched
+from course_lib.plots.explicit import extremes, swings, touched, units
 from course_lib.plots.keras_models import strips, windows
 from course_lib.plots.losses import sharing
 from course_lib.plots.regularization import histogram, valley
@@ -35,6 +35,7 @@ __all__ = [
     "channels",
     "curves",
     "descent",
+    "extremes",
     "flow",
     "heatmap",
     "histogram",
@@ -48,9 +49,11 @@ __all__ = [
     "sharing",
     "spread",
     "strips",
+    "swings",
     "three",
     "tiles",
     "touched",
+    "units",
     "valley",
     "windows",
 ]

@@ -31,13 +31,41 @@ def _stale(reused, added_up):
     return f'answer = {{"reused": {reused}, "added_up": {added_up}}}\n'
 
 
-def _freeze(*body):
-    return _lines("freeze_encoder(state)", *body)
-
-
 def _evaluate(*body):
     return _lines("evaluate(model, params, stats, x)", *body)
 
+
+_FIT = """\
+def fit(model, params, state, batches, test, epochs, goal):
+    log = []
+    for _ in range(epochs):
+        losses = []
+        model.train()
+        for a, b in batches:
+            loss = lambda p: cross_entropy(call(model, p, a), b)
+            value, grads = with_gradient(loss, params)
+            losses.append(value.item())
+            if not math.isfinite(value):
+                continue
+            state, params = update(state, params, grads)
+        model.eval()
+        right = call(model, params, test[0]).argmax(dim=1) == test[1]
+        log.append({"losses": losses, "accuracy": right.double().mean().item()})
+        if log[-1]["accuracy"] >= goal:
+            break
+    return state, params, log
+"""
+
+
+def _fit(old, new):
+    assert _FIT.count(old) == 1, old
+    return _FIT.replace(old, new)
+
+
+_SKIP = "            if not math.isfinite(value):\n                continue\n"
+_LOG = "            losses.append(value.item())\n"
+_STEP = "            state, params = update(state, params, grads)\n"
+_ENTRY = '{"losses": losses, "accuracy": right.double().mean().item()}'
 
 WRONG = {
     "descend": [
@@ -49,6 +77,30 @@ WRONG = {
         (_recursive("x + eta * g"), "That climbs"),
         (_recursive("x - g"), "no `eta`"),
         (_recursive("x"), "Nothing moved"),
+        (_recursive("x - 0.1 * g"), "whatever `eta` is"),
+        (_recursive("eta * g - x"), "signs of x and of the step"),
+        (_recursive("x - eta * x"), "wanted x - eta * g for each tensor"),
+        (
+            _descend(
+                "return {",
+                "    k: {n: t - eta * grads[k][n] for n, t in part.items()}",
+                "    for k, part in params.items()",
+                "}",
+            ),
+            "A tensor was used as a dict",
+        ),
+        (
+            _descend(
+                "new = dict(params)",
+                "for k, x in new.items():",
+                "    if isinstance(x, dict):",
+                "        descend(x, grads[k], eta)",
+                "    else:",
+                "        new[k] = x - eta * grads[k]",
+                "return new",
+            ),
+            "Only the tensors at the top moved",
+        ),
         (_recursive("-eta * g"), "without x"),
         (_recursive("x.sub_(eta * g)"), "changed the tensors"),
         (
@@ -170,45 +222,6 @@ WRONG = {
         (_stale(2, 1), "`added_up` is not 1"),
         ("answer = 2\n", "the dict with the keys"),
     ],
-    "freeze_encoder": [
-        (
-            _freeze("return explicit.freeze(state)"),
-            "decoder is frozen, too; only the encoder",
-        ),
-        (
-            _freeze('return {**state, "decoder": explicit.freeze(state["decoder"])}'),
-            "That freezes the decoder",
-        ),
-        (
-            _freeze('explicit.freeze(state["encoder"])', "return state"),
-            "Nothing is frozen",
-        ),
-        (
-            _freeze(
-                'state["encoder"] = explicit.freeze(state["encoder"])', "return state"
-            ),
-            "wrote into the state",
-        ),
-        (
-            _freeze(
-                'return {**state, "encoder": explicit.adjust(state["encoder"], 0.0)}'
-            ),
-            "still coasts",
-        ),
-        (
-            _freeze('return explicit.freeze(state["encoder"])'),
-            "the branch alone",
-        ),
-        (
-            _freeze(
-                "zeros = {k: torch.zeros_like(leaf.state)",
-                '         for k, leaf in state["encoder"].items()}',
-                'fresh = setup(Momentum(0.1, 0.5), {"encoder": zeros})',
-                'return {**state, "encoder": explicit.freeze(fresh["encoder"])}',
-            ),
-            "The velocity or the rule of the encoder is lost",
-        ),
-    ],
     "evaluate": [
         (_evaluate("return call(model, params, x, buffers=stats)[0]"), "in train mode"),
         (
@@ -248,6 +261,102 @@ WRONG = {
                 "return call(model, params, x)",
             ),
             "The model's own `0.weight` has changed",
+        ),
+    ],
+    "fit": [
+        ("def fit(*given):\n    return ...\n", "still a `...`"),
+        (
+            _fit("return state, params, log", "return params, state, log"),
+            "The order is",
+        ),
+        (_fit("return state, params, log", "return params, log"), "a tuple of 2"),
+        (_fit("state, params = update", "state, new = update"), "keep them"),
+        (_fit("state, params = update", "_, params = update"), "velocity is lost"),
+        (
+            _fit("grads)\n        model.eval()", "grads)\n            break\n"),
+            "Only the first batch was used",
+        ),
+        (
+            _fit(
+                _STEP, "            state2, new = update(state, params, grads)\n"
+            ).replace("return state, params, log", "return state2, new, log"),
+            "Each batch starts from the first parameters",
+        ),
+        (
+            _fit(_STEP, "            explicit.update_(state, params, grads)\n"),
+            "changed in place",
+        ),
+        (
+            _fit("        model.eval()", "        explicit.store(model, params)"),
+            "The model's own `0.weight` has changed",
+        ),
+        (_fit("call(model, p, a)", "model(a)"), "uses none of the parameters"),
+        (_fit("value, grads = ", "grads, value = "), "gives the value first"),
+        (
+            _fit(
+                _LOG + _SKIP + _STEP,
+                _STEP + "            losses.append(loss(params))\n",
+            ),
+            "the value of each batch before its step",
+        ),
+        (
+            _fit('"losses": losses', '"losses": sum(losses) / len(losses)'),
+            "`losses` is float; wanted a list",
+        ),
+        (
+            _fit("log.append(" + _ENTRY + ")", "log = [" + _ENTRY + "]"),
+            "is `log` made again in each epoch?",
+        ),
+        (
+            _fit("call(model, params, test[0])", "model(test[0])"),
+            "model's own parameters",
+        ),
+        (_fit("right.double().mean()", "100 * right.double().mean()"), "in percent"),
+        (_fit("right.double().mean()", "right.sum()"), "the number of right answers"),
+        (
+            _fit("test[0]).argmax(dim=1) == test[1]", "a).argmax(dim=1) == b"),
+            "wanted 0.25, the share of the test samples",
+        ),
+        (
+            _FIT.replace("        losses = []\n", "").replace(
+                "    log = []\n", "    log, losses = [], []\n"
+            ),
+            "Begin each epoch with an empty list",
+        ),
+        (
+            _fit(
+                "        losses = []\n",
+                "        losses = []\n        state = setup(Momentum(0.1), params)\n",
+            ),
+            "The velocity starts at zero in each epoch",
+        ),
+        (_fit(_SKIP, ""), "stopped with an error"),
+        (_fit("continue", "break"), "no batch came after it"),
+        (_fit(_LOG + _SKIP, _SKIP + _LOG), "no entry for a batch that was skipped"),
+        (
+            _fit("not math.isfinite(value)", "math.isnan(value)"),
+            "infinite loss was used",
+        ),
+        (_fit("        model.train()\n", ""), "came in eval mode"),
+        (
+            _fit("        model.train()\n", "").replace(
+                "    log = []\n", "    log = []\n    model.train()\n"
+            ),
+            "From the second epoch on you train in eval mode",
+        ),
+        (_fit("        model.eval()\n", ""), "measured in train mode"),
+        (
+            _fit('        if log[-1]["accuracy"] >= goal:\n            break\n', ""),
+            "the loop goes on. `break` leaves it",
+        ),
+        (_fit("] >= goal", "] > goal"), "At least the goal is `>=`"),
+        (
+            _fit("        log.append(" + _ENTRY + ")\n", "").replace(
+                'log[-1]["accuracy"] >= goal:\n            break\n',
+                "right.double().mean() >= goal:\n            break\n"
+                "        log.append(" + _ENTRY + ")\n",
+            ),
+            "that epoch is not in the log",
         ),
     ],
 }

@@ -1,0 +1,429 @@
+"""The larger check of lesson 06: a loop over epochs, judged in steps.
+
+The oracle is plain PyTorch: a linear layer, `backward`, and torch.optim.SGD.
+"""
+
+import copy
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from course_lib.explicit import Leaf, setup
+from course_lib.lessons.checks import close, reject, require_kind, require_written
+from course_lib.lessons.exercises import NotYet
+from course_lib.rules import Momentum
+from course_lib.trees import Tree, dotted, map_tree, walk
+
+Batches = Sequence[tuple[Tensor, Tensor]]
+Fit = Callable[..., Any]
+WANTED = "the tuple (state, params, log)"
+
+
+class Epoch(NamedTuple):
+    """What is true after an epoch."""
+
+    layer: nn.Linear
+    velocity: Tensor  # of the weight, times the step size
+    losses: list[float]
+    accuracy: float
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight of the layer."""
+        return self.layer.weight.detach()
+
+
+def judge_fit(fit: Fit) -> None:
+    """Call `fit` on small problems, each with one difficulty more.
+
+    Raises:
+        NotYet: the first thing that differs from plain PyTorch.
+    """
+    given, batches, test = _problem()
+    _judge_one_epoch(fit, given, batches, test)
+    _judge_epochs(fit, given, batches, test)
+    _judge_skipping(fit, given, batches, test)
+    _judge_modes(fit, given, batches, test)
+    _judge_stopping(fit, given, batches, test)
+
+
+def _problem() -> tuple[Tree, Batches, tuple[Tensor, Tensor]]:
+    """Return parameters that start badly, three batches and eight test samples."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(20, 3, generator=generator)
+    x[:, 0] = x[:, 0].abs() + 0.1  # the inputs of the test are negative there
+    y = (x[:, 1] + x[:, 2] > 0).long()
+    x[12:, 0] *= -1
+    weight = torch.tensor([[2.0, 1.5, 1.0], [-2.0, -1.0, -1.5]])
+    batches = [(x[a:b], y[a:b]) for a, b in ((0, 3), (3, 7), (7, 12))]
+    bias = torch.tensor([0.25, -0.25])
+    return {"0": {"weight": weight, "bias": bias}}, batches, (x[12:], y[12:])
+
+
+def _run(
+    fit: Fit, given: Tree, batches: Batches, test: Any, epochs: int = 1, goal: float = 2
+) -> tuple[Tree, Tree, list]:
+    """Call the answer; return what it returned, once its form is right."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 2))
+    return _run_with(model, fit, given, batches, test, epochs, goal)
+
+
+def _run_with(
+    model: nn.Module, fit: Fit, given: Tree, batches: Batches, test: Any, *rest: Any
+) -> tuple[Tree, Tree, list]:
+    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    params = map_tree(lambda path, x: x.clone(), given)
+    state = setup(Momentum(0.1, 0.9), params)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `train` warns of a batch that it skips
+        got = _called(fit, model, params, state, list(batches), test, *rest)
+    if isinstance(got, list) and len(got) == 3:
+        got = tuple(got)
+    require_kind(got, tuple, WANTED)
+    if len(got) != 3:
+        raise NotYet(f"Your function returned a tuple of {len(got)}; wanted {WANTED}.")
+    for part in got:
+        require_written(part)
+    _require_trees(*got, params)
+    for name, tensor in model.state_dict().items():
+        if not torch.equal(tensor, own[name]):
+            raise NotYet(
+                f"The model's own `{name}` has changed. Keep what is trained in "
+                "`params`; the model gives the architecture alone."
+            )
+    if any(p.grad is not None for p in model.parameters()):
+        raise NotYet("The model has a `.grad` now. Take gradients with respect to p.")
+    changed = [p for p, x in walk(params) if not torch.equal(x, dict(walk(given))[p])]
+    moved = [p for p, leaf in walk(state) if leaf.state.any()]
+    if changed or moved:
+        raise NotYet(
+            f"The {'params' if changed else 'state'} that you were given changed in "
+            "place. `update` returns new trees; `update_`, `store` and `-=` write."
+        )
+    return got
+
+
+def _called(fit: Fit, *arguments: Any) -> Any:
+    try:
+        return fit(*arguments)
+    except (AttributeError, TypeError) as error:
+        said = str(error)
+        if "'dict' object has no attribute" in said or "real number, not dict" in said:
+            raise NotYet(
+                f"A tree stands where a number should: {said}. `with_gradient` gives "
+                "the value first, then the gradients."
+            ) from error
+        raise
+
+
+def _require_trees(state: Any, params: Any, log: Any, wanted: Tree) -> None:
+    kinds = [
+        next((type(leaf) for _, leaf in walk(tree)), None) for tree in (state, params)
+    ]
+    if isinstance(state, list) or kinds == [Tensor, Leaf]:
+        raise NotYet(f"The order is another one: wanted {WANTED}.")
+    for name, tree, kind in (("state", state, Leaf), ("params", params, Tensor)):
+        places = {dotted(path): leaf for path, leaf in walk(tree)}
+        if set(places) != {dotted(path) for path, _ in walk(wanted)} or not all(
+            isinstance(leaf, kind) for leaf in places.values()
+        ):
+            raise NotYet(f"Your `{name}` is not a tree like the one that was given.")
+    require_kind(
+        log, list, "a list with a dict for each epoch", what="`log`", verb="is"
+    )
+    for entry in log:
+        require_kind(entry, dict, "a dict", what="An entry of `log`", verb="is")
+        if set(entry) != {"losses", "accuracy"}:
+            raise NotYet(
+                f"An entry of `log` has the keys {', '.join(map(str, entry))}; wanted "
+                "losses and accuracy."
+            )
+        require_kind(
+            entry["losses"],
+            list | tuple,
+            "a list, one number for each batch",
+            what="`losses`",
+            verb="is",
+        )
+
+
+# The oracle
+
+
+def _by_torch(
+    given: Tree,
+    batches: Batches,
+    test: tuple[Tensor, Tensor],
+    epochs: int = 1,
+    *,
+    keeps_velocity: str = "always",
+) -> list[Epoch]:
+    """Train by `backward`; velocity is kept "always", "in an epoch" or "never"."""
+    layer = nn.Linear(3, 2)
+    layer.load_state_dict(given["0"])
+    found = []
+    sgd = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(epochs):
+        losses = []
+        if keeps_velocity != "always":
+            sgd.state.clear()
+        for x, y in batches:
+            loss = nn.functional.cross_entropy(layer(x), y)
+            losses.append(loss.item())
+            if math.isfinite(losses[-1]):
+                if keeps_velocity == "never":
+                    sgd.state.clear()
+                sgd.zero_grad()
+                loss.backward()
+                sgd.step()
+        velocity = 0.1 * sgd.state[layer.weight]["momentum_buffer"]
+        now = copy.deepcopy(layer)
+        found.append(Epoch(now, velocity, losses, _accuracy(now, test)))
+    return found
+
+
+@torch.no_grad()
+def _accuracy(layer: nn.Module, test: tuple[Tensor, Tensor]) -> float:
+    return (layer(test[0]).argmax(1) == test[1]).double().mean().item()
+
+
+# The steps
+
+
+def _judge_one_epoch(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
+    state, params, log = _run(fit, given, batches, test)
+    (wanted,) = _by_torch(given, batches, test)
+    if len(log) != 1:
+        raise NotYet(
+            f"One epoch: `log` has {len(log)} entries. Append one after the batches."
+        )
+
+    def of(batches: Batches, velocity: str = "always") -> Tensor:
+        return _by_torch(given, batches, test, keeps_velocity=velocity)[0].weight
+
+    start, got = given["0"]["weight"], params["0"]["weight"]
+    mistakes = {
+        "The parameters that you return are those that you were given. `update` "
+        "returns new ones: keep them, for the next batch and for the end.": start,
+        "Only the first batch was used. Does a `return` or a `break` end the loop over "
+        "the batches?": of(batches[:1]),
+        "Each batch starts from the first parameters, so only the last one counts. "
+        "Give the new ones to the next batch.": of(batches[-1:]),
+        "The velocity is lost between the batches: keep the state that `update` "
+        "returns, too.": of(batches, "never"),
+        "The steps climb: the losses grow.": 2 * start - wanted.weight,
+    }
+    reject({text: close(got, weight) for text, weight in mistakes.items()})
+    if not close(got, wanted.weight):
+        raise NotYet(
+            "After one epoch of three batches the parameters are not those of plain "
+            "PyTorch with the rule in `state`, which is Momentum here. For each batch: "
+            "the gradient of its mean cross entropy at the newest params, then one "
+            "`update`."
+        )
+    if not close(state["0"]["weight"].state, wanted.velocity):
+        raise NotYet(
+            "The state that you return is not the newest one: its velocity differs."
+        )
+    _judge_losses(log[0]["losses"], wanted.losses, "One epoch")
+    _judge_accuracy(log[0]["accuracy"], wanted, 0, (given, batches, test))
+
+
+def _judge_losses(got: Sequence[Any], wanted: list[float], place: str) -> None:
+    if len(got) != len(wanted):
+        raise NotYet(
+            f"{place}: `losses` has {len(got)} entries; wanted {len(wanted)}, one for "
+            "each batch of this epoch."
+        )
+    for number, wish in zip(got, wanted, strict=True):
+        is_number = close(number, number) or number != number
+        if not is_number or not _same(number, wish):
+            raise NotYet(
+                f"{place}: `losses` differ. Wanted the value of each batch before its "
+                "step, as a number: `with_gradient` gives it together with the "
+                "gradients."
+            )
+
+
+def _same(got: Any, wanted: float) -> bool:
+    if math.isfinite(wanted):
+        return close(got, wanted)
+    return repr(float(got)) == repr(wanted)
+
+
+def _judge_epochs(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
+    state, params, log = _run(fit, given, batches, test, 3)
+    wanted = _by_torch(given, batches, test, 3)
+    if len(log) == 1:
+        raise NotYet(
+            "Three epochs, a goal that can't be reached: `log` has 1 entry. Does a "
+            "`return` or a `break` stand in the loop, without its `if`? Or is `log` "
+            "made again in each epoch?"
+        )
+    if len(log) != 3:
+        raise NotYet(f"Three epochs: `log` has {len(log)} entries.")
+    sizes = [len(entry["losses"]) for entry in log]
+    if max(sizes) > 3:
+        raise NotYet(
+            f"Three batches in an epoch, and `losses` has {max(sizes)} entries: it "
+            "goes on over the epochs. Begin each epoch with an empty list."
+        )
+    forgot = _by_torch(given, batches, test, 3, keeps_velocity="in an epoch")[-1]
+    if close(params["0"]["weight"], forgot.weight):
+        raise NotYet(
+            "The velocity starts at zero in each epoch. `state` goes on; no `setup` in "
+            "the loop."
+        )
+    for number, (entry, epoch) in enumerate(zip(log, wanted, strict=True)):
+        _judge_losses(entry["losses"], epoch.losses, f"Epoch {number + 1}")
+        _judge_accuracy(entry["accuracy"], epoch, number, (given, batches, test))
+    reject(
+        {
+            "After three epochs the parameters are not those of plain PyTorch.": (
+                not close(params["0"]["weight"], wanted[-1].weight)
+            ),
+            "After three epochs the state is not the newest one.": (
+                not close(state["0"]["weight"].state, wanted[-1].velocity)
+            ),
+        }
+    )
+
+
+def _judge_accuracy(
+    got: Any, epoch: Epoch, number: int, problem: tuple[Tree, Batches, Any]
+) -> None:
+    given, batches, test = problem
+    place = f"Epoch {number + 1}: `accuracy` is"
+    if not close(got, got):
+        raise NotYet(f"{place} {got!r}; wanted one number, the share of right answers.")
+    if close(got, epoch.accuracy):
+        return
+    seen = tuple(map(torch.cat, zip(*batches, strict=True)))
+    torch.manual_seed(0)
+    own = nn.Sequential(nn.Linear(3, 2))
+    before = nn.Linear(3, 2)
+    before.load_state_dict(given["0"])
+    if number:
+        before = _by_torch(given, batches, test, number)[-1].layer
+    mistakes = {
+        "in percent; wanted a share between 0 and 1": 100 * epoch.accuracy,
+        "the number of right answers; wanted their share": (
+            len(test[1]) * epoch.accuracy
+        ),
+        "the share of mistakes": 1 - epoch.accuracy,
+        "that of the training samples; wanted the test": _accuracy(epoch.layer, seen),
+        "that of the model's own parameters. Use `call` with the newest params": (
+            _accuracy(own, test)
+        ),
+        "from before this epoch. Measure after its batches, with the newest params": (
+            _accuracy(before, test)
+        ),
+    }
+    reject({f"{place} {text}.": close(got, wrong) for text, wrong in mistakes.items()})
+    raise NotYet(
+        f"{place} {float(got):.3g}; wanted {epoch.accuracy:.3g}, the share of the test "
+        "samples that the newest params name rightly."
+    )
+
+
+def _judge_skipping(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
+    nan = torch.full((2, 3), math.nan), torch.tensor([0, 1])
+    inf = torch.tensor([[1.5e38, 0.0, 0.0]]), torch.tensor([1])
+    first, second, third = batches
+    hard = [first, nan, second, inf, third]
+    try:
+        state, params, log = _run(fit, given, hard, test)
+    except (ValueError, ArithmeticError) as error:
+        raise NotYet(
+            "The loss of a batch was nan, and your loop stopped with an error: "
+            f"{str(error).splitlines()[0][:60]}... Look at the loss before `update`, "
+            "and skip the batch."
+        ) from error
+    (wanted,) = _by_torch(given, hard, test)
+    got = log[0]["losses"] if log else []
+    reject(
+        {
+            "The loss of a batch was nan, and no batch came after it: `continue` goes "
+            "on with the next batch; `break` or `return` end the epoch.": len(got) < 3,
+            "`losses` has no entry for a batch that was skipped. Log first, then skip: "
+            "who reads the log should see the nan.": len(got) == 3,
+        }
+    )
+    weight = params["0"]["weight"]
+    reject(
+        {
+            "A batch with an infinite loss was used. `math.isfinite` finds inf and "
+            "nan.": not (weight.isfinite() & (weight.abs() < 1e9)).all().item(),
+            "The batches with nan and inf should change nothing, the velocity "
+            "included. Skip `update` for them, and for them only.": not (
+                close(weight, wanted.weight)
+                and close(state["0"]["weight"].state, wanted.velocity)
+            ),
+        }
+    )
+    _judge_losses(got, wanted.losses, "With a nan and an inf")
+
+
+class _Watched(nn.Sequential):
+    """Notes at each call whether it sees the test, and whether it is in train mode."""
+
+    def __init__(self, note: Callable[[bool, bool], None], *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        self.note = note
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Note, then run the layers."""
+        self.note(bool((x[:, 0] < 0).all()), self.training)
+        return super().forward(x)
+
+
+def _judge_modes(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
+    seen: dict[bool, list[bool]] = {True: [], False: []}
+
+    def note(is_test: bool, is_training: bool) -> None:
+        seen[is_test].append(is_training)
+
+    model = _Watched(note, nn.Linear(3, 2)).eval()
+    _run_with(model, fit, given, batches, test, 2, 2.0)
+    trained, judged = seen[False], seen[True]
+    reject(
+        {
+            "The model came in eval mode and was trained in it: dropout would be off. "
+            "Call `model.train()` before the batches.": not any(trained),
+            "From the second epoch on you train in eval mode: `eval()` stays on. Call "
+            "`model.train()` at the beginning of each epoch.": not all(trained),
+            "The accuracy is measured in train mode, with dropout on. Call "
+            "`model.eval()` first.": any(judged),
+        }
+    )
+
+
+def _judge_stopping(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
+    wanted = _by_torch(given, batches, test, 8)
+    goal = wanted[-1].accuracy
+    last = next(i for i, epoch in enumerate(wanted) if epoch.accuracy >= goal)
+    for at_least in (goal - 0.01, goal):
+        _, params, log = _run(fit, given, batches, test, 8, at_least)
+        place = f"The accuracy reaches the goal in epoch {last + 1} of 8"
+        is_equal = at_least == goal
+        reject(
+            {
+                f"{place}, and the loop goes on. `break` leaves it.": (
+                    len(log) > last + 1 and not is_equal
+                ),
+                f"{place}: it equals the goal, and the loop goes on. At least the goal "
+                "is `>=`.": len(log) > last + 1,
+                f"{place}, and that epoch is not in the log. Append first, then "
+                "`break`.": len(log) == last,
+                f"{place}, and the loop stops too early.": len(log) < last,
+                "The parameters that you return are not those of the epoch that "
+                "reached the goal.": not close(
+                    params["0"]["weight"], wanted[last].weight
+                ),
+            }
+        )

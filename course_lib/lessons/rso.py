@@ -19,6 +19,7 @@ from course_lib.lessons.checks import (
     require_unchanged,
 )
 from course_lib.lessons.exercises import NotYet, exercise
+from course_lib.lessons.weight_visits import Lab, judge
 
 NUMBER = 8
 
@@ -284,3 +285,49 @@ def anneal(answer: Callable[[float, int, int, float], float]) -> None:
             "With a single cycle you divide by zero. There is no line then; use sigma."
         ) from None
     require_close(alone, 1.0, "In a single cycle, which has sigma itself", {})
+
+
+def _labs() -> dict[str, Lab]:
+    """Return the steps in which a cycle is checked, each with one thing more."""
+    conv, grouped = nn.Conv2d(2, 3, 2), nn.Conv2d(2, 4, 2, groups=2, bias=False)
+    others = nn.BatchNorm2d(4), nn.PReLU(), nn.MaxPool2d(2), nn.Flatten()
+    layers = {
+        "1, one output of three inputs": ([nn.Linear(3, 1, bias=False)], [0.5]),
+        "2, a linear layer with biases": ([nn.Linear(3, 4)], [0.5]),
+        "3, a convolution": ([nn.Conv2d(2, 3, (2, 3))], [0.5]),
+        "4, two layers": (
+            [conv, nn.ReLU(), nn.Flatten(), nn.Linear(12, 2)],
+            [0.5, 0.0, 0.0, 0.25],
+        ),
+        "5, a network with a norm": (
+            [grouped, *others, nn.Linear(4, 2)],
+            [0.5, 0.0, 0.0, 0.0, 0.0, 0.25],
+        ),
+    }
+    return {
+        f"Step {name}": Lab(
+            nn.Sequential(*parts),
+            sigmas,
+            (4, 3) if isinstance(parts[0], nn.Linear) else (4, 2, 3, 3),
+        )
+        for name, (parts, sigmas) in layers.items()
+    }
+
+
+@exercise(
+    "Four loops, one in the other: layers, outputs, the weights of an output, "
+    "candidates.",
+    "`layer.weight` is one row for each output, for `nn.Linear` and `nn.Conv2d` "
+    "alike; `row.view(-1)` is that row as a vector, in the same memory.",
+    "For each weight: `w, dw = flat[j].item(), draw(sigma)`, a mini-batch from "
+    "`take()`, three losses with `flat[j]` set, and at last the best of the three.",
+    right="A whole cycle: every weight of both kinds of layer, output first, each with "
+    "a mini-batch and a step of its own.",
+)
+def cycle(answer: Callable[..., object]) -> None:
+    """A function of (model, sigmas, draw, take, loss): one cycle of RSO."""
+    for step, lab in _labs().items():
+        try:
+            judge(lab, answer)
+        except NotYet as mistake:
+            raise NotYet(f"{step}: {mistake}") from None

@@ -22,7 +22,7 @@ from course_lib.plots.explicit import touched
 from course_lib.plots.keras_models import strips, windows
 from course_lib.plots.losses import sharing
 from course_lib.plots.regularization import histogram, valley
-from course_lib.plots.rso import three
+from course_lib.plots.rso import feeds, growth, shares, visit
 from course_lib.plots.rso_speed import channels, rates
 from course_lib.plots.rules import arrows, flow
 
@@ -34,7 +34,9 @@ __all__ = [
     "channels",
     "curves",
     "descent",
+    "feeds",
     "flow",
+    "growth",
     "heatmap",
     "histogram",
     "images",
@@ -43,12 +45,13 @@ __all__ = [
     "owners",
     "races",
     "rates",
+    "shares",
     "sharing",
     "spread",
     "strips",
-    "three",
     "tiles",
     "touched",
     "valley",
+    "visit",
     "windows",
 ]

@@ -123,10 +123,10 @@ def varying_share(seed: int, deviation: float) -> float:
 
 
 @claim(
-    "Three linear layers with biases, three cycles: fewer are right if biases are "
-    "drawn and moved by the rule of the weights, sqrt(2 / 1), than if they start at 0 "
-    "and move as their layer does.",
-    below("as weights", "from 0"),
+    "Three linear layers with biases, three cycles: on nine of ten seeds fewer are "
+    "right if biases are drawn and moved by the rule of the weights, sqrt(2 / 1), than "
+    "if they start at 0 and move as their layer does.",
+    lambda v: sum(map(float.__lt__, v["as weights"], v["from 0"])) == 9,
     seeds=10,
 )
 def biases_as_weights(seed: int) -> dict[str, float]:

@@ -67,7 +67,7 @@ def feeds(ax: "Axes", weight: Tensor, output: int, *, title: str = "") -> "Axes"
     ax.set_aspect("equal")
     ax.set_title(title, fontsize=11)
     ax.axis("off")
-    ax.set(xlim=(-0.2, max(across, 4) - gap + 0.2), ylim=(down - gap + 0.2, -0.2))
+    ax.set(xlim=(-0.2, across - gap + 0.2), ylim=(down - gap + 0.2, -0.2))
     return ax
 
 

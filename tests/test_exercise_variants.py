@@ -23,6 +23,28 @@ RIGHT = {
         "    trained = [p for p in model.parameters() if p.requires_grad]\n"
         "    return 3 * cycles * np.sum([p.numel() for p in trained])\n"
     ),
+    "rso.best": (
+        "def best(loss, w, dw):\n"
+        "    tries = torch.tensor([w, w + dw, w - dw])\n"
+        "    return tries[torch.tensor([loss(t) for t in tries]).argmin()]\n"
+    ),
+    "rso.cycle": (
+        "import numpy as np\n"
+        "def run_cycle(model, sigmas, draw, take, loss):\n"
+        "    for d in range(len(model) - 1, -1, -1):\n"
+        "        if type(model[d]) not in (nn.Linear, nn.Conv2d):\n"
+        "            continue\n"
+        "        memory = model[d].weight.detach().numpy()\n"
+        "        places = list(np.ndindex(*memory.shape))\n"
+        "        dws = [draw(sigmas[d]) for _ in places]\n"
+        "        batches = [take() for _ in places]\n"
+        "        for place, dw, (x, y) in zip(places, dws, batches):\n"
+        "            w, losses = memory[place], {}\n"
+        "            for candidate in (w - dw, w + dw, w):\n"
+        "                memory[place] = candidate\n"
+        "                losses[candidate] = loss(model(x), y).item()\n"
+        "            memory[place] = min((w, w + dw, w - dw), key=losses.get)\n"
+    ),
     "rules.warm_cosine": (
         "import numpy as np\n"
         "def warm_cosine(peak, warmup, total):\n"

@@ -183,6 +183,15 @@ EQUIVALENT = {
     ),
     ("rso.he", "return (2 / weight[1].numel()) ** 0.5"): "all rows have one size",
     ("rso.he", "return (2 / weight[-1].numel()) ** 0.5"): "all rows have one size",
+    ("rso.cycle", "tries = (w, w - dw, w + dw)"): (
+        "of two equal candidates either is good"
+    ),
+    ("rso.cycle", "if not isinstance(layer, (nn.Conv2d, nn.Linear)):"): (
+        "kinds have no order"
+    ),
+    ("rso.cycle", "losses.append(loss(model(inputs), targets))"): (
+        "tensors of one number compare as numbers"
+    ),
     (
         "rso_speed.fold",
         "corners = [(0, 1), (0, 0), (1, 0), (1, 1)]",

@@ -64,7 +64,10 @@ ONE_AXES = {
     "spread": lambda ax: plots.spread(ax, {"a": [1.0, 2.0]}, xlabel="x"),
     "mosaic": lambda ax: plots.mosaic(ax, torch.zeros(3, 1, 2, 2)),
     "flow": lambda ax: plots.flow(ax, {"a": ["1", "double", "2"]}),
-    "three": lambda ax: plots.three(ax, torch.zeros(3, 2), 0),
+    "visit": lambda ax: plots.visit(ax, bowl, torch.zeros(2, 2), 0, 1.0),
+    "feeds": lambda ax: plots.feeds(ax, torch.zeros(2, 3), 0),
+    "growth": lambda ax: plots.growth(ax, {"a": [1.0]}, xlabel="x", ylabel="y"),
+    "shares": lambda ax: plots.shares(ax, {"a": [1.0]}, xlabel="x", ylabel="y"),
     "races": lambda ax: plots.races(ax, {"a": {1: 2.0}}, xlabel="x", ylabel="y"),
     "strips": lambda ax: plots.strips(ax, {"a": ["1"]}, {}),
     "windows": lambda ax: plots.windows(ax, 4, 3, 2, {"a": (0, 1)}),
@@ -438,17 +441,45 @@ def test_a_mosaic_lays_images_out_row_by_row(ax, device, channels):
     assert (list(ax.get_xticks()), ax.get_title()) == ([], "samples")
 
 
-@pytest.mark.parametrize("winner", [0, 1, -1])
-def test_the_star_stands_on_the_winner_of_three(ax, device, winner):
-    tries = torch.tensor([[1.0, 2.0], [1.0, 5.0], [1.0, -1.0]], device=device)
-    plots.three(ax, tries, winner)
-    _, kept, moved, star = ax.lines
-    assert [tuple(point) for point in kept.get_xydata()] == [(1, 2)]
-    assert [tuple(point) for point in moved.get_xydata()] == [(1, 5), (1, -1)]
-    assert moved.get_markerfacecolor() == "white"
-    wanted = {0: (1, 2), 1: (1, 5), -1: (1, -1)}[winner]
-    assert [tuple(point) for point in star.get_xydata()] == [wanted]
-    assert star.get_marker() == "*"
+@pytest.mark.parametrize("kept", [2.0, 5.0, -1.0])
+def test_the_last_visit_of_a_walk_has_a_dot_two_rings_and_a_star(ax, device, kept):
+    path = torch.tensor([[0.0, 2.0], [1.0, 2.0], [1.0, kept]], device=device)
+    plots.visit(ax, bowl, path, 1, 3.0, title="all")
+    walk, _, was, rings, star = (line.get_xydata().tolist() for line in ax.lines)
+    assert walk == path.tolist()
+    assert was == [[1, 2]]
+    assert rings == [[1, 5], [1, -1]]
+    assert star == [[1, kept]]
+    assert ax.lines[3].get_markerfacecolor() == "white"
+    assert ax.lines[4].get_marker() == "*"
+    assert ax.get_title() == "all"
+
+
+@pytest.mark.parametrize(
+    ("shape", "filled"), [((3, 4), 4), ((3, 2, 2, 5), 20), ((3,), 1)]
+)
+def test_what_feeds_an_output_is_filled(ax, shape, filled):
+    plots.feeds(ax, torch.zeros(shape), 1, title="w")
+    colors = [same_color(patch.get_facecolor(), "white") for patch in ax.patches]
+    assert len(colors) == torch.zeros(shape).numel()
+    assert colors.count(False) == filled
+    corners = {tuple(round(x, 3) for x in patch.get_xy()) for patch in ax.patches}
+    assert len(corners) == len(colors)  # none covers another
+    rows = {p.get_xy()[1] for p in ax.patches if not same_color(p.get_fc(), "white")}
+    lowest = min(rows)
+    above = [p for p in ax.patches if p.get_xy()[1] < lowest]
+    assert len(above) == filled  # the one output before it
+
+
+def test_growth_and_shares_are_curves_on_their_own_scale(ax, figure):
+    series = {"a": [0.5, 0.25], "b": [1.0, 0.5]}
+    plots.growth(ax, series, xlabel="n", ylabel="y")
+    assert (ax.get_yscale(), ax.get_xlabel(), ax.get_ylabel()) == ("log", "n", "y")
+    other = figure.add_subplot()
+    plots.shares(other, series, xlabel="n", ylabel="y")
+    assert other.get_ylim() == (0, 1)
+    assert list(other.get_xticks()) == [1, 2]
+    assert [line.get_ydata().tolist() for line in other.lines] == [*series.values()]
 
 
 def test_races_have_x_values_of_their_own_on_a_logarithmic_axis(ax):

@@ -6,7 +6,7 @@ none of them is the search that the lesson teaches.
 
 import math
 from collections.abc import Callable, Sequence
-from numbers import Integral
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from course_lib.lessons.checks import (
     require_unchanged,
 )
 from course_lib.lessons.exercises import NotYet, exercise
+from course_lib.lessons.weight_visits import Lab, judge
 
 NUMBER = 8
 
@@ -80,18 +81,21 @@ def _judge_filled(now: list[Tensor], old: list[Tensor], wanted: list[Tensor]) ->
     )
 
 
-# (what it is about, w, dw, losses at w, w + dw and w - dw)
+# (what it is about, w, dw, losses at w, w + dw and w - dw). All numbers fit float32;
+# (w + dw) - dw is not w for the tiny one.
+_TINY = 2.0**-60
 _CASES = (
     ("only w - dw is better", 1.5, 0.25, (20.0, 30.0, 10.0)),
     ("w - dw is the best", 1.5, 0.25, (30.0, 20.0, 10.0)),
     ("w + dw is the best", 1.5, 0.25, (30.0, 10.0, 20.0)),
-    ("staying is the best", 0.1, 0.7, (10.0, 20.0, 30.0)),
-    ("w and w + dw are equal", 0.1, 0.7, (10.0, 10.0, 30.0)),
-    ("w and w - dw are equal", 0.1, 0.7, (10.0, 30.0, 10.0)),
+    ("staying is the best", _TINY, 0.75, (10.0, 20.0, 30.0)),
+    ("w + dw is a little better", 2.5, 0.25, (0.3, 0.2999, 0.31)),
+    ("w and w + dw are equal", _TINY, 0.75, (10.0, 10.0, 30.0)),
+    ("w and w - dw are equal", _TINY, 0.75, (10.0, 30.0, 10.0)),
     ("both candidates are equal, and better", 2.5, -0.25, (30.0, 10.0, 10.0)),
-    ("nothing makes a difference", 0.1, 0.7, (10.0, 10.0, 10.0)),
-    ("the losses are negative", 0.1, 0.7, (-20.0, -30.0, -10.0)),
-    ("all losses are large", 0.1, 0.7, (1e9, 2e9, 3e9)),
+    ("nothing makes a difference", _TINY, 0.75, (10.0, 10.0, 10.0)),
+    ("the losses are negative", _TINY, 0.75, (-20.0, -30.0, -10.0)),
+    ("all losses are large", _TINY, 0.75, (1e9, 2e9, 3e9)),
 )
 
 
@@ -107,9 +111,10 @@ def best(answer: Callable[[Callable[[float], float], float, float], float]) -> N
         candidates = (w, w + dw, w - dw)
         seen: list[float] = []
         got = answer(_table(candidates, losses, seen), w, dw)
-        wanted = "one number, the winner itself"
-        require_kind(got, int | float, wanted)
-        _judge_winner(got, f"Where {about}", candidates, losses)
+        require_kind(got, Real | Tensor, "one number, the winner itself")
+        if isinstance(got, Tensor) and got.numel() != 1:
+            raise NotYet("You return several numbers; wanted the winner alone.")
+        _judge_winner(float(got), f"Where {about}", candidates, losses)
         if len(set(seen)) < 3:
             raise NotYet(
                 f"You ask for {len(set(seen))} of the three losses. The one that you "
@@ -181,7 +186,7 @@ def passes(answer: Callable[[nn.Module, int], int]) -> None:
         place: str, cycles: int, wanted: int, mistakes: Mistakes, *layers: nn.Module
     ) -> None:
         got = answer(nn.Sequential(*layers), cycles)
-        require_kind(got, Integral, "an int; `numel()` gives one")
+        require_kind(got, Real | Tensor, "a number; `numel()` gives one")
         require_close(got, wanted, place, mistakes)
 
     dense = nn.Linear(4, 3, bias=False)  # 12 weights
@@ -236,6 +241,10 @@ def he(answer: Callable[[Tensor], float]) -> None:
             "height * width numbers of each channel": (2 / weight.shape[1]) ** 0.5,
             "That is the fan-in itself; wanted sqrt(2 / fan-in)": fan_in,
         }
+        if weight.dim() > 2:
+            side = weight.shape[2]
+            square = (2 / (weight.shape[1] * side * side)) ** 0.5
+            mistakes["A kernel need not be square: height times width"] = square
         wanted = nn.init.calculate_gain("relu") / math.sqrt(fan_in)
         require_close(answer(weight), wanted, f"For {name}", mistakes)
 
@@ -284,3 +293,49 @@ def anneal(answer: Callable[[float, int, int, float], float]) -> None:
             "With a single cycle you divide by zero. There is no line then; use sigma."
         ) from None
     require_close(alone, 1.0, "In a single cycle, which has sigma itself", {})
+
+
+def _labs() -> dict[str, Lab]:
+    """Return the steps in which a cycle is checked, each with one thing more."""
+    conv, grouped = nn.Conv2d(2, 3, 2), nn.Conv2d(2, 4, 2, groups=2, bias=False)
+    others = nn.BatchNorm2d(4), nn.PReLU(), nn.MaxPool2d(2), nn.Flatten()
+    layers = {
+        "1, one output of three inputs": ([nn.Linear(3, 1, bias=False)], [0.5]),
+        "2, a linear layer with biases": ([nn.Linear(3, 4)], [0.5]),
+        "3, a convolution": ([nn.Conv2d(2, 3, (2, 3))], [0.5]),
+        "4, two layers": (
+            [conv, nn.ReLU(), nn.Flatten(), nn.Linear(12, 2)],
+            [0.5, 0.0, 0.0, 0.25],
+        ),
+        "5, a network with a norm": (
+            [grouped, *others, nn.Linear(4, 2)],
+            [0.5, 0.75, 0.75, 0.0, 0.0, 0.25],
+        ),
+    }
+    return {
+        f"Step {name}": Lab(
+            nn.Sequential(*parts),
+            sigmas,
+            (4, 3) if isinstance(parts[0], nn.Linear) else (4, 2, 3, 3),
+        )
+        for name, (parts, sigmas) in layers.items()
+    }
+
+
+@exercise(
+    "Four loops, one in the other: layers, outputs, the weights of an output, "
+    "candidates.",
+    "`layer.weight` is one row for each output, for `nn.Linear` and `nn.Conv2d` "
+    "alike; `row.view(-1)` is that row as a vector, in the same memory.",
+    "For each weight: `w, dw = flat[j].item(), draw(sigma)`, a mini-batch from "
+    "`take()`, three losses with `flat[j]` set, and at last the best of the three.",
+    right="A whole cycle: every weight of both kinds of layer, output first, each with "
+    "a mini-batch and a step of its own.",
+)
+def cycle(answer: Callable[..., object]) -> None:
+    """A function of (model, sigmas, draw, take, loss): one cycle of RSO."""
+    for step, lab in _labs().items():
+        try:
+            judge(lab, answer)
+        except NotYet as mistake:
+            raise NotYet(f"{step}: {mistake}") from None

@@ -22,7 +22,7 @@ from course_lib.plots.explicit import extremes, swings, touched, units
 from course_lib.plots.keras_models import strips, windows
 from course_lib.plots.losses import sharing
 from course_lib.plots.regularization import histogram, valley
-from course_lib.plots.rso import three
+from course_lib.plots.rso import feeds, growth, shares, visit
 from course_lib.plots.rso_speed import channels, rates
 from course_lib.plots.rules import arrows, flow
 from course_lib.plots.start_here import losses
@@ -36,7 +36,9 @@ __all__ = [
     "curves",
     "descent",
     "extremes",
+    "feeds",
     "flow",
+    "growth",
     "heatmap",
     "histogram",
     "images",
@@ -46,6 +48,7 @@ __all__ = [
     "owners",
     "races",
     "rates",
+    "shares",
     "sharing",
     "spread",
     "strips",
@@ -55,5 +58,6 @@ __all__ = [
     "touched",
     "units",
     "valley",
+    "visit",
     "windows",
 ]

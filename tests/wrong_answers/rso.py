@@ -30,6 +30,75 @@ def _anneal(*lines):
     )
 
 
+_CYCLE = """
+@torch.no_grad()
+def run_cycle(model, sigmas, draw, take, loss):
+    for layer, sigma in reversed(list(zip(model, sigmas))):
+        if not isinstance(layer, (nn.Linear, nn.Conv2d)):
+            continue
+        for row in layer.weight:
+            flat = row.view(-1)
+            for j in range(len(flat)):
+                inputs, targets = take()
+                w, dw = flat[j].item(), draw(sigma)
+                losses = []
+                tries = w, w + dw, w - dw
+                for candidate in tries:
+                    flat[j] = candidate
+                    losses.append(loss(model(inputs), targets).item())
+                flat[j] = tries[losses.index(min(losses))]
+"""
+
+
+def _cycle(*changes):
+    """Return a right cycle with pieces of it exchanged: (old, new)."""
+    answer = _CYCLE
+    for old, new in changes:
+        assert old in answer, old
+        answer = answer.replace(old, new)
+    return answer
+
+
+_KINDS = "if not isinstance(layer, (nn.Linear, nn.Conv2d)):"
+_TAKE = "                inputs, targets = take()\n"
+_LAST = "flat[j] = tries[losses.index(min(losses))]"
+_ORDER = "reversed(list(zip(model, sigmas)))"
+_ALL_ALIKE = """
+@torch.no_grad()
+def run_cycle(model, sigmas, draw, take, loss):
+    for layer, sigma in reversed(list(zip(model, sigmas))):
+        for parameter in layer.parameters():
+            flat = parameter.view(-1)
+            for j in range(len(flat)):
+                inputs, targets = take()
+                w, dw = flat[j].item(), draw(sigma)
+                losses = {}
+                for candidate in (w, w + dw, w - dw):
+                    flat[j] = candidate
+                    losses[candidate] = loss(model(inputs), targets).item()
+                flat[j] = min(losses, key=losses.get)
+"""
+_WALK = """
+@torch.no_grad()
+def run_cycle(model, sigmas, draw, take, loss):
+    for layer, sigma in reversed(list(zip(model, sigmas))):
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            flat = layer.weight.view(-1)
+            for j in range(len(flat)):
+                inputs, targets = take()
+                dw = draw(sigma)
+                flat[j] += dw
+                plus = loss(model(inputs), targets)
+                flat[j] -= dw
+                stay = loss(model(inputs), targets)
+                flat[j] -= dw
+                minus = loss(model(inputs), targets)
+                if plus < stay and plus < minus:
+                    flat[j] += 2 * dw
+                elif stay <= minus:
+                    flat[j] += dw
+"""
+
 WRONG = {
     "assign": [
         (_assign(_PAIRS, "    weight = fresh"), "The model has not changed"),
@@ -126,6 +195,13 @@ WRONG = {
             "You ask for the loss at 1",
         ),
         (
+            _best(
+                "new = min([w + dw, w - dw], key=loss)",
+                "return new if loss(new) < 0.99 * loss(w) else w",
+            ),
+            "Where w + dw is a little better, you stay",
+        ),
+        (
             _best("return min([w, w + dw, w - dw], key=lambda x: abs(loss(x)))"),
             "Where the losses are negative, you keep a change",
         ),
@@ -174,10 +250,9 @@ WRONG = {
         ),
         (
             _passes(
-                "count = sum(torch.tensor(p.numel()) for p in model.parameters())",
-                "return 3 * cycles * count",
+                "return [3 * cycles * p.numel() for p in model.parameters()]",
             ),
-            "returned Tensor; wanted an int",
+            "returned list; wanted a number",
         ),
     ],
     "he": [
@@ -189,6 +264,13 @@ WRONG = {
         (_he("(1 / weight[0].numel()) ** 0.5"), "The 2 is missing"),
         (_he("(2 / weight.shape[1]) ** 0.5"), "forget the kernel"),
         (_he("weight[0].numel()"), "That is the fan-in itself"),
+        (
+            _he(
+                "(2 / weight.shape[1]) ** 0.5 / (weight.shape[2] if weight.dim() > 2 "
+                "else 1)"
+            ),
+            "A kernel need not be square",
+        ),
     ],
     "anneal": [
         (_anneal("return ..."), "There is still a `...`"),
@@ -227,6 +309,84 @@ WRONG = {
         (
             _anneal("return sigma * (1 - (1 - final) * (cycle + 1) / cycles)"),
             "counts from 0",
+        ),
+    ],
+    "cycle": [
+        (_cycle((_KINDS, "if True:")), "No loss was asked for"),
+        (_cycle((_ORDER, "zip(model, sigmas)")), "You do not go from the output layer"),
+        (
+            _cycle((_ORDER, "zip(reversed(model), sigmas)")),
+            "you draw with sigma = 0.5;",
+        ),
+        (_cycle(("(nn.Linear, nn.Conv2d)", "nn.Linear")), "Step 3, a convolution: No"),
+        (_cycle((_KINDS, "if not hasattr(layer, 'weight'):")), "visit the PReLU layer"),
+        (_ALL_ALIKE, "You visit a bias"),
+        (
+            _cycle(("for row in layer.weight:", "for row in layer.weight[:1]:")),
+            "You leave out 9 of the 12 weights of the Linear layer",
+        ),
+        (
+            _cycle(
+                (_TAKE, ""),
+                (
+                    "        for row",
+                    "        inputs, targets = take()\n        for row",
+                ),
+            ),
+            "Mini-batches taken: 1. Visits: 3.",
+        ),
+        (
+            _cycle(
+                (_TAKE, ""),
+                (
+                    "loss(model(inputs), targets)",
+                    "(lambda b: loss(model(b[0]), b[1]))(take())",
+                ),
+            ),
+            "Each candidate has a mini-batch of its own",
+        ),
+        (
+            _cycle(("tries = w, w + dw, w - dw", "tries = w + dw, w, w - dw")),
+            "A weight without effect was moved",
+        ),
+        (_cycle(("w - dw", "w - draw(sigma)")), "You draw twice for a weight"),
+        (_cycle(("w - dw", "w - 2 * dw")), "wanted w, w + dw and w - dw, which are"),
+        (_cycle(("w, w + dw, w - dw", "w, w + dw")), "You compare two losses"),
+        (_cycle((_LAST, "flat[j] = losses.index(min(losses))")), "leave a position"),
+        (_cycle((_LAST, "flat[j] = min(losses)")), "You leave a loss in the weight"),
+        (_cycle(("min(losses)", "max(losses)")), "although the loss rose"),
+        (
+            _cycle((_LAST, "pass")),
+            "is left at the candidate that was tried last",
+        ),
+        (
+            _cycle(("min(losses)", "sorted(losses)[1]")),
+            "A visit leaves w although a candidate has a lower loss",
+        ),
+        (_WALK, "None of the three is w itself, only nearly"),
+        (_cycle(("row.view(-1)", "row.clone()")), "the model never saw the candidates"),
+        (
+            _cycle(
+                (
+                    "for candidate in tries:",
+                    "outputs = model(inputs)\n                for candidate in tries:",
+                ),
+                ("loss(model(inputs), targets)", "loss(outputs, targets)"),
+            ),
+            "outputs that the model does not have now",
+        ),
+        (
+            _cycle(("(model(inputs), targets)", "(targets, model(inputs))")),
+            "Call `loss(",
+        ),
+        (_cycle(("@torch.no_grad()\n", "")), "Put `@torch.no_grad()` above"),
+        (
+            _cycle(("flat[j] = candidate", "flat[j:] = candidate")),
+            "numbers at once; wanted one weight",
+        ),
+        (
+            _cycle(("draw(sigma)", "sigma * torch.randn(()).item()")),
+            "You never call `draw`",
         ),
     ],
 }

@@ -20,7 +20,7 @@ from course_lib.plots.common import (
 )
 from course_lib.plots.explicit import touched
 from course_lib.plots.keras_models import strips, windows
-from course_lib.plots.losses import sharing
+from course_lib.plots.losses import entries, fork, shares, sharing
 from course_lib.plots.regularization import histogram, valley
 from course_lib.plots.rso import three
 from course_lib.plots.rso_speed import channels, rates
@@ -35,7 +35,9 @@ __all__ = [
     "channels",
     "curves",
     "descent",
+    "entries",
     "flow",
+    "fork",
     "heatmap",
     "histogram",
     "images",
@@ -45,6 +47,7 @@ __all__ = [
     "owners",
     "races",
     "rates",
+    "shares",
     "sharing",
     "spread",
     "strips",

@@ -65,4 +65,6 @@ def right(way, weight, seed):
     fit(model, data.Split(x[kept], y[kept]), loss=loss, optimizer=adam, **settings)
     is_right = model(digits.test.inputs).argmax(1) == digits.test.labels
     is_eight = digits.test.labels == 8
-    return [100 * is_right[part].float().mean().item() for part in (is_eight, ~is_eight)]
+    return [
+        100 * is_right[part].float().mean().item() for part in (is_eight, ~is_eight)
+    ]

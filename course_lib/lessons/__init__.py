@@ -3,7 +3,8 @@
 Here are `show`, `explore` and `compare`, which every lesson uses. Read `exercises` next
 (what an exercise is), then `checks` (what all of them need) and `start_here`, the first
 lesson: the exercises of each lesson are in the module of its name. `late_binding`,
-`keras_files`, `hidden_state` and `freezing` belong to lessons 01, 03, 06 and 07.
+`keras_files`, `two_heads`, `hidden_state` and `freezing` belong to lessons 01, 03, 04,
+06 and 07.
 `progress_file` stores what is solved, `progress` shows it. `lab` is `make lab`, which
 opens the copy that `working_copy` makes; `execute` is `make notebooks`.
 """

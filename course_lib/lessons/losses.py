@@ -5,6 +5,7 @@ is the code that the lesson teaches.
 """
 
 from collections.abc import Callable
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +88,9 @@ def _judge_places(got: nn.Sequential, model: nn.Sequential) -> None:
             "layer in model` visits it at each place."
         )
     if [type(a) for a in got] != [type(a) for a in model]:
-        raise NotYet("The new model has other layers than the old one, or another row.")
+        raise NotYet(
+            "The new model has other layers than the old one, or another order."
+        )
     if _places(got).keys() != _places(model).keys():
         raise NotYet("Some parameters of the old model have no place in the new one.")
     given = {id(parameter) for parameter in model.parameters()}
@@ -228,7 +231,7 @@ def _center_mistakes(x: Tensor) -> dict[str, Tensor]:
 )
 def weighted(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
     """A function of (losses, weights): the weighted mean of Keras 3."""
-    weights = torch.tensor([1.0, 3.0, 0.0])
+    weights = torch.tensor([1.0, 4.0, 0.0])
     square = torch.tensor([[1.0, 2, 3], [4, 6, 8], [9, 9, 50]], requires_grad=True)
     got = answer(square, weights)
     if close(got, (square * weights).mean()) or close(got, (square * weights).sum()):
@@ -240,7 +243,7 @@ def weighted(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
     for steps in 2, 3, 5:  # at 3, samples and steps are equally many
         rows = [[4.0, 1, 7, 2, 5], [3, 9, 8, 0, 6], [2, 10, 50, 11, 1]]
         losses = torch.tensor(rows)[:, :steps].requires_grad_()
-        place = f"For 3 samples of {steps} steps with weights 1, 3, 0"
+        place = f"For 3 samples of {steps} steps with weights 1, 4, 0"
         mistakes = _weighted_mistakes(losses.detach(), weights)
         wanted = mistakes.pop("sum") / losses.numel()
         got = answer(losses, weights)
@@ -274,6 +277,9 @@ def _weighted_mistakes(losses: Tensor, weights: Tensor) -> dict[str, Tensor]:
             total / steps
         ),
         "The weights do nothing": losses.mean(),
+        "A weight only decides which samples count. Multiply by it": (
+            losses[weights > 0].mean()
+        ),
         "You return one number for each sample. Average them, too": torch.stack(
             [row.mean() for row in rows]
         ),
@@ -298,6 +304,11 @@ def masked(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
     require_kind(got, Tensor, "a tensor", what="`masked`")
     require_unchanged([losses.detach(), counts], [*given], "what was given")
     place = "For 6 steps that count, of 12, with the sum 30"
+    if close(got.isnan(), True):
+        raise NotYet(
+            f"{place}: got nan, wanted 5. No step of the last sequence counts, so its "
+            "own mean is 0 / 0. Average all steps at once."
+        )
     require_close(got, torch.tensor(5.0), place, _masked_mistakes(losses.detach()))
     require_gradient(got, losses, counts / 6, "the losses")
     _judge_holes(answer)
@@ -331,29 +342,28 @@ def _judge_holes(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
     holes = torch.tensor([[2.0, 4, nan], [6, inf, -inf]], requires_grad=True)
     got = answer(holes, counts)
     what = "With nan and infinity in the padding"
-    multiplied = (
-        f"{what} the result is no number: 0 * nan is nan. Replace, with `where`"
-    )
-    require_close(_seen(got), torch.tensor(4.0), what, {multiplied: _seen(nan)})
+    if close(torch.as_tensor(got).isfinite(), False):
+        raise NotYet(
+            f"{what}: got {float(got)}, wanted 4. 0 * nan is nan, so a factor hides "
+            "nothing. Replace, with `where`."
+        )
+    require_close(got, torch.tensor(4.0), what, {})
     require_gradient(got, holes, counts / 3, "the losses, where padding is nan,")
     one = answer(torch.tensor([[5.0, 7.0]]), torch.tensor([[False, True]]))
     require_close(one, torch.tensor(7.0), "With a single step that counts", {})
     empty = answer(torch.tensor([[5.0, nan]]), torch.tensor([[False, False]]))
-    require_kind(empty, Tensor, "a tensor", what="`masked` of no steps")
-    no_steps = "That is 0 / 0. Divide by at least 1"
-    place = "If no step counts"
-    require_close(_seen(empty), torch.tensor(0.0), place, {no_steps: _seen(nan)})
+    require_kind(empty, Tensor | Real, "a number", what="`masked` of no steps")
+    if not close(empty, 0.0):
+        raise NotYet(
+            f"If no step counts: got {float(empty):.3g}, wanted 0. A mean over nothing "
+            "is 0 / 0. Divide by at least 1."
+        )
     seen = answer(torch.tensor([[nan, 1.0], [2.0, 3.0]]), counts[:, :2])
-    if torch.isfinite(seen):
+    if torch.as_tensor(seen).isfinite():
         raise NotYet(
             f"A nan in a step that counts is hidden: the result is {float(seen):.3g}. "
             "Replace what the mask names, not what is nan."
         )
-
-
-def _seen(value: object) -> Tensor:
-    """Return the value with nan as a number that can be compared."""
-    return torch.as_tensor(value).nan_to_num(nan=-12345.0)
 
 
 @exercise(

@@ -88,7 +88,7 @@ def _judge_reach(outputs: tuple[Tensor, Tensor], encoder: nn.Module) -> None:
 
 _DIGITS = torch.tensor([3, -1, 0, 9])
 _NAMES = torch.tensor(
-    [[20, 8, 18, 5, 5], [15, 14, 5, 0, 0], [0, 0, 0, 0, 0], [14, 9, 14, 5, 0]]
+    [[20, 8, 18, 5, 5], [1, 14, 5, 0, 0], [0, 0, 0, 0, 0], [14, 9, 14, 5, 0]]
 )
 
 

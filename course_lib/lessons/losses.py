@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from course_lib.lessons import two_heads as two_heads_judge
 from course_lib.lessons.checks import (
+    as_text,
     close,
     gradient,
     reject,
@@ -342,10 +343,11 @@ def _judge_holes(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
     holes = torch.tensor([[2.0, 4, nan], [6, inf, -inf]], requires_grad=True)
     got = answer(holes, counts)
     what = "With nan and infinity in the padding"
-    if close(torch.as_tensor(got).isfinite(), False):
+    require_kind(got, Tensor, "a tensor", what="`masked`")
+    if close(got.isfinite(), False):
         raise NotYet(
-            f"{what}: got {float(got)}, wanted 4. 0 * nan is nan, so a factor hides "
-            "nothing. Replace, with `where`."
+            f"{what}: got {as_text(got.detach())}, wanted 4. 0 * nan is nan, so "
+            "a factor hides nothing. Replace, with `where`."
         )
     require_close(got, torch.tensor(4.0), what, {})
     require_gradient(got, holes, counts / 3, "the losses, where padding is nan,")
@@ -355,13 +357,13 @@ def _judge_holes(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
     require_kind(empty, Tensor | Real, "a number", what="`masked` of no steps")
     if not close(empty, 0.0):
         raise NotYet(
-            f"If no step counts: got {float(empty):.3g}, wanted 0. A mean over nothing "
+            f"If no step counts: got {as_text(empty)}, wanted 0. A mean over nothing "
             "is 0 / 0. Divide by at least 1."
         )
     seen = answer(torch.tensor([[nan, 1.0], [2.0, 3.0]]), counts[:, :2])
-    if torch.as_tensor(seen).isfinite():
+    if torch.as_tensor(seen).isfinite().all():
         raise NotYet(
-            f"A nan in a step that counts is hidden: the result is {float(seen):.3g}. "
+            f"A nan in a step that counts is hidden: the result is {as_text(seen)}. "
             "Replace what the mask names, not what is nan."
         )
 

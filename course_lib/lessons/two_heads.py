@@ -4,13 +4,13 @@ It goes step by step, and each message names its step: `forward`, the loss of th
 digits, the term of the names, and batches in which nothing is known.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from course_lib.lessons.checks import (
+    as_text,
     close,
     gradient,
     reject,
@@ -245,8 +245,8 @@ def _judge_missing(model: nn.Module) -> None:
     require_close(term, wanted, "Step 3, with a single letter that is known", {})
     got, term = _loss_of(model, scores, letters, torch.tensor([-1, -1]), none)
     for value, name in (got, "digit"), (term, "letter"):
-        text = "nan" if value is None or math.isnan(value) else f"{float(value):.3g}"
         if value is None or not close(value, 0.0):
+            text = "no term" if value is None else as_text(value.detach())
             raise NotYet(
                 f"Step 4, a batch in which no {name} is known: got {text}, wanted 0. A "
                 "mean over nothing is 0 / 0; `reduce` with a mask returns 0 there."

@@ -296,7 +296,7 @@ WRONG = {
             _masked("return (losses * counts).sum() / counts.sum().clamp(min=1)"),
             "so a factor hides nothing",
         ),
-        (_masked("return losses[counts].mean()"), "That is 0 / 0"),
+        (_masked("return losses[counts].mean()"), "A mean over nothing is 0 / 0"),
         (
             _masked("return reduce(losses, mask=counts).item()"),
             "`masked` returned float; wanted a tensor",

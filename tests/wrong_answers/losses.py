@@ -378,7 +378,7 @@ WRONG = {
                     "return self.letters(code).view(-1, 5, 27), self.digit(code)",
                 ]
             ),
-            "The pair is turned around",
+            "the pair is turned around",
         ),
         (
             _heads(

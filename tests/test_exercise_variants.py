@@ -74,6 +74,60 @@ RIGHT = {
         "        return sum(c * norm**2 for norm, c in norms) * (1 + 1e-8)\n"
         "    return total\n"
     ),
+    "losses.untie": (
+        "import pickle\n"
+        "def untie(model):\n"
+        "    new = copy.deepcopy(model)\n"
+        "    for i, layer in enumerate(list(new)):\n"
+        "        new[i] = pickle.loads(pickle.dumps(layer))\n"
+        "    return new\n"
+    ),
+    "losses.twins": (
+        "class Twins(nn.Module):\n"
+        "    def __init__(self, encoder):\n"
+        "        super().__init__()\n"
+        "        self.shared = models.Shared(encoder)\n"
+        "    def forward(self, first, second):\n"
+        "        return torch.einsum('bf,bf->b', *self.shared(first, second))\n"
+    ),
+    "losses.center": (
+        "import numpy as np\n"
+        "def center(x):\n"
+        "    return torch.from_numpy(np.stack([a - a.mean() for a in x.numpy()]))\n"
+    ),
+    "losses.weighted": (
+        "def weighted(losses, weights):\n"
+        "    total = 0\n"
+        "    for row, weight in zip(losses.double(), weights.tolist()):\n"
+        "        total = total + weight * row.sum()\n"
+        "    return total / losses.numel()\n"
+    ),
+    "losses.masked": (
+        "def masked(losses, counts):\n"
+        "    number = int(counts.sum())\n"
+        "    return losses[counts].sum() / number if number else 0\n"
+    ),
+    "losses.two_heads": (
+        "class TwoHeads(nn.Module):\n"
+        "    def __init__(self, encoder, digit, letters):\n"
+        "        super().__init__()\n"
+        "        self.body = encoder\n"
+        "        self.heads = nn.ModuleList([digit, letters])\n"
+        "    def forward(self, x):\n"
+        "        code = self.body(x)\n"
+        "        scores, letters = (head(code) for head in self.heads)\n"
+        "        return [scores, torch.stack(letters.split(27, dim=1), dim=1)]\n"
+        "    def loss(self, outputs, digits, names):\n"
+        "        scores, letters = outputs\n"
+        "        n = max(int((names != 0).sum()), 1)\n"
+        "        options = {'ignore_index': 0, 'reduction': 'sum'}\n"
+        "        flat = letters.flatten(0, 1), names.flatten()\n"
+        "        add_loss('names', cross_entropy(*flat, **options) / n)\n"
+        "        known = digits != -1\n"
+        "        if not known.any():\n"
+        "            return scores.sum() * 0\n"
+        "        return cross_entropy(scores[known], digits[known])\n"
+    ),
 }
 
 EXPLICIT = {

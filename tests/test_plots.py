@@ -61,6 +61,9 @@ ONE_AXES = {
     ),
     "losses": lambda ax: plots.losses(ax, {"test": [2.0, 1.0]}, title="SGD"),
     "sharing": lambda ax: plots.sharing(ax, {"0.weight": torch.ones(2, 3)}),
+    "entries": lambda ax: plots.entries(ax, ["a"], torch.ones(1, 1)),
+    "shares": lambda ax: plots.shares(ax, {"a": 0.5}, xlabel="x"),
+    "fork": lambda ax: plots.fork(ax, ["a"], ["b", "c"]),
     "spread": lambda ax: plots.spread(ax, {"a": [1.0, 2.0]}, xlabel="x"),
     "mosaic": lambda ax: plots.mosaic(ax, torch.zeros(3, 1, 2, 2)),
     "flow": lambda ax: plots.flow(ax, {"a": ["1", "double", "2"]}),
@@ -617,3 +620,37 @@ def test_losses_of_all_runs_have_one_scale(ax):
     assert ax.get_ylim() == (0, 3.2)
     assert [line.get_ydata().tolist() for line in ax.lines] == [[2.0, 9.0], [2.5, 1.0]]
     assert ax.get_title() == "rate 3"
+
+
+def test_entries_that_do_not_count_are_hatched_and_have_no_part_in_the_colors(ax):
+    values = torch.tensor([[1.0, 2.0], [4.0, float("nan")]])
+    counts = torch.tensor([[True, True], [True, False]])
+    plots.entries(ax, ["ab", "cd"], values, counts=counts, title="t")
+    assert [text.get_text() for text in ax.texts] == list("abcd")
+    (image,) = ax.images
+    np.testing.assert_array_equal(image.get_array(), [[1, 2], [4, 0]])
+    (hatched,) = ax.patches
+    assert hatched.get_hatch()
+    assert hatched.get_xy().min(axis=0).tolist() == [0.5, 0.5]
+    assert [t.get_color() for t in ax.texts] == ["black"] * 3 + ["0.4"]
+    assert ax.get_title() == "t"
+
+
+def test_shares_stand_on_a_whole_axis_with_their_numbers(ax):
+    plots.shares(ax, {"a": 0.25, "b": 0.7}, xlabel="found")
+    assert ax.get_xlim() == (0, 1)
+    assert [bar.get_width() for bar in ax.patches] == [0.25, 0.7]
+    assert [text.get_text() for text in ax.texts] == ["0.2", "0.7"]
+
+
+def test_a_fork_has_an_arrow_from_part_to_part_and_to_each_end(ax):
+    plots.fork(ax, ["in", "middle"], ["one", "two", "three"])
+    names = [text.get_text() for text in ax.texts if text.get_text()]
+    assert names == ["in", "middle", "one", "two", "three"]
+    arrows = [text for text in ax.texts if isinstance(text, Annotation)]
+    assert len(arrows) == 1 + 3
+
+
+def test_sharing_has_a_title_if_it_is_given_one(ax):
+    plots.sharing(ax, {"a": torch.ones(2, 3)}, title="[layer] * 4")
+    assert ax.get_title() == "[layer] * 4"

@@ -74,8 +74,8 @@ def require_parameters(model: nn.Module, *given: nn.Module) -> None:
             "`state_dict` is empty. After `super().__init__()`, set what it was given "
             "as attributes; a list, a dict or a lambda hides a module.": not found,
             f"The module has {len(found)} parameters, {len(wanted)} were given: it has "
-            "copies. They start equal and differ after the first step, and a penalty "
-            "counts each of them. Call the same module twice.": (
+            "copies, or weights of its own. Copies start equal and differ after the "
+            "first step, and a penalty counts each. Call the same module twice.": (
                 len(found) > len(wanted)
             ),
             "The module does not train the parameters that it was given. Use the "

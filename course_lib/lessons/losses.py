@@ -5,13 +5,17 @@ is the code that the lesson teaches.
 """
 
 from collections.abc import Callable
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
 
+from course_lib.lessons import two_heads as two_heads_judge
 from course_lib.lessons.checks import (
+    as_text,
     close,
     gradient,
+    reject,
     require_close,
     require_gradient,
     require_kind,
@@ -21,6 +25,82 @@ from course_lib.lessons.checks import (
 from course_lib.lessons.exercises import NotYet, exercise
 
 NUMBER = 4
+
+
+@exercise(
+    "How often is `copy.deepcopy` called, and what does one call do with a layer that "
+    "it meets twice?",
+    "Go over the model place by place: `for layer in model` visits a repeated layer "
+    "at each of its places.",
+    "`nn.Sequential(*[copy.deepcopy(layer) for layer in model])`",
+    right="Each place has weights of its own now, and they begin with the old numbers.",
+)
+def untie(answer: Callable[[nn.Sequential], nn.Sequential]) -> None:
+    """A function that gives each place of a Sequential a copy of its layer."""
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.Linear(2, 2), nn.Tanh())
+    model = nn.Sequential(block, nn.Linear(2, 2, bias=False), block, block)
+    before = {name: p.detach().clone() for name, p in _places(model).items()}
+    got = answer(model)
+    require_kind(got, nn.Sequential, "an nn.Sequential", what="`untie`")
+    _require_still_tied(model, block, before)
+    _judge_places(got, model)
+    found = _places(got)
+    reject(
+        {
+            "Two places still hold one tensor. One call of `copy.deepcopy` copies each "
+            "object once, so the copy of a whole model is tied as the model was. Call "
+            "it once for each place.": len({id(p) for p in found.values()}) < 7,
+            "The layers have other numbers than before. Copy them: a new layer begins "
+            "with random numbers.": not all(
+                close(found[name], before[name]) for name in before
+            ),
+        }
+    )
+
+
+def _places(model: nn.Module) -> dict[str, nn.Parameter]:
+    return dict(model.named_parameters(remove_duplicate=False))
+
+
+def _require_still_tied(
+    model: nn.Sequential, block: nn.Module, before: dict[str, Tensor]
+) -> None:
+    is_tied = len(model) == 4 and all(model[i] is block for i in (0, 2, 3))
+    if not is_tied or _places(model).keys() != before.keys():
+        raise NotYet(
+            "You changed the model that was given. Build a new `nn.Sequential` of "
+            "copies, and leave the old one as it is."
+        )
+    if not all(close(p, before[name]) for name, p in _places(model).items()):
+        raise NotYet("You changed the numbers of the model that was given.")
+
+
+def _judge_places(got: nn.Sequential, model: nn.Sequential) -> None:
+    if len(got) == 1 and isinstance(got[0], nn.Sequential):
+        raise NotYet(
+            "The new model has one place, which holds all the others. Open the list "
+            "with a star: `nn.Sequential(*layers)`."
+        )
+    if len(got) < len(model):
+        raise NotYet(
+            f"The new model has {len(got)} places, the old one {len(model)}. "
+            "`children()`, `modules()` and a set visit a repeated layer once; `for "
+            "layer in model` visits it at each place."
+        )
+    if [type(a) for a in got] != [type(a) for a in model]:
+        raise NotYet(
+            "The new model has other layers than the old one, or another order."
+        )
+    if _places(got).keys() != _places(model).keys():
+        raise NotYet("Some parameters of the old model have no place in the new one.")
+    given = {id(parameter) for parameter in model.parameters()}
+    if any(id(parameter) in given for parameter in got.parameters()):
+        raise NotYet(
+            "The new model holds tensors of the old one, so training it changes both. "
+            "`copy.copy` copies a module and not its tensors; `copy.deepcopy` copies "
+            "both. Each place needs a copy, the first too."
+        )
 
 
 @exercise(
@@ -35,21 +115,27 @@ NUMBER = 4
 def twins(answer: Callable[[nn.Module], nn.Module]) -> None:
     """A module of one encoder: the dot product of two codes."""
     torch.manual_seed(0)
-    encoder = nn.Linear(3, 2, bias=False)
-    first, second = torch.randn(4, 3), torch.randn(4, 3)
+    linear = nn.Linear(3, 2, bias=False)
+    encoder = nn.Sequential(linear, nn.Tanh())
+    first = torch.randn(4, 3, requires_grad=True)
+    second = torch.randn(4, 3, requires_grad=True)
     model = answer(encoder)
     require_kind(model, nn.Module, "a module", what="`Twins(encoder)`")
     products = model(first, second)
     require_kind(products, Tensor, "a tensor", what="`forward`")
     require_parameters(model, encoder)
-    one, other = first @ encoder.weight.T, second @ encoder.weight.T
+    one, other = ((x @ linear.weight.T).tanh() for x in (first, second))
     _judge_products(products, one.detach(), other.detach())
-    wanted = gradient((one * other).sum(), encoder.weight)
-    if not close(gradient(products.sum(), encoder.weight), wanted):
-        raise NotYet(
-            "The values are right, but only a part of the gradient comes back to the "
-            "weights. Both calls must train them: no `detach` and no `no_grad`."
-        )
+    wanted = (one * other).sum()
+    for of, name in (linear.weight, "weights"), (first, "first"), (second, "second"):
+        if not close(gradient(products.sum(), of), gradient(wanted, of)):
+            what = "weights" if name == "weights" else f"input `{name}`"
+            raise NotYet(
+                "The values are right, but only a part of the gradient comes back to "
+                f"the {what}. Both calls must train them: no `detach` and no `no_grad`."
+            )
+    if model(first[:1], second[:1]).shape != (1,):
+        raise NotYet("For a batch of one pair the result has not the shape (1,).")
 
 
 def _judge_products(got: Tensor, one: Tensor, other: Tensor) -> None:
@@ -61,14 +147,22 @@ def _judge_products(got: Tensor, one: Tensor, other: Tensor) -> None:
     if got.shape == (4, 4):
         raise NotYet("You compare each sample with all others. Wanted (batch,) pairs.")
     products = one * other
+    wanted = products.sum(1)
     mistakes = {
         "The products are not added up. Sum over the features": products,
+        "You summed over the batch. Sum over the features, `dim=1`": products.sum(0),
+        "One axis is left over. Wanted (batch,)": wanted[:, None],
         "That is the mean of the products; a dot product sums": products.mean(1),
         "You multiply the first code by itself": (one * one).sum(1),
         "You multiply the second code by itself": (other * other).sum(1),
         "That is a squared distance": (one - other).square().sum(1),
+        "That is a distance": (one - other).norm(dim=1),
+        "You divided by the lengths of the codes, which gives a cosine": (
+            wanted / (one.norm(dim=1) * other.norm(dim=1))
+        ),
+        "The two codes are added, not multiplied": (one + other).sum(1),
     }
-    require_close(got, products.sum(1), "The dot products", mistakes)
+    require_close(got, wanted, "The dot products", mistakes)
 
 
 @exercise(
@@ -81,23 +175,52 @@ def _judge_products(got: Tensor, one: Tensor, other: Tensor) -> None:
 )
 def center(answer: Callable[[Tensor], Tensor]) -> None:
     """A function of a batch: each sample minus its mean."""
+    two = torch.tensor([[[1.0, 5], [7, 3], [2, 6]], [[9, 0], [4, 8], [40, 11]]])
     generator = torch.Generator().manual_seed(0)
-    for shape in ((2, 3, 2), (4, 3), (2, 1, 4, 4)):
-        x = torch.randn(shape, generator=generator)
+    others = [torch.randn(s, generator=generator) for s in ((4, 3), (2, 1, 4, 4))]
+    for x in (two, *others, torch.arange(6.0).reshape(1, 2, 3)):
         given = x.clone()
         got = answer(given)
         require_kind(got, Tensor, "a tensor", what="`center`")
         require_unchanged([given], [x], "the batch that was given")
-        mistakes = {
-            "You took one mean over the whole batch": x - x.mean(),
-            "You took the mean over the batch axis: each pixel's mean over the "
-            "samples. Leave the first axis out": x - x.mean(0),
-            "You took the mean over axis 1 alone": x - x.mean(1, keepdim=True),
-            "You took the mean over the last axis": x - x.mean(-1, keepdim=True),
-            "That is the means. Subtract them": torch.stack([s.mean() for s in x]),
-        }
+        place = f"For a batch of shape {tuple(x.shape)}"
         wanted = torch.stack([sample - sample.mean() for sample in x])
-        require_close(got, wanted, f"For a batch of shape {shape}", mistakes)
+        require_close(got, wanted, place, _center_mistakes(x))
+
+
+def _center_mistakes(x: Tensor) -> dict[str, Tensor]:
+    means = torch.stack([sample.mean() for sample in x])
+    centered = torch.stack([sample - sample.mean() for sample in x])
+    mistakes = {
+        "You took one mean over the whole batch": x - x.mean(),
+        "You took the mean over the batch axis: each pixel's mean over the "
+        "samples. Leave the first axis out": x - x.mean(0),
+        "You took the mean over axis 1 alone": x - x.mean(1, keepdim=True),
+        "You took the mean over the last axis": x - x.mean(-1, keepdim=True),
+        "That is the means. Subtract them": means,
+        "That is the means, with as many axes as the batch. Subtract them": (
+            means.reshape(-1, *[1] * (x.dim() - 1))
+        ),
+        "You subtracted the batch from the means: the signs are wrong": -centered,
+        "You added the means": 2 * x - centered,
+        "You subtracted the sums. Divide by the number of values": torch.stack(
+            [sample - sample.sum() for sample in x]
+        ),
+        "You subtracted the medians": torch.stack([s - s.median() for s in x]),
+        "You divided by the standard deviation as well": torch.stack(
+            [(s - s.mean()) / s.std() for s in x]
+        ),
+        "You divided by the standard deviation as well (without the - 1)": torch.stack(
+            [(s - s.mean()) / s.std(correction=0) for s in x]
+        ),
+    }
+    if x.shape[-1] == len(x):
+        name = (
+            "The means met the last axis, as broadcasting begins there. Give them the "
+            "axes that are missing"
+        )
+        mistakes[name] = x - means
+    return mistakes
 
 
 @exercise(
@@ -105,33 +228,157 @@ def center(answer: Callable[[Tensor], Tensor]) -> None:
     "Broadcasting begins at the last axis. `weights[:, None]` has shape (batch, 1).",
     "`return (losses * weights[:, None]).mean()`",
     right="The losses are weighted one by one and divided by their number. Weights of "
-    "2 everywhere double the loss, as in Keras.",
+    "2 everywhere double the loss, as in Keras 3.",
 )
 def weighted(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """A function of (losses, weights): Keras's weighted mean."""
-    weights = torch.tensor([1.0, 3.0, 0.0])
-    losses = torch.tensor([[1.0, 2, 3], [4, 6, 8], [9, 9, 50]], requires_grad=True)
-    each = losses.detach() * weights[:, None]
+    """A function of (losses, weights): the weighted mean of Keras 3."""
+    weights = torch.tensor([1.0, 4.0, 0.0])
+    square = torch.tensor([[1.0, 2, 3], [4, 6, 8], [9, 9, 50]], requires_grad=True)
+    got = answer(square, weights)
+    if close(got, (square * weights).mean()) or close(got, (square * weights).sum()):
+        raise NotYet(
+            "For 3 samples of 3 steps the weights met the steps and not the samples: "
+            "broadcasting begins at the last axis. Give them one more axis, "
+            "`weights[:, None]`."
+        )
+    for steps in 2, 3, 5:  # at 3, samples and steps are equally many
+        rows = [[4.0, 1, 7, 2, 5], [3, 9, 8, 0, 6], [2, 10, 50, 11, 1]]
+        losses = torch.tensor(rows)[:, :steps].requires_grad_()
+        place = f"For 3 samples of {steps} steps with weights 1, 4, 0"
+        mistakes = _weighted_mistakes(losses.detach(), weights)
+        wanted = mistakes.pop("sum") / losses.numel()
+        got = answer(losses, weights)
+        require_close(got, wanted, place, mistakes)
+        by_hand = weights[:, None].expand_as(losses) / losses.numel()
+        require_gradient(got, losses, by_hand, "the losses")
+
+
+def _weighted_mistakes(losses: Tensor, weights: Tensor) -> dict[str, Tensor]:
+    rows = [losses[i] * weights[i] for i in range(3)]
+    total, steps = torch.cat(rows).sum(), losses.shape[1]
     by_weights = (
-        "You divided by the sum of the weights, as torch's `weight=` does. Keras "
+        "You divided by the sum of the weights, as torch's `weight=` does. Keras 3 "
         "divides by the number of losses"
     )
-    mistakes = {
-        f"{by_weights} spread over the steps": each.sum() / (3 * weights.sum()),
-        by_weights: each.sum() / weights.sum(),
-        "The weights met the steps and not the samples: broadcasting begins at the "
-        "last axis. Give them one more axis, `weights[:, None]`": (
-            (losses * weights).mean()
-        ),
-        "You averaged the losses before the weights came, so they only rescale one "
+    return {
+        "sum": total,
+        "You averaged the losses before the weights came, so they only scale one "
         "number": losses.mean() * weights.mean(),
-        "That is the sum. Divide by the number of losses": each.sum(),
-        "You divided by the samples. Each step has a loss: count all": each.sum() / 3,
+        f"{by_weights} (the weights spread over the steps)": (
+            total / (steps * weights.sum())
+        ),
+        by_weights: total / weights.sum(),
+        "You divided by the weights that are not 0, as Keras 2.0.3 did. Keras 3 "
+        "divides by the number of losses": total / (steps * 2),
+        "That is the sum. Divide by the number of losses": total,
+        "You divided by the number of samples. Each step has a loss: count all": (
+            total / 3
+        ),
+        "You divided by the number of steps. Each sample has losses: count all": (
+            total / steps
+        ),
         "The weights do nothing": losses.mean(),
+        "A weight only decides which samples count. Multiply by it": (
+            losses[weights > 0].mean()
+        ),
+        "You return one number for each sample. Average them, too": torch.stack(
+            [row.mean() for row in rows]
+        ),
+        "You return one number for each loss. Average them": torch.stack(rows),
     }
-    got = answer(losses, weights)
-    place = "For 3 samples of 3 steps with weights 1, 3, 0"
-    require_close(got, each.sum() / 9, place, mistakes)
-    require_gradient(got, losses, weights[:, None].expand(3, 3) / 9, "the losses")
-    got = answer(losses[:, :2], weights)
-    require_close(got, each[:, :2].sum() / 6, "For 3 samples of 2 steps", {})
+
+
+@exercise(
+    "A mean is a sum divided by a number. The mask belongs into both.",
+    "A factor does not hide nan. `losses.where(counts, 0)` puts 0 in its place.",
+    "`losses.where(counts, 0).sum() / counts.sum().clamp(min=1)`",
+    right="Each step that counts weighs alike, padding weighs nothing, and nothing "
+    "that matters is hidden.",
+)
+def masked(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """A function of (losses, counts): the mean over the steps that count."""
+    counts = torch.tensor([[True, True, False, False], [True] * 4, [False] * 4])
+    losses = torch.tensor([[1.0, 4, 9, 8], [2, 6, 5, 12], [7, 3, 3, 20]])
+    losses.requires_grad_()
+    given = losses.detach().clone(), counts.clone()
+    got = answer(losses, counts)
+    require_kind(got, Tensor, "a tensor", what="`masked`")
+    require_unchanged([losses.detach(), counts], [*given], "what was given")
+    place = "For 6 steps that count, of 12, with the sum 30"
+    if close(got.isnan(), True):
+        raise NotYet(
+            f"{place}: got nan, wanted 5. No step of the last sequence counts, so its "
+            "own mean is 0 / 0. Average all steps at once."
+        )
+    require_close(got, torch.tensor(5.0), place, _masked_mistakes(losses.detach()))
+    require_gradient(got, losses, counts / 6, "the losses")
+    _judge_holes(answer)
+
+
+def _masked_mistakes(losses: Tensor) -> dict[str, float]:
+    means = losses[0, :2].mean(), losses[1].mean()
+    return {
+        "Padding counts in the number: you divided by all steps": 30 / 12,
+        "You divided by the number of sequences": 30 / 3,
+        "You divided by the length": 30 / 4,
+        "That is the sum": 30.0,
+        "The mask does nothing": float(losses.mean()),
+        "Padding counts in the sum: mask it there, too": float(losses.sum() / 6),
+        "The mask is turned around: those are the steps that do not count": float(
+            (losses.sum() - 30) / 6
+        ),
+        "You averaged each sequence first, so a step of a short one weighs more": float(
+            sum(means) / 2
+        ),
+        "You averaged each sequence first, and the empty one counts as 0": float(
+            sum(means) / 3
+        ),
+    }
+
+
+def _judge_holes(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Padding that is no number, a single step, no step, and a nan that counts."""
+    nan, inf = float("nan"), float("inf")
+    counts = torch.tensor([[True, True, False], [True, False, False]])
+    holes = torch.tensor([[2.0, 4, nan], [6, inf, -inf]], requires_grad=True)
+    got = answer(holes, counts)
+    what = "With nan and infinity in the padding"
+    require_kind(got, Tensor, "a tensor", what="`masked`")
+    if close(got.isfinite(), False):
+        raise NotYet(
+            f"{what}: got {as_text(got.detach())}, wanted 4. 0 * nan is nan, so "
+            "a factor hides nothing. Replace, with `where`."
+        )
+    require_close(got, torch.tensor(4.0), what, {})
+    require_gradient(got, holes, counts / 3, "the losses, where padding is nan,")
+    one = answer(torch.tensor([[5.0, 7.0]]), torch.tensor([[False, True]]))
+    require_close(one, torch.tensor(7.0), "With a single step that counts", {})
+    empty = answer(torch.tensor([[5.0, nan]]), torch.tensor([[False, False]]))
+    require_kind(empty, Tensor | Real, "a number", what="`masked` of no steps")
+    if not close(empty, 0.0):
+        raise NotYet(
+            f"If no step counts: got {as_text(empty)}, wanted 0. A mean over nothing "
+            "is 0 / 0. Divide by at least 1."
+        )
+    seen = answer(torch.tensor([[nan, 1.0], [2.0, 3.0]]), counts[:, :2])
+    if torch.as_tensor(seen).isfinite().all():
+        raise NotYet(
+            f"A nan in a step that counts is hidden: the result is {as_text(seen)}. "
+            "Replace what the mask names, not what is nan."
+        )
+
+
+@exercise(
+    "Write it in three steps, and check after each: `__init__`, `forward`, `loss`. "
+    "Attributes register modules; one code goes to both heads.",
+    "`self.letters(code).unflatten(1, (5, 27))` has shape (batch, 5, 27). "
+    '`cross_entropy(..., reduction="none")` keeps one value for each label; `reduce` '
+    "takes a mask.",
+    '`add_loss("names", reduce(cross_entropy(letters.mT, names, reduction="none"), '
+    "mask=names > 0))`, and the same for the digits with `mask=digits >= 0`.",
+    right="One encoder gets the gradients of both heads, and each label that exists "
+    "counts once. `fit` would train it and show `names` in a column of its own.",
+)
+def two_heads(answer: Callable[..., nn.Module]) -> None:
+    """A class: one encoder, a head for digits, a head for letters, and their loss."""
+    two_heads_judge.judge(answer)

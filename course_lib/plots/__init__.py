@@ -20,7 +20,7 @@ from course_lib.plots.common import (
 )
 from course_lib.plots.explicit import extremes, swings, touched, units
 from course_lib.plots.keras_models import strips, windows
-from course_lib.plots.losses import sharing
+from course_lib.plots.losses import entries, fork, shares, sharing
 from course_lib.plots.regularization import histogram, valley
 from course_lib.plots.rso import feeds, growth, shares, visit
 from course_lib.plots.rso_speed import channels, rates
@@ -35,9 +35,11 @@ __all__ = [
     "channels",
     "curves",
     "descent",
+    "entries",
     "extremes",
     "feeds",
     "flow",
+    "fork",
     "growth",
     "heatmap",
     "histogram",

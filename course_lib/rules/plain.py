@@ -134,8 +134,8 @@ class Rprop(Rule):
 class Lion(Rule):
     """Only the sign: dx = eta * sign(beta1 * m + (1 - beta1) * g).
 
-    Then m' = beta2 * m + (1 - beta2) * g. This is the paper's form; Optimisers.jl has
-    the two betas swapped.
+    Then m' = beta2 * m + (1 - beta2) * g. This is the paper's form; in the
+    line of the state Optimisers.jl 0.4 has beta2 and 1 - beta2 swapped.
 
     Args:
         eta: step size, >= 0.

@@ -70,7 +70,7 @@ ONE_AXES = {
     "visit": lambda ax: plots.visit(ax, bowl, torch.zeros(2, 2), 0, 1.0),
     "feeds": lambda ax: plots.feeds(ax, torch.zeros(2, 3), 0),
     "growth": lambda ax: plots.growth(ax, {"a": [1.0]}, xlabel="x", ylabel="y"),
-    "shares": lambda ax: plots.shares(ax, {"a": [1.0]}, xlabel="x", ylabel="y"),
+    "fractions": lambda ax: plots.fractions(ax, {"a": [1.0]}, xlabel="x", ylabel="y"),
     "races": lambda ax: plots.races(ax, {"a": {1: 2.0}}, xlabel="x", ylabel="y"),
     "strips": lambda ax: plots.strips(ax, {"a": ["1"]}, {}),
     "windows": lambda ax: plots.windows(ax, 4, 3, 2, {"a": (0, 1)}),
@@ -474,12 +474,12 @@ def test_what_feeds_an_output_is_filled(ax, shape, filled):
     assert len(above) == filled  # the one output before it
 
 
-def test_growth_and_shares_are_curves_on_their_own_scale(ax, figure):
+def test_growth_and_fractions_are_curves_on_their_own_scale(ax, figure):
     series = {"a": [0.5, 0.25], "b": [1.0, 0.5]}
     plots.growth(ax, series, xlabel="n", ylabel="y")
     assert (ax.get_yscale(), ax.get_xlabel(), ax.get_ylabel()) == ("log", "n", "y")
     other = figure.add_subplot()
-    plots.shares(other, series, xlabel="n", ylabel="y")
+    plots.fractions(other, series, xlabel="n", ylabel="y")
     assert other.get_ylim() == (0, 1)
     assert list(other.get_xticks()) == [1, 2]
     assert [line.get_ydata().tolist() for line in other.lines] == [*series.values()]

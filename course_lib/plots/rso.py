@@ -80,7 +80,7 @@ def growth(
     return ax
 
 
-def shares(
+def fractions(
     ax: "Axes", series: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str
 ) -> "Axes":
     """Draw `curves` of numbers in [0, 1], with a tick at each step."""

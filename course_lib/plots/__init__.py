@@ -23,7 +23,7 @@ from course_lib.plots.keras_models import strips, windows
 from course_lib.plots.losses import sharing
 from course_lib.plots.regularization import histogram, valley
 from course_lib.plots.rso import three
-from course_lib.plots.rso_speed import channels, rates
+from course_lib.plots.rso_speed import channels, claims, gains, rates, sweeps
 from course_lib.plots.rules import arrows, flow
 
 __all__ = [
@@ -32,9 +32,11 @@ __all__ = [
     "bars",
     "cells",
     "channels",
+    "claims",
     "curves",
     "descent",
     "flow",
+    "gains",
     "heatmap",
     "histogram",
     "images",
@@ -46,6 +48,7 @@ __all__ = [
     "sharing",
     "spread",
     "strips",
+    "sweeps",
     "three",
     "tiles",
     "touched",

@@ -138,7 +138,7 @@ def _with_change(tree: ast.AST, place: int, change: ast.AST) -> ast.AST:
     return ast.fix_missing_locations(tree)
 
 
-_PAD = "return sum((pad(weight, ({})) for {} in corners)) / 4"
+_SHIFTS = "shifts = [({}) for {} in places for {} in places]"
 
 # Mutants that compute the same: (lesson.exercise, line of the mutant) -> why
 EQUIVALENT = {
@@ -178,21 +178,15 @@ EQUIVALENT = {
     ),
     ("rso.he", "return (2 / weight[1].numel()) ** 0.5"): "all rows have one size",
     ("rso.he", "return (2 / weight[-1].numel()) ** 0.5"): "all rows have one size",
-    (
-        "rso_speed.fold",
-        "corners = [(0, 1), (0, 0), (1, 0), (1, 1)]",
-    ): "a sum has no order",
-    (
-        "rso_speed.fold",
-        "corners = [(0, 0), (1, 0), (0, 1), (1, 1)]",
-    ): "a sum has no order",
-    (
-        "rso_speed.fold",
-        "corners = [(0, 0), (0, 1), (1, 1), (1, 0)]",
-    ): "a sum has no order",
-    ("rso_speed.fold", _PAD.format("1 - x, x, y, 1 - y", "y, x")): "mirrored corners",
-    ("rso_speed.fold", _PAD.format("x, 1 - x, 1 - y, y", "y, x")): "mirrored corners",
-    ("rso_speed.fold", _PAD.format("x, 1 - x, y, 1 - y", "x, y")): "mirrored corners",
+    ("rso_speed.fold", _SHIFTS.format("last - x, x, y, last - y", "y", "x")): (
+        "mirrored places"
+    ),
+    ("rso_speed.fold", _SHIFTS.format("x, last - x, last - y, y", "y", "x")): (
+        "mirrored places"
+    ),
+    ("rso_speed.fold", _SHIFTS.format("x, last - x, y, last - y", "x", "y")): (
+        "a sum has no order"
+    ),
 }
 
 

@@ -268,7 +268,8 @@ def _statistics_mistake(got: Tensor, x: Tensor, candidates: int) -> str:
 def fold(answer: Callable[[Tensor, int], Tensor]) -> None:
     """A function of a kernel: the kernel of convolution and mean pooling in one."""
     generator = torch.Generator().manual_seed(0)
-    for shape, size in (((3, 3), 2), ((1, 1), 3), ((5, 2), 2), ((2, 3), 4), ((3, 3), 1)):
+    sizes = ((3, 3), 3), ((1, 1), 2), ((5, 2), 2), ((2, 3), 4), ((3, 3), 1)
+    for shape, size in sizes:
         weight = torch.randn(4, 2, *shape, generator=generator, dtype=torch.float64)
         x = torch.randn(2, 2, 13, 14, generator=generator, dtype=torch.float64)
         given = weight.clone()

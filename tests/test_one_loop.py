@@ -21,7 +21,7 @@ def test_the_change_behind_the_relu_is_that_by_hand(function):
 
 
 def test_without_a_compiler_torch_does_the_work(monkeypatch):
-    def refuse(path):
+    def refuse(path, flags):
         raise NoCompiler("none here")
 
     monkeypatch.setattr(module, "library", refuse)

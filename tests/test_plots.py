@@ -488,13 +488,13 @@ def test_windows_are_as_many_as_a_convolution_returns(ax, stride):
 
 
 def test_rates_are_bars_with_the_peak_as_a_line(ax):
-    plots.rates(ax, {"slow": 1.0, "fast": 3.0}, peak=4.0, xlabel="a second")
-    assert [bar.get_width() for bar in ax.patches] == [1.0, 3.0]
+    plots.rates(ax, {"slow": 1.25, "fast": 3e4}, peak=4e4, xlabel="a second")
+    assert [bar.get_width() for bar in ax.patches] == [1.25, 3e4]
     (line,) = ax.lines
-    assert list(line.get_xdata()) == [4.0, 4.0]
-    assert ax.get_xlim()[1] > 4
+    assert list(line.get_xdata()) == [4e4, 4e4]
+    assert ax.get_xlim()[1] > 4e4
     assert ax.get_xlabel() == "a second"
-    assert {text.get_text() for text in ax.texts} == {"1", "3", "peak"}
+    assert {text.get_text() for text in ax.texts} == {"1.25", "30,000", "peak"}
 
 
 def test_rates_without_a_peak_draw_no_line(ax):

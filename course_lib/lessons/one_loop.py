@@ -31,7 +31,9 @@ def one_loop(own: Tensor, x: Tensor, by: float, out: Tensor) -> None:
 @cache
 def _compiled() -> CDLL | None:
     try:
-        found = library(Path(__file__).with_name("one_loop.cpp"))
+        # without it gcc keeps branches, and does one number at a time
+        flags = ("-fno-trapping-math",)
+        found = library(Path(__file__).with_name("one_loop.cpp"), flags=flags)
     except NoCompiler:
         return None
     found.moved.argtypes = c_void_p, c_void_p, c_double, c_void_p, c_long

@@ -20,7 +20,8 @@ def rates(
 ) -> "Axes":
     """Draw speeds as bars with their numbers, and the machine's best as a line."""
     bars(ax, speeds, xlabel=xlabel)
-    ax.bar_label(ax.containers[-1], fmt="%.3g", padding=3)
+    labels = [f"{n:,.0f}" if n >= 100 else f"{n:.3g}" for n in speeds.values()]
+    ax.bar_label(ax.containers[-1], labels, padding=3)
     ax.set(xlim=(0, 1.2 * max(peak or 0, *speeds.values())), title=title)
     if peak is not None:
         ax.axvline(peak, color=COLORS[5], linestyle="--", linewidth=2)

@@ -17,7 +17,13 @@ def test_a_matrix_product_and_a_convolution_are_counted_by_hand():
 
 
 def test_time_asleep_is_no_computing_time():
-    assert seconds_of(lambda: time.sleep(0.01), calls=3) < 0.005
+    assert seconds_of(time.sleep, 0.01, calls=3) < 0.005
+
+
+def test_a_call_gets_its_arguments():
+    kept = torch.zeros(2)
+    seconds_of(torch.add, torch.ones(2), 2, alpha=3, out=kept)
+    assert kept.tolist() == [7, 7]
 
 
 def test_the_time_of_a_call_is_a_median():

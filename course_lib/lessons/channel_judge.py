@@ -23,15 +23,15 @@ INPUTS, HIDDEN, OUTPUTS, KERNEL = 3, 4, 5, 9
 FAULTS = {
     "no relu": "The ReLU between the convolutions is missing.",
     "only change": "You return the change alone. Add it to what `second` gave before.",
-    "front": "You send on the change in front of the ReLU. Where a channel is negative, "
-    "nothing passes: take the difference of the two ReLUs.",
+    "front": "You send on the change in front of the ReLU. Where a channel is "
+    "negative, nothing passes: take the difference of the two ReLUs.",
     "relu of change": "You take the ReLU of the change. Wanted is the change of the "
     "ReLU: `new.relu() - old.relu()`.",
     "whole new": "You send on the new channel, and the old one is still in `after`: "
     "send its change, new minus old.",
     "minus": "The change has the wrong sign: wanted new minus old.",
-    "bias twice": "The bias of `second` is added once more. It is in what you remember; "
-    "a change has no bias.",
+    "bias twice": "The bias of `second` is added once more. It is in what you "
+    "remember; a change has no bias.",
     "unshifted": "You take channel i of x as it is. Only the middle of the kernel sees "
     "that; another row and column see a shifted copy, with zeros at the edge.",
     "turned": "You have exchanged row and column.",
@@ -141,8 +141,8 @@ def _look_again(answer: type) -> None:
     if not all(close(got, wanted) for got, wanted in pairs):
         raise NotYet(
             "Step 3, `look` several times: it must change nothing, and after a `look` "
-            "the next one gives something else. It is asked three times for each weight, "
-            "and only one of these wins."
+            "the next one gives something else. It is asked three times for each "
+            "weight, and only one of these wins."
         )
 
 
@@ -171,7 +171,9 @@ def _compare(
                 raise NotYet(f"{place}: {words}")
         where = f"look({', '.join(map(str, (*weight, by)))})"
         off = (got.double() - known).abs().max().item()
-        raise NotYet(f"{place}: {where} is not what a full pass gives, by up to {off:.2g}.")
+        raise NotYet(
+            f"{place}: {where} is not what a full pass gives, by up to {off:.2g}."
+        )
 
 
 def _outputs(
@@ -242,7 +244,9 @@ def _price(answer: type) -> None:
             f"`second` takes {channel:,}."
         )
         if work >= full:
-            raise NotYet(f"{numbers} The numbers are right, and computed in full again.")
+            raise NotYet(
+                f"{numbers} The numbers are right, and computed in full again."
+            )
         if work >= channel + INPUTS * KERNEL * pixels:
             raise NotYet(
                 f"{numbers} You compute channel o of `first` again, where `by * plane` "

@@ -280,8 +280,8 @@ def fold(answer: Callable[[Tensor, int], Tensor]) -> None:
         if not torch.allclose(F.conv2d(x, got.to(x), stride=size), wanted, atol=1e-5):
             reject(_fold_mistakes(got.to(x), weight, size))
             raise NotYet(
-                f"For size {size}: conv2d(x, fold(weight, {size}), stride={size}) is not "
-                "the pooled convolution."
+                f"For size {size}: conv2d(x, fold(weight, {size}), stride={size}) is "
+                "not the pooled convolution."
             )
 
 
@@ -329,8 +329,8 @@ def _fold_mistakes(got: Tensor, weight: Tensor, size: int) -> dict[str, bool]:
         ),
         "You shift along the rows only": shifted(*[(0, x) for x in places]) / size,
         "You shift along the columns only": shifted(*[(y, 0) for y in places]) / size,
-        "You pad with zeros and take no mean: that leaves out all pixels of a block but "
-        "one": shifted((0, 0)),
+        "You pad with zeros and take no mean: that leaves out all pixels of a block "
+        "but one": shifted((0, 0)),
         "Your kernel is upside down. torch's convolution does not flip it": (
             right.flip(2, 3) / size**2
         ),

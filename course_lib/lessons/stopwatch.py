@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from statistics import median
 from time import thread_time
+from typing import Any
 
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -10,16 +11,18 @@ from torch.utils.flop_counter import FlopCounterMode
 Losses = Callable[[int, int], Tensor]  # (weight, number of a mini-batch) -> three sums
 
 
-def seconds_of(function: Callable[[], object], calls: int = 9) -> float:
-    """Return the computing time of a call in this thread, a median.
+def seconds_of(
+    function: Callable[..., object], *arguments: Any, calls: int = 9, **options: Any
+) -> float:
+    """Return the computing time of `function(*arguments, **options)`, a median.
 
-    Another program that takes the processor away does not count, nor do torch's other
-    threads.
+    It is that of this thread: another program that takes the processor away does not
+    count, nor do torch's other threads.
     """
     times = []
     for _ in range(calls):
         start = thread_time()
-        function()
+        function(*arguments, **options)
         times.append(thread_time() - start)
     return median(times)
 

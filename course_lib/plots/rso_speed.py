@@ -40,7 +40,9 @@ def gains(
     """Draw two bars for each name, one a kind, with their numbers; NaN draws none."""
     looks = ({"color": COLORS[1], "hatch": "//"}, {"color": COLORS[0]})
     for kind, (name, look) in enumerate(zip(kinds, looks, strict=True)):
-        found = {y: f[kind] for y, f in enumerate(factors.values()) if not isnan(f[kind])}
+        found = {
+            y: f[kind] for y, f in enumerate(factors.values()) if not isnan(f[kind])
+        }
         places = [y + 0.4 * kind - 0.2 for y in found]
         drawn = ax.barh(places, list(found.values()), 0.38, label=name, **look)
         ax.bar_label(drawn, fmt="%.1f", padding=3)

@@ -223,7 +223,9 @@ WRONG = {
             "You divide by the variance; wanted its root",
         ),
         (
-            _normalize(_APART.replace("candidates, -1", "3, -1"), _MEAN, _VARIANCE, _DIVIDE),
+            _normalize(
+                _APART.replace("candidates, -1", "3, -1"), _MEAN, _VARIANCE, _DIVIDE
+            ),
             "Is a number fixed?",
         ),
     ],
@@ -328,7 +330,9 @@ WRONG = {
         (_channel(look="(new, spread)"), "returned tuple; wanted a tensor"),
         (_channel(look="new"), "the shape (4, 5, 6); wanted that of"),
         (
-            _channel(init=[line.replace("self.own.relu()", "self.own") for line in _INIT]),
+            _channel(
+                init=[line.replace("self.own.relu()", "self.own") for line in _INIT]
+            ),
             "The ReLU between the convolutions is missing",
         ),
         (_channel(plane="self.x[:, i]"), "You take channel i of x as it is"),

@@ -118,9 +118,9 @@ def shared_statistics_decide_otherwise(seed):
 
 
 @claim(
-    "How many times as fast as the paper's loop, in computing time of one thread: each "
-    "step gains less time than multiply-adds (one channel 15.1 times fewer, pooling "
-    "folded 26.0).",
+    "How many times as fast as the paper's loop, in computing time of one thread: one "
+    "channel gains less than its 15.1 times fewer multiply-adds, and pooling folded "
+    "less than its 26.0.",
     lambda v: max(v["one channel"]) < 15.1 and max(v["pooling folded"]) < 26.0,
 )
 def fewer_multiply_adds_less_time(seed):

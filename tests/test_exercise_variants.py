@@ -17,6 +17,53 @@ RIGHT = {
         "    totals = np.array([sums for sums, _ in shares]).sum(0)\n"
         "    return np.array([0, 1, -1])[np.argmin(totals)]\n"
     ),
+    "rso_speed.seconds": (
+        "import numpy as np\n"
+        "def prefix_seconds(costs, weights, batch, rate):\n"
+        "    behind = np.cumsum(costs[::-1])[::-1]\n"
+        "    return torch.tensor(3.0 * batch * np.dot(behind, weights) / rate)\n"
+    ),
+    "rso_speed.mend": (
+        "def mend(x, a, z, second, o, i, by):\n"
+        "    old = torch.clamp(a[:, o], min=0)\n"
+        "    a[:, o].add_(x[:, i], alpha=by)\n"
+        "    z.addr_(torch.clamp(a[:, o], min=0) - old, second[:, o])\n"
+    ),
+    "rso_speed.statistics": (
+        "def normalize(x, candidates):\n"
+        "    norm = nn.BatchNorm1d(x.shape[1], affine=False, dtype=x.dtype)\n"
+        "    return torch.cat([norm(part) for part in x.chunk(candidates)])\n"
+    ),
+    "rso_speed.fold": (
+        "def fold(weight, size):\n"
+        "    outputs, inputs, height, width = weight.shape\n"
+        "    last = size - 1\n"
+        "    grown = torch.zeros(outputs, inputs, height + last, width + last)\n"
+        "    for y in range(size):\n"
+        "        for x in range(size):\n"
+        "            grown[:, :, y : y + height, x : x + width] += weight\n"
+        "    return grown / (size * size)\n"
+    ),
+    "rso_speed.one_channel": (
+        "class OneChannel:\n"
+        "    def __init__(self, x, first, second):\n"
+        "        self.kernel = second.weight.double()\n"
+        "        self.planes = unfold(x, 3, padding=1).transpose(0, 1)\n"
+        "        self.hidden = first(x).transpose(0, 1).contiguous()\n"
+        "        self.out = second(self.hidden.relu().transpose(0, 1))\n"
+        "        self.inputs = x.shape[1]\n"
+        "    def parts(self, o, i, row, column, by):\n"
+        "        plane = self.planes[9 * i + 3 * row + column]\n"
+        "        new = self.hidden[o] + by * plane.view(self.hidden[o].shape)\n"
+        "        moved = torch.clamp(new, min=0) - torch.clamp(self.hidden[o], min=0)\n"
+        "        part = self.kernel[:, [o]]\n"
+        "        return new, conv2d(moved.unsqueeze(1), part, None, 1, 1)\n"
+        "    def look(self, o, i, row, column, by):\n"
+        "        return self.parts(o, i, row, column, by)[1] + self.out\n"
+        "    def accept(self, o, i, row, column, by):\n"
+        "        self.hidden[o], spread = self.parts(o, i, row, column, by)\n"
+        "        self.out += spread\n"
+    ),
     "rso.passes": (
         "import numpy as np\n"
         "def forward_passes(model, cycles):\n"

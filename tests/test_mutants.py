@@ -138,7 +138,8 @@ def _with_change(tree: ast.AST, place: int, change: ast.AST) -> ast.AST:
     return ast.fix_missing_locations(tree)
 
 
-_PAD = "return sum((pad(weight, ({})) for {} in corners)) / 4"
+_SHIFTS = "shifts = [({}) for {} in places for {} in places]"
+_PADDED = "self.padded, self.kernel = (pad(x, ({})), second.weight)"
 
 # Mutants that compute the same: (lesson.exercise, line of the mutant) -> why
 EQUIVALENT = {
@@ -207,6 +208,14 @@ EQUIVALENT = {
     ("rso_speed.fold", _PAD.format("1 - x, x, y, 1 - y", "y, x")): "mirrored corners",
     ("rso_speed.fold", _PAD.format("x, 1 - x, 1 - y, y", "y, x")): "mirrored corners",
     ("rso_speed.fold", _PAD.format("x, 1 - x, y, 1 - y", "x, y")): "mirrored corners",
+    ("rso_speed.fold", _SHIFTS.format("last - x, x, y, last - y", "y", "x")): (
+        "mirrored places"
+    ),
+    ("rso_speed.fold", _SHIFTS.format("x, last - x, last - y, y", "y", "x")): (
+        "mirrored places"
+    ),
+    ("rso_speed.one_channel", _PADDED.format("1, 2, 1, 1")): "zeros that nobody reads",
+    ("rso_speed.one_channel", _PADDED.format("1, 1, 1, 2")): "zeros that nobody reads",
 }
 
 

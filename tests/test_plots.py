@@ -71,6 +71,11 @@ ONE_AXES = {
     "feeds": lambda ax: plots.feeds(ax, torch.zeros(2, 3), 0),
     "growth": lambda ax: plots.growth(ax, {"a": [1.0]}, xlabel="x", ylabel="y"),
     "fractions": lambda ax: plots.fractions(ax, {"a": [1.0]}, xlabel="x", ylabel="y"),
+    "rates": lambda ax: plots.rates(ax, {"a": 1.0}, xlabel="x"),
+    "gains": lambda ax: plots.gains(ax, {"a": (1, 2)}, kinds="bc", xlabel="x"),
+    "channels": lambda ax: plots.channels(ax, {"a": [0]}, kinds="bcd"),
+    "claims": lambda ax: plots.claims(ax, {"a": {1: 2.0}}, {1: 3.0}, ylim=(0, 4)),
+    "three": lambda ax: plots.three(ax, torch.zeros(3, 2), 0),
     "races": lambda ax: plots.races(ax, {"a": {1: 2.0}}, xlabel="x", ylabel="y"),
     "strips": lambda ax: plots.strips(ax, {"a": ["1"]}, {}),
     "windows": lambda ax: plots.windows(ax, 4, 3, 2, {"a": (0, 1)}),
@@ -551,12 +556,13 @@ def test_windows_are_as_many_as_a_convolution_returns(ax, stride):
 
 
 def test_rates_are_bars_with_the_peak_as_a_line(ax):
-    plots.rates(ax, {"slow": 1.0, "fast": 3.0}, peak=4.0, xlabel="a second")
-    assert [bar.get_width() for bar in ax.patches] == [1.0, 3.0]
+    plots.rates(ax, {"slow": 1.25, "fast": 3e4}, peak=4e4, xlabel="a second")
+    assert [bar.get_width() for bar in ax.patches] == [1.25, 3e4]
     (line,) = ax.lines
-    assert list(line.get_xdata()) == [4.0, 4.0]
-    assert ax.get_xlim()[1] > 4
+    assert list(line.get_xdata()) == [4e4, 4e4]
+    assert ax.get_xlim()[1] > 4e4
     assert ax.get_xlabel() == "a second"
+    assert {text.get_text() for text in ax.texts} == {"1.25", "30,000", "peak"}
 
 
 def test_rates_without_a_peak_draw_no_line(ax):
@@ -577,6 +583,55 @@ def test_channels_stand_in_columns_and_each_kind_has_its_look(ax):
     assert len({line.get_color() for line in ax.lines}) == 3
     assert len({line.get_marker() for line in ax.lines}) == 3
     assert [text.get_text() for text in ax.get_xticklabels()] == ["a", "b"]
+
+
+def test_gains_are_two_bars_a_name_side_by_side_and_none_where_there_is_no_number(ax):
+    factors = {"slow": (2.0, 1.5), "fast": (float("nan"), 8.0)}
+    plots.gains(ax, factors, kinds=("work", "time"), xlabel="times")
+    bars = [(bar.get_y() + bar.get_height() / 2, bar.get_width()) for bar in ax.patches]
+    np.testing.assert_allclose(bars, [(-0.2, 2.0), (0.2, 1.5), (1.2, 8.0)])
+    assert [text.get_text() for text in ax.texts] == ["2.0", "1.5", "8.0"]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["slow", "fast"]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["work", "time"]
+    assert ax.get_xlim()[1] > 8
+
+
+def drawn_kinds(ax):
+    """Return {column: {kind: how many channels}} of a picture of channels."""
+    found = {}
+    for line in ax.lines:
+        for x, _ in line.get_xydata():
+            if x == x:
+                column = found.setdefault(int(x), {})
+                column[line.get_label()] = column.get(line.get_label(), 0) + 1
+    return found
+
+
+def test_a_sweep_is_drawn_in_full_without_its_prefix_and_for_one_channel(figure):
+    axes = figure.subplots(1, 3)
+    sizes = {"a": 2, "b": 4, "c": 3, "d": 5}
+    assert plots.sweeps(axes, sizes, swept="b") is axes
+    everything, prefix, one = map(drawn_kinds, axes)
+    assert everything == {i: {"in full": n} for i, n in enumerate(sizes.values())}
+    assert prefix == {**everything, 0: {"remembered": 2}}
+    assert one == {
+        0: {"remembered": 2},
+        1: {"remembered": 3, "moves": 1},
+        2: {"moves": 3},
+        3: {"in full": 5},
+    }
+    assert [ax.get_legend() is not None for ax in axes] == [False, False, True]
+    plots.sweeps(figure.subplots(1, 3), sizes, swept="d")  # nothing is behind it
+
+
+def test_claims_are_stars_over_the_runs_in_percent(ax):
+    plots.claims(ax, {"run": {1: 80.0, 2: 90.0}}, {5: 98.0, 50: 99.1}, ylim=(70, 100))
+    stars, run = ax.lines
+    assert [tuple(point) for point in stars.get_xydata()] == [(5, 98), (50, 99.1)]
+    assert (stars.get_marker(), stars.get_label()) == ("*", "claimed")
+    assert [tuple(point) for point in run.get_xydata()] == [(1, 80), (2, 90)]
+    assert (ax.get_xscale(), ax.get_ylim()) == ("linear", (70, 100))
+    assert "%" in ax.get_ylabel()
 
 
 def test_a_kind_that_no_channel_has_is_named_all_the_same(ax):

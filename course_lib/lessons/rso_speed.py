@@ -1,16 +1,19 @@
 """Exercises of lesson 09, Get the same answer many times faster.
 
 The oracles are hand arithmetic and torch's own layers, run in full: none of them
-remembers or shares anything.
+remembers or shares anything. The last exercise, `one_channel`, is judged in
+`channel_judge`.
 """
 
 from collections.abc import Callable, Sequence
-from numbers import Integral
+from numbers import Real
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from course_lib.lessons import channel_judge
 from course_lib.lessons.checks import (
     reject,
     require_close,
@@ -18,6 +21,7 @@ from course_lib.lessons.checks import (
     require_unchanged,
 )
 from course_lib.lessons.exercises import NotYet, exercise
+from course_lib.lessons.stopwatch import multiply_adds
 
 NUMBER = 9
 
@@ -30,7 +34,8 @@ Shares = Sequence[tuple[list[float], int]]
     "`sum(costs[d:])` for one image. Three candidates for each of `weights[d]`.",
     "Sum 3 * weights[d] * sum(costs[d:]) over d, times batch, divided by rate.",
     right="With the paper's layers, batch 1000 and a rate of 50 billion a second it "
-    "gives about twelve minutes a cycle: no twenty hours, and still too long.",
+    "gives about twelve minutes a cycle: no twenty hours, and the prefix is all that "
+    "was spared.",
 )
 def seconds(answer: Callable[[list, list, int, float], float]) -> None:
     """A function of (costs, weights, batch, rate): the time of a cycle."""
@@ -50,14 +55,17 @@ def seconds(answer: Callable[[list, list, int, float], float]) -> None:
         "You visit each layer once; wanted each of its weights": (
             3 * (123 + 23 + 3) * 10 / 7
         ),
-        "That is one over the time": 7 / (wanted * 7),
+        "That is one over the time": 1 / wanted,
+        "You round to whole seconds: `/` divides, `//` and `int` cut off": wanted // 1,
+        "You round to whole seconds, and a cycle may take less than one": round(wanted),
     }
     got = answer([100, 20, 3], [2, 30, 500], 10, 7.0)
     place = "For costs [100, 20, 3], weights [2, 30, 500], batch 10 and rate 7"
     require_close(got, wanted, place, mistakes)
     place = "With a single layer something else comes out. Is a number fixed?"
     wanted = 3 * 4 * 7 * 5 / 8
-    require_close(answer([7], [4], 5, 8.0), wanted, f"{place} There", {})
+    whole = {"You round to whole seconds. `/` divides, `//` cuts off": wanted // 1}
+    require_close(answer([7], [4], 5, 8.0), wanted, f"{place} There", whole)
 
 
 @exercise(
@@ -83,7 +91,7 @@ def mend(answer: Callable[..., object]) -> None:
         bias = draw(4)  # which only an answer that updates z leaves in it
         z = a.relu() @ second.T + bias
         old_a, old_z, given = a.clone(), z.clone(), (x.clone(), second.clone())
-        answer(x, a, z, second, o, i, by)
+        work = multiply_adds(lambda: answer(x, a, z, second, o, i, by))  # noqa: B023
         require_unchanged((x, second), given, "`x` or `second`, not only `a` and `z`")
         first[o, i] += by
         new_a = x @ first.T
@@ -96,6 +104,12 @@ def mend(answer: Callable[..., object]) -> None:
                     "Add to `z` what column o changes."
                 )
             _judge_z(z, old_z, old_a[:, o], new_a[:, o], second)
+            if work > len(x) * len(second):
+                raise NotYet(
+                    f"The numbers are right, at the price of the whole product: {work} "
+                    f"multiply-adds, where column o takes {len(x) * len(second)}. Use "
+                    "`second[:, o]` alone."
+                )
         if not torch.allclose(a, new_a) or not torch.allclose(
             z, new_a.relu() @ second.T + bias
         ):
@@ -165,20 +179,25 @@ def _judge_z(
 def statistics(answer: Callable[[Tensor, int], Tensor]) -> None:
     """A function of (x, candidates): batch norm for each candidate."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(12, 4, generator=generator, dtype=torch.float64)
-    x[4:8] = 3 * x[4:8] + 5  # a candidate that is far off
-    given = x.clone()
-    got = answer(given, 3)
-    require_unchanged([given], [x], "`x` in place")
-    require_kind(got, Tensor, "a tensor")
-    if got.shape != x.shape:
-        shapes = f"{tuple(got.shape)}; wanted the shape of x, {tuple(x.shape)}"
-        raise NotYet(f"You returned {shapes}.")
-    if not torch.allclose(got, _each_alone(x, 3)):
-        raise NotYet(_statistics_mistake(got, x))
-    wide = torch.randn(10, 3, generator=generator, dtype=torch.float64)
-    if not torch.allclose(answer(wide, 2), _each_alone(wide, 2)):
-        raise NotYet("It is right for 3 candidates and not for 2. Is a number fixed?")
+    for candidates, channels in ((3, 4), (2, 3)):
+        x = torch.randn(12, channels, generator=generator, dtype=torch.float64)
+        x[4:8] = 3 * x[4:8] + 5  # far off
+        x[:, 1] *= 2e-3  # here the 1e-5 counts
+        given = x.clone()
+        got = answer(given, candidates)
+        require_unchanged([given], [x], "`x` in place")
+        require_kind(got, Tensor, "a tensor")
+        if got.shape != x.shape:
+            shapes = f"{tuple(got.shape)}; wanted the shape of x, {tuple(x.shape)}"
+            raise NotYet(f"You returned {shapes}.")
+        if not torch.allclose(got.to(x), _each_alone(x, candidates), atol=1e-5):
+            mistake = _statistics_mistake(got.to(x), x, candidates)
+            if candidates == 2:
+                mistake = (
+                    "It is right for 3 candidates of 4 images and not for 2 of 6. Is a "
+                    "number fixed?"
+                )
+            raise NotYet(mistake)
 
 
 def _each_alone(x: Tensor, candidates: int) -> Tensor:
@@ -189,10 +208,11 @@ def _batch_norm(x: Tensor) -> Tensor:
     return F.batch_norm(x, None, None, training=True)
 
 
-def _statistics_mistake(got: Tensor, x: Tensor) -> str:
-    parts = x.view(3, 4, 4)  # (candidates, batch, channels)
+def _statistics_mistake(got: Tensor, x: Tensor, candidates: int) -> str:
+    parts = x.view(candidates, -1, x.shape[1])  # (candidates, batch, channels)
     mean, variance = parts.mean(1, True), parts.var(1, keepdim=True, correction=0)
-    every_third = x.view(4, 3, 4).transpose(0, 1).reshape(12, 4)
+    every_third = x.view(-1, candidates, x.shape[1]).transpose(0, 1).reshape(x.shape)
+    turned = _each_alone(every_third, candidates).view(parts.shape).transpose(0, 1)
 
     def by(mean: Tensor, variance: Tensor, eps: float = 1e-5) -> Tensor:
         return ((parts - mean) / (variance + eps).sqrt()).view(x.shape)
@@ -200,6 +220,7 @@ def _statistics_mistake(got: Tensor, x: Tensor) -> str:
     def over(axes: tuple[int, ...]) -> Tensor:
         return by(parts.mean(axes, True), parts.var(axes, keepdim=True, correction=0))
 
+    deviation = variance.sqrt()
     mistakes = {
         "The candidates share their statistics: what one of them tries changes the "
         "outputs of the others": _batch_norm(x),
@@ -212,83 +233,106 @@ def _statistics_mistake(got: Tensor, x: Tensor) -> str:
         "Each variance is a candidate's own, and the mean is still shared": (
             by(x.mean(0), variance)
         ),
-        "You take every third row for a candidate. All samples of the first one stand "
-        "first: `view(candidates, -1, channels)`": (
-            _each_alone(every_third, 3).view(3, 4, 4).transpose(0, 1).reshape(12, 4)
-        ),
-        "You normalize each sample over its channels, as layer norm does": over((2,)),
+        "You take every third row for a candidate. All images of the first one stand "
+        "first: `view(candidates, -1, channels)`": turned.reshape(x.shape),
+        "You normalize each image over its channels, as layer norm does": over((2,)),
         "You mix the channels. Each channel has a mean of its own": over((1, 2)),
         "The 1e-5 is missing. A channel of equal values would divide by zero": (
             by(mean, variance, 0.0)
         ),
-        "You divide by the variance; wanted its root": by(mean, variance.square(), 0.0),
+        "You add 1e-5 behind the root. It belongs to the variance: "
+        "`(variance + 1e-5).sqrt()`": by(mean, (deviation + 1e-5).square(), 0.0),
+        "You divide by the variance; wanted its root": (
+            by(mean, (variance + 1e-5).square(), 0.0)
+        ),
+        "You divide by the variance, and the 1e-5 is missing": (
+            by(mean, variance.square(), 0.0)
+        ),
         "You only subtract the mean": by(mean, torch.ones_like(variance), 0.0),
     }
     for text, wrong in mistakes.items():
-        if torch.allclose(got, wrong, rtol=1e-9, atol=1e-12):
+        if torch.allclose(got, wrong):
             return f"{text}."
     return "It is not what batch norm gives for each candidate alone."
 
 
 @exercise(
-    "Which inputs does a block of four outputs see? Draw it for a 1 x 1 kernel.",
-    "The kernel at four places: `pad(weight, (left, right, top, bottom))` with one "
-    "zero in all along each axis.",
-    "Add the four paddings (0, 1, 0, 1), (1, 0, 0, 1), (0, 1, 1, 0), (1, 0, 1, 0) "
-    "and divide by 4.",
-    right="One convolution in place of two layers, and 16 multiply-adds instead of 36.",
+    "Which inputs does a block of outputs see? Draw it for a 1 x 1 kernel.",
+    "The kernel at every place of the block: `pad(weight, (left, right, top, bottom))` "
+    "with size - 1 zeros in all along each axis.",
+    "Two loops, x and y in `range(size)`: add the paddings (x, size - 1 - x, y, "
+    "size - 1 - y) and divide by size * size.",
+    right="One convolution in place of two layers, and fewer multiply-adds: for 3 x 3 "
+    "kernels and blocks of 2 x 2 it is 16 instead of 36.",
 )
-def fold(answer: Callable[[Tensor], Tensor]) -> None:
+def fold(answer: Callable[[Tensor, int], Tensor]) -> None:
     """A function of a kernel: the kernel of convolution and mean pooling in one."""
     generator = torch.Generator().manual_seed(0)
-    for size in ((3, 3), (1, 1), (5, 2)):
-        weight = torch.randn(4, 2, *size, generator=generator, dtype=torch.float64)
-        x = torch.randn(2, 2, 11, 12, generator=generator, dtype=torch.float64)
+    sizes = ((3, 3), 3), ((1, 1), 2), ((5, 2), 2), ((2, 3), 4), ((3, 3), 1)
+    for shape, size in sizes:
+        weight = torch.randn(4, 2, *shape, generator=generator, dtype=torch.float64)
+        x = torch.randn(2, 2, 13, 14, generator=generator, dtype=torch.float64)
         given = weight.clone()
-        got = answer(given)
+        got = answer(given, size)
         require_unchanged([given], [weight], "`weight`, which the layer still needs")
-        _judge_kernel(got, weight)
-        wanted = F.avg_pool2d(F.conv2d(x, weight), 2)
-        if not torch.allclose(F.conv2d(x, got, stride=2), wanted):
-            reject(_fold_mistakes(got, weight))
+        _judge_kernel(got, weight, size)
+        wanted = F.avg_pool2d(F.conv2d(x, weight), size)
+        if not torch.allclose(F.conv2d(x, got.to(x), stride=size), wanted, atol=1e-5):
+            reject(_fold_mistakes(got.to(x), weight, size))
             raise NotYet(
-                "conv2d(x, fold(weight), stride=2) is not the pooled convolution."
+                f"For size {size}: conv2d(x, fold(weight, {size}), stride={size}) is "
+                "not the pooled convolution."
             )
 
 
-def _judge_kernel(got: object, weight: Tensor) -> None:
+def _judge_kernel(got: object, weight: Tensor, size: int) -> None:
     require_kind(got, Tensor, "the new kernel")
     *front, height, width = weight.shape
-    wanted = (*front, height + 1, width + 1)
-    if got.shape == weight.shape:
-        raise NotYet(
-            "Your kernel has the old size. The kernel reaches over two rows and two "
-            f"columns of outputs, so it grows by one: wanted {wanted}."
-        )
-    if tuple(got.shape) != wanted:
-        raise NotYet(
-            f"Your kernel has the shape {tuple(got.shape)}; for {tuple(weight.shape)} "
-            f"wanted {wanted}."
-        )
-
-
-def _fold_mistakes(got: Tensor, weight: Tensor) -> dict[str, bool]:
-    def shifted(*corners: tuple[int, int]) -> Tensor:
-        return sum(F.pad(weight, (x, 1 - x, y, 1 - y)) for y, x in corners)
-
-    right = shifted((0, 0), (0, 1), (1, 0), (1, 1))
+    wanted = (*front, height + size - 1, width + size - 1)
+    if tuple(got.shape) == wanted:
+        return
+    shape = f"Your kernel has the shape {tuple(got.shape)}; for {tuple(weight.shape)}"
     mistakes = {
-        "You add the four places. A mean divides by 4": right,
-        "You divide by 2; a block has four pixels": right / 2,
-        "You shift along the diagonal only. A block has two more corners": (
-            shifted((0, 0), (1, 1)) / 2
+        "Your kernel has the old size. The kernel reaches over all outputs of a block, "
+        "so it grows by size - 1.": got.shape == weight.shape,
+        "Your kernel grows by one. That is right for blocks of 2 x 2 alone; in general "
+        "it grows by size - 1.": (
+            size != 2 and tuple(got.shape) == (*front, height + 1, width + 1)
         ),
-        "You shift along the rows only": shifted((0, 0), (0, 1)) / 2,
-        "You shift along the columns only": shifted((0, 0), (1, 0)) / 2,
-        "You pad with zeros and take no mean: that leaves out three of the four "
-        "pixels": shifted((0, 0)),
+        "Your kernel grows by size; wanted size - 1.": (
+            tuple(got.shape) == (*front, height + size, width + size)
+        ),
+        "Your kernel grows on both sides of each axis. The zeros of both sides are "
+        "size - 1 in all.": (
+            tuple(got.shape) == (*front, height + 2 * size - 2, width + 2 * size - 2)
+        ),
+    }
+    wanted_shape = f"{shape} and size {size} wanted {wanted}."
+    reject({f"{name} {wanted_shape}": made for name, made in mistakes.items()})
+    raise NotYet(wanted_shape)
+
+
+def _fold_mistakes(got: Tensor, weight: Tensor, size: int) -> dict[str, bool]:
+    last = size - 1
+
+    def shifted(*corners: tuple[int, int]) -> Tensor:
+        return sum(F.pad(weight, (x, last - x, y, last - y)) for y, x in corners)
+
+    places = range(size)
+    right = shifted(*[(y, x) for y in places for x in places])
+    mistakes = {
+        "You add all places. A mean divides by size * size": right,
+        "You divide by size; a block has size * size pixels": right / size,
+        "You divide by 4; a block has size * size pixels": right / 4,
+        "You shift along the diagonal only. A block has more places than that": (
+            shifted(*zip(places, places, strict=True)) / size
+        ),
+        "You shift along the rows only": shifted(*[(0, x) for x in places]) / size,
+        "You shift along the columns only": shifted(*[(y, 0) for y in places]) / size,
+        "You pad with zeros and take no mean: that leaves out all pixels of a block "
+        "but one": shifted((0, 0)),
         "Your kernel is upside down. torch's convolution does not flip it": (
-            right.flip(2, 3) / 4
+            right.flip(2, 3) / size**2
         ),
     }
     return {f"{t}.": torch.allclose(got, wrong) for t, wrong in mistakes.items()}
@@ -300,35 +344,35 @@ _CASES: tuple[tuple[str, Shares, int, str], ...] = (
     ("both agree to stay", [([4, 5, 8], 10), ([4, 6, 8], 10)], 0, ""),
     ("w - dw is the best", [([9, 8, 2], 10), ([9, 8, 3], 10)], -1, ""),
     (
-        "three of five processes agree, and are wrong",
+        "three of five workers agree, and are wrong",
         [([3, 4, 9], 10), *[([20, 18, 17], 10)] * 3, ([90, 50, 95], 10)],
         1,
-        "Only one process decides. The losses of all of them count.",
+        "Only one worker decides. The losses of all of them count.",
     ),
     (
-        "the first process disagrees",
+        "the first worker disagrees",
         [([3, 4, 9], 10), ([20, 10, 25], 10)],
         1,
-        "Only one process decides. The losses of all of them count.",
+        "Only one worker decides. The losses of all of them count.",
     ),
     (
-        "the last process disagrees",
+        "the last worker disagrees",
         [([20, 10, 25], 10), ([3, 4, 9], 10)],
         1,
-        "The last process decides alone. The losses of all of them count.",
+        "The last worker decides alone. The losses of all of them count.",
     ),
     (
         "the shares have different sizes",
         [([100, 140, 190], 200), ([40, 20, 60], 10)],
         0,
-        "You treat shares of 200 and 10 samples alike. The sums are sums already: add "
+        "You treat shares of 200 and 10 images alike. The sums are sums already: add "
         "them without another factor.",
     ),
     (
         "the smaller share decides",
         [([10, 12, 30], 200), ([20, 15, 40], 10)],
         1,
-        "You multiply the sums of 200 and of 10 samples by those numbers. They are "
+        "You multiply the sums of 200 and of 10 images by those numbers. They are "
         "sums already: add them without another factor.",
     ),
     (
@@ -337,22 +381,22 @@ _CASES: tuple[tuple[str, Shares, int, str], ...] = (
         0,
         "At a tie you move. The first of equals wins, and that is w.",
     ),
-    ("one process only", [([9, 8, 7], 4)], -1, ""),
+    ("one worker only", [([9, 8, 7], 4)], -1, ""),
 )
 
 
 @exercise(
     "What is the loss of w on the whole mini-batch, given its sums on the parts?",
-    "Add the first numbers of all processes, then the second, then the third.",
+    "Add the first numbers of all workers, then the second, then the third.",
     "`zip(*[sums for sums, _ in shares])` gives them in threes turned around; the "
     "position of the least total picks from (0, 1, -1).",
-    right="Three numbers from each process, one sum, and the decision is that of one.",
+    right="Three numbers from each worker, one sum, and the decision is that of one.",
 )
 def decide(answer: Callable[[Shares], int]) -> None:
-    """A function of the processes' sums: their common decision."""
+    """A function of the workers' sums: their common decision."""
     for about, shares, wanted, mistake in _CASES:
         got = answer([(list(map(float, sums)), count) for sums, count in shares])
-        require_kind(got, Integral, "one decision: 0, 1 or -1")
+        got = _as_decision(got)
         if got == wanted:
             continue
         reject(
@@ -364,3 +408,24 @@ def decide(answer: Callable[[Shares], int]) -> None:
             }
         )
         raise NotYet(mistake or f"Where {about}: got {got!r}, wanted {wanted}.")
+
+
+def _as_decision(got: Any) -> Any:
+    if isinstance(got, Tensor) and got.numel() == 1:
+        got = got.item()
+    return require_kind(got, Real, "one decision: 0, 1 or -1")
+
+
+@exercise(
+    "What one weight multiplies is a plane: channel i of x, shifted. Pad x once, and "
+    "cut `[row : row + height, column : column + width]` out of it.",
+    "Remember the padded x, `own = first(x)` and `after = second(own.relu())`. Channel "
+    "o becomes `new = own[:, o] + by * plane`; what goes on is the change of its ReLU.",
+    "`conv2d(change[:, None], second.weight[:, o : o + 1], padding=1)` is what moves "
+    "`after`. `look` adds it and returns the sum; `accept` stores `new` and the sum.",
+    right="You have built what makes the search fast: all 108 decisions are those of "
+    "full passes, at the price of one channel.",
+)
+def one_channel(answer: type) -> None:
+    """A class that remembers two convolutions and moves one channel of them."""
+    channel_judge.judge(answer)

@@ -22,8 +22,8 @@ from course_lib.plots.explicit import extremes, swings, touched, units
 from course_lib.plots.keras_models import strips, windows
 from course_lib.plots.losses import entries, fork, shares, sharing
 from course_lib.plots.regularization import histogram, valley
-from course_lib.plots.rso import feeds, fractions, growth, visit
-from course_lib.plots.rso_speed import channels, rates
+from course_lib.plots.rso import feeds, fractions, growth, three, visit
+from course_lib.plots.rso_speed import channels, claims, gains, rates, sweeps
 from course_lib.plots.rules import arrows, flow
 from course_lib.plots.start_here import losses
 
@@ -33,6 +33,7 @@ __all__ = [
     "bars",
     "cells",
     "channels",
+    "claims",
     "curves",
     "descent",
     "entries",
@@ -41,6 +42,7 @@ __all__ = [
     "flow",
     "fork",
     "fractions",
+    "gains",
     "growth",
     "heatmap",
     "histogram",
@@ -55,6 +57,7 @@ __all__ = [
     "sharing",
     "spread",
     "strips",
+    "sweeps",
     "swings",
     "three",
     "tiles",

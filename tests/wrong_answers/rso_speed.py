@@ -7,7 +7,7 @@ def _function(head, *lines):
 
 def _seconds(expression):
     return _function(
-        "least_seconds(costs, weights, batch, rate)", f"return {expression}"
+        "prefix_seconds(costs, weights, batch, rate)", f"return {expression}"
     )
 
 
@@ -34,10 +34,14 @@ _VARIANCE = "variance = apart.var(1, keepdim=True, correction=0)"
 _DIVIDE = "return ((apart - mean) / (variance + 1e-5).sqrt()).view(x.shape)"
 
 
-def _fold(expression, corners="[(0, 0), (0, 1), (1, 0), (1, 1)]"):
-    shifted = "[pad(weight, (x, 1 - x, y, 1 - y)) for y, x in corners]"
-    lines = f"corners = {corners}", f"shifted = {shifted}", f"return {expression}"
-    return _function("fold(weight)", *lines)
+_PLACES = "[(y, x) for y in range(size) for x in range(size)]"
+
+
+def _fold(expression, places=_PLACES):
+    shifts = "[(x, size - 1 - x, y, size - 1 - y) for y, x in places]"
+    shifted = f"[pad(weight, shift) for shift in {shifts}]"
+    lines = f"places = {places}", f"shifted = {shifted}", f"return {expression}"
+    return _function("fold(weight, size)", *lines)
 
 
 def _decide(*lines):
@@ -46,6 +50,48 @@ def _decide(*lines):
 
 _SUMS = "sums = [s for s, _ in shares]"
 _TOTALS = "totals = [sum(three) for three in zip(*sums)]"
+
+_INIT = (
+    "def __init__(self, x, first, second):",
+    "    self.padded, self.second = pad(x, (1, 1, 1, 1)), second",
+    "    self.x, self.first = x, first",
+    "    self.own = first(x)",
+    "    self.after = second(self.own.relu())",
+    "",
+)
+_PLANE = "self.padded[:, i, row : row + height, column : column + width]"
+_SEND = "new.relu() - self.own[:, o].relu()"
+_PART = "self.second.weight[:, o : o + 1]"
+
+
+def _channel(
+    *,
+    init=_INIT,
+    plane=_PLANE,
+    send=_SEND,
+    part=_PART,
+    look="self.after + spread",
+    accept=("self.own[:, o] = new", "self.after = self.after + spread"),
+):
+    """Return the class, of which one place may be wrong."""
+    lines = [
+        *init,
+        "def change(self, o, i, row, column, by):",
+        "    height, width = self.own.shape[2:]",
+        f"    new = self.own[:, o] + by * {plane}",
+        f"    change = {send}",
+        f"    return new, conv2d(change[:, None], {part}, padding=1)",
+        "",
+        "def look(self, o, i, row, column, by):",
+        "    new, spread = self.change(o, i, row, column, by)",
+        f"    return {look}",
+        "",
+        "def accept(self, o, i, row, column, by):",
+        "    new, spread = self.change(o, i, row, column, by)",
+        *(f"    {line}" for line in accept),
+    ]
+    return "class OneChannel:\n" + "".join(f"    {line}\n" for line in lines)
+
 
 WRONG = {
     "seconds": [
@@ -60,10 +106,10 @@ WRONG = {
         (_sweeps("sum(costs[d:])"), "You visit each layer once"),
         (_seconds("sum(costs) / rate"), "For costs [100, 20, 3]"),
         (
-            "def least_seconds(costs, weights, batch, rate):\n"
+            "def prefix_seconds(costs, weights, batch, rate):\n"
             "    work = sum(n * 3 * sum(costs[d:]) for d, n in enumerate(weights))\n"
             "    return work * batch // rate\n",
-            "got 52, wanted 52.5",
+            "You round to whole seconds",
         ),
     ],
     "mend": [
@@ -99,6 +145,15 @@ WRONG = {
             "    a[:, o] = new\n"
             "    z[:] = a.relu() @ second.T\n",
             "You compute all of `z` again",
+        ),
+        (
+            _mend(
+                "new = a.clone()",
+                "new[:, o] += by * x[:, i]",
+                "z += (new.relu() - a.relu()) @ second.T",
+                _STORE.replace("new", "new[:, o]"),
+            ),
+            "at the price of the whole product: 640 multiply-adds",
         ),
     ],
     "statistics": [
@@ -149,29 +204,88 @@ WRONG = {
             ),
             "The 1e-5 is missing",
         ),
+        (
+            _normalize(
+                _APART,
+                _MEAN,
+                _VARIANCE,
+                "return ((apart - mean) / (variance.sqrt() + 1e-5)).view(x.shape)",
+            ),
+            "You add 1e-5 behind the root",
+        ),
+        (
+            _normalize(
+                _APART,
+                _MEAN,
+                _VARIANCE,
+                "return ((apart - mean) / (variance + 1e-5)).view(x.shape)",
+            ),
+            "You divide by the variance; wanted its root",
+        ),
+        (
+            _normalize(
+                _APART.replace("candidates, -1", "3, -1"), _MEAN, _VARIANCE, _DIVIDE
+            ),
+            "Is a number fixed?",
+        ),
     ],
     "fold": [
-        (_function("fold(weight)", "return ..."), "There is still a"),
-        (_fold("sum(shifted)"), "A mean divides by 4"),
-        (_fold("sum(shifted) / 2"), "You divide by 2"),
-        (_fold("sum(shifted) / 2", "[(0, 0), (1, 1)]"), "the diagonal"),
-        (_fold("sum(shifted) / 2", "[(0, 0), (0, 1)]"), "along the rows only"),
-        (_fold("sum(shifted) / 2", "[(0, 0), (1, 0)]"), "along the columns only"),
+        (_function("fold(weight, size)", "return ..."), "There is still a"),
+        (_fold("sum(shifted)"), "A mean divides by size * size"),
+        (_fold("sum(shifted) / size"), "You divide by size; a block has"),
+        (_fold("sum(shifted) / 4"), "You divide by 4"),
+        (
+            _fold("sum(shifted) / size", "[(y, y) for y in range(size)]"),
+            "the diagonal",
+        ),
+        (
+            _fold("sum(shifted) / size", "[(0, x) for x in range(size)]"),
+            "along the rows only",
+        ),
+        (
+            _fold("sum(shifted) / size", "[(y, 0) for y in range(size)]"),
+            "along the columns only",
+        ),
         (_fold("shifted[0]"), "take no mean"),
         (_fold("weight / 4"), "the old size"),
-        (_fold("avg_pool2d(weight, 2)"), "(4, 2, 1, 1)"),
-        (_fold("sum(shifted).flip(2, 3) / 4"), "upside down"),
+        (_fold("avg_pool2d(weight, size)"), "(4, 2, 1, 1)"),
+        (_fold("sum(shifted).flip(2, 3) / size**2"), "upside down"),
+        (
+            _function(
+                "fold(weight, size)",
+                "corners = [(0, 0), (0, 1), (1, 0), (1, 1)]",
+                "return sum(pad(weight, (x, 1 - x, y, 1 - y)) for y, x in corners) / 4",
+            ),
+            "right for blocks of 2 x 2 alone",
+        ),
+        (
+            _function(
+                "fold(weight, size)",
+                "grown = pad(weight, (size - 1, size - 1, size - 1, size - 1))",
+                "return grown / size**2",
+            ),
+            "on both sides of each axis",
+        ),
+        (
+            _function(
+                "fold(weight, size)",
+                "places = [(y, x) for y in range(size) for x in range(size)]",
+                "grown = [pad(weight, (x, size - x, y, size - y)) for y, x in places]",
+                "return sum(grown) / size**2",
+            ),
+            "grows by size; wanted size - 1",
+        ),
     ],
     "decide": [
         (_decide("return ..."), "There is still a"),
         (_decide(_SUMS, _TOTALS, "return totals.index(min(totals))"), "a position"),
         (
             _decide("sums, _ = shares[0]", "return (0, 1, -1)[sums.index(min(sums))]"),
-            "Only one process decides",
+            "Only one worker decides",
         ),
         (
             _decide("sums, _ = shares[-1]", "return (0, 1, -1)[sums.index(min(sums))]"),
-            "The last process decides alone",
+            "The last worker decides alone",
         ),
         (
             _decide(
@@ -188,7 +302,7 @@ WRONG = {
                 "totals = [sum(three) for three in zip(*means)]",
                 "return (0, 1, -1)[totals.index(min(totals))]",
             ),
-            "shares of 200 and 10",
+            "shares of 200 and 10 images",
         ),
         (
             _decide(
@@ -207,7 +321,94 @@ WRONG = {
             "def decide(shares):\n"
             "    totals = [sum(s[k]*n for s, n in shares) for k in range(3)]\n"
             "    return (0, 1, -1)[totals.index(min(totals))]\n",
-            "of 200 and of 10 samples by",
+            "of 200 and of 10 images by",
+        ),
+    ],
+    "one_channel": [
+        (_channel(look="..."), "There is still a"),
+        (_channel(look="spread"), "You return the change alone"),
+        (_channel(look="(new, spread)"), "returned tuple; wanted a tensor"),
+        (_channel(look="new"), "the shape (4, 5, 6); wanted that of"),
+        (
+            _channel(
+                init=[line.replace("self.own.relu()", "self.own") for line in _INIT]
+            ),
+            "The ReLU between the convolutions is missing",
+        ),
+        (_channel(plane="self.x[:, i]"), "You take channel i of x as it is"),
+        (
+            _channel(
+                plane="self.padded[:, i, column : column + height, row : row + width]"
+            ),
+            "exchanged row and column",
+        ),
+        (
+            _channel(
+                plane="self.padded[:, i, 2 - row : 2 - row + height, "
+                "2 - column : 2 - column + width]"
+            ),
+            "You shift to the other side",
+        ),
+        (_channel(send="new - self.own[:, o]"), "the change in front of the ReLU"),
+        (_channel(send="(new - self.own[:, o]).relu()"), "the ReLU of the change"),
+        (_channel(send="new.relu()"), "the old one is still in `after`"),
+        (
+            _channel(part="self.second.weight[:, i : i + 1]"),
+            "You use `second.weight[:, i]`",
+        ),
+        (
+            _channel(part=f"{_PART}, self.second.bias"),
+            "The bias of `second` is added once more",
+        ),
+        (
+            _channel(accept=("pass",)),
+            "what you remember is stale",
+        ),
+        (_channel(accept=("self.own[:, o] = new",)), "and not what `second` gives"),
+        (
+            _channel(accept=("self.after = self.after + spread",)),
+            "and not the hidden channel",
+        ),
+        (
+            _channel(look="self.after.add_(spread)"),
+            "it must change nothing",
+        ),
+        (
+            _channel(accept=("self.first.weight[o, i, row, column] += by",)),
+            "`accept` changes x, `first` or `second`",
+        ),
+        (
+            "class OneChannel:\n"
+            "    def __init__(self, x, first, second):\n"
+            "        self.x, self.first, self.second = x, first, second\n"
+            "    def look(self, o, i, row, column, by):\n"
+            "        weight = self.first.weight.clone()\n"
+            "        weight[o, i, row, column] += by\n"
+            "        own = conv2d(self.x, weight, self.first.bias, padding=1)\n"
+            "        return self.second(own.relu())\n"
+            "    def accept(self, o, i, row, column, by):\n"
+            "        pass\n",
+            "and computed in full again",
+        ),
+        (
+            _channel(
+                accept=(
+                    "self.own = self.first(self.x)",
+                    "self.after = self.second(self.own.relu())",
+                )
+            ),
+            "`accept` makes",
+        ),
+        (
+            "class OneChannel:\n"
+            "    def __init__(self, x, first, second):\n"
+            "        self.second = second\n"
+            "        self.after = second(first(x).relu())\n"
+            "    def look(self, o, i, row, column, by):\n"
+            "        return self.after\n"
+            "    def accept(self, o, i, row, column, by):\n"
+            "        pass\n",
+            "is not what a full pass gives",
         ),
     ],
 }

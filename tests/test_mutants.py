@@ -193,21 +193,6 @@ EQUIVALENT = {
     ("rso.cycle", "losses.append(loss(model(inputs), targets))"): (
         "tensors of one number compare as numbers"
     ),
-    (
-        "rso_speed.fold",
-        "corners = [(0, 1), (0, 0), (1, 0), (1, 1)]",
-    ): "a sum has no order",
-    (
-        "rso_speed.fold",
-        "corners = [(0, 0), (1, 0), (0, 1), (1, 1)]",
-    ): "a sum has no order",
-    (
-        "rso_speed.fold",
-        "corners = [(0, 0), (0, 1), (1, 1), (1, 0)]",
-    ): "a sum has no order",
-    ("rso_speed.fold", _PAD.format("1 - x, x, y, 1 - y", "y, x")): "mirrored corners",
-    ("rso_speed.fold", _PAD.format("x, 1 - x, 1 - y, y", "y, x")): "mirrored corners",
-    ("rso_speed.fold", _PAD.format("x, 1 - x, y, 1 - y", "x, y")): "mirrored corners",
     ("rso_speed.fold", _SHIFTS.format("last - x, x, y, last - y", "y", "x")): (
         "mirrored places"
     ),

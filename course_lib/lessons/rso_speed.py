@@ -55,6 +55,9 @@ def seconds(answer: Callable[[list, list, int, float], float]) -> None:
         "You visit each layer once; wanted each of its weights": (
             3 * (123 + 23 + 3) * 10 / 7
         ),
+        "You run the swept layer alone; the layers behind it change, too": (
+            3 * (2 * 100 + 30 * 20 + 500 * 3) * 10 / 7
+        ),
         "That is one over the time": 1 / wanted,
         "You round to whole seconds: `/` divides, `//` and `int` cut off": wanted // 1,
         "You round to whole seconds, and a cycle may take less than one": round(wanted),
@@ -150,8 +153,11 @@ def _judge_z(
         return
     reject(
         {
-            "`z` did not change, so it is stale. Did you forget it, or overwrite the "
-            "old column of `a` before you took the difference?": has_moved_by(0 * new),
+            "`z` did not change, so it is stale. Did you forget it, write `z = ...` in "
+            "place of `z += ...`, or overwrite the old column of `a` before you took "
+            "the difference? `a[:, o]` is a view: it changes with `a`.": (
+                has_moved_by(0 * new)
+            ),
             "`z` moved by the change in front of the ReLU. Where `a` is negative, "
             "nothing passes: take the difference of the two ReLUs.": (
                 has_moved_by(change)
@@ -248,7 +254,17 @@ def _statistics_mistake(got: Tensor, x: Tensor, candidates: int) -> str:
         "You divide by the variance, and the 1e-5 is missing": (
             by(mean, variance.square(), 0.0)
         ),
+        "Your variance divides by n - 1, and the 1e-5 is missing": (
+            by(mean, parts.var(1, keepdim=True), 0.0)
+        ),
         "You only subtract the mean": by(mean, torch.ones_like(variance), 0.0),
+        "You only divide by the deviation. The mean must go, too": (
+            by(torch.zeros_like(mean), variance)
+        ),
+        "You return x as it is": x,
+        "`split` takes the size of a part; `chunk` takes the number of parts": (
+            torch.cat([_batch_norm(part) for part in x.split(candidates)])
+        ),
     }
     for text, wrong in mistakes.items():
         if torch.allclose(got, wrong):
@@ -258,8 +274,8 @@ def _statistics_mistake(got: Tensor, x: Tensor, candidates: int) -> str:
 
 @exercise(
     "Which inputs does a block of outputs see? Draw it for a 1 x 1 kernel.",
-    "The kernel at every place of the block: `pad(weight, (left, right, top, bottom))` "
-    "with size - 1 zeros in all along each axis.",
+    "The kernel at every place of the block: `pad(weight, (left, right, top, "
+    "bottom))` with size - 1 zeros in all along each axis.",
     "Two loops, x and y in `range(size)`: add the paddings (x, size - 1 - x, y, "
     "size - 1 - y) and divide by size * size.",
     right="One convolution in place of two layers, and fewer multiply-adds: for 3 x 3 "
@@ -376,6 +392,13 @@ _CASES: tuple[tuple[str, Shares, int, str], ...] = (
         "sums already: add them without another factor.",
     ),
     (
+        "the largest loss is not the decisive one",
+        [([30, 31, 40], 10), ([29, 10, 50], 10)],
+        1,
+        "You take the largest loss of a candidate. The losses of all workers count: "
+        "add them.",
+    ),
+    (
         "nothing makes a difference",
         [([7, 7, 7], 10), ([7, 7, 7], 10)],
         0,
@@ -401,7 +424,10 @@ def decide(answer: Callable[[Shares], int]) -> None:
             continue
         reject(
             {
-                "You return a position, 2. Decisions are 0, 1 and -1.": got == 2,
+                "You return a position, 2. Decisions are 0, 1 and -1.": (
+                    got == 2 and wanted == -1
+                ),
+                "You add decisions. Add the losses, and decide once.": got == 2,
                 "You take a vote. Who sees a large difference must weigh more: add.": (
                     about.startswith("three of") and got == -1
                 ),

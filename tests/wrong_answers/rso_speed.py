@@ -105,6 +105,7 @@ WRONG = {
         (_sweeps("n * sum(costs[d + 1:])"), "swept layer itself is missing"),
         (_sweeps("sum(costs[d:])"), "You visit each layer once"),
         (_seconds("sum(costs) / rate"), "For costs [100, 20, 3]"),
+        (_sweeps("n * costs[d]"), "You run the swept layer alone"),
         (
             "def prefix_seconds(costs, weights, batch, rate):\n"
             "    work = sum(n * 3 * sum(costs[d:]) for d, n in enumerate(weights))\n"
@@ -157,6 +158,22 @@ WRONG = {
         ),
     ],
     "statistics": [
+        (_normalize("return x"), "You return x as it is"),
+        (
+            _normalize(
+                "parts = x.split(candidates)",
+                "norm = nn.BatchNorm1d(x.shape[1], affine=False, dtype=x.dtype)",
+                "return torch.cat([norm(part) for part in parts])",
+            ),
+            "`split` takes the size of a part",
+        ),
+        (
+            _normalize(
+                "parts = x.chunk(candidates)",
+                "return torch.cat([(p - p.mean(0)) / p.std(0) for p in parts])",
+            ),
+            "divides by n - 1, and the 1e-5 is missing",
+        ),
         (_normalize("return ..."), "There is still a"),
         (
             _normalize(
@@ -277,6 +294,18 @@ WRONG = {
         ),
     ],
     "decide": [
+        (
+            _decide(
+                _SUMS,
+                "worst = [max(three) for three in zip(*sums)]",
+                "return (0, 1, -1)[worst.index(min(worst))]",
+            ),
+            "You take the largest loss",
+        ),
+        (
+            _decide(_SUMS, "return sum((0, 1, -1)[s.index(min(s))] for s in sums)"),
+            "You add decisions",
+        ),
         (_decide("return ..."), "There is still a"),
         (_decide(_SUMS, _TOTALS, "return totals.index(min(totals))"), "a position"),
         (

@@ -21,7 +21,14 @@ from course_lib.plots.common import (
 from course_lib.plots.explicit import touched
 from course_lib.plots.keras_models import strips, windows
 from course_lib.plots.losses import sharing
-from course_lib.plots.regularization import histogram, valley
+from course_lib.plots.regularization import (
+    curves_beside,
+    hidden_units,
+    histogram,
+    histories,
+    line_panels,
+    valley,
+)
 from course_lib.plots.rso import three
 from course_lib.plots.rso_speed import channels, rates
 from course_lib.plots.rules import arrows, flow
@@ -33,11 +40,15 @@ __all__ = [
     "cells",
     "channels",
     "curves",
+    "curves_beside",
     "descent",
     "flow",
     "heatmap",
+    "hidden_units",
     "histogram",
+    "histories",
     "images",
+    "line_panels",
     "lines",
     "mosaic",
     "owners",

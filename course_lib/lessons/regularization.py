@@ -331,6 +331,15 @@ def _run_loop(
 def _history(got: Any) -> list[float]:
     require_kind(got, object, "a list of numbers", what="`train`")
     try:
+        reject(
+            {
+                "The numbers still carry the graphs of their batches, which stay in "
+                "memory. Note `loss.item()`.": any(
+                    isinstance(number, Tensor) and number.requires_grad
+                    for number in got
+                )
+            }
+        )
         return [float(number) for number in got]
     except (TypeError, ValueError) as error:
         raise NotYet(

@@ -76,7 +76,8 @@ def _name_panel(ax: "Axes", title: str, *, is_last: bool) -> None:
     ax.set_title(title, fontsize=11)
     if not is_last:
         ax.get_legend().remove()
-        ax.set_ylabel(ax.get_ylabel() if ax.get_subplotspec().is_first_col() else "")
+    if not ax.get_subplotspec().is_first_col():
+        ax.set_ylabel("")
 
 
 def curves_beside(
@@ -98,3 +99,5 @@ def hidden_units(
         ax.set_title(title, fontsize=11)
     histogram(last, weights)
     last.set(xlim=(-1, 1), ylim=(0.7, 1100))
+    if len(weights) == 1:  # its title says all
+        last.get_legend().remove()

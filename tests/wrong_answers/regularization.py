@@ -225,6 +225,7 @@ WRONG = {
     "train": [
         (_loop(("return history", "...")), "returned None"),
         (_loop(("return history", "return history[-1]")), "returned float"),
+        (_loop(("loss.item()", "loss")), "still carry the graphs"),
         (_loop((_ZERO, "")), "are still in `.grad`"),
         (_loop((_STEP, "")), "did not move"),
         (_loop(("lr=lr)", "lr=lr, momentum=0.9)")), "has no momentum"),

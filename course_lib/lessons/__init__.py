@@ -3,7 +3,8 @@
 Here are `show`, `explore` and `compare`, which every lesson uses. Read `exercises` next
 (what an exercise is), then `checks` (what all of them need) and `start_here`, the first
 lesson: the exercises of each lesson are in the module of its name. `late_binding`,
-`keras_files`, `hidden_state` and `freezing` belong to lessons 01, 03, 06 and 07.
+`regularized_loop`, `keras_files`, `hidden_state` and `freezing` belong to lessons 01,
+02, 03, 06 and 07.
 `progress_file` stores what is solved, `progress` shows it, and `execute` is
 `make notebooks`.
 """

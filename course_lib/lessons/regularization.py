@@ -256,8 +256,9 @@ def _squares(tensor: Tensor, l2: float) -> float:
     "After `sgd.step()`: `for w in weights: w.data = nn.functional.softshrink(w.data, "
     "lr * l1)`. After the batches: `history.append(sum(losses) / len(losses))`.",
     right="The step, the penalty, the shrinking and what you report are right, for "
-    "tied, repeated and nested layers too. Try it on `few`, with "
-    "`list(few.batches(50))`.",
+    "tied, repeated and nested layers too. Try it on the digits with wrong labels: "
+    "`batches = list(torch.utils.data.DataLoader(few, 50))`, and a model in "
+    "`.double()`.",
 )
 def train(answer: Callable[..., Sequence[float]]) -> None:
     """A function of (model, batches, l1, l2, lr, epochs): the cross entropies."""

@@ -263,10 +263,6 @@ WRONG = {
             "The biases pay l2, too",
         ),
         (
-            _loop((_WEIGHTS, "[p for p in model.parameters() if p.dim()]")),
-            "The biases pay l2, too. ",
-        ),
-        (
             _loop(
                 (
                     _WEIGHTS,

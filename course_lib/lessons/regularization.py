@@ -58,6 +58,10 @@ def by_hand(answer: Callable[[Tensor, float, float], Tensor]) -> None:
         "That is the plain sum: negative weights pay less than nothing. Take `abs`": -2,
         "That is the mean of |w|. Keras sums; a mean shrinks as the layer grows": 2.5,
         "That is the square of the sum of |w|. The l1 term has no square": 100.0,
+        "l1 and l2 have changed places: l1 goes with |w|": 30.0,
+        "Each coefficient is applied to both sums. l1 goes with |w| alone": 40.0,
+        "That is the largest |w|. Sum over all": 4.0,
+        "That is |sum of w|. Take `abs` of each weight first": 2.0,
     }
     l2_mistakes = {
         "That is the norm, `sqrt` of the sum. Keras leaves the root out": 30.0**0.5,
@@ -65,6 +69,7 @@ def by_hand(answer: Callable[[Tensor, float, float], Tensor]) -> None:
         "That is the mean of the squares. Keras sums": 7.5,
         "You square the sum. Square each weight, then sum": 4.0,
         "You square the sum of |w|. Square each weight, then sum": 100.0,
+        "That rewards large weights. Add the squares": -30.0,
     }
     require_scalar(of_l1, 10.0, "With l1 = 1 and l2 = 0", l1_mistakes)
     require_scalar(of_l2, 30.0, "With l1 = 0 and l2 = 1", l2_mistakes)
@@ -100,6 +105,17 @@ def shrink(answer: Callable[[Tensor, float], Tensor]) -> None:
             (weight - by).clamp(min=0)
         ),
         "That clips: large weights became `by`": weight.clamp(-by, by),
+        "That multiplies by 1 - by. Each weight loses the same amount, `by`": (
+            weight * (1 - by)
+        ),
+        "Small weights became 0, and large negative ones moved away from zero. Shrink "
+        "|w|, then give the sign back": (weight - by) * (weight.abs() > by),
+        "That is the size minus `by`: it falls below 0, and the sign is lost": (
+            weight.abs() - by
+        ),
+        "`max=0` keeps what is below 0. Keep what is above, with `min=0`": (
+            weight.sign() * (weight.abs() - by).clamp(max=0)
+        ),
     }
     wanted = nn.functional.softshrink(weight, by)
     require_close(got, wanted, "shrink(w, 0.5)", mistakes)
@@ -119,15 +135,23 @@ def shrink(answer: Callable[[Tensor, float], Tensor]) -> None:
 )
 def same_as_penalty(answer: Callable[..., torch.optim.Optimizer]) -> None:
     """A function of (model, l2, lr): an optimizer with weight decay."""
+    _judge_optimizer(answer, 0.05, 0.1, "")
+    words = "Right for l2 = 0.05 and lr = 0.1. Is a number written in? "
+    _judge_optimizer(answer, 0.2, 0.3, words)
+
+
+def _judge_optimizer(
+    answer: Callable[..., torch.optim.Optimizer], l2: float, lr: float, words: str
+) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
-    optimizer = answer(model, 0.05, 0.1)
+    optimizer = answer(model, l2, lr)
     if isinstance(optimizer, torch.optim.Adam):  # AdamW is a subclass
         raise NotYet(
             f"That is {type(optimizer).__name__}, which rescales every step, so it "
             "does not make the steps of plain descent. Take `torch.optim.SGD`."
         )
-    wanted = "a `torch.optim.SGD` over the model's parameters"
+    wanted = "one `torch.optim.SGD` over the model's parameters"
     require_kind(optimizer, torch.optim.SGD, wanted, what="`make_optimizer`")
     for place in ("The step", "The second step"):
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -135,7 +159,8 @@ def same_as_penalty(answer: Callable[..., torch.optim.Optimizer]) -> None:
             parameter.grad = torch.ones_like(parameter)
         optimizer.step()
         for name, parameter in model.named_parameters():
-            _judge_step(place, name, before[name], parameter.detach(), l2=0.05, lr=0.1)
+            old, new = before[name], parameter.detach()
+            _judge_step(f"{words}{place}", name, old, new, l2=l2, lr=lr)
 
 
 def _judge_step(
@@ -155,6 +180,14 @@ def _judge_step(
             f"`{name}` does not decay at all": stepped(0.0),
             f"`{name}` decays by l2 * w, half of what the penalty gives. The "
             "derivative of l2 * w**2 is 2 * l2 * w": stepped(l2),
+            f"`{name}` decays by 4 * l2 * w, twice what the penalty gives": (
+                stepped(4 * l2)
+            ),
+            f"`{name}` decays by lr too little. SGD multiplies the decay by lr "
+            "itself": stepped(2 * l2 * lr),
+            f"`{name}` goes along the gradient, not against it": (
+                old - lr * (2 * l2 * old - 1)
+            ),
         }
     else:
         decay = 0.0
@@ -165,7 +198,7 @@ def _judge_step(
             f"{text}weights only, so parameters with one dimension need a group "
             "without decay": (stepped(l2)),
         }
-    if place != "The step" and not close(new, stepped(decay)):
+    if "second" in place and not close(new, stepped(decay)):
         raise NotYet(
             f"The first step is right, and the second step of {name} is not: the "
             "optimizer remembers the first. Plain descent has no momentum."
@@ -222,8 +255,10 @@ def count_once(answer: Callable[[nn.Module, float], Tensor]) -> None:
         "the same tensor (`id`), not whether the values agree": -part
     }
     count("With equal numbers", offsets, inner, twin)
-    weight, got = linear.weight, answer(nn.Sequential(linear), 1.0)
-    require_gradient(got, weight, 2 * weight, "the weights")
+    weight, got = linear.weight, answer(nn.Sequential(linear), 2.0)
+    place = "Right for l2 = 0.5, not for l2 = 2. Is a number written in? For one layer"
+    require_scalar(got, _squares(weight, 2.0), place, {})
+    require_gradient(got, weight, 4 * weight, "the weights")
 
 
 def _count(
@@ -239,6 +274,8 @@ def _count(
     norms = sum(_squares(weight, 1.0) ** 0.5 for weight in distinct.values())
     mistakes = {text: wanted + l2 * offset for text, offset in offsets.items()}
     mistakes["That sums norms. Leave out the root"] = l2 * norms
+    mistakes["l2 is missing: multiply by it"] = wanted / l2
+    mistakes["You halve the squares"] = wanted / 2
     require_scalar(answer(model, l2), wanted, place, mistakes)
 
 

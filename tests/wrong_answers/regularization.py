@@ -17,6 +17,16 @@ def _count(*lines):
     return "def count_once(model, l2):\n" + "".join(f"    {x}\n" for x in lines)
 
 
+def _groups(settings, decay="2 * l2"):
+    return _optimizer(
+        "weights = [p for p in model.parameters() if p.dim() > 1]",
+        "biases = [p for p in model.parameters() if p.dim() == 1]",
+        f"groups = [{{'params': weights, 'weight_decay': {decay}}}]",
+        "groups += [{'params': biases}]",
+        f"return torch.optim.SGD(groups, {settings})",
+    )
+
+
 _LOOP = """\
 def train(model, batches, l1, l2, lr, epochs):
     weights = {m.weight for m in model.modules() if isinstance(m, nn.Linear)}
@@ -77,6 +87,9 @@ WRONG = {
         (_by_hand("l1 * w.abs().mean() + l2 * w.square().sum()"), "mean of |w|"),
         (_by_hand("l1 * w.sum() + l2 * w.square().sum()"), "plain sum"),
         (_by_hand("l1 * w.abs().sum() + l2 * w.sum().square()"), "You square the sum."),
+        (_by_hand("l1 * w.sign() + 2 * l2 * w"), "That is the gradient, a number"),
+        (_by_hand("l2 * w.abs().sum() + l1 * w.square().sum()"), "changed places"),
+        (_by_hand("l1 * w.abs().sum() - l2 * w.square().sum()"), "rewards large"),
         (_by_hand("l1 * w.abs() + l2 * w.square()"), "Is a `sum()` missing?"),
         (
             _by_hand("(l1 * w.abs().sum() + l2 * w.square().sum()).item()"),
@@ -94,6 +107,9 @@ WRONG = {
         (_shrink("(w.abs() - by).clamp(min=0)"), "the sign is lost"),
         (_shrink("(w - by).clamp(min=0)"), "All negative weights became 0"),
         (_shrink("w.clamp(-by, by)"), "That clips"),
+        (_shrink("w * (1 - by)"), "multiplies by 1 - by"),
+        (_shrink("torch.where(w.abs() > by, w - by, 0.0)"), "large negative ones"),
+        (_shrink("w.sign() * (w.abs() - by).clamp(max=0)"), "Keep what is above"),
         (
             _shrink("w.copy_(w.sign() * (w.abs() - by).clamp(min=0))"),
             "changed the tensor that you were given",
@@ -140,8 +156,12 @@ WRONG = {
         ),
         (
             _optimizer("torch.optim.SGD(model.parameters(), lr=lr)"),
-            "returned None; wanted a `torch.optim.SGD`",
+            "returned None; wanted one `torch.optim.SGD`",
         ),
+        (_groups("lr=lr", decay="0.1"), "Is a number written in?"),
+        (_groups("lr=0.1"), "Right for l2 = 0.05 and lr = 0.1"),
+        (_groups("lr=lr", decay="2 * l2 * lr"), "decays by lr too little"),
+        (_groups("lr=lr, maximize=True"), "goes along the gradient"),
         (
             "def make_optimizer(model, l2, lr):\n"
             "    weights = [p for p in model.parameters() if p.dim() > 1]\n"
@@ -162,6 +182,21 @@ WRONG = {
         ),
     ],
     "count_once": [
+        (
+            _count(
+                _LINEARS,
+                "return 0.5 * sum(w.square().sum() for w in {m.weight for "
+                "m in linears})",
+            ),
+            "not for l2 = 2. Is a number written in?",
+        ),
+        (
+            _count(
+                _LINEARS,
+                "return sum(w.square().sum() for w in {m.weight for m in linears})",
+            ),
+            "l2 is missing",
+        ),
         (
             _count("return l2 * sum(p.square().sum() for p in model.parameters())"),
             "You count the bias",

@@ -174,6 +174,48 @@ RIGHT = {
         "        if not known.any():\n"
         "            return scores.sum() * 0\n"
         "        return cross_entropy(scores[known], digits[known])\n"
+    "regularization.shrink": (
+        "def shrink(w, by):\n"
+        "    sizes = [max(abs(v) - by, 0.0) for v in w.tolist()]\n"
+        "    return torch.tensor(sizes) * w.sign()\n"
+    ),
+    "regularization.same_as_penalty": (
+        "import numpy as np\n"
+        "def make_optimizer(model, l2, lr):\n"
+        "    groups = [\n"
+        "        {'params': [p], 'weight_decay': np.float64(2 * l2) * (p.ndim > 1)}\n"
+        "        for p in model.parameters()\n"
+        "    ]\n"
+        "    return SGD(groups, lr, foreach=True)\n"
+    ),
+    "regularization.count_once": (
+        "def count_once(model, l2):\n"
+        "    total, seen = 0, []\n"
+        "    for m in model.modules():\n"
+        "        if type(m) is nn.Linear and not any(m.weight is w for w in seen):\n"
+        "            seen.append(m.weight)\n"
+        "            total = total + l2 * m.weight.norm() ** 2\n"
+        "    return total\n"
+    ),
+    "regularization.train": (
+        "import numpy as np\n"
+        "def train(model, batches, l1, l2, lr, epochs):\n"
+        "    layers = [m for m in model.modules() if isinstance(m, nn.Linear)]\n"
+        "    weights = {id(m.weight): m.weight for m in layers}.values()\n"
+        "    parameters = list(model.parameters())\n"
+        "    found = np.zeros((epochs, len(batches)))\n"
+        "    for e in range(epochs):\n"
+        "        for b, (x, y) in enumerate(batches):\n"
+        "            plain = nn.CrossEntropyLoss()(model(x), y)\n"
+        "            total = plain + l2 * sum((w**2).sum() for w in weights)\n"
+        "            slopes = torch.autograd.grad(total, parameters)\n"
+        "            with torch.no_grad():\n"
+        "                for p, slope in zip(parameters, slopes):\n"
+        "                    p -= lr * slope\n"
+        "                for w in weights:\n"
+        "                    w -= w.clamp(-lr * l1, lr * l1)\n"
+        "            found[e, b] = plain.item()\n"
+        "    return found.mean(axis=1)\n"
     ),
 }
 

@@ -12,6 +12,7 @@ from matplotlib.text import Annotation
 from torch import nn
 
 from course_lib import plots
+from course_lib.training import Epoch, History
 
 
 @pytest.fixture
@@ -41,6 +42,9 @@ def bowl(points):
 
 ONE_AXES = {
     "curves": lambda ax: plots.curves(ax, {"a": [1.0]}, xlabel="x", ylabel="y"),
+    "curves_beside": lambda ax: plots.curves_beside(
+        ax, {"a": [1.0]}, xlabel="x", ylabel="y"
+    ),
     "histogram": lambda ax: plots.histogram(ax, {"a": torch.ones(3)}),
     "heatmap": lambda ax: plots.heatmap(ax, torch.eye(2)),
     "cells": lambda ax: plots.cells(ax, {"f": lambda: ax}),
@@ -239,6 +243,59 @@ def test_bars_begin_at_zero_with_the_first_on_top(ax):
     assert heights[0] > heights[1]
     names = [label.get_text() for label in ax.get_yticklabels()]
     assert (names, ax.get_xlabel(), ax.get_xlim()[0]) == (["plain", "penalty"], "ms", 0)
+
+
+# panels of lesson 02
+
+
+def legends(axes):
+    return [ax.get_legend() is not None for ax in axes]
+
+
+def test_histories_stand_side_by_side_with_one_legend_and_one_label(figure):
+    axes = figure.subplots(1, 2)
+    runs = {
+        name: History([Epoch(1, loss, 0.0, 3.0, 0.5, 0.1)])
+        for name, loss in (("alone", 1.0), ("held", 2.0))
+    }
+    assert plots.histories(axes, runs) is None
+    drawn = [[line.get_ydata()[0] for line in ax.lines] for ax in axes]
+    assert drawn == [[1.0, 3.0], [2.0, 3.0]]
+    assert [ax.get_title() for ax in axes] == ["alone", "held"]
+    assert [ax.get_ylabel() for ax in axes] == ["loss", ""]
+    assert legends(axes) == [False, True]
+
+
+def test_line_panels_draw_each_series_under_its_title(figure):
+    axes, across = figure.subplots(1, 2), torch.tensor([0.0, 1.0])
+    panels = {name: {"w": n * across} for name, n in (("one", 1), ("two", 2))}
+    assert plots.line_panels(axes, across, panels, xlabel="c", ylabel="v") is None
+    assert [list(ax.lines[0].get_ydata()) for ax in axes] == [[0, 1], [0, 2]]
+    labels = [(ax.get_title(), ax.get_xlabel(), ax.get_ylabel()) for ax in axes]
+    assert labels == [("one", "c", "v"), ("two", "c", "")]
+    assert legends(axes) == [False, True]
+
+
+def test_curves_beside_have_their_legend_outside_on_the_right(ax, figure):
+    plots.curves_beside(ax, {"a": [1.0, 2.0]}, xlabel="t", ylabel="v")
+    figure.draw_without_rendering()
+    box, inside = ax.get_legend().get_window_extent(), ax.get_window_extent()
+    assert box.x0 >= inside.x1
+    assert list(ax.lines[0].get_ydata()) == [1, 2]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_hidden_units_are_images_above_one_histogram(figure, count):
+    axes = figure.subplots(count + 1, 1)
+    weights = {f"w{n}": torch.full((2, 4), 0.1 * n) for n in range(1, count + 1)}
+    assert plots.hidden_units(axes, weights, (2, 2)) is None
+    *above, last = axes
+    for ax, (title, weight) in zip(above, weights.items(), strict=True):
+        assert ax.get_title() == title
+        assert ax.images[0].get_array().max() == pytest.approx(weight.max().item())
+        assert ax.images[0].get_clim() == (-0.6, 0.6)
+    assert [patch.get_label() for patch in last.patches] == list(weights)
+    assert legends([last]) == [count > 1]  # one needs none: its title says it
 
 
 # cells

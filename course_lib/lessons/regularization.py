@@ -4,14 +4,18 @@ Each judge compares with a closed form, with autograd or with torch's own functi
 and tries the likely mistakes by name before it says "something else".
 """
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from course_lib.lessons.checks import (
     Mistakes,
+    as_text,
     close,
+    reject,
     require_close,
     require_gradient,
     require_kind,
@@ -19,6 +23,13 @@ from course_lib.lessons.checks import (
     require_unchanged,
 )
 from course_lib.lessons.exercises import NotYet, exercise
+from course_lib.lessons.regularized_loop import (
+    SLIPS,
+    Batches,
+    Run,
+    Setting,
+    descend,
+)
 
 NUMBER = 2
 
@@ -34,10 +45,22 @@ def by_hand(answer: Callable[[Tensor, float, float], Tensor]) -> None:
     """A function of (w, l1, l2): the penalty."""
     weight = torch.tensor([[1.0, -2.0], [3.0, -4.0]], requires_grad=True)
     of_l1, of_l2 = answer(weight, 1.0, 0.0), answer(weight, 0.0, 1.0)
+    reject(
+        {
+            "That is the gradient, a number for each weight. Return the penalty "
+            "itself, one number; autograd finds the gradient.": (
+                close(of_l1, weight.sign()) and close(of_l2, 2 * weight)
+            )
+        }
+    )
     l1_mistakes = {
         "That is the plain sum: negative weights pay less than nothing. Take `abs`": -2,
         "That is the mean of |w|. Keras sums; a mean shrinks as the layer grows": 2.5,
         "That is the square of the sum of |w|. The l1 term has no square": 100.0,
+        "l1 and l2 have changed places: l1 goes with |w|": 30.0,
+        "Each coefficient is applied to both sums. l1 goes with |w| alone": 40.0,
+        "That is the largest |w|. Sum over all": 4.0,
+        "That is |sum of w|. Take `abs` of each weight first": 2.0,
     }
     l2_mistakes = {
         "That is the norm, `sqrt` of the sum. Keras leaves the root out": 30.0**0.5,
@@ -45,6 +68,7 @@ def by_hand(answer: Callable[[Tensor, float, float], Tensor]) -> None:
         "That is the mean of the squares. Keras sums": 7.5,
         "You square the sum. Square each weight, then sum": 4.0,
         "You square the sum of |w|. Square each weight, then sum": 100.0,
+        "That rewards large weights. Add the squares": -30.0,
     }
     require_scalar(of_l1, 10.0, "With l1 = 1 and l2 = 0", l1_mistakes)
     require_scalar(of_l2, 30.0, "With l1 = 0 and l2 = 1", l2_mistakes)
@@ -80,6 +104,17 @@ def shrink(answer: Callable[[Tensor, float], Tensor]) -> None:
             (weight - by).clamp(min=0)
         ),
         "That clips: large weights became `by`": weight.clamp(-by, by),
+        "That multiplies by 1 - by. Each weight loses the same amount, `by`": (
+            weight * (1 - by)
+        ),
+        "Small weights became 0, and large negative ones moved away from zero. Shrink "
+        "|w|, then give the sign back": (weight - by) * (weight.abs() > by),
+        "That is the size minus `by`: it falls below 0, and the sign is lost": (
+            weight.abs() - by
+        ),
+        "`max=0` keeps what is below 0. Keep what is above, with `min=0`": (
+            weight.sign() * (weight.abs() - by).clamp(max=0)
+        ),
     }
     wanted = nn.functional.softshrink(weight, by)
     require_close(got, wanted, "shrink(w, 0.5)", mistakes)
@@ -99,15 +134,23 @@ def shrink(answer: Callable[[Tensor, float], Tensor]) -> None:
 )
 def same_as_penalty(answer: Callable[..., torch.optim.Optimizer]) -> None:
     """A function of (model, l2, lr): an optimizer with weight decay."""
+    _judge_optimizer(answer, 0.05, 0.1, "")
+    words = "Right for l2 = 0.05 and lr = 0.1. Is a number written in? "
+    _judge_optimizer(answer, 0.2, 0.3, words)
+
+
+def _judge_optimizer(
+    answer: Callable[..., torch.optim.Optimizer], l2: float, lr: float, words: str
+) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
-    optimizer = answer(model, 0.05, 0.1)
+    optimizer = answer(model, l2, lr)
     if isinstance(optimizer, torch.optim.Adam):  # AdamW is a subclass
         raise NotYet(
             f"That is {type(optimizer).__name__}, which rescales every step, so it "
             "does not make the steps of plain descent. Take `torch.optim.SGD`."
         )
-    wanted = "a `torch.optim.SGD` over the model's parameters"
+    wanted = "one `torch.optim.SGD` over the model's parameters"
     require_kind(optimizer, torch.optim.SGD, wanted, what="`make_optimizer`")
     for place in ("The step", "The second step"):
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -115,7 +158,8 @@ def same_as_penalty(answer: Callable[..., torch.optim.Optimizer]) -> None:
             parameter.grad = torch.ones_like(parameter)
         optimizer.step()
         for name, parameter in model.named_parameters():
-            _judge_step(place, name, before[name], parameter.detach(), l2=0.05, lr=0.1)
+            old, new = before[name], parameter.detach()
+            _judge_step(f"{words}{place}", name, old, new, l2=l2, lr=lr)
 
 
 def _judge_step(
@@ -135,6 +179,14 @@ def _judge_step(
             f"`{name}` does not decay at all": stepped(0.0),
             f"`{name}` decays by l2 * w, half of what the penalty gives. The "
             "derivative of l2 * w**2 is 2 * l2 * w": stepped(l2),
+            f"`{name}` decays by 4 * l2 * w, twice what the penalty gives": (
+                stepped(4 * l2)
+            ),
+            f"`{name}` decays by lr too little. SGD multiplies the decay by lr "
+            "itself": stepped(2 * l2 * lr),
+            f"`{name}` goes along the gradient, not against it": (
+                old - lr * (2 * l2 * old - 1)
+            ),
         }
     else:
         decay = 0.0
@@ -145,76 +197,12 @@ def _judge_step(
             f"{text}weights only, so parameters with one dimension need a group "
             "without decay": (stepped(l2)),
         }
-    if place != "The step" and not close(new, stepped(decay)):
+    if "second" in place and not close(new, stepped(decay)):
         raise NotYet(
             f"The first step is right, and the second step of {name} is not: the "
             "optimizer remembers the first. Plain descent has no momentum."
         )
     require_close(new, stepped(decay), f"{place} of {name}", mistakes)
-
-
-@exercise(
-    "Return a function: define one inside, and name it on the return line.",
-    "When is `layer.weight` read: when `with_penalty` runs, or when the inner "
-    "function does? It must be the second.",
-    "`return lambda outputs, labels: loss(outputs, labels) + l2 * "
-    "layer.weight.square().sum()`",
-    right="The sum stands inside the function, so each call reads the current weights, "
-    "and their gradient flows.",
-)
-def with_penalty(answer: Callable[..., Callable[..., Tensor]]) -> None:
-    """A function of (loss, layer, l2): the loss with the layer's penalty."""
-    torch.manual_seed(0)
-    layer, l2 = nn.Linear(3, 2), 0.1
-    batch = torch.randn(5, 3), torch.tensor([0, 1, 1, 0, 1])
-    loss = answer(_doubled, layer, l2)
-    wanted = "a function of (outputs, labels), and not a number that never changes"
-    require_kind(loss, Callable, wanted, what="`with_penalty`")
-    first = _squares(layer.weight, l2)
-    _judge_loss(loss, layer, batch, (l2, first, "At the first call"))
-    with torch.no_grad():
-        layer.weight.mul_(3.0)
-        layer.bias.add_(1.0)
-    _judge_loss(loss, layer, batch, (l2, first, "After the weights have changed"))
-    layer.weight = nn.Parameter(torch.ones(2, 3))
-    _judge_loss(
-        loss, layer, batch, (l2, first, "After `layer.weight` is another tensor")
-    )
-
-
-def _doubled(outputs: Tensor, labels: Tensor) -> Tensor:
-    return 2 * nn.functional.cross_entropy(outputs, labels)
-
-
-def _judge_loss(
-    loss: Callable[..., Tensor],
-    layer: nn.Linear,
-    batch: tuple[Tensor, Tensor],
-    setting: tuple[float, float, str],
-) -> None:
-    l2, first, place = setting
-    inputs, labels = batch
-    plain = _doubled(layer(inputs), labels)
-    now, without = _squares(layer.weight, l2), plain.item()
-    got = loss(layer(inputs), labels)
-    mistakes = {
-        "That is the penalty alone. Add `loss(outputs, labels)`": now,
-        "It still adds the penalty of the first weights: that number was computed "
-        "once, outside of the function": without + first,
-        "That is the loss without any penalty": without,
-        "That is the cross entropy, whatever loss you were given. Call `loss`": (
-            without / 2 + now
-        ),
-        "You halve the squares": without + now / 2,
-        "That adds the norm. Leave out the root": without + (now * l2) ** 0.5,
-        "The bias pays too. Only `layer.weight` should": (
-            without + now + _squares(layer.bias, l2)
-        ),
-    }
-    require_scalar(got, without + now, place, mistakes)
-    alone = torch.autograd.grad(plain, layer.weight)[0]
-    wanted = alone + 2 * l2 * layer.weight
-    require_gradient(got, layer.weight, wanted, "the weights through the penalty")
 
 
 @exercise(
@@ -266,8 +254,10 @@ def count_once(answer: Callable[[nn.Module, float], Tensor]) -> None:
         "the same tensor (`id`), not whether the values agree": -part
     }
     count("With equal numbers", offsets, inner, twin)
-    weight, got = linear.weight, answer(nn.Sequential(linear), 1.0)
-    require_gradient(got, weight, 2 * weight, "the weights")
+    weight, got = linear.weight, answer(nn.Sequential(linear), 2.0)
+    place = "Right for l2 = 0.5, not for l2 = 2. Is a number written in? For one layer"
+    require_scalar(got, _squares(weight, 2.0), place, {})
+    require_gradient(got, weight, 4 * weight, "the weights")
 
 
 def _count(
@@ -283,8 +273,192 @@ def _count(
     norms = sum(_squares(weight, 1.0) ** 0.5 for weight in distinct.values())
     mistakes = {text: wanted + l2 * offset for text, offset in offsets.items()}
     mistakes["That sums norms. Leave out the root"] = l2 * norms
+    mistakes["l2 is missing: multiply by it"] = wanted / l2
+    mistakes["You halve the squares"] = wanted / 2
     require_scalar(answer(model, l2), wanted, place, mistakes)
 
 
 def _squares(tensor: Tensor, l2: float) -> float:
     return l2 * float(tensor.detach().square().sum())
+
+
+@exercise(
+    "Two loops, epochs around batches. In the inner one: the loss, the step, the "
+    "shrinking, in this order. `{m.weight for m in model.modules() if isinstance(m, "
+    "nn.Linear)}` are the weights, each tensor once.",
+    "Call `backward` on `cross_entropy + l2 * squares`, with gradients that were set "
+    "to zero before, and note `cross_entropy.item()` alone. `torch.optim.SGD` makes "
+    "the step.",
+    "After `sgd.step()`: `for w in weights: w.data = nn.functional.softshrink(w.data, "
+    "lr * l1)`. After the batches: `history.append(sum(losses) / len(losses))`.",
+    right="The step, the penalty, the shrinking and what you report are right, for "
+    "tied, repeated and nested layers too. Try it on the digits with wrong labels: "
+    "`batches = list(torch.utils.data.DataLoader(few, 50))`, and a model in "
+    "`.double()`.",
+)
+def train(answer: Callable[..., Sequence[float]]) -> None:
+    """A function of (model, batches, l1, l2, lr, epochs): the cross entropies."""
+    _judge_loop(answer, "With one batch, l1 = 0 and l2 = 0", 1, Setting(0, 0, 0.5, 1))
+    _judge_loop(answer, "With three batches", 3, Setting(0, 0, 0.5, 1))
+    _judge_loop(answer, "With three batches and two epochs", 3, Setting(0, 0, 0.5, 2))
+    _judge_loop(answer, "With l2 = 0.1 and one batch", 1, Setting(0, 0.1, 0.5, 1))
+    _judge_loop(answer, "With l2 = 0.1", 3, Setting(0, 0.1, 0.5, 2))
+    _judge_loop(answer, "With l1 = 0.1 and one batch", 1, Setting(0.1, 0, 0.5, 1))
+    _judge_loop(answer, "With l1 = 0.1", 3, Setting(0.1, 0, 0.5, 2))
+    _judge_loop(answer, "With l1 = 0.2 and l2 = 0.1", 3, Setting(0.2, 0.1, 0.25, 2))
+
+
+class _Small(nn.Module):
+    """A nested layer, a repeated one, two that share a tensor, and a LayerNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 3)
+        self.inner = nn.Sequential(nn.Tanh(), nn.Linear(3, 3), nn.Tanh())
+        self.norm = nn.LayerNorm(3)
+        self.tied = nn.Linear(3, 3)
+        self.tied.weight = self.first.weight
+        self.last = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.inner(self.inner(self.first(x))))
+        return self.last(torch.tanh(self.tied(x)))
+
+
+def _judge_loop(
+    answer: Callable[..., Sequence[float]], place: str, count: int, setting: Setting
+) -> None:
+    generator = torch.Generator().manual_seed(count)
+    batches = [
+        (torch.randn(4, 3, generator=generator), torch.tensor([0, 1, 1, i % 2]))
+        for i in range(count)
+    ]
+    torch.manual_seed(0)
+    model = _Small()
+    trained = copy.deepcopy(model)
+    got = _history(_run_loop(answer, trained, batches, setting))
+    right = descend(model, batches, setting)
+    found = {name: p.detach() for name, p in trained.named_parameters()}
+    _judge_parameters(place, found, right, model, batches, setting)
+    _judge_history(place, got, right, setting.epochs)
+
+
+def _run_loop(
+    answer: Callable[..., Any], model: nn.Module, batches: Batches, setting: Setting
+) -> Any:
+    """Call the answer; say what torch's errors mean here."""
+    words = {
+        "backward through the graph a second time": "The penalty was computed once, "
+        "before the loop, and its graph is gone after the first `backward`. Compute it "
+        "for each batch, from the weights of then.",
+        "modified by an inplace operation": "The penalty was computed before the "
+        "weights moved. Compute it for each batch, from the weights of then.",
+        "leaf Variable that requires grad": "A weight is changed in place while "
+        "autograd looks on. Put `with torch.no_grad():` around the shrinking.",
+    }
+    try:
+        return answer(model, batches, *setting)
+    except RuntimeError as error:
+        for text, meaning in words.items():
+            if text in str(error):
+                raise NotYet(meaning) from error
+        raise
+
+
+def _history(got: Any) -> list[float]:
+    require_kind(got, object, "a list of numbers", what="`train`")
+    try:
+        reject(
+            {
+                "The numbers still carry the graphs of their batches, which stay in "
+                "memory. Note `loss.item()`.": any(
+                    isinstance(number, Tensor) and number.requires_grad
+                    for number in got
+                )
+            }
+        )
+        return [float(number) for number in got]
+    except (TypeError, ValueError) as error:
+        raise NotYet(
+            f"`train` returned {type(got).__name__}; wanted a list with one number "
+            "for each epoch."
+        ) from error
+
+
+def _judge_parameters(
+    place: str,
+    found: dict[str, Tensor],
+    right: Run,
+    model: nn.Module,
+    batches: Batches,
+    setting: Setting,
+) -> None:
+    def are(wanted: dict[str, Tensor]) -> bool:
+        return found.keys() == wanted.keys() and all(
+            close(found[name], p.detach()) for name, p in wanted.items()
+        )
+
+    if are(right.parameters):
+        return
+    reject(
+        {
+            f"{place}: layers hold other tensors now, and two that shared one do not. "
+            "Change the numbers of a weight, as `w.data = ...` does, not the weight "
+            "of a layer.": found.keys() != right.parameters.keys(),
+            f"{place}: the model did not move. Is there a step, on this model's own "
+            "parameters?": are(dict(model.named_parameters())),
+        }
+    )
+    for name, slip in SLIPS.items():
+        if are(descend(model, batches, setting, slip).parameters):
+            raise NotYet(f"{name}. ({place}.)")
+    wrong = next(n for n, p in right.parameters.items() if not close(found[n], p))
+    raise NotYet(
+        f"{place}: got {as_text(found[wrong])}, wanted "
+        f"{as_text(right.parameters[wrong].detach())} as `{wrong}`. "
+        + (
+            "Fewer batches and coefficients were right, so look at what is new."
+            if any(setting[:2]) or len(batches) > 1
+            else "Make one step of `torch.optim.SGD(model.parameters(), lr=lr)`, with "
+            "the gradient of the cross entropy."
+        )
+    )
+
+
+def _judge_history(place: str, got: list[float], right: Run, epochs: int) -> None:
+    every = [loss for losses in right.losses for loss in losses]
+    wanted = torch.tensor(right.losses).mean(dim=1)
+    mistakes = {
+        "That is the sum over the batches. Take the mean": torch.tensor(
+            right.losses
+        ).sum(dim=1),
+        "That is the last batch of each epoch. Take the mean over its batches": (
+            torch.tensor(right.losses)[:, -1]
+        ),
+        "That is the first batch of each epoch. Take the mean over its batches": (
+            torch.tensor(right.losses)[:, 0]
+        ),
+    }
+    reject(
+        {
+            f"{place}: got one number for each batch. Wanted one for each epoch.": (
+                len(got) == len(every) != epochs
+            ),
+            f"{place}: got {len(got)} numbers; wanted {epochs}, one for each epoch.": (
+                len(got) != epochs
+            ),
+        }
+    )
+    got = torch.tensor(got)
+    if close(got, wanted):
+        return
+    for name, wrong in mistakes.items():
+        if close(got, wrong):
+            raise NotYet(
+                f"The weights are right, the numbers returned are not. {name}."
+            )
+    raise NotYet(
+        "The weights are right, the numbers returned are not. Note the cross entropy "
+        "before the step, and without the penalty. "
+        f"{place}: got {as_text(got)}, wanted {as_text(wanted)}."
+    )

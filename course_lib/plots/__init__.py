@@ -21,8 +21,15 @@ from course_lib.plots.common import (
 from course_lib.plots.explicit import extremes, swings, touched, units
 from course_lib.plots.keras_models import strips, windows
 from course_lib.plots.losses import entries, fork, shares, sharing
-from course_lib.plots.regularization import histogram, valley
-from course_lib.plots.rso import feeds, fractions, growth, visit
+from course_lib.plots.regularization import (
+    curves_beside,
+    hidden_units,
+    histogram,
+    histories,
+    line_panels,
+    valley,
+)
+from course_lib.plots.rso import feeds, fractions, growth, three, visit
 from course_lib.plots.rso_speed import channels, claims, gains, rates, sweeps
 from course_lib.plots.rules import arrows, flow
 from course_lib.plots.start_here import losses
@@ -35,6 +42,7 @@ __all__ = [
     "channels",
     "claims",
     "curves",
+    "curves_beside",
     "descent",
     "entries",
     "extremes",
@@ -45,8 +53,11 @@ __all__ = [
     "gains",
     "growth",
     "heatmap",
+    "hidden_units",
     "histogram",
+    "histories",
     "images",
+    "line_panels",
     "lines",
     "losses",
     "mosaic",

@@ -1,12 +1,12 @@
 """Pictures of lesson 02."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from course_lib.plots.common import COLORS, finish
+from course_lib.plots.common import COLORS, curves, finish, lines, tiles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,3 +49,55 @@ def valley(
     ax.legend(**place, frameon=False, columnspacing=1, handletextpad=0.2)
     labels = {"xlabel": "first weight", "ylabel": "second weight"}
     return finish(ax, legend=False, aspect="equal", **labels)
+
+
+def histories(axes: Sequence["Axes"], runs: Mapping[str, Any]) -> None:
+    """Draw each training's History on an Axes; the last one has the legend."""
+    for ax, (title, history) in zip(axes, runs.items(), strict=True):
+        history.plot(ax)
+        _name_panel(ax, title, is_last=ax is axes[-1])
+
+
+def line_panels(
+    axes: Sequence["Axes"],
+    across: Tensor,
+    panels: Mapping[str, Mapping[str, Tensor]],
+    *,
+    xlabel: str,
+    ylabel: str,
+) -> None:
+    """Draw lines as in `lines`, under a title on each Axes; the last has a legend."""
+    for ax, (title, series) in zip(axes, panels.items(), strict=True):
+        lines(ax, across, series, xlabel=xlabel, ylabel=ylabel)
+        _name_panel(ax, title, is_last=ax is axes[-1])
+
+
+def _name_panel(ax: "Axes", title: str, *, is_last: bool) -> None:
+    ax.set_title(title, fontsize=11)
+    if not is_last:
+        ax.get_legend().remove()
+    if not ax.get_subplotspec().is_first_col():
+        ax.set_ylabel("")
+
+
+def curves_beside(
+    ax: "Axes", series: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str
+) -> "Axes":
+    """Draw curves as in `curves`, with the legend on their right."""
+    curves(ax, series, xlabel=xlabel, ylabel=ylabel)
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return ax
+
+
+def hidden_units(
+    axes: Sequence["Axes"], weights: Mapping[str, Tensor], shape: tuple[int, int]
+) -> None:
+    """Draw each weight's units as images on an Axes, and histograms on the last one."""
+    *above, last = axes
+    for ax, (title, weight) in zip(above, weights.items(), strict=True):
+        tiles(ax, weight, shape, reach=0.6)
+        ax.set_title(title, fontsize=11)
+    histogram(last, weights)
+    last.set(xlim=(-1, 1), ylim=(0.7, 1100))
+    if len(weights) == 1:  # its title says all
+        last.get_legend().remove()

@@ -13,12 +13,64 @@ def _optimizer(*lines):
     return "def make_optimizer(model, l2, lr):\n" + "".join(f"    {x}\n" for x in lines)
 
 
-def _loss(*lines):
-    return "def with_penalty(loss, layer, l2):\n" + "".join(f"    {x}\n" for x in lines)
-
-
 def _count(*lines):
     return "def count_once(model, l2):\n" + "".join(f"    {x}\n" for x in lines)
+
+
+def _groups(settings, decay="2 * l2"):
+    return _optimizer(
+        "weights = [p for p in model.parameters() if p.dim() > 1]",
+        "biases = [p for p in model.parameters() if p.dim() == 1]",
+        f"groups = [{{'params': weights, 'weight_decay': {decay}}}]",
+        "groups += [{'params': biases}]",
+        f"return torch.optim.SGD(groups, {settings})",
+    )
+
+
+_LOOP = """\
+def train(model, batches, l1, l2, lr, epochs):
+    weights = {m.weight for m in model.modules() if isinstance(m, nn.Linear)}
+    sgd = torch.optim.SGD(model.parameters(), lr=lr)
+    history = []
+    for _ in range(epochs):
+        losses = []
+        for inputs, labels in batches:
+            loss = nn.functional.cross_entropy(model(inputs), labels)
+            cost = l2 * sum(w.square().sum() for w in weights)
+            sgd.zero_grad()
+            (loss + cost).backward()
+            sgd.step()
+            for w in weights:
+                w.data = nn.functional.softshrink(w.data, lr * l1)
+            losses.append(loss.item())
+        history.append(sum(losses) / len(losses))
+    return history
+"""
+
+
+_WEIGHTS = "{m.weight for m in model.modules() if isinstance(m, nn.Linear)}"
+_COST = "            cost = l2 * sum(w.square().sum() for w in weights)\n"
+_ZERO = "            sgd.zero_grad()\n"
+_BACK = "            (loss + cost).backward()\n"
+_STEP = "            sgd.step()\n"
+_EACH = "            for w in weights:\n"
+_SHRINK = "                w.data = nn.functional.softshrink(w.data, lr * l1)\n"
+_NOTE = "            losses.append(loss.item())\n"
+_MEAN = "        history.append(sum(losses) / len(losses))\n"
+
+
+def _outer(lines):
+    """The same lines in the outer loop."""
+    return "".join(line[4:] for line in lines.splitlines(keepends=True))
+
+
+def _loop(*changes):
+    """The right loop, with (old, new) replaced in it."""
+    text = _LOOP
+    for old, new in changes:
+        assert old in text, old
+        text = text.replace(old, new)
+    return text
 
 
 _LINEARS = "linears = [m for m in model.modules() if isinstance(m, nn.Linear)]"
@@ -35,6 +87,9 @@ WRONG = {
         (_by_hand("l1 * w.abs().mean() + l2 * w.square().sum()"), "mean of |w|"),
         (_by_hand("l1 * w.sum() + l2 * w.square().sum()"), "plain sum"),
         (_by_hand("l1 * w.abs().sum() + l2 * w.sum().square()"), "You square the sum."),
+        (_by_hand("l1 * w.sign() + 2 * l2 * w"), "That is the gradient, a number"),
+        (_by_hand("l2 * w.abs().sum() + l1 * w.square().sum()"), "changed places"),
+        (_by_hand("l1 * w.abs().sum() - l2 * w.square().sum()"), "rewards large"),
         (_by_hand("l1 * w.abs() + l2 * w.square()"), "Is a `sum()` missing?"),
         (
             _by_hand("(l1 * w.abs().sum() + l2 * w.square().sum()).item()"),
@@ -52,6 +107,9 @@ WRONG = {
         (_shrink("(w.abs() - by).clamp(min=0)"), "the sign is lost"),
         (_shrink("(w - by).clamp(min=0)"), "All negative weights became 0"),
         (_shrink("w.clamp(-by, by)"), "That clips"),
+        (_shrink("w * (1 - by)"), "multiplies by 1 - by"),
+        (_shrink("torch.where(w.abs() > by, w - by, 0.0)"), "large negative ones"),
+        (_shrink("w.sign() * (w.abs() - by).clamp(max=0)"), "Keep what is above"),
         (
             _shrink("w.copy_(w.sign() * (w.abs() - by).clamp(min=0))"),
             "changed the tensor that you were given",
@@ -98,8 +156,12 @@ WRONG = {
         ),
         (
             _optimizer("torch.optim.SGD(model.parameters(), lr=lr)"),
-            "returned None; wanted a `torch.optim.SGD`",
+            "returned None; wanted one `torch.optim.SGD`",
         ),
+        (_groups("lr=lr", decay="0.1"), "Is a number written in?"),
+        (_groups("lr=0.1"), "Right for l2 = 0.05 and lr = 0.1"),
+        (_groups("lr=lr", decay="2 * l2 * lr"), "decays by lr too little"),
+        (_groups("lr=lr, maximize=True"), "goes along the gradient"),
         (
             "def make_optimizer(model, l2, lr):\n"
             "    weights = [p for p in model.parameters() if p.dim() > 1]\n"
@@ -119,67 +181,22 @@ WRONG = {
             "`1.weight` has one dimension",
         ),
     ],
-    "with_penalty": [
-        (
-            _loss("return l2 * layer.weight.square().sum()"),
-            "a number that never changes",
-        ),
-        (
-            _loss(
-                "cost = l2 * layer.weight.square().sum()",
-                "return lambda outputs, labels: loss(outputs, labels) + cost",
-            ),
-            "computed once",
-        ),
-        (
-            _loss(
-                "def total(outputs, labels):",
-                "    cost = (l2 * layer.weight.square().sum()).item()",
-                "    return loss(outputs, labels) + cost",
-                "return total",
-            ),
-            "does not reach the weights through the penalty",
-        ),
-        (
-            _loss("return lambda outputs, labels: l2 * layer.weight.square().sum()"),
-            "That is the penalty alone",
-        ),
-        (
-            _loss(
-                "def total(outputs, labels):",
-                "    cost = sum(p.square().sum() for p in layer.parameters())",
-                "    return loss(outputs, labels) + l2 * cost",
-                "return total",
-            ),
-            "The bias pays too",
-        ),
-        (
-            _loss(
-                "def total(outputs, labels):",
-                "    return loss(outputs, labels) + l2 * layer.weight.norm()",
-                "return total",
-            ),
-            "That adds the norm",
-        ),
-        (_loss("return loss"), "without any penalty"),
-        (
-            "def with_penalty(loss, layer, l2):\n"
-            "    w = layer.weight\n"
-            "    def total(outputs, labels):\n"
-            "        return loss(outputs, labels) + l2 * w.square().sum()\n"
-            "    return total\n",
-            "is another tensor",
-        ),
-        (
-            "def with_penalty(loss, layer, l2):\n"
-            "    def total(outputs, labels):\n"
-            "        plain = nn.functional.cross_entropy(outputs, labels)\n"
-            "        return plain + l2 * layer.weight.square().sum()\n"
-            "    return total\n",
-            "whatever loss you were given",
-        ),
-    ],
     "count_once": [
+        (
+            _count(
+                _LINEARS,
+                "return 0.5 * sum(w.square().sum() for w in {m.weight for "
+                "m in linears})",
+            ),
+            "not for l2 = 2. Is a number written in?",
+        ),
+        (
+            _count(
+                _LINEARS,
+                "return sum(w.square().sum() for w in {m.weight for m in linears})",
+            ),
+            "l2 is missing",
+        ),
         (
             _count("return l2 * sum(p.square().sum() for p in model.parameters())"),
             "You count the bias",
@@ -238,6 +255,161 @@ WRONG = {
             "    weights = [p for p in model.parameters() if p.dim() > 1]\n"
             "    return l2 * sum(w.square().sum() for w in weights)\n",
             "table of an `Embedding`",
+        ),
+    ],
+    "train": [
+        (_loop(("return history", "...")), "returned None"),
+        (_loop(("return history", "return history[-1]")), "returned float"),
+        (_loop(("loss.item()", "loss")), "still carry the graphs"),
+        (_loop((_ZERO, "")), "are still in `.grad`"),
+        (_loop((_STEP, "")), "did not move"),
+        (_loop(("lr=lr)", "lr=lr, momentum=0.9)")), "has no momentum"),
+        (
+            _loop(("optim.SGD(", "optim.Adam(")),
+            "Make one step of `torch.optim.SGD(model.parameters(), lr=lr)`",
+        ),
+        (
+            _loop(("SGD(model.parameters(), ", "SGD(weights, ")),
+            "Only the weights train",
+        ),
+        (
+            _loop(("labels)\n", "labels, reduction='sum')\n")),
+            "sums over the samples",
+        ),
+        (_loop(("range(epochs)", "range(1)")), "Only the first epoch trains"),
+        (
+            _loop(
+                (_ZERO + _BACK + _STEP, ""),
+                (_MEAN, _outer(_ZERO + _BACK + _STEP) + _MEAN),
+            ),
+            "Only the last batch of an epoch makes a step",
+        ),
+        (
+            _loop((_ZERO, ""), (_STEP, ""), (_MEAN, _outer(_STEP + _ZERO) + _MEAN)),
+            "one step for all batches of an epoch",
+        ),
+        (_loop(("(loss + cost)", "loss")), "as if l2 were 0"),
+        (_loop(("(loss + cost)", "(loss - cost)")), "rewards large weights"),
+        (_loop(("cost = l2", "cost = l2 / 2")), "half of the penalty's gradient"),
+        (_loop(("w.square().sum()", "w.norm()")), "That is the norm"),
+        (_loop(("w.square().sum()", "w.square().mean()")), "mean of the squares"),
+        (
+            _loop((_WEIGHTS, "list(model.parameters())")),
+            "The biases pay l2, too",
+        ),
+        (
+            _loop(
+                (
+                    _WEIGHTS,
+                    "{m.weight for m in model.modules() if hasattr(m, 'weight')}",
+                )
+            ),
+            "The weight of the `LayerNorm` pays",
+        ),
+        (
+            _loop(("model.modules()", "model.children()")),
+            "inside an inner `Sequential` is missing",
+        ),
+        (
+            _loop((_WEIGHTS, f"[{_WEIGHTS[1:-1]}]")),
+            "two layers share pays twice",
+        ),
+        (
+            _loop((_EACH, "            for w in [" + _WEIGHTS[1:-1] + "]:\n")),
+            "two layers share is shrunk twice",
+        ),
+        (
+            _loop(
+                (_COST, ""), ("    history = []\n", _COST[8:] + "    history = []\n")
+            ),
+            "computed once, before the loop",
+        ),
+        (
+            _loop(
+                ("(loss + cost)", "loss"),
+                ("loss = nn", _COST.strip() + "; loss = cost + nn"),
+                (_COST, ""),
+            ),
+            "without the penalty",
+        ),
+        (
+            _loop(
+                ("(loss + cost)", "loss"),
+                ("(w.data, ", "(w.data * (1 - 2 * lr * l2), "),
+            ),
+            "The weights decay after the step",
+        ),
+        (_loop(("w.data = nn", "w = nn")), "Nothing is shrunk"),
+        (_loop(("lr * l1", "l1")), "shrunk by l1. One step of size lr"),
+        (_loop(("softshrink(", "hardshrink(")), "large ones keep their size"),
+        (
+            _loop((_SHRINK, "                w.data -= lr * l1 * w.data.sign()\n")),
+            "jump across zero",
+        ),
+        (
+            _loop(
+                (_EACH + _SHRINK, ""),
+                (
+                    _BACK,
+                    "            cost += l1 * sum(w.abs().sum() for w in weights)\n"
+                    + _BACK,
+                ),
+            ),
+            "l1 is part of the loss",
+        ),
+        (
+            _loop(
+                (
+                    _BACK,
+                    "            cost += l1 * sum(w.abs().sum() for w in weights)\n"
+                    + _BACK,
+                )
+            ),
+            "l1 acts twice",
+        ),
+        (
+            _loop((_EACH + _SHRINK, ""), (_ZERO, _EACH + _SHRINK + _ZERO)),
+            "shrunk before the step",
+        ),
+        (
+            _loop((_EACH + _SHRINK, ""), (_MEAN, _outer(_EACH + _SHRINK) + _MEAN)),
+            "shrunk once in an epoch",
+        ),
+        (
+            _loop(("for w in weights:", "for w in model.parameters():")),
+            "The biases are shrunk, too",
+        ),
+        (
+            _loop((_SHRINK, _SHRINK.replace("w.data = ", "w.copy_(")[:-1] + ")\n")),
+            "changed in place while autograd looks on",
+        ),
+        (
+            _loop(
+                (
+                    _EACH + _SHRINK,
+                    "            for m in model.modules():\n"
+                    "                if isinstance(m, nn.Linear):\n"
+                    "                    w = softshrink(m.weight.data, lr * l1)\n"
+                    "                    m.weight = nn.Parameter(w)\n",
+                ),
+                (
+                    "    history = []",
+                    "    softshrink = nn.functional.softshrink\n    history = []",
+                ),
+            ),
+            "layers hold other tensors now",
+        ),
+        (
+            _loop((_MEAN, ""), ("losses.append", "history.append")),
+            "number for each batch",
+        ),
+        (
+            _loop(("sum(losses) / len(losses)", "loss.item()")),
+            "last batch of each epoch",
+        ),
+        (
+            _loop(("sum(losses) / len(losses)", "sum(losses)")),
+            "That is the sum over the batches",
         ),
     ],
 }

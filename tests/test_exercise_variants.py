@@ -174,6 +174,7 @@ RIGHT = {
         "        if not known.any():\n"
         "            return scores.sum() * 0\n"
         "        return cross_entropy(scores[known], digits[known])\n"
+    ),
     "regularization.shrink": (
         "def shrink(w, by):\n"
         "    sizes = [max(abs(v) - by, 0.0) for v in w.tolist()]\n"

@@ -19,7 +19,7 @@ from course_lib.plots.common import (
     tiles,
 )
 from course_lib.plots.explicit import touched
-from course_lib.plots.keras_models import strips, windows
+from course_lib.plots.keras_models import panels, strips, walk, windows
 from course_lib.plots.losses import sharing
 from course_lib.plots.regularization import histogram, valley
 from course_lib.plots.rso import three
@@ -41,6 +41,7 @@ __all__ = [
     "lines",
     "mosaic",
     "owners",
+    "panels",
     "races",
     "rates",
     "sharing",
@@ -50,5 +51,6 @@ __all__ = [
     "tiles",
     "touched",
     "valley",
+    "walk",
     "windows",
 ]

@@ -37,6 +37,10 @@ _SWAPPED_PADS = (
     "The zeros of the height went to the width. `nn.functional.pad` wants (left, "
     "right, top, bottom)"
 )
+_TURNED = (
+    "Are the axes of the kernel in torch's order? torch wants (filters, channels, "
+    "height, width)"
+)
 _FLOOR = "The number of windows is rounded down. Keras rounds up"
 _ONE_STRIDE = "The first stride counts the windows of both axes"
 
@@ -160,9 +164,7 @@ def _shapes(case: Case) -> dict[str, tuple[int, ...]]:
     }
     if case.padding == "valid":
         swapped = replace(case, kernel_size=case.kernel_size[::-1])
-        found["Height and width of the kernel have changed places"] = output(
-            swapped, pads
-        )
+        found[_TURNED] = output(swapped, pads)
         found["Are zeros added? 'valid' has none"] = output(case, same)
         found["The images come out as (batch, filters, height, width)"] = (
             right[0],

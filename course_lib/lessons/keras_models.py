@@ -5,7 +5,7 @@ Most judges compare with the imported model itself.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,7 @@ def mislabeled(dataset: Dataset, wrong: int, *, seed: int = 0) -> Dataset:
 
 
 Coefficients = Mapping[str, tuple[float, float] | None]
+Tensors = Mapping[str, Tensor]
 
 _COEFFICIENTS: dict[str, Coefficients] = {
     "With one layer, l2 = 0.5": {"a": (0.0, 0.5)},
@@ -84,29 +85,45 @@ def cost(answer: Callable[[File, Mapping[str, Tensor]], Tensor]) -> None:
         kernels = {name: torch.randn(3, 3, requires_grad=True) for name in coefficients}
         arrays = [a for w in kernels.values() for a in (w.detach(), torch.zeros(3))]
         model = load_keras(file, weights=arrays)
-        got = answer(file, kernels)
-        mistakes = _cost_mistakes(coefficients, kernels)
-        require_scalar(got, penalty(model).item(), place, mistakes)
+        wanted = penalty(model).item()
+        given = dict(reversed(kernels.items()))  # the order says nothing
+        got = answer(file, given)
+        if isinstance(got, Real) and not close(got, wanted):
+            got = torch.tensor(float(got))  # a wrong number is that first
+        mistakes = _cost_mistakes(coefficients, kernels, given)
+        require_scalar(got, wanted, place, mistakes)
         for name, kernel in kernels.items():
             _require_kernel_gradient(got, kernel, model, name)
 
 
 def _cost_mistakes(
-    coefficients: Coefficients, kernels: Mapping[str, Tensor]
+    coefficients: Coefficients, kernels: Tensors, given: Tensors
 ) -> dict[str, Tensor | float]:
     known = {name: of for name, of in coefficients.items() if of}
     pairs = [(of, kernels[name]) for name, of in known.items()]
-    counted = zip(known.values(), kernels.values(), strict=False)
-    swapped = [((l2, l1), w) for (l1, l2), w in pairs]
-    return {
-        "You match regularizers and kernels by counting. Go by the name": (
-            _total(counted)
-        ),
+    free = (0.0, 0.0)
+    all_of = [of or free for of in coefficients.values()]
+    counting = "You match regularizers and kernels by counting. Go by the name"
+    found = {
+        counting: _total(zip(all_of, given.values(), strict=True)),
+        f"{counting}s": _total(zip(known.values(), given.values(), strict=False)),
         "That is the first layer alone. Go on to the end": _total(pairs[:1]),
         "That is the last layer alone. Add them up": _total(pairs[-1:]),
         "That takes the norm. Keras squares": _total(pairs, Tensor.norm),
         "You halve. Keras does not": _total(pairs, lambda w: w.square().sum() / 2),
         "That is a mean. Keras sums": _total(pairs, lambda w: w.square().mean()),
+        "l1 takes |w|, and not its square": sum(
+            (l1 + l2) * w.square().sum() for (l1, l2), w in pairs
+        ),
+        "l1 takes |w|, and not w": sum(
+            l1 * w.sum() + l2 * w.square().sum() for (l1, l2), w in pairs
+        ),
+    }
+    if None in coefficients.values():
+        return {"Nothing is added. Does the loop end at the first entry": 0.0, **found}
+    swapped = [((l2, l1), w) for (l1, l2), w in pairs]
+    return {
+        **found,
         "l1 and l2 have changed places": _total(swapped),
         "The l2 part is missing": _total(pairs, lambda w: 0.0),
         "The l1 part is missing": _total(((0, l2), w) for (_, l2), w in pairs),

@@ -165,6 +165,18 @@ EQUIVALENT = {
         "explicit.fit",
         "log.append({'losses': losses, 'accuracy': right.double().mean()})",
     ): "a tensor with the same number",
+    ("keras_models.conv", "missing = max(0, (windows - 1) * stride + kernel - size)"): (
+        "the larger of two, in either order"
+    ),
+    ("keras_models.conv", "self.weight = nn.Parameter(kernel.permute(3, 2, 0, 1))"): (
+        "the numbers of the file, without a copy"
+    ),
+    ("keras_models.conv", "self.bias = None if bias is None else nn.Parameter(bias)"): (
+        "the numbers of the file, without a copy"
+    ),
+    ("keras_models.run", "name, number, _ = file['config']['output_layers'][-1]"): (
+        "the list has one reference"
+    ),
     ("rules.warm_cosine", "done = (warmup - step) / (total - warmup)"): (
         "the cosine is even"
     ),

@@ -44,7 +44,7 @@ def _graph(name: str, layers: Sequence[File], output: str) -> File:
     return {"class_name": "Model", "name": name, "config": config}
 
 
-def price(l1: float = 0.0, l2: float = 0.0) -> File:
+def l1l2(l1: float = 0.0, l2: float = 0.0) -> File:
     """Return a regularizer as Keras 2 writes it."""
     return {"class_name": "L1L2", "config": {"l1": l1, "l2": l2}}
 
@@ -79,20 +79,31 @@ def _dense_1(name: str, units: int, activation: str) -> File:
     )
 
 
+def outspoken(version: str) -> File:
+    """Return one Dense layer whose output has a penalty: l1 = 0.001, 6 inputs, 4 units.
+
+    Its words are those of Keras 1 for a version of it, and those of Keras 2 otherwise.
+    """
+    coefficients = {"l1": 0.001, "l2": 0.0}
+    config: File = {"units": 4, "activity_regularizer": l1l2(**coefficients)}
+    if version.startswith("1."):
+        old = {"name": "ActivityRegularizer", **coefficients}
+        config = {"output_dim": 4, "activity_regularizer": old}
+    dense = layer("Dense", "dense", batch_input_shape=[None, 6], **config)
+    return sequential(dense, version=version)
+
+
 def pair(version: str) -> File:
     """Return one model in the words of Keras 1 or 2: a nested model is called twice.
 
-    Its one Dense layer has l2 = 0.01 on its weights and l1 = 0.001 on its output. The
-    file does not say which version wrote it.
+    Its one Dense layer has 6 inputs, 4 units and l2 = 0.01 on its weights. The file
+    does not say which version wrote it.
     """
     old = version.startswith("1.")
-    weight, output = {"l1": 0.0, "l2": 0.01}, {"l1": 0.001, "l2": 0.0}
-    config: File = {"units": 4, "kernel_regularizer": price(l2=0.01)}
-    config["activity_regularizer"] = price(l1=0.001)
+    config: File = {"units": 4, "kernel_regularizer": l1l2(l2=0.01)}
     if old:
-        config = {"output_dim": 4}
-        config["W_regularizer"] = {"name": "WeightRegularizer", **weight}
-        config["activity_regularizer"] = {"name": "ActivityRegularizer", **output}
+        weight = {"name": "WeightRegularizer", "l1": 0.0, "l2": 0.01}
+        config = {"output_dim": 4, "W_regularizer": weight}
     half = layer("InputLayer", "half", batch_input_shape=[None, 6])
     inner = _graph(
         "twin", [half, layer("Dense", "dense", [("half", 0)], **config)], "dense"
@@ -114,7 +125,7 @@ def halves(*, shared: bool) -> File:
     With `shared` one layer is called twice; otherwise each half has a layer of its own.
     """
     left, right = [("left", 0)], [("right", 0)]
-    size = {"units": 12, "activation": "relu", "kernel_regularizer": price(l2=0.002)}
+    size = {"units": 12, "activation": "relu", "kernel_regularizer": l1l2(l2=0.002)}
     looks = [layer("Dense", "look", [("flat", 0)], [("flat", 1)], **size)]
     both = [("look", 0), ("look", 1)]
     if not shared:
@@ -145,19 +156,19 @@ def convnet() -> File:
 
 
 def dense(*, l2: float) -> File:
-    """Return a network of two Dense layers for the digits, both with a price."""
-    paid = {"kernel_regularizer": price(l2=l2)}
+    """Return a network of two Dense layers for the digits, both regularized."""
+    cost = {"kernel_regularizer": l1l2(l2=l2)}
     return sequential(
         layer("Flatten", "flat", batch_input_shape=[None, 8, 8, 1]),
-        layer("Dense", "hidden", units=64, activation="relu", **paid),
-        layer("Dense", "scores", units=10, **paid),
+        layer("Dense", "hidden", units=64, activation="relu", **cost),
+        layer("Dense", "scores", units=10, **cost),
     )
 
 
-def priced(prices: Mapping[str, tuple[float, float] | None]) -> File:
+def regularized(coefficients: Mapping[str, tuple[float, float] | None]) -> File:
     """Return a Keras 1.1 file with a Dropout after each Dense layer."""
     entries: list[File] = []
-    for name, of in prices.items():
+    for name, of in coefficients.items():
         entry = _dense_1(name, 3, "linear")
         found = of and {"name": "WeightRegularizer", "l1": of[0], "l2": of[1]}
         entry["config"]["W_regularizer"] = found

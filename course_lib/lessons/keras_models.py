@@ -4,44 +4,65 @@ Most judges compare with the imported model itself.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from numbers import Integral
+from dataclasses import replace
+from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from course_lib.data import Dataset, Split
+from course_lib.device import seed_everything
 from course_lib.keras_models import load_keras
 from course_lib.keras_models.graph.model import KerasModel
+from course_lib.lessons import keras_convolution
 from course_lib.lessons.checks import (
     as_text,
     close,
-    gradient,
     reject,
     require_close,
     require_gradient,
     require_kind,
-    require_parameters,
     require_scalar,
     require_written,
 )
 from course_lib.lessons.exercises import NotYet, exercise
-from course_lib.lessons.keras_files import File, layer, priced, sequential
+from course_lib.lessons.keras_files import File, layer, regularized, sequential
 from course_lib.lessons.keras_files import convnet as convnet
 from course_lib.lessons.keras_files import dense as dense
 from course_lib.lessons.keras_files import functional as functional
 from course_lib.lessons.keras_files import halves as halves
+from course_lib.lessons.keras_files import outspoken as outspoken
 from course_lib.lessons.keras_files import pair as pair
 from course_lib.lessons.keras_files import question as question
-from course_lib.regularization import L1L2, penalty, regularize
+from course_lib.lessons.keras_graphs import Graph, graphs
+from course_lib.lessons.keras_graphs import outputs_of_calls as outputs_of_calls
+from course_lib.regularization import penalty
 
 NUMBER = 3
 
-Prices = Mapping[str, tuple[float, float] | None]
 
-_PRICES: dict[str, Prices] = {
+def mislabeled(dataset: Dataset, wrong: int, *, seed: int = 0) -> Dataset:
+    """Return 300 of the training images, the first `wrong` with another one's label.
+
+    The test split stays as it is.
+    """
+    seed_everything(seed)
+    few = torch.randperm(len(dataset.train))[:300]
+    x, y = dataset.train.inputs[few], dataset.train.labels[few]
+    count = len(dataset.classes)
+    y[:wrong] = (y[:wrong] + torch.randint(1, count, (wrong,))) % count
+    return replace(dataset, name="mislabeled", train=Split(x, y))
+
+
+Coefficients = Mapping[str, tuple[float, float] | None]
+Tensors = Mapping[str, Tensor]
+
+_COEFFICIENTS: dict[str, Coefficients] = {
     "With one layer, l2 = 0.5": {"a": (0.0, 0.5)},
     "With one layer, l1 = 0.5": {"a": (0.5, 0.0)},
-    "With a layer that is free, null in the file": {"a": None, "b": (0.0, 0.5)},
+    "With a layer that has none, null in the file": {"a": None, "b": (0.0, 0.5)},
     "With three layers": {"a": (0.25, 0.5), "b": None, "c": (0.5, 0.125)},
 }
 
@@ -49,40 +70,61 @@ _PRICES: dict[str, Prices] = {
 @exercise(
     "Go over `file['config']`. An entry has a `class_name` and a `config`; which "
     "of them have a `W_regularizer`, and where does the layer's name stand?",
-    "`config.get('W_regularizer')` is None for a Dropout and for a layer that is "
-    "free. Skip both. The kernel is `kernels[config['name']]`.",
-    "Add `price['l1'] * w.abs().sum() + price['l2'] * w.square().sum()` for each "
-    "layer with a price, with `w` its own kernel.",
-    right="Each price went to the layer in whose entry it stands; `penalty` of the "
-    "imported model is the same number.",
+    "`config.get('W_regularizer')` is None for a Dropout and for a layer without a "
+    "regularizer. Skip both. The kernel is `kernels[config['name']]`.",
+    "Add `r['l1'] * w.abs().sum() + r['l2'] * w.square().sum()` for each layer with a "
+    "regularizer `r`, with `w` its own kernel.",
+    right="Each regularizer went to the layer in whose entry it stands; `penalty` of "
+    "the imported model is the same number.",
 )
 def cost(answer: Callable[[File, Mapping[str, Tensor]], Tensor]) -> None:
     """A function of (file, kernels): the penalty that a Keras 1 file asks for."""
     torch.manual_seed(0)
-    for place, prices in _PRICES.items():
-        file = priced(prices)
-        kernels = {name: torch.randn(3, 3, requires_grad=True) for name in prices}
+    for place, coefficients in _COEFFICIENTS.items():
+        file = regularized(coefficients)
+        kernels = {name: torch.randn(3, 3, requires_grad=True) for name in coefficients}
         arrays = [a for w in kernels.values() for a in (w.detach(), torch.zeros(3))]
         model = load_keras(file, weights=arrays)
-        got = answer(file, kernels)
-        mistakes = _cost_mistakes(prices, kernels)
-        require_scalar(got, penalty(model).item(), place, mistakes)
+        wanted = penalty(model).item()
+        given = dict(reversed(kernels.items()))  # the order says nothing
+        got = answer(file, given)
+        if isinstance(got, Real) and not close(got, wanted):
+            got = torch.tensor(float(got))  # a wrong number is that first
+        mistakes = _cost_mistakes(coefficients, kernels, given)
+        require_scalar(got, wanted, place, mistakes)
         for name, kernel in kernels.items():
             _require_kernel_gradient(got, kernel, model, name)
 
 
 def _cost_mistakes(
-    prices: Prices, kernels: Mapping[str, Tensor]
+    coefficients: Coefficients, kernels: Tensors, given: Tensors
 ) -> dict[str, Tensor | float]:
-    known = {name: of for name, of in prices.items() if of}
+    known = {name: of for name, of in coefficients.items() if of}
     pairs = [(of, kernels[name]) for name, of in known.items()]
-    counted = zip(known.values(), kernels.values(), strict=False)
-    return {
-        "You match prices and kernels by counting. Go by the name": _total(counted),
+    free = (0.0, 0.0)
+    all_of = [of or free for of in coefficients.values()]
+    counting = "You match regularizers and kernels by counting. Go by the name"
+    found = {
+        counting: _total(zip(all_of, given.values(), strict=True)),
+        f"{counting}s": _total(zip(known.values(), given.values(), strict=False)),
         "That is the first layer alone. Go on to the end": _total(pairs[:1]),
+        "That is the last layer alone. Add them up": _total(pairs[-1:]),
         "That takes the norm. Keras squares": _total(pairs, Tensor.norm),
         "You halve. Keras does not": _total(pairs, lambda w: w.square().sum() / 2),
         "That is a mean. Keras sums": _total(pairs, lambda w: w.square().mean()),
+        "l1 takes |w|, and not its square": sum(
+            (l1 + l2) * w.square().sum() for (l1, l2), w in pairs
+        ),
+        "l1 takes |w|, and not w": sum(
+            l1 * w.sum() + l2 * w.square().sum() for (l1, l2), w in pairs
+        ),
+    }
+    if None in coefficients.values():
+        return {"Nothing is added. Does the loop end at the first entry": 0.0, **found}
+    swapped = [((l2, l1), w) for (l1, l2), w in pairs]
+    return {
+        **found,
+        "l1 and l2 have changed places": _total(swapped),
         "The l2 part is missing": _total(pairs, lambda w: 0.0),
         "The l1 part is missing": _total(((0, l2), w) for (_, l2), w in pairs),
     }
@@ -120,6 +162,8 @@ def hard_sigmoid(answer: Callable[[Tensor, str], Tensor]) -> None:
         "The line has no ends. Cut it at 0 and 1": 0.2 * x + 0.5,
         "The line has no ends. Cut it at 0 and at 1": x / 6 + 0.5,
         "That is the sigmoid, which has no kinks": x.sigmoid(),
+        "The line is not cut at 1": (0.2 * x + 0.5).relu(),
+        "The line isn't cut at 1": (x / 6 + 0.5).relu(),
         "At 0 the gate must be half open: add 0.5": (0.2 * x).clamp(0, 1),
         "A gate closes at 0, and yours goes down to -1": (0.2 * x + 0.5).clamp(-1, 1),
     }
@@ -138,47 +182,54 @@ def hard_sigmoid(answer: Callable[[Tensor, str], Tensor]) -> None:
 
 
 @exercise(
-    "Keep both modules in `__init__`: `self.look = look`, and so on.",
-    "In `forward`, call the same `self.look` on `left` and on `right`.",
-    "`self.decide(torch.cat([self.look(left), self.look(right)], dim=1))`",
-    right="One `look`, two calls: one set of weights, one price, and a gradient from "
-    "both halves.",
+    "`calls = {entry['name']: entry['inbound_nodes'] for entry in "
+    "file['config']['layers']}`. What must be known before a call can run?",
+    "Write an inner function `value(name, number)`: the output of that call. It asks "
+    "itself for the inputs, and returns `x` for the layer that has no calls.",
+    "`inputs = [value(n, i) for n, i, _ in calls[name][number]]`, then "
+    "`modules[name](*inputs)`. The model's output is `value` of "
+    "`file['config']['output_layers'][0]`.",
+    right="One module for each layer, and as many calls as the file names. No order "
+    "of the layers is needed: each call asks for what it needs.",
 )
-def twin(answer: Callable[[nn.Module, nn.Module], nn.Module]) -> None:
-    """A function of (look, decide): a module that looks at both halves."""
-    torch.manual_seed(0)
-    look = regularize(nn.Linear(4, 3), weight=L1L2(l2=1.0))
-    decide = nn.Linear(6, 2)
-    left, right = torch.randn(5, 4), torch.randn(5, 4)
-    model = answer(look, decide)
-    require_kind(model, nn.Module, "a module")
-    got, wanted = model(left, right), (look(left), look(right))
-    _judge_twin_output(got, decide, *wanted)
-    require_parameters(model, look, decide)
-    both = gradient(decide(torch.cat(wanted, dim=1)).square().sum(), look.weight)
-    if not close(gradient(got.square().sum(), look.weight), both):
+def run(answer: Callable[[File, Mapping[str, Any], Tensor], Tensor]) -> None:
+    """A function of (file, modules, x): the output of a functional model."""
+    x = torch.tensor([[0.25, -1.5], [2.0, 0.75], [-0.5, 1.25]])
+    for graph in graphs(x):
+        got = _run(answer, graph, x)
+        require_close(got, graph.wanted, graph.place, graph.mistakes)
+
+
+def _run(answer: Callable[..., Any], graph: Graph, x: Tensor) -> Any:
+    try:
+        return answer(graph.file, dict(graph.modules), x.clone())
+    except KeyError as error:
+        key = error.args[0] if error.args else None
+        name = key[0] if isinstance(key, tuple) and key else key
+        if name not in {*graph.modules, "x"}:
+            raise
         raise NotYet(
-            "The output is right, but the gradient of `look` lacks a half or both. "
-            "Does `detach`, `no_grad` or a copy stand in your `forward`?"
-        )
-
-
-def _judge_twin_output(
-    got: Any, decide: nn.Module, left: Tensor, right: Tensor
-) -> None:
-    def decided(*halves: Tensor) -> Tensor:
-        return decide(torch.cat(halves, dim=1))
-
-    mistakes = {
-        "The halves have changed places: left comes first": decided(right, left),
-        "The left half is looked at twice, the right one never": decided(left, left),
-        "The right half is looked at twice, the left one never": decided(right, right),
-    }
-    place = (
-        "The output is not `decide` of the two looks side by side, "
-        "`torch.cat(..., dim=1)`"
-    )
-    require_close(got, decided(left, right), place, mistakes, what="`forward`")
+            f"{graph.place}: your code looks for {key!r}, which is not there. The "
+            "input has no calls and no module: its output is `x`. And a call may need "
+            "a layer that stands further down in the file."
+        ) from error
+    except TypeError as error:
+        if "ellipsis" in str(error).lower():
+            raise
+        raise NotYet(
+            f"{graph.place}: your code raised TypeError: {error}. Pass the tensors of "
+            "a call one by one: `modules[name](*inputs)`."
+        ) from error
+    except IndexError as error:
+        raise NotYet(
+            f"{graph.place}: your code raised IndexError: {error}. `inbound_nodes` of "
+            "the input is empty: its output is `x`."
+        ) from error
+    except RecursionError as error:
+        raise NotYet(
+            f"{graph.place}: a call asks for itself without end. Ask for the call of "
+            "that number, and stop at the input, which has no calls."
+        ) from error
 
 
 @exercise(
@@ -199,9 +250,11 @@ def linear_weight(answer: Callable[[Tensor, tuple], Tensor]) -> None:
         wanted = (5, len(kernel))
         require_kind(got, Tensor, f"a tensor of shape {wanted}")
         if got.shape != wanted:
+            join = "join the axes of the inputs with `flatten(1)`"
+            order = "torch has (units, inputs), Keras (inputs, units)"
             raise NotYet(
-                f"Got the shape {tuple(got.shape)}; wanted {wanted}: torch has (units, "
-                "inputs), Keras (inputs, units)."
+                f"Got the shape {tuple(got.shape)}; wanted {wanted}: "
+                f"{join if got.dim() > 2 else order}."
             )
         in_keras = maps.permute(0, 2, 3, 1).flatten(1) @ kernel
         if torch.allclose(maps.flatten(1) @ got.T, in_keras, atol=1e-4):
@@ -226,6 +279,7 @@ def linear_weight(answer: Callable[[Tensor, tuple], Tensor]) -> None:
 
 
 _CASES = ((8, 3, 1), (8, 3, 2), (7, 3, 2), (8, 4, 1), (8, 5, 3), (10, 2, 4), (9, 2, 5))
+_CASES += ((7, 3, 3),)
 
 
 @exercise(
@@ -255,14 +309,25 @@ def same_padding(answer: Callable[[int, int, int], tuple[int, int]]) -> None:
 
 
 def _pads(got: Any) -> tuple[int, int]:
+    if isinstance(got, Tensor | np.ndarray) and got.shape == (2,):
+        got = got.tolist()
     require_kind(got, tuple | list, "two numbers, (before, after)")
     if len(got) != 2:
         raise NotYet(f"Got {got!r}; wanted two numbers, (before, after).")
-    for number in got:
-        require_written(number)
-        if not isinstance(number, Integral):
-            raise NotYet(f"Got {number!r}; wanted whole numbers. Divide with `//`.")
-    return int(got[0]), int(got[1])
+    before, after = map(_whole, got)
+    return before, after
+
+
+def _whole(number: Any) -> int:
+    require_written(number)
+    if isinstance(number, Tensor | np.ndarray) and number.shape == ():
+        number = number.item()
+    if not isinstance(number, Integral):
+        raise NotYet(
+            f"Got {number!r}; wanted whole numbers, which `pad` takes. Divide with "
+            "`//`."
+        )
+    return int(number)
 
 
 def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -295,7 +360,36 @@ _PAD_MISTAKES: Mapping[str, Callable[[int, int, int], tuple[int, int]]] = {
             max((size // stride - 1) * stride + kernel - size, 0)
         )
     ),
+    "You round the number of windows to the nearest. Keras rounds up": (
+        lambda size, kernel, stride: _split(
+            max((round(size / stride) - 1) * stride + kernel - size, 0)
+        )
+    ),
+    "The odd zero stands on both sides. It goes after the numbers alone": (
+        lambda *case: (_same(*case)[1],) * 2
+    ),
+    "All zeros go before the numbers. Keras puts half of them after": (
+        lambda *case: (sum(_same(*case)), 0)
+    ),
     "All zeros go after the numbers. Keras puts half of them before": (
         lambda *case: (0, sum(_same(*case)))
     ),
 }
+
+
+@exercise(
+    "The lesson has all of it: the axes of a kernel, the zeros of 'same', a "
+    "regularizer that is stored with its layer. Begin with `nn.Conv2d(...)` in "
+    "`__init__` and `self.conv(x)` in `forward`, and check after each addition.",
+    "`nn.Conv2d(channels, filters, size, stride=config['strides'], bias=bias is not "
+    "None)`; copy `kernel.permute(3, 2, 0, 1)` into its weight under "
+    "`torch.no_grad()`. `regularize(self.conv, weight=L1L2(l1, l2))` if there is one.",
+    "In `forward`, for 'same': work out (before, after) for the height from "
+    "`x.shape[2]` and for the width from `x.shape[3]`, as in the exercise above, then "
+    "`nn.functional.pad(x, (left, right, top, bottom))`: the last axis comes first.",
+    right="That is a converter for one more layer: weights, strides, zeros, bias, "
+    "activation, penalty and gradients are those of the file.",
+)
+def conv(answer: Callable[..., nn.Module]) -> None:
+    """A module made of (config, kernel, bias): a Conv2D of a Keras 2 file."""
+    keras_convolution.judge(answer)

@@ -19,7 +19,7 @@ from course_lib.plots.common import (
     tiles,
 )
 from course_lib.plots.explicit import extremes, swings, touched, units
-from course_lib.plots.keras_models import strips, windows
+from course_lib.plots.keras_models import panels, strips, walk, windows
 from course_lib.plots.losses import entries, fork, shares, sharing
 from course_lib.plots.regularization import (
     curves_beside,
@@ -29,7 +29,7 @@ from course_lib.plots.regularization import (
     line_panels,
     valley,
 )
-from course_lib.plots.rso import feeds, fractions, growth, visit
+from course_lib.plots.rso import feeds, fractions, growth, three, visit
 from course_lib.plots.rso_speed import channels, claims, gains, rates, sweeps
 from course_lib.plots.rules import arrows, flow
 from course_lib.plots.start_here import losses
@@ -62,6 +62,7 @@ __all__ = [
     "losses",
     "mosaic",
     "owners",
+    "panels",
     "races",
     "rates",
     "shares",
@@ -75,5 +76,6 @@ __all__ = [
     "units",
     "valley",
     "visit",
+    "walk",
     "windows",
 ]

@@ -1,12 +1,69 @@
 """Pictures of lesson 03."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from course_lib.plots.common import COLORS
+from torch import Tensor
+
+from course_lib.keras_models.graph.model import KerasModel
+from course_lib.keras_models.summary import draw_graph
+from course_lib.plots.common import COLORS, heatmap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+def panels(
+    axes: Sequence["Axes"],
+    draw: Callable[..., Any],
+    groups: Mapping[str, Any],
+    *,
+    reach: float | None = None,
+    **settings: Any,
+) -> None:
+    """Draw each group on an Axes of its own, with its name as the title.
+
+    Args:
+        axes: as many as groups.
+        draw: a function of this package: (axes, what it draws, **settings).
+        groups: title = what is drawn.
+        reach: where all x-axes end.
+        settings: the same for all groups.
+    """
+    for ax, (title, group) in zip(axes, groups.items(), strict=True):
+        draw(ax, group, **settings)
+        ax.set_title(title, fontsize=11)
+        if reach is not None:
+            ax.set_xlim(right=reach)
+
+
+def walk(
+    axes: Sequence["Axes"], model: KerasModel, layer: str, outputs: Sequence[Tensor]
+) -> str:
+    """Draw a model's graph with a layer's calls framed, and what each call returned.
+
+    Args:
+        axes: one for the graph, and the others for the calls; those left over are
+            hidden.
+        model: an imported one.
+        layer: the name of one of its layers.
+        outputs: of all of `model.calls`, (batch, ...); a row is drawn for each sample.
+
+    Returns a description in words.
+    """
+    graph, *others = axes
+    texts, words = draw_graph(graph, model).texts[len(model.input_names) :], []
+    for ax in others:
+        ax.set_axis_off()
+    for call, text, output in zip(model.calls, texts, outputs, strict=False):
+        if call.layer == layer:
+            text.get_bbox_patch().set(edgecolor="black", linewidth=3)
+            ax = heatmap(others[call.number], output.flatten(1))
+            ax.set_title(f"{layer}, call {call.number + 1}", fontsize=11)
+            ax.set_axis_on()
+            given = " and ".join(f"{name} (call {n + 1})" for name, n in call.inputs)
+            words.append(f"call {call.number + 1} of {given}")
+    return f"{layer}: {'; '.join(words)}."
 
 
 def strips(

@@ -33,20 +33,68 @@ def _pads(*lines):
     )
 
 
-def _twin(init, forward):
-    return (
-        "class Twin(nn.Module):\n    def __init__(self, look, decide):\n"
-        "        super().__init__()\n"
-        + "".join(f"        {line}\n" for line in init)
-        + "    def forward(self, left, right):\n"
-        + "".join(f"        {line}\n" for line in forward)
+def _run(*lines):
+    return "def run(file, modules, x):\n" + "".join(f"    {x}\n" for x in lines)
+
+
+def _recursive(inputs, end, stop="not calls[name]"):
+    return _run(
+        "layers = file['config']['layers']",
+        "calls = {entry['name']: entry['inbound_nodes'] for entry in layers}",
+        "def value(name, number):",
+        f"    if {stop}:",
+        "        return x",
+        "    inputs = [value(n, i) for n, i, _ in calls[name][number]]",
+        f"    return modules[name]({inputs})",
+        "name, number, _ = file['config']['output_layers'][0]",
+        f"return {end}",
     )
 
 
-_KEEP = ("self.look, self.decide = look, decide",)
+def _conv(
+    weight="kernel.permute(3, 2, 0, 1)",
+    keep="self.weight = nn.Parameter({weight})",
+    bias="self.bias = None if bias is None else nn.Parameter(bias)",
+    cost="regularize(self, weight=L1L2(**c))",
+    windows="-(-size // stride)",
+    missing="max((windows - 1) * stride + kernel - size, 0)",
+    halves="missing // 2, missing - missing // 2",
+    pad="(*columns, *rows)",
+    strides="self.config['strides']",
+    end="y if name == 'linear' else getattr(torch, name)(y)",
+    only_end=False,
+):
+    if only_end:
+        end = f"({end}) if name == 'linear' else getattr(torch, name)({end})"
+    return f"""class Conv(nn.Module):
+    def __init__(self, config, kernel, bias=None):
+        super().__init__()
+        self.config = config
+        {keep.format(weight=weight)}
+        {bias}
+        if config["kernel_regularizer"]:
+            c = config["kernel_regularizer"]["config"]
+            {cost}
+
+    def zeros(self, size, kernel, stride):
+        windows = {windows}
+        missing = {missing}
+        return {halves}
+
+    def forward(self, x):
+        strides = self.config["strides"]
+        if self.config["padding"] == "same":
+            sizes = zip(x.shape[2:], self.config["kernel_size"], strides)
+            rows, columns = [self.zeros(*axis) for axis in sizes]
+            x = nn.functional.pad(x, {pad})
+        y = nn.functional.conv2d(x, self.weight, self.bias, {strides})
+        name = self.config["activation"]
+        return {end}
+"""
+
+
 _WINDOWS = "windows = -(-size // stride)"
 _MISSING = "missing = max((windows - 1) * stride + kernel - size, 0)"
-_JOINED = "return self.decide(torch.cat([self.look({}), self.look({})], dim=1))"
 
 WRONG = {
     "cost": [
@@ -107,69 +155,63 @@ WRONG = {
             "with `<` or `>=`, not its text",
         ),
     ],
-    "twin": [
-        (_twin(_KEEP, ["return ..."]), "There is still a `...`"),
+    "run": [
+        (_run("return ..."), "There is still a `...`"),
         (
-            _twin(_KEEP, [_JOINED.format("right", "left")]),
-            "have changed places",
-        ),
-        (_twin(_KEEP, [_JOINED.format("left", "left")]), "The left half is looked at"),
-        (
-            _twin(_KEEP, ["return self.decide(torch.cat([left, right], dim=1))"]),
-            "Your code raised RuntimeError",
-        ),
-        (
-            _twin(
-                _KEEP,
-                [
-                    "a, b = self.look(left), self.look(right)",
-                    "return self.decide(torch.cat([a.relu(), b.relu()], dim=1))",
-                ],
+            _run(
+                "for name, layer in modules.items():",
+                "    x = layer(x)",
+                "return x",
             ),
-            "not `decide` of the two looks side by side",
+            "raised TypeError",
         ),
         (
-            "import copy\n"
-            + _twin(
-                [*_KEEP, "self.other = copy.deepcopy(look)"],
-                [
-                    "both = [self.look(left), self.other(right)]",
-                    "return self.decide(torch.cat(both, dim=1))",
-                ],
+            _run(
+                "for entry in file['config']['layers'][1:]:",
+                "    x = modules[entry['name']](x)",
+                "    return x",
             ),
-            "has 6 parameters, 4 were given: it has copies",
+            "That is the output of the first layer",
         ),
         (
-            _twin(
-                ["self.parts = [look, decide]"],
-                [
-                    "look, decide = self.parts",
-                    "return decide(torch.cat([look(left), look(right)], dim=1))",
-                ],
+            _run(
+                "found = {'x': x}",
+                "for entry in file['config']['layers'][1:]:",
+                "    name = entry['name']",
+                "    for call in entry['inbound_nodes']:",
+                "        found[name] = modules[name](*[found[n] for n, _, _ in call])",
+                "return found[file['config']['output_layers'][0][0]]",
             ),
-            "would train nothing",
+            "The last call stands for both",
         ),
         (
-            "import copy\n"
-            + _twin(
-                ["self.look, self.decide = copy.deepcopy(look), decide"],
-                [_JOINED.format("left", "right")],
+            _run(
+                "found = {'x': x}",
+                "for entry in file['config']['layers'][1:]:",
+                "    name, (call, *_) = entry['name'], entry['inbound_nodes']",
+                "    found[name] = modules[name](*[found[n] for n, _, _ in call])",
+                "return found[file['config']['output_layers'][0][0]]",
             ),
-            "not train the parameters that it was given",
+            "The first call stands for both",
         ),
         (
-            "class Twin(nn.Module):\n"
-            "    def __init__(self, look, decide):\n"
-            "        super().__init__()\n"
-            "        self.look, self.decide = look, decide\n"
-            "    def forward(self, left, right):\n"
-            "        with torch.no_grad(): r = self.look(right)\n"
-            "        return self.decide(torch.cat([self.look(left), r], dim=1))\n",
-            "lacks a half",
+            _run(
+                "found = {('x', 0): x}",
+                "for entry in file['config']['layers'][1:]:",
+                "    for i, call in enumerate(entry['inbound_nodes']):",
+                "        inputs = [found[n, k] for n, k, _ in call]",
+                "        found[entry['name'], i] = modules[entry['name']](*inputs)",
+                "name, number, _ = file['config']['output_layers'][0]",
+                "return found[name, number]",
+            ),
+            "a layer that stands further down in the file",
         ),
+        (_recursive("*reversed(inputs)", "value(name, number)"), "have changed places"),
+        (_recursive("inputs", "value(name, number)"), "Pass the tensors of a call one"),
+        (_recursive("*inputs", "value(name, 0)"), "That is its first call"),
         (
-            _twin(_KEEP, [_JOINED.format("left", "right")[7:]]),
-            "`forward` returned None",
+            _recursive("*inputs", "value(name, number)", stop="name == 'input'"),
+            "`inbound_nodes` of the input is empty",
         ),
     ],
     "linear_weight": [
@@ -222,5 +264,33 @@ WRONG = {
         (_pads(_WINDOWS, _MISSING, "return 0, missing"), "half of them before"),
         (_pads(_WINDOWS, _MISSING, "return missing / 2, missing / 2"), "whole numbers"),
         (_pads(_WINDOWS, _MISSING, "return missing"), "wanted two numbers"),
+    ],
+    "conv": [
+        ("class Conv(nn.Module):\n    pass\n", "raised TypeError"),
+        (_conv(weight="kernel"), "torch wants (filters, channels, height, width)"),
+        (
+            _conv(keep="self.weight = kernel.permute(3, 2, 0, 1)"),
+            "the module trains no numbers",
+        ),
+        (_conv(bias="self.bias = bias"), "The bias is not among its parameters"),
+        (_conv(strides="1"), "The strides are not used"),
+        (_conv(strides="self.config['strides'][::-1]"), "height first"),
+        (_conv(strides="self.config['strides'][0]"), "The first stride is used"),
+        (_conv(pad="(*rows, *columns)"), "went to the width"),
+        (_conv(halves="missing - missing // 2, missing // 2"), "comes after the num"),
+        (_conv(halves="0, missing"), "Keras puts half of them before"),
+        (_conv(halves="kernel // 2, kernel // 2"), "too many for an even kernel"),
+        (_conv(windows="size // stride"), "rounded down"),
+        (_conv(missing="(windows - 1) * stride + kernel - size"), "Take at least 0"),
+        (_conv(end="y"), "The activation is missing"),
+        (_conv(end="y.relu()"), ""),
+        (_conv(cost="pass"), "Nothing is regularized"),
+        (
+            _conv(cost="regularize(self, weight=L1L2(c['l2'], c['l1']))"),
+            "l1 and l2 have changed places",
+        ),
+        (_conv(cost="regularize(self, weight=L1L2(l2=c['l2']))"), "l1 part is missing"),
+        (_conv(cost="regularize(self, weight=L1L2(l1=c['l1']))"), "l2 part is missing"),
+        (_conv(end="y.detach()", only_end=True), "its gradient does not reach"),
     ],
 }

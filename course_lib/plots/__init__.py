@@ -29,7 +29,7 @@ from course_lib.plots.regularization import (
     line_panels,
     valley,
 )
-from course_lib.plots.rso import feeds, fractions, growth, three, visit
+from course_lib.plots.rso import feeds, fractions, growth, visit
 from course_lib.plots.rso_speed import channels, claims, gains, rates, sweeps
 from course_lib.plots.rules import arrows, flow
 from course_lib.plots.start_here import losses

@@ -8,6 +8,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.trace_rules import get_torch_obj_rule_map
 from torch.utils._pytree import tree_map_only
 
 from course_lib.rso.eager import eligibility
@@ -29,6 +30,7 @@ _PROPERTIES = SimpleNamespace(
 @contextmanager
 def pretended_gpu() -> Iterator[torch.device]:
     """Inside, torch.cuda.is_available() is True; the counts begin at 0."""
+    get_torch_obj_rule_map()  # torch.compile knows torch.tensor by this, once made
     waits.clear()
     operations.clear()
     answers = {

@@ -62,6 +62,10 @@ ONE_AXES = {
     "sharing": lambda ax: plots.sharing(ax, {"0.weight": torch.ones(2, 3)}),
     "spread": lambda ax: plots.spread(ax, {"a": [1.0, 2.0]}, xlabel="x"),
     "mosaic": lambda ax: plots.mosaic(ax, torch.zeros(3, 1, 2, 2)),
+    "errors": lambda ax: plots.errors(
+        ax, {"step": [1, 2], "real": [1.0, 2.0], "generated": [1.0, 3.0]}
+    ),
+    "turning": lambda ax: plots.turning(ax, bowl, [torch.ones(2)], reach=1.0),
     "flow": lambda ax: plots.flow(ax, {"a": ["1", "double", "2"]}),
     "three": lambda ax: plots.three(ax, torch.zeros(3, 2), 0),
     "races": lambda ax: plots.races(ax, {"a": {1: 2.0}}, xlabel="x", ylabel="y"),
@@ -403,6 +407,37 @@ def test_a_mosaic_lays_images_out_row_by_row(ax, device, channels):
     assert not picture[:, 4:6].any()
     assert drawn.get_clim() == (0, 1)
     assert (list(ax.get_xticks()), ax.get_title()) == ([], "samples")
+
+
+def test_a_mosaic_frames_the_images_that_are_marked(ax):
+    marked = torch.tensor([False, True, False, True])
+    plots.mosaic(ax, torch.rand(4, 1, 2, 2), columns=3, framed=marked)
+    middles = [list(patch.get_center()) for patch in ax.patches]
+    assert middles == [pytest.approx([4.5, 0.5]), pytest.approx([0.5, 4.5])]
+
+
+def test_errors_of_both_kinds_are_drawn_over_the_steps(ax):
+    history = {"step": [10, 20], "real": [0.1, 0.2], "generated": [0.3, 900.0]}
+    plots.errors(ax, history)
+    real, generated = ax.lines
+    np.testing.assert_array_equal(real.get_xydata(), [[10, 0.1], [20, 0.2]])
+    np.testing.assert_array_equal(generated.get_xydata(), [[10, 0.3], [20, 900.0]])
+    assert (real.get_label(), generated.get_label()) == ("L_real", "L_gen")
+    assert ax.get_yscale() == "log"
+
+
+def test_turning_draws_the_contours_and_an_arrow_for_each_direction(ax):
+    directions = [torch.tensor([1.0, 0.0]), torch.tensor([0.6, -0.8])]
+    plots.turning(ax, lambda points: points[:, 0], directions, reach=2.0)
+    arrows = [text for text in ax.texts if not text.get_text()]
+    assert [list(arrow.xy) for arrow in arrows] == [
+        pytest.approx([1.6, 0.0]),
+        pytest.approx([0.96, -1.28]),
+    ]
+    assert [text.get_text() for text in ax.texts if text.get_text()] == ["0", "1"]
+    (contours,) = ax.collections
+    for level, paths in zip(contours.levels, contours.get_paths(), strict=True):
+        np.testing.assert_allclose(paths.vertices[:, 0], level, atol=1e-5)
 
 
 @pytest.mark.parametrize("winner", [0, 1, -1])

@@ -65,6 +65,7 @@ ONE_AXES = {
     "errors": lambda ax: plots.errors(
         ax, {"step": [1, 2], "real": [1.0, 2.0], "generated": [1.0, 3.0]}
     ),
+    "shelves": lambda ax: plots.shelves(ax, {"a": torch.ones(3, 1, 2, 2)}),
     "turning": lambda ax: plots.turning(ax, bowl, [torch.ones(2)], reach=1.0),
     "flow": lambda ax: plots.flow(ax, {"a": ["1", "double", "2"]}),
     "three": lambda ax: plots.three(ax, torch.zeros(3, 2), 0),
@@ -414,6 +415,18 @@ def test_a_mosaic_frames_the_images_that_are_marked(ax):
     plots.mosaic(ax, torch.rand(4, 1, 2, 2), columns=3, framed=marked)
     middles = [list(patch.get_center()) for patch in ax.patches]
     assert middles == [pytest.approx([4.5, 0.5]), pytest.approx([0.5, 4.5])]
+
+
+def test_shelves_have_a_row_for_each_name_and_may_be_empty(ax, device):
+    pixels = torch.rand(3, 1, 2, 4, device=device)
+    plots.shelves(ax, {"a": pixels[:1], "none": pixels[:0], "b": pixels[1:]}, columns=2)
+    picture = np.asarray(ax.images[0].get_array())
+    places = [(0, 0), (8, 0), (8, 6)]
+    for (y, x), image in zip(places, pixels.cpu().numpy(), strict=True):
+        np.testing.assert_array_equal(picture[y : y + 2, x : x + 4], image[0])
+    assert not picture[4:6].any()
+    assert list(ax.get_yticks()) == [0.5, 4.5, 8.5]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "none", "b"]
 
 
 def test_errors_of_both_kinds_are_drawn_over_the_steps(ax):

@@ -241,18 +241,11 @@ def gradients_matter_more_than_xi(seed: int) -> dict[str, float]:
 
 
 @claim(
-    "BEGAN pairs of 16 and 32 channels, 600 steps on the digits: how many of the ten "
-    "digits are among 64 images, read by the network with VAT. It is more than one, "
-    "and the images are rebuilt with L_gen within 10 % of 0.8 L_real.",
-    lambda v: (
-        min(v["digits"]) > 1 and all(abs(r - 0.8) < 0.08 for r in v["L_gen / L_real"])
-    ),
-    digits=2,
+    "Small BEGAN pairs, 600 steps on the digits: how many of the ten digits are among "
+    "64 images, read by the network with VAT. It is more than one.",
+    lambda values: min(values["digits"]) > 1,
 )
 def several_digits(seed: int) -> dict[str, float]:
-    run = play(replace(DIGITS, steps=600), seed)
-    pixels = run.samples(64)
-    inputs = (pixels - digits().mean) / digits().std
-    found = network("VAT, all", seed)(inputs).argmax(1).bincount(minlength=10)
-    ratio = late(run, "generated") / late(run, "real")
-    return {"digits": int((found > 0).sum()), "L_gen / L_real": ratio}
+    inputs = (play(SMALL, seed).samples(64) - digits().mean) / digits().std
+    found = network("VAT, all", seed)(inputs).argmax(1).unique()
+    return {"digits": len(found)}

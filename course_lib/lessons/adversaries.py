@@ -62,7 +62,8 @@ def remembers(answer: Callable[[float], nn.Module]) -> None:
             "k hangs on the graph of its step now, and the next k would hang on both. "
             "Take the step without a gradient: `torch.no_grad()` or `step.detach()`."
         )
-    later = answer(0.0)
+    later = answer(0.9)
+    require_close(_number(later.k), 0.9, "The k of `Memory(0.9)`", wrong, verb="is")
     later.load_state_dict(memory.state_dict())
     if not close(_number(later.k), 0.5):
         raise NotYet(
@@ -127,6 +128,7 @@ def balance(answer: Callable[..., tuple[Tensor, Tensor, Tensor]]) -> None:
         "k moved the wrong way. Generated images are rebuilt too badly here": 0.31,
         "That is only the step of k. Add it to k": -0.01,
         "That is only the step of k, clipped. Add it to k before": 0.0,
+        "That is the loss. It comes first, and the new k second": 0.65,
         "The factor lambda_k is missing": 0.2,
         "gamma stands at `generated`. It scales `real`": 0.3 + 0.1 * (0.8 - 0.5 * 0.5),
         "gamma is missing": 0.3 + 0.1 * (0.8 - 0.5),
@@ -223,7 +225,8 @@ def began_step(answer: Callable[..., tuple[Tensor, Tensor]]) -> None:
             for old, new, rate in zip(before, players.weights(), RATES, strict=True)
         ]
         _judge_moves(at, moved, slopes, k, players.loss.k.item())
-        _judge_k(at, players.loss, k, errors)
+        _, later = _slopes(players, images, z)
+        _judge_k(at, players.loss, k, errors, later)
         _judge_errors(at, got, errors)
 
 
@@ -293,6 +296,9 @@ def _judge_moves(
         "is trained on real images only: -k * L_gen is missing": real,
         "has +k * L_gen. It rebuilds generated images *badly*": real + k * made,
         "climbs: its step goes the other way": k * made - real,
+        "has L_gen - k * L_real in its loss: call `loss(real, generated)`": (
+            made - k * real
+        ),
         "follows the generator's loss": made,
         "has the new k in its loss already. k moves last": real - later * made,
     }
@@ -330,18 +336,28 @@ def _judge_move(
                 f"{who} moved along the sum of its old gradient and the new one. Set "
                 f"or clear `.grad` in each step.{also}"
             )
+    length = (moved @ wanted / wanted.square().sum()).item()
+    if close(moved, length * wanted):
+        raise NotYet(
+            f"{who} moved along its own gradient, and {length:.2g} times as far as its "
+            "optimizer would. Are both errors means?"
+        )
     raise NotYet(
         f"{who} moved along another direction than its own gradient at the weights of "
         "before the step. Compute both gradients, then move both."
     )
 
 
-def _judge_k(at: str, loss: BEGANLoss, k: float, errors: list[float]) -> None:
+def _judge_k(
+    at: str, loss: BEGANLoss, k: float, errors: list[float], later: list[float]
+) -> None:
     real, made = errors
     named = {
         "k did not move. Call `loss.update_` after both steps": k,
         "`loss.update_` takes L_real first, then L_gen": k
         + LAMBDA * (GAMMA * made - real),
+        "k was moved by errors that were taken after the step. Take those of before": k
+        + LAMBDA * (GAMMA * later[0] - later[1]),
         "k moved twice in one step": k + 2 * LAMBDA * (GAMMA * real - made),
     }
     wanted = k + LAMBDA * (GAMMA * real - made)
@@ -380,9 +396,9 @@ def _judge_errors(at: str, got: Any, errors: list[float]) -> None:
 def worse_side(answer: Callable[..., Tensor]) -> None:
     """A function of (model, x, step): step or -step for each sample."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(653)  # where KL(q || p) would choose another side
+        torch.manual_seed(45)  # where KL(q || p) would choose other sides
         model = nn.Sequential(nn.Flatten(), nn.Linear(6, 3))
-        x, step = 2 * torch.randn(2, 7, 1, 2, 3)
+        x, step = 4 * torch.randn(2, 60, 1, 2, 3)
     given = x.clone(), step.clone()
     got = require_kind(answer(model, x, step), Tensor, "a tensor")
     require_unchanged((x, step), given, "x or step")
@@ -400,17 +416,29 @@ def worse_side(answer: Callable[..., Tensor]) -> None:
     flipped = _kl(ahead, p) > _kl(behind, p)
     wanted = _on_side(step, worse)
     wrong = {
-        "That is the side that changes the answer *less*": _on_side(step, ~worse),
+        "Each step is on the side that changes the answer *less*": -wanted,
         "All samples have the side that they came with. Each has its own": step,
         "All samples were turned to the other side. Each has its own": -step,
         "You compare KL(q || p). The answer on x is p, and comes first": (
             _on_side(step, flipped)
         ),
     }
-    place = "The chosen steps"
+    for name, steps in wrong.items():
+        if close(got, steps):
+            raise NotYet(f"{name}.")
     if close(got, x + wanted):
         raise NotYet("You returned the image after the step. Return the step alone.")
-    require_close(got, wanted, place, wrong)
+    if got.shape != x.shape or not close(got.abs(), step.abs()):
+        raise NotYet(
+            f"You returned numbers of shape {tuple(got.shape)}; wanted `step` or "
+            f"`-step` for each sample, of shape {tuple(x.shape)}."
+        )
+    missed = int((got != wanted).flatten(1).any(1).sum())
+    if missed:
+        raise NotYet(
+            f"{missed} of {len(x)} samples have the wrong side. Compare the KL from "
+            "the answer on x to the answer on `x + step`, and on `x - step`."
+        )
 
 
 def _on_side(step: Tensor, ahead: Tensor) -> Tensor:
@@ -450,6 +478,9 @@ def vat_term(answer: Callable[..., Tensor]) -> None:
             -(log_p.exp() * log_q).sum(1).mean()
         ),
         "The step is d without eps": _kl(log_p, far).mean(),
+        "`kl_from_logits` takes logits, and you gave it probabilities": _kl(
+            *(log.exp().log_softmax(1) for log in (log_p, log_q))
+        ).mean(),
         "The step goes back, along -d": _kl(log_p, back).mean(),
         "The sign is wrong: the loss would ask for other answers": -wanted,
         "It is 0: both passes saw the same inputs": 0.0,
@@ -575,6 +606,8 @@ _FAULTS: dict[str, dict[str, Any]] = {
     "The last step has no eps": {"last": 1.0},
     "The last step takes xi and not eps": {"last": XI},
     "d goes downhill, toward the *smallest* change": {"turned": True},
+    "The last step goes back, along -d": {"last": -EPS},
+    "The last step takes eps times xi": {"last": EPS * XI},
     "d is the start. No gradient was taken": {"turns": 0},
     "One gradient was taken, and not `iterations`": {"turns": 1},
     "One gradient is missing": {"turns": 2},

@@ -44,6 +44,21 @@ def mosaic(
     return ax
 
 
+def shelves(ax: "Axes", rows: Mapping[str, Tensor], *, columns: int = 16) -> "Axes":
+    """Draw a row of images `(n, 1, height, width)` for each name, n up to `columns`.
+
+    What is missing in a row is left white.
+    """
+    height, width = next(iter(rows.values())).shape[2:]
+    shown = torch.zeros(len(rows), columns, 1, height, width)
+    for row, images in zip(shown, rows.values(), strict=True):
+        row[: len(images)] = images.detach().cpu()
+    mosaic(ax, shown.flatten(0, 1), columns=columns)
+    middles = [(height + 2) * i + (height - 1) / 2 for i in range(len(rows))]
+    ax.set_yticks(middles, list(rows))
+    return ax
+
+
 def turning(
     ax: "Axes",
     height: Callable[[Tensor], Tensor],

@@ -85,13 +85,11 @@ WRONG = {
             _memory(_BUFFER.replace("(k))", "(0.0))"), _MOVED),
             "k starts at the number that it was given",
         ),
-        (_memory(_BUFFER, "pass"), "leaves k where it was"),
         (
-            _memory(
-                _BUFFER, "k = (self.k + step.detach()).clamp(0, 1)\n        return k"
-            ),
-            "leaves k where it was",
+            _memory(_BUFFER.replace("(k))", "(0.3))"), _MOVED),
+            "The k of `Memory(0.9)`: got 0.3",
         ),
+        (_memory(_BUFFER, "pass"), "leaves k where it was"),
         (_memory(_BUFFER, "self.k = step.detach().clamp(0, 1)"), "k became the step"),
         (_memory(_BUFFER, _MOVED.replace("+", "-")), "the wrong way"),
         (_memory(_BUFFER, _MOVED.replace(".detach()", "")), "hangs on the graph"),
@@ -106,6 +104,34 @@ WRONG = {
         ),
     ],
     "began_step": [
+        (
+            _began(
+                _MADE,
+                _REAL.replace("mean", "sum"),
+                _GENERATED.replace("mean", "sum"),
+                _PARTS,
+                *_GRADS,
+                _STEPS,
+                _UPDATE,
+                _BOTH,
+            ),
+            "5 times as far as its optimizer would",
+        ),
+        (
+            _began(*_ERRORS, _PARTS, *_GRADS, _STEPS, *_ERRORS, _UPDATE, _BOTH),
+            "errors that were taken after the step",
+        ),
+        (
+            _began(
+                *_ERRORS,
+                _PARTS.replace("loss(real, generated)", "loss(generated, real)"),
+                *_GRADS,
+                _STEPS,
+                _UPDATE,
+                _BOTH,
+            ),
+            "has L_gen - k * L_real in its loss",
+        ),
         (
             _began(*_ERRORS, _PARTS, *_GRADS, _UPDATE, _BOTH),
             "The discriminator did not move",
@@ -287,6 +313,18 @@ WRONG = {
     "worse_side": [
         (
             _worse(
+                "p = model(x).argmax(1)",
+                "changed = model(x + step).argmax(1) != p",
+                "return torch.where(changed[:, None, None, None], step, -step)",
+            ),
+            "of 60 samples have the wrong side",
+        ),
+        (
+            _worse(*_KLS, "return step * (ahead > behind)[:, None, None, None]"),
+            "You returned numbers of shape",
+        ),
+        (
+            _worse(
                 *_KLS,
                 "return torch.where((ahead < behind)[:, None, None, None], "
                 "step, -step)",
@@ -295,7 +333,7 @@ WRONG = {
         ),
         (
             _worse(*_KLS, "return step if ahead.sum() > behind.sum() else -step"),
-            "have the side that they came with. Each",
+            "Each has its own",
         ),
         (
             _worse(*_KLS, "return torch.maximum(ahead, behind)"),
@@ -319,13 +357,20 @@ WRONG = {
             ),
             "You compare KL(q || p)",
         ),
-        (_worse("return -step"), "were turned to the other side"),
         (
             _worse("for i in range(len(x)):", "    step[i] = -step[i]", "return step"),
             "You changed x or step",
         ),
     ],
     "vat_loss": [
+        (
+            _search("", "", end=_END.replace("eps * d", "eps * xi * d")),
+            "takes eps times xi",
+        ),
+        (
+            _search("", "", end=_END.replace("+ eps", "- eps")),
+            "The last step goes back",
+        ),
         (_search("iterations", "1"), "One gradient was taken, and not"),
         (
             _search("range(iterations)", "range(iterations - 1)"),
@@ -488,6 +533,13 @@ WRONG = {
         (_balance(_LOSS, "return loss"), "wanted three numbers"),
     ],
     "vat_term": [
+        (
+            _vat_term(
+                "p, q = model(x).softmax(1), model(x + eps * d).softmax(1)",
+                "return kl_from_logits(p.detach(), q).mean()",
+            ),
+            "takes logits, and you gave it probabilities",
+        ),
         (
             _vat_term(_PASSES, "return (p.exp() * (p - q)).sum(1).mean()"),
             "a gradient leaks into the target",

@@ -1,7 +1,8 @@
-"""Virtual adversarial training: outputs that don't change under the worst small step.
+"""Virtual adversarial training: outputs that don't change along the worst direction.
 
-For each sample we search the step of length eps that changes the model's output most,
-and penalize the change. No label is needed, so unlabeled samples can be used too.
+For each sample we search a direction in which the model's output changes most, take a
+step of length eps along it, and penalize the change. No label is needed, so unlabeled
+samples can be used too.
 """
 
 import math
@@ -39,7 +40,8 @@ def virtual_adversarial_loss(
         eps: length of the step in the inputs' units, > 0, over all axes of a sample.
         xi: length of the trial step for the gradient, > 0. At a hundredth of the
             inputs' length the direction is the theory's; far below a thousandth it is
-            lost to rounding in float32. The default is the article's.
+            lost to rounding in float32. Texts differ: the Keras notes and
+            lyakaap/VAT-pytorch take 10, musyoku/vat 1, Miyato's vat_tf 1e-6.
         iterations: gradients used to find d, >= 1; each costs a pass and its backward.
         logits: model(inputs), if a pass in the same mode has computed them; saves one
             pass. Not for a model that draws random numbers, such as dropout's.
@@ -72,12 +74,14 @@ def adversarial_direction(
     iterations: int = 1,
     logits: Tensor | None = None,
 ) -> Tensor:
-    """Return the step of length 1 that changes each answer most, shaped as the inputs.
+    """Return steps of length 1 along which the answers change most, as the inputs.
 
     Starting from a random d, `iterations` times: g = gradient by d of the summed
     KL(p || model(x + xi * d)), then d = g / |g|. For small xi this is a power iteration
-    that converges to the dominant eigenvector of the KL's Hessian, up to sign. If the
-    gradient is 0, so is d. Arguments and errors: see `virtual_adversarial_loss`.
+    that converges to the dominant eigenvector of the KL's Hessian. Its sign is that of
+    the start: close to x the KL is the same at d and at -d, farther off it is not, and
+    which of them changes more is for you to compare. If the gradient is 0, so is d.
+    Arguments and errors: see `virtual_adversarial_loss`.
 
     >>> model = nn.Linear(2, 2, bias=False)
     >>> _ = nn.init.eye_(model.weight)  # the classes differ along (1, -1)

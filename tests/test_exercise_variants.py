@@ -11,6 +11,60 @@ import pytest
 from tests.test_exercises import Desk, notebook_of
 
 RIGHT = {
+    "adversaries.remembers": (
+        "class Memory(BEGANLoss):\n"
+        "    def __init__(self, k):\n"
+        "        super().__init__(k=k)\n"
+        "    def update_(self, step):\n"
+        "        self.k = torch.clip(self.k + step.item(), 0, 1)\n"
+    ),
+    "adversaries.balance": (
+        "import numpy as np\n"
+        "def balance(k, real, generated, gamma, lambda_k):\n"
+        "    ahead = gamma * real.item() - generated.item()\n"
+        "    new = np.clip(k.item() + lambda_k * ahead, 0, 1)\n"
+        "    return [real - k * generated, new, real.item() + abs(ahead)]\n"
+    ),
+    "adversaries.began_step": (
+        "def began_step(loss, G, D, optimizers, images, z):\n"
+        "    for optimizer in optimizers:\n"
+        "        optimizer.zero_grad()\n"
+        "    real, made = gradients_(loss, G, D, images, z)\n"
+        "    for optimizer in optimizers:\n"
+        "        optimizer.step()\n"
+        "    loss.update_(real, made)\n"
+        "    return real.item(), made.numpy()[()]\n"
+    ),
+    "adversaries.worse_side": (
+        "def worse_side(model, x, step):\n"
+        "    chosen = []\n"
+        "    for image, s in zip(x.split(1), step.split(1)):\n"
+        "        p = model(image).softmax(1)\n"
+        "        kl = lambda q: float((p * (p / q.softmax(1)).log()).sum().detach())\n"
+        "        chosen.append(max(s, -s, key=lambda r: kl(model(image + r))))\n"
+        "    return torch.cat(chosen)\n"
+    ),
+    "adversaries.vat_term": (
+        "def vat_term(model, x, d, eps):\n"
+        "    with torch.no_grad():\n"
+        "        p = model(x).softmax(1)\n"
+        "    q = model(x + eps * d).log_softmax(1)\n"
+        "    return nn.functional.kl_div(q, p, reduction='batchmean')\n"
+    ),
+    "adversaries.vat_loss": (
+        "def vat_loss(model, x, d, eps, xi, iterations):\n"
+        "    target, rows = model(x).detach(), []\n"
+        "    for one, v, p in zip(x, d, target):\n"
+        "        v = v / v.norm()\n"
+        "        for _ in range(iterations):\n"
+        "            near = (one + xi * v).requires_grad_()\n"
+        "            kl = kl_from_logits(p[None], model(near[None])).sum()\n"
+        "            (v,) = torch.autograd.grad(kl, near)\n"
+        "            v = v / v.norm()\n"
+        "        rows.append(v)\n"
+        "    moved = model(x + eps * torch.stack(rows))\n"
+        "    return sum(kl_from_logits(target, moved)) / len(x)\n"
+    ),
     "rso_speed.decide": (
         "import numpy as np\n"
         "def decide(shares):\n"

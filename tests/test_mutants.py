@@ -177,6 +177,22 @@ EQUIVALENT = {
     ("keras_models.run", "name, number, _ = file['config']['output_layers'][-1]"): (
         "the list has one reference"
     ),
+    (
+        "adversaries.began_step",
+        "own = ((discriminator, loss(real, generated)), (generator, generated))",
+    ): "the players have no order",
+    (
+        "adversaries.began_step",
+        "real = absolute_error(images, discriminator(images)).mean()",
+    ): "a distance has no order",
+    (
+        "adversaries.began_step",
+        "generated = absolute_error(made, discriminator(made)).mean()",
+    ): "a distance has no order",
+    (
+        "adversaries.worse_side",
+        "return torch.where((ahead >= behind)[:, None, None, None], step, -step)",
+    ): "of two equal sides either is good",
     ("rules.warm_cosine", "done = (warmup - step) / (total - warmup)"): (
         "the cosine is even"
     ),

@@ -70,6 +70,11 @@ ONE_AXES = {
     "fork": lambda ax: plots.fork(ax, ["a"], ["b", "c"]),
     "spread": lambda ax: plots.spread(ax, {"a": [1.0, 2.0]}, xlabel="x"),
     "mosaic": lambda ax: plots.mosaic(ax, torch.zeros(3, 1, 2, 2)),
+    "errors": lambda ax: plots.errors(
+        ax, {"step": [1, 2], "real": [1.0, 2.0], "generated": [1.0, 3.0]}
+    ),
+    "shelves": lambda ax: plots.shelves(ax, {"a": torch.ones(3, 1, 2, 2)}),
+    "turning": lambda ax: plots.turning(ax, bowl, [torch.ones(2)], reach=1.0),
     "flow": lambda ax: plots.flow(ax, {"a": ["1", "double", "2"]}),
     "visit": lambda ax: plots.visit(ax, bowl, torch.zeros(2, 2), 0, 1.0),
     "feeds": lambda ax: plots.feeds(ax, torch.zeros(2, 3), 0),
@@ -544,6 +549,62 @@ def test_growth_and_fractions_are_curves_on_their_own_scale(ax, figure):
     assert other.get_ylim() == (0, 1)
     assert list(other.get_xticks()) == [1, 2]
     assert [line.get_ydata().tolist() for line in other.lines] == [*series.values()]
+
+
+def test_a_mosaic_frames_the_images_that_are_marked(ax):
+    marked = torch.tensor([False, True, False, True])
+    plots.mosaic(ax, torch.rand(4, 1, 2, 2), columns=3, framed=marked)
+    middles = [list(patch.get_center()) for patch in ax.patches]
+    assert middles == [pytest.approx([4.5, 0.5]), pytest.approx([0.5, 4.5])]
+
+
+def test_shelves_have_a_row_for_each_name_and_may_be_empty(ax, device):
+    pixels = torch.rand(3, 1, 2, 4, device=device)
+    plots.shelves(ax, {"a": pixels[:1], "none": pixels[:0], "b": pixels[1:]}, columns=2)
+    picture = np.asarray(ax.images[0].get_array())
+    places = [(0, 0), (8, 0), (8, 6)]
+    for (y, x), image in zip(places, pixels.cpu().numpy(), strict=True):
+        np.testing.assert_array_equal(picture[y : y + 2, x : x + 4], image[0])
+    assert not picture[4:6].any()
+    assert list(ax.get_yticks()) == [0.5, 4.5, 8.5]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "none", "b"]
+
+
+def test_errors_of_both_kinds_are_drawn_over_the_steps(ax):
+    history = {"step": [10, 20], "real": [0.1, 0.2], "generated": [0.3, 900.0]}
+    plots.errors(ax, history)
+    real, generated = ax.lines
+    np.testing.assert_array_equal(real.get_xydata(), [[10, 0.1], [20, 0.2]])
+    np.testing.assert_array_equal(generated.get_xydata(), [[10, 0.3], [20, 900.0]])
+    assert (real.get_label(), generated.get_label()) == ("L_real", "L_gen")
+    assert ax.get_yscale() == "log"
+
+
+def test_turning_draws_the_contours_and_an_arrow_for_each_direction(ax):
+    directions = [torch.tensor([1.0, 0.0]), torch.tensor([0.6, -0.8])]
+    plots.turning(ax, lambda points: points[:, 0], directions, reach=2.0)
+    arrows = [text for text in ax.texts if not text.get_text()]
+    assert [list(arrow.xy) for arrow in arrows] == [
+        pytest.approx([1.6, 0.0]),
+        pytest.approx([0.96, -1.28]),
+    ]
+    assert [text.get_text() for text in ax.texts if text.get_text()] == ["0", "1"]
+    (contours,) = ax.collections
+    for level, paths in zip(contours.levels, contours.get_paths(), strict=True):
+        np.testing.assert_allclose(paths.vertices[:, 0], level, atol=1e-5)
+
+
+@pytest.mark.parametrize("winner", [0, 1, -1])
+def test_the_star_stands_on_the_winner_of_three(ax, device, winner):
+    tries = torch.tensor([[1.0, 2.0], [1.0, 5.0], [1.0, -1.0]], device=device)
+    plots.three(ax, tries, winner)
+    _, kept, moved, star = ax.lines
+    assert [tuple(point) for point in kept.get_xydata()] == [(1, 2)]
+    assert [tuple(point) for point in moved.get_xydata()] == [(1, 5), (1, -1)]
+    assert moved.get_markerfacecolor() == "white"
+    wanted = {0: (1, 2), 1: (1, 5), -1: (1, -1)}[winner]
+    assert [tuple(point) for point in star.get_xydata()] == [wanted]
+    assert star.get_marker() == "*"
 
 
 def test_races_have_x_values_of_their_own_on_a_logarithmic_axis(ax):

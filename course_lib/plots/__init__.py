@@ -4,7 +4,7 @@ Those of one lesson are in the module of its name, those of several in `common` 
 `boxes`; read `common` first. Here all of them have one place: `plots.NAME(...)`.
 """
 
-from course_lib.plots.adversaries import mosaic, spread
+from course_lib.plots.adversaries import errors, mosaic, shelves, spread, turning
 from course_lib.plots.boxes import owners
 from course_lib.plots.closures import cells
 from course_lib.plots.common import (
@@ -45,6 +45,7 @@ __all__ = [
     "curves_beside",
     "descent",
     "entries",
+    "errors",
     "extremes",
     "feeds",
     "flow",
@@ -67,12 +68,14 @@ __all__ = [
     "rates",
     "shares",
     "sharing",
+    "shelves",
     "spread",
     "strips",
     "sweeps",
     "swings",
     "tiles",
     "touched",
+    "turning",
     "units",
     "valley",
     "visit",

@@ -1,9 +1,10 @@
 """Pictures of lesson 05."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from course_lib.plots.common import finish, line_color
@@ -12,11 +13,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def mosaic(ax: "Axes", pixels: Tensor, *, columns: int = 8, title: str = "") -> "Axes":
+def mosaic(
+    ax: "Axes",
+    pixels: Tensor,
+    *,
+    columns: int = 8,
+    title: str = "",
+    framed: Sequence[bool] = (),
+) -> "Axes":
     """Draw images `(n, channels, height, width)`, in [0, 1], as one picture.
 
     They fill row after row, two empty pixels between them. One channel is drawn with
-    ink dark, three are drawn in color.
+    ink dark, three are drawn in color. Where `framed` is true an image gets a frame.
     """
     count, channels, height, width = pixels.shape
     rows = -(-count // columns)
@@ -26,9 +34,67 @@ def mosaic(ax: "Axes", pixels: Tensor, *, columns: int = 8, title: str = "") -> 
     picture = grid.reshape(rows * (height + 2), columns * (width + 2), channels)
     style = {"cmap": "gray_r", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
     ax.imshow(picture[:-2, :-2].squeeze(2).numpy(), **style)
+    for i in range(len(framed)):
+        if framed[i]:
+            corner = i % columns * (width + 2) - 1.2, i // columns * (height + 2) - 1.2
+            style = {"edgecolor": line_color(1), "fill": False, "clip_on": False}
+            ax.add_patch(Rectangle(corner, width + 1.4, height + 1.4, lw=2, **style))
     ax.set(xticks=[], yticks=[])
     ax.set_title(title, fontsize=11)
     return ax
+
+
+def shelves(ax: "Axes", rows: Mapping[str, Tensor], *, columns: int = 16) -> "Axes":
+    """Draw a row of images `(n, 1, height, width)` for each name, n up to `columns`.
+
+    What is missing in a row is left white.
+    """
+    height, width = next(iter(rows.values())).shape[2:]
+    shown = torch.zeros(len(rows), columns, 1, height, width)
+    for row, images in zip(shown, rows.values(), strict=True):
+        row[: len(images)] = images.detach().cpu()
+    mosaic(ax, shown.flatten(0, 1), columns=columns)
+    middles = [(height + 2) * i + (height - 1) / 2 for i in range(len(rows))]
+    ax.set_yticks(middles, list(rows))
+    return ax
+
+
+def turning(
+    ax: "Axes",
+    height: Callable[[Tensor], Tensor],
+    directions: Sequence[Tensor],
+    *,
+    reach: float,
+) -> "Axes":
+    """Draw contours of a function of two numbers, and directions from the middle.
+
+    `height` takes (n, 2) to (n,), and is drawn for both numbers from -reach to reach.
+    Each direction has length 1; the arrows are numbered, the first one dashed.
+    """
+    across = torch.linspace(-reach, reach, 81)
+    grid = torch.cartesian_prod(across, across)
+    heights = height(grid).detach().reshape(81, 81).T  # rows are the second number
+    ax.contour(across, across, heights, levels=12, colors="0.75", linewidths=1)
+    for i, direction in enumerate(directions):
+        tip = (0.8 * reach * direction.detach()).tolist()
+        color, dashes = line_color(min(i, 1)), "--" if i == 0 else "-"
+        style = {"color": color, "linestyle": dashes, "arrowstyle": "->", "lw": 2}
+        ax.annotate("", tip, (0, 0), arrowprops=style | {"shrinkA": 0, "shrinkB": 0})
+        ax.annotate(str(i), [1.12 * t for t in tip], color=color, ha="center")
+    return finish(
+        ax, legend=False, aspect="equal", xlabel="first input", ylabel="second"
+    )
+
+
+def errors(ax: "Axes", history: Mapping[str, Sequence[float]]) -> "Axes":
+    """Draw the columns real and generated over the column step, on a log axis.
+
+    `history` is a BEGAN run's: `history["real"]` is a list of numbers.
+    """
+    for i, (name, label) in enumerate((("real", "L_real"), ("generated", "L_gen"))):
+        style = {"color": line_color(i), "linestyle": ("-", "--")[i], "linewidth": 2}
+        ax.plot(history["step"], history[name], label=label, **style)
+    return finish(ax, xlabel="step", ylabel="error of a pixel", yscale="log")
 
 
 def spread(ax: "Axes", groups: Mapping[str, Sequence[float]], *, xlabel: str) -> "Axes":

@@ -594,19 +594,6 @@ def test_turning_draws_the_contours_and_an_arrow_for_each_direction(ax):
         np.testing.assert_allclose(paths.vertices[:, 0], level, atol=1e-5)
 
 
-@pytest.mark.parametrize("winner", [0, 1, -1])
-def test_the_star_stands_on_the_winner_of_three(ax, device, winner):
-    tries = torch.tensor([[1.0, 2.0], [1.0, 5.0], [1.0, -1.0]], device=device)
-    plots.three(ax, tries, winner)
-    _, kept, moved, star = ax.lines
-    assert [tuple(point) for point in kept.get_xydata()] == [(1, 2)]
-    assert [tuple(point) for point in moved.get_xydata()] == [(1, 5), (1, -1)]
-    assert moved.get_markerfacecolor() == "white"
-    wanted = {0: (1, 2), 1: (1, 5), -1: (1, -1)}[winner]
-    assert [tuple(point) for point in star.get_xydata()] == [wanted]
-    assert star.get_marker() == "*"
-
-
 def test_races_have_x_values_of_their_own_on_a_logarithmic_axis(ax):
     long = {10.0 * i: 0.5 for i in range(1, 41)}
     plots.races(ax, {"a": {1: 0.25, 100: 0.75}, "b": long}, xlabel="n", ylabel="y")

@@ -4,6 +4,7 @@ Skips, saying why, where Playwright or Chromium is missing.
 """
 
 import json
+import operator
 import os
 import re
 import secrets
@@ -217,37 +218,38 @@ def sweep(page, cell):
         keys = (
             "Home End" if control.get_attribute("role") == "slider" else "Space Space"
         )
-        first = control.evaluate(VALUE)
+        value, picture = control.evaluate(VALUE), describe(cell)
         control.focus()
-        yield [press(page, cell, key) for key in keys.split()]
-        while control.evaluate(VALUE) != first:
+        yield [press(page, cell, control, key) for key in keys.split()]
+        while control.evaluate(VALUE) != value:
             page.keyboard.press("ArrowLeft")
-        settle(page)
+        wait_for_words(cell, operator.eq, picture["alt"])
         assert control.evaluate("c => c === document.activeElement")
 
 
-def press(page, cell, key):
+def press(page, cell, control, key):
+    """Press a key and give the picture; wait for another one where the value moved.
+
+    The kernel draws for a control in a thread of its own, beside the cells: that it
+    has run a cell since says nothing.
+    """
+    value, picture = control.evaluate(VALUE), describe(cell)
     page.keyboard.press(key)
-    settle(page)
-    return describe(cell.locator(".jp-OutputArea-output img").first)
+    if control.evaluate(VALUE) != value:
+        wait_for_words(cell, operator.ne, picture["alt"])
+    return describe(cell)
 
 
-def settle(page):
-    """Wait until the kernel has answered the last keys and its picture is shown."""
-    page.evaluate(
-        """async () => {
-             const pause = ms => new Promise(done => setTimeout(done, ms));
-             const panel = jupyterapp.shell.currentWidget;
-             await pause(150);  // until the control has sent its value
-             const kernel = panel.sessionContext.session.kernel;
-             await kernel.requestExecute({code: "", silent: true}).done;
-             await pause(150);  // until the new picture is on the page
-           }"""
-    )
+def wait_for_words(cell, compare, words, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not compare(describe(cell)["alt"], words):
+        assert time.monotonic() < deadline, f"the picture still is {describe(cell)}"
+        time.sleep(0.05)
 
 
-def describe(picture):
-    return {name: picture.get_attribute(name) for name in ("src", "alt")}
+def describe(cell):
+    picture = cell.locator(".jp-OutputArea-output img").first
+    return picture.evaluate("image => ({src: image.src, alt: image.alt})")
 
 
 def pictures_without_words(page):

@@ -15,8 +15,11 @@ import yaml
 from packaging.requirements import Requirement
 from pins import ROOT, pins
 
+from course_lib.doctor import advice
+
 ENVIRONMENTS = ["environment.yml", "binder/environment.yml"]
-CONDA_NAMES = {"pytorch": "torch"}  # conda-forge's name -> the index's name
+# conda-forge's name -> the index's name
+CONDA_NAMES = {theirs: ours for ours, theirs in advice.CONDA_NAMES.items()}
 
 
 def environment(path):

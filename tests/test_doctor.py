@@ -12,7 +12,16 @@ from packaging.requirements import Requirement
 
 from course_lib import compiler, data, doctor
 from course_lib.compiler import NoCompiler
-from course_lib.doctor import FAULT, OK, WARNING, Check
+from course_lib.doctor import (
+    FAULT,
+    OK,
+    WARNING,
+    Check,
+    advice,
+    folders,
+    memory,
+    software,
+)
 from course_lib.rso.parallel import shared_memory
 
 
@@ -60,8 +69,8 @@ def test_only_a_fault_ends_with_status_1(status, expected):
 
 def test_untested_python(monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 99, 0))
-    assert doctor.python().status == WARNING
-    assert "PYTHON=python3.12" in doctor.python().remedy
+    assert software.python().status == WARNING
+    assert "PYTHON=python3.12" in software.python().remedy
 
 
 PIN = Requirement("numpy==2.4.6")
@@ -78,13 +87,13 @@ PIN = Requirement("numpy==2.4.6")
 )
 def test_version_against_range_and_pin(monkeypatch, found, status, remedy):
     monkeypatch.setattr(metadata, "version", lambda name: found)
-    check = doctor.version(Requirement("numpy>=2.1"), PIN)
+    check = software.version(Requirement("numpy>=2.1"), PIN)
     assert (check.name, check.status, check.found) == ("numpy", status, found)
     assert remedy in check.remedy
 
 
 def test_missing_library():
-    check = doctor.version(Requirement("course-no-such>=1"), None)
+    check = software.version(Requirement("course-no-such>=1"), None)
     assert (check.status, check.found) == (FAULT, "not installed")
     assert 'pip install "course-no-such>=1"' in check.remedy
 
@@ -94,15 +103,15 @@ def test_package_itself_missing(monkeypatch):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "requires", requires)
-    [check] = doctor.versions()
+    [check] = software.versions()
     assert check.status == FAULT
-    assert "make lab" in check.remedy
+    assert '-m pip install -c constraints.txt -e ".[lab]"' in check.remedy
 
 
 def test_outside_a_checkout_the_ranges_count(monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor, "CONSTRAINTS", tmp_path / "constraints.txt")
+    monkeypatch.setattr(software, "CONSTRAINTS", tmp_path / "constraints.txt")
     monkeypatch.setattr(metadata, "version", lambda name: "9999")
-    assert {check.status for check in doctor.versions()} == {OK}
+    assert {check.status for check in software.versions()} == {OK}
 
 
 def test_device_that_does_not_compute(monkeypatch):
@@ -110,9 +119,9 @@ def test_device_that_does_not_compute(monkeypatch):
         raise RuntimeError("no kernel image is available\nfor this GPU")
 
     monkeypatch.setattr(torch, "ones", broken)
-    check = doctor.device()
+    check = software.device()
     assert (check.status, check.found[-28:]) == (FAULT, "no kernel image is available")
-    assert "TORCH=cpu" in check.remedy
+    assert "`export CUDA_VISIBLE_DEVICES=-1`" in check.remedy
 
 
 def test_device_whose_result_never_comes(monkeypatch):
@@ -120,7 +129,7 @@ def test_device_whose_result_never_comes(monkeypatch):
         raise RuntimeError("device-side assert")
 
     monkeypatch.setattr(torch.Tensor, "item", lost)
-    assert doctor.device().status == FAULT
+    assert software.device().status == FAULT
 
 
 def test_no_compiler_is_no_fault(monkeypatch):
@@ -128,8 +137,8 @@ def test_no_compiler_is_no_fault(monkeypatch):
         raise NoCompiler("there is no C++ compiler on the path")
 
     monkeypatch.setattr(shared_memory, "compiled", missing)
-    check = doctor.compiler()
-    assert check.status == doctor.WARNING
+    check = software.compiler()
+    assert check.status == WARNING
     assert check.found == "there is no C++ compiler on the path"
     assert "install g++" in check.remedy
 
@@ -140,7 +149,7 @@ def test_stored_is_said_only_of_what_is(monkeypatch, is_stored):
     monkeypatch.setattr(compiler, "used", lambda: "/usr/bin/c++: 14.2")
     monkeypatch.setattr(compiler, "obstacle", lambda: None)
     monkeypatch.setattr(compiler, "is_stored", lambda library: is_stored)
-    check = doctor.compiler()
+    check = software.compiler()
     if is_stored:
         assert check == Check(
             "compiler", OK, "/usr/bin/c++: 14.2, stored for the next start"
@@ -153,14 +162,14 @@ def test_stored_is_said_only_of_what_is(monkeypatch, is_stored):
 def test_too_many_threads_of_torch(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 10**6)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert doctor.threads().status == WARNING
-    assert "set OMP_NUM_THREADS=" in doctor.threads().remedy
+    assert software.threads().status == WARNING
+    assert "export OMP_NUM_THREADS=" in software.threads().remedy
 
 
 def test_too_many_threads_asked_for(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", str(10**6))
-    assert doctor.threads().status == WARNING
-    assert "OMP_NUM_THREADS=1000000" in doctor.threads().found
+    assert software.threads().status == WARNING
+    assert "OMP_NUM_THREADS=1000000" in software.threads().found
 
 
 @pytest.mark.parametrize(
@@ -168,28 +177,30 @@ def test_too_many_threads_asked_for(monkeypatch):
     [(16e9, 8e9, OK), (16e9, 0.9e9, WARNING), (1e9, 0.9e9, FAULT)],
 )
 def test_memory(monkeypatch, total, free, status):
-    monkeypatch.setattr(doctor, "_memory", lambda: (total / 1e9, free / 1e9))
-    assert doctor.memory().status == status
-    assert ("1.2 GB" in doctor.memory().remedy) == (status != OK)
+    monkeypatch.setattr(memory, "total_and_free", lambda: (total / 1e9, free / 1e9))
+    assert memory.memory().status == status
+    assert ("1.2 GB" in memory.memory().remedy) == (status != OK)
 
 
 def test_memory_is_the_containers_where_it_sets_a_limit(tmp_path):
     (tmp_path / "memory.max").write_text("1000000000\n")
     (tmp_path / "memory.stat").write_text("anon 400000000\nfile 500000000\n")
-    assert doctor._memory(tmp_path) == (1.0, 0.6)
+    assert memory.total_and_free(tmp_path) == (1.0, 0.6)
 
 
 def test_memory_is_the_machines_without_a_limit(tmp_path):
     (tmp_path / "memory.max").write_text("max\n")
-    assert doctor._memory(tmp_path)[0] == psutil.virtual_memory().total / 1e9
+    assert memory.total_and_free(tmp_path)[0] == psutil.virtual_memory().total / 1e9
 
 
 def test_digits_that_do_not_load(monkeypatch):
+    monkeypatch.chdir(advice.CHECKOUT)
+
     def load(name, **options):
         raise data.DataError("load: no digits here.\nmore")
 
     monkeypatch.setattr(data, "load", load)
-    check = named(doctor.data_sets(), "digits")
+    check = named(folders.data_sets(), "digits")
     assert (check.status, check.found) == (FAULT, "DataError: load: no digits here.")
     assert "make lab" in check.remedy
 
@@ -197,13 +208,13 @@ def test_digits_that_do_not_load(monkeypatch):
 @pytest.mark.parametrize("here", [True, False])
 def test_other_data_sets_are_information_only(monkeypatch, here):
     monkeypatch.setattr(data, "available", lambda name: here)
-    check = named(doctor.data_sets(), "mnist")
+    check = named(folders.data_sets(), "mnist")
     assert check.status == OK
     assert ("python -m course_lib data mnist" in check.found) == (not here)
 
 
 def test_kernel_starts_and_computes():
-    assert doctor.jupyter_kernel() == Check("kernel", OK, "python3 starts and computes")
+    assert software.kernel() == Check("kernel", OK, "python3 starts and computes")
 
 
 def test_no_kernel_installed(monkeypatch):
@@ -211,45 +222,47 @@ def test_no_kernel_installed(monkeypatch):
         raise NoSuchKernel(name)
 
     monkeypatch.setattr(KernelSpecManager, "get_kernel_spec", absent)
-    check = doctor.jupyter_kernel()
+    check = software.kernel()
     assert (check.name, check.status) == ("kernel", FAULT)
-    assert "NoSuchKernel" in check.found
+    assert check.found == "none is installed"
 
 
 def test_kernel_that_dies(monkeypatch):
     dying = [sys.executable, "-c", "raise SystemExit(1)"]
     monkeypatch.setattr(KernelManager, "format_kernel_cmd", lambda *a, **k: dying)
-    assert doctor.jupyter_kernel().status == FAULT
+    assert software.kernel().status == FAULT
 
 
 def test_kernel_of_another_python(monkeypatch):
     answers = {"sum": "2", "python": "'/elsewhere'"}
-    monkeypatch.setattr(doctor, "_ask", lambda manager, **expressions: answers)
-    check = doctor.jupyter_kernel()
+    monkeypatch.setattr(software, "_ask", lambda manager, **expressions: answers)
+    check = software.kernel()
     assert (check.status, "/elsewhere" in check.found) == (FAULT, True)
     assert "ipykernel install --sys-prefix" in check.remedy
 
 
 def test_widgets_without_their_extension(monkeypatch, tmp_path):
     monkeypatch.setattr("jupyter_core.paths.jupyter_path", lambda name: [str(tmp_path)])
-    assert doctor.widgets().status == FAULT
-    assert "--force-reinstall jupyterlab_widgets" in doctor.widgets().remedy
+    assert software.widgets().status == FAULT
+    assert (
+        '--force-reinstall --no-deps "jupyterlab-widgets==' in software.widgets().remedy
+    )
 
 
 def test_disk_that_is_full(monkeypatch):
     usage = type("usage", (), {"free": 5e6})
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: usage)
-    assert doctor.disk().status == WARNING
-    assert "Make room" in doctor.disk().remedy
+    monkeypatch.setattr(folders.shutil, "disk_usage", lambda folder: usage)
+    assert folders.disk().status == WARNING
+    assert "Make room" in folders.disk().remedy
 
 
 def test_disk_that_can_not_be_written(monkeypatch):
     def refuse(**options):
         raise PermissionError
 
-    monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refuse)
-    assert doctor.disk().status == WARNING
-    assert "folder of your own" in doctor.disk().remedy
+    monkeypatch.setattr(folders.tempfile, "TemporaryFile", refuse)
+    assert folders.disk().status == WARNING
+    assert "folder of your own" in folders.disk().remedy
 
 
 def test_command_prints_the_table():
@@ -262,6 +275,6 @@ def test_command_prints_the_table():
 def test_broken_torch_is_a_line_of_the_table(tmp_path):
     Path(tmp_path / "torch.py").write_text("raise ImportError('libcudart is missing')")
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-    code += "from course_lib import doctor; print(doctor.threads())"
+    code += "from course_lib.doctor import software; print(software.threads())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "status='fault', found='ImportError: libcudart" in done.stdout

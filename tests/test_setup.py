@@ -14,9 +14,9 @@ from packaging.utils import canonicalize_name
 from pins import ROOT, pins, requirements
 
 import course_lib
-from course_lib import doctor
+from course_lib.doctor import software
 
-PYTHONS = [".".join(map(str, version)) for version in doctor.TESTED]
+PYTHONS = [".".join(map(str, version)) for version in software.TESTED]
 EXTRAS = ["lab", "test", "docs", "bench"]
 
 

@@ -42,6 +42,18 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("lesson", metavar="LESSON", help="for example 01")
     command.set_defaults(run=_reset)
 
+    command = commands.add_parser("class", help="a class's progress files as a table")
+    command.add_argument("paths", nargs="+", metavar="FILE", help="or a folder of them")
+    command.add_argument(
+        "--out", metavar="FILE", help=".csv or .md; else it is printed"
+    )
+    command.add_argument("--exercises", action="store_true", help="a column for each")
+    command.set_defaults(run=_class)
+
+    command = commands.add_parser("export", help="the lessons without their solutions")
+    command.add_argument("folder", metavar="FOLDER", help="a new one")
+    command.set_defaults(run=_export)
+
     command = commands.add_parser("doctor", help="check whether the lessons run here")
     command.set_defaults(run=_doctor)
 
@@ -90,6 +102,19 @@ def _reset(arguments: argparse.Namespace) -> int:
     from course_lib.lessons import lab
 
     return lab.reset(arguments.lesson)
+
+
+def _class(arguments: argparse.Namespace) -> int:
+    from course_lib.lessons import class_table
+
+    chosen = {"exercises": arguments.exercises}
+    return class_table.main(arguments.paths, arguments.out, **chosen)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from course_lib.lessons import class_copy
+
+    return class_copy.main(arguments.folder)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

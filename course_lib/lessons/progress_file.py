@@ -25,7 +25,7 @@ def solved() -> set[str]:
     Raises:
         ValueError: the file is not one that this course wrote.
     """
-    return _read(file()) if file().exists() else set()
+    return read(file()) if file().exists() else set()
 
 
 def mark_solved(name: str) -> None:
@@ -48,12 +48,17 @@ def bring_back(path: str | Path) -> str:
     Raises:
         ValueError: no such file, or not one that this course wrote. Nothing changes.
     """
-    brought, known = _read(Path(path)), solved()
+    brought, known = read(Path(path)), solved()
     _write(file(), known | brought)
     return f"Brought back: {len(brought - known)}. Here before: {len(known)}."
 
 
-def _read(path: Path) -> set[str]:
+def read(path: Path) -> set[str]:
+    """Return the solved exercises of any progress file.
+
+    Raises:
+        ValueError: no such file, or not one that this course wrote.
+    """
     try:
         return _names(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:

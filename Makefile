@@ -35,6 +35,7 @@ test: $(venv)/test.stamp ## check style, code and every number in the notebooks
 
 notebooks: $(venv)/lab.stamp ## run every notebook and store its outputs
 	$(python) -m course_lib notebooks
+	$(python) docs/make_teach.py
 
 claims: $(venv)/test.stamp ## measure what the lessons say about training
 	$(python) -m benchmarks.claims

@@ -1,4 +1,4 @@
-"""The settings of Binder's server; postBuild copies this file to where it reads them."""
+"""The settings of Binder's server; postBuild copies them to where it reads them."""
 
 # Binder gives 2 GB, and each lesson's kernel takes about 0.5 GB: a kernel that nobody
 # has used for 20 minutes ends, though its tab is open. Its lesson keeps what was typed,

@@ -1,0 +1,151 @@
+"""Fill the tables of docs/teach.md, and write docs/mistakes.md.
+
+Both come from what the tests hold true: the headers of the lessons, their measured
+seconds and memory, and the wrong answers that the checks must name. Called by
+`make notebooks`; alone: `python docs/make_teach.py`.
+"""
+
+import importlib
+import math
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from course_lib.files import replacing  # noqa: E402
+from course_lib.lessons import overview  # noqa: E402
+from course_lib.lessons.exercises import Exercise, lessons  # noqa: E402
+
+TEACH, MISTAKES = ROOT / "docs" / "teach.md", ROOT / "docs" / "mistakes.md"
+NOTEBOOKS = ROOT / "notebooks"
+SERVER = 0.1  # GB of one JupyterLab without kernels
+PATIENCE = 3  # minutes that a class may wait when all press Run All at once
+BLOCK = r"(<!-- table: {} -->\n).*?(<!-- end -->)"
+
+
+def header(path):
+    """Return a lesson's title, minutes, objectives and what to know before."""
+    source = nbformat.read(path, as_version=4).cells[0].source
+    (title,) = re.findall(r"^# (.+)$", source, re.MULTILINE)
+    (minutes,) = re.findall(r"^\*\*Time.*?(\d+) minutes", source, re.MULTILINE)
+    (before,) = re.findall(r"^\*\*Before.*?\*\*:? *(.+)$", source, re.MULTILINE)
+    points = re.findall(r"^- (.+)[;.]$", source, re.MULTILINE)
+    return title, int(minutes), points, before
+
+
+def capital(text):
+    return text[:1].upper() + text[1:]
+
+
+def linked(text):
+    """Return a lesson's text with its links as seen from docs/."""
+    return re.sub(r"\]\((\d\d_\w+\.ipynb)\)", r"](../notebooks/\1)", text)
+
+
+def lessons_table():
+    lines = ["| lesson | minutes | before | after it, they can |", "|---|---:|---|---|"]
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        title, minutes, points, before = header(path)
+        name = f"[{path.stem[:2]} {title}](../notebooks/{path.name})"
+        goals = "<br>".join(capital(point) for point in points)
+        lines.append(f"| {name} | {minutes} | {linked(capital(before))} | {goals} |")
+    return lines
+
+
+def machines_table():
+    """Return memory and cores for classes, from the measured lessons."""
+    rows = overview.read().values()
+    memory = max(float(row["GB"]) for row in rows)
+    seconds = max(int(row["seconds"]) for row in rows)
+    lines = [
+        "| people | memory, one lesson each | memory, three lessons each | cores |",
+        "|---:|---:|---:|---:|",
+    ]
+    for people in (1, 30, 300):
+        one, three = (math.ceil(people * (SERVER + n * memory)) for n in (1, 3))
+        cores = math.ceil(people * seconds / (60 * PATIENCE))
+        lines.append(f"| {people} | {one} GB | {three} GB | {cores} |")
+    return lines
+
+
+TABLES = {"lessons": lessons_table, "machines": machines_table}
+
+
+def filled(text):
+    """Return the page with its tables as they are today."""
+    for name, table in TABLES.items():
+        rows = "\n".join(table())
+        pattern = re.compile(BLOCK.format(name), re.DOTALL)
+        text, count = pattern.subn(lambda m, r=rows: f"{m[1]}{r}\n{m[2]}", text)
+        if count != 1:
+            raise ValueError(f"docs/teach.md: wanted one table {name}, found {count}.")
+    return text
+
+
+def cell_with(notebook, tag):
+    (cell,) = (c for c in notebook.cells if tag in c.metadata.get("tags", ()))
+    return cell.source
+
+
+def messages(notebook, exercise, wrong):
+    """Return what the check says to each wrong answer.
+
+    The answers are run as in a kernel in which the lesson's `setup` cells were run.
+    """
+    names = {"__name__": "__main__"}
+    for cell in notebook.cells:
+        if "setup" in cell.metadata.get("tags", ()):
+            exec(cell.source, names)
+    said = []
+    *before, check = cell_with(notebook, f"check:{exercise}").splitlines()
+    for answer, _ in wrong:
+        exec(answer, names)
+        exec("\n".join(before), names)
+        said.append(" ".join(eval(check, names).message.split()))
+    return said
+
+
+def mistakes():
+    """Return the page of typical mistakes, by lesson and exercise."""
+    lines = [
+        "# Typical mistakes",
+        "",
+        "What the checks say to the wrong answers that the tests know, exercise by",
+        "exercise: most are mistakes that people make. Written by `make notebooks`;",
+        "[how to teach the course](teach.md) says what to do with it.",
+    ]
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        lesson, notebook = path.stem[3:], nbformat.read(path, as_version=4)
+        module = importlib.import_module(f"course_lib.lessons.{lesson}")
+        wrong = importlib.import_module(f"tests.wrong_answers.{lesson}").WRONG
+        lines += ["", f"## {path.stem[:2]} {header(path)[0]}"]
+        for name in (k for k, v in vars(module).items() if isinstance(v, Exercise)):
+            said = dict.fromkeys(messages(notebook, name, wrong[name]))
+            lines += ["", f"### {lesson}: {name}", "", *(f"- {text}" for text in said)]
+    return "\n".join([*lines, ""])
+
+
+def write(path, text):
+    with replacing(path) as stream:
+        stream.write(text.encode())
+
+
+def main():
+    with tempfile.TemporaryDirectory() as private:
+        os.environ["COURSE_PROGRESS"] = str(Path(private, "progress.json"))
+        os.chdir(NOTEBOOKS)
+        page = mistakes()
+        os.chdir(ROOT)
+    write(MISTAKES, page)
+    write(TEACH, filled(TEACH.read_text(encoding="utf-8")))
+    print(f"{len(lessons())} lessons: {TEACH}, {MISTAKES}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
-"""Fill the tables of docs/teach.md, and write docs/mistakes.md.
+"""Fill the tables of docs/teach.md and README.md, and write docs/mistakes.md.
 
-Both come from what the tests hold true: the headers of the lessons, their measured
+All come from what the tests hold true: the headers of the lessons, their measured
 seconds and memory, and the wrong answers that the checks must name. Called by
 `make notebooks`; alone: `python docs/make_teach.py`.
 """
@@ -22,6 +22,7 @@ from course_lib.files import replacing  # noqa: E402
 from course_lib.lessons import overview  # noqa: E402
 from course_lib.lessons.exercises import Exercise, lessons  # noqa: E402
 
+README = ROOT / "README.md"
 TEACH, MISTAKES = ROOT / "docs" / "teach.md", ROOT / "docs" / "mistakes.md"
 NOTEBOOKS = ROOT / "notebooks"
 SERVER = 0.1  # GB of one JupyterLab without kernels
@@ -74,17 +75,35 @@ def machines_table():
     return lines
 
 
-TABLES = {"lessons": lessons_table, "machines": machines_table}
+def runs():
+    """Return the sentence on what a run of a lesson takes."""
+    rows = overview.read().values()
+    seconds = sorted(int(row["seconds"]) for row in rows)
+    memory = max(float(row["GB"]) for row in rows)
+    dates, versions = ({row[k] for row in rows} for k in ("date", "versions"))
+    torch = sorted({re.search(r"torch ([\d.]*\d)", text)[1] for text in versions})
+    return [
+        f"To run all of a lesson takes {seconds[0]} to {seconds[-1]} seconds of",
+        f"computing and at most {memory:.1f} GB ([measured](docs/results/lessons.md)",
+        f"on {max(dates)} with PyTorch {' and '.join(torch)}).",
+    ]
 
 
-def filled(text):
+TABLES = {
+    TEACH: {"lessons": lessons_table, "machines": machines_table},
+    README: {"runs": runs},
+}
+
+
+def filled(path, text=None):
     """Return the page with its tables as they are today."""
-    for name, table in TABLES.items():
+    text = path.read_text(encoding="utf-8") if text is None else text
+    for name, table in TABLES[path].items():
         rows = "\n".join(table())
         pattern = re.compile(BLOCK.format(name), re.DOTALL)
         text, count = pattern.subn(lambda m, r=rows: f"{m[1]}{r}\n{m[2]}", text)
         if count != 1:
-            raise ValueError(f"docs/teach.md: wanted one table {name}, found {count}.")
+            raise ValueError(f"{path.name}: wanted one table {name}, found {count}.")
     return text
 
 
@@ -143,8 +162,9 @@ def main():
         page = mistakes()
         os.chdir(ROOT)
     write(MISTAKES, page)
-    write(TEACH, filled(TEACH.read_text(encoding="utf-8")))
-    print(f"{len(lessons())} lessons: {TEACH}, {MISTAKES}")
+    for path in TABLES:
+        write(path, filled(path))
+    print(f"{len(lessons())} lessons: {MISTAKES}, {', '.join(map(str, TABLES))}")
 
 
 if __name__ == "__main__":

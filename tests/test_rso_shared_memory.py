@@ -235,6 +235,13 @@ def test_a_file_in_another_folder(monkeypatch, tmp_path):
     assert shared_memory._mapped(str(path), 10)[:] == bytes(10)
 
 
+def test_windows_goes_without(monkeypatch):
+    """To ask whether a process is alive would send it Ctrl-C there."""
+    assert shared_memory._can_compile()
+    monkeypatch.setattr(shared_memory.sys, "platform", "win32")
+    assert not shared_memory._can_compile()
+
+
 def test_who_is_alive():
     assert shared_memory._is_alive(os.getpid())
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)

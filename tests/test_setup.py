@@ -98,6 +98,38 @@ def test_readmes_examples_run(code):
     exec(compile(code, "README.md", "exec"), {})
 
 
+def test_the_main_uses_are_short_and_no_more_than_three():
+    examples = re.findall(r"```python\n(.*?)```", text("README.md"), re.S)
+    assert len(examples) == 3
+    assert all(len(code.strip().splitlines()) <= 10 for code in examples)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/sources.md", "CONTRIBUTING.md"])
+def test_links_to_files_lead_somewhere(page):
+    links = re.findall(r"\]\((?!http|#)([^)#]+)", text(page))
+    assert len(links) >= 4
+    assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
+
+
+def test_every_lesson_has_a_source():
+    sources = text("docs/sources.md")
+    lessons = {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
+    cited = set(re.findall(r"\.\./notebooks/(\S+?)\)", sources))
+    assert cited == {name for name in lessons if not name.startswith("00")}
+
+
+def test_the_release_is_the_same_everywhere():
+    citation = yaml.safe_load(text("CITATION.cff"))
+    releases = re.findall(r"^## (\d\S+) - (\S+)$", text("CHANGELOG.md"), re.M)
+    newest, date = releases[0]
+    assert newest == citation["version"] == course_lib.__version__
+    assert date == str(citation["date-released"])
+    [title] = re.findall(r"^# (.+)$", text("README.md"), re.M)[:1]
+    assert citation["title"] == title
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["authors"] == [{"name": "The course authors"}]
+
+
 def make(*arguments):
     command = ["make", "--no-print-directory", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

@@ -11,6 +11,7 @@ import ctypes
 import mmap
 import os
 import platform
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -109,6 +110,8 @@ def compiled() -> ctypes.CDLL:
 
 
 def _can_compile() -> bool:
+    if sys.platform == "win32":  # the signal of `_is_alive` is Ctrl-C there
+        return False
     try:
         compiled()
     except NoCompiler:

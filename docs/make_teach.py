@@ -54,7 +54,7 @@ def lessons_table():
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         title, minutes, points, before = header(path)
         name = f"[{path.stem[:2]} {title}](../notebooks/{path.name})"
-        goals = "<br>".join(capital(point) for point in points)
+        goals = "<br>".join(f"• {capital(point)}" for point in points)
         lines.append(f"| {name} | {minutes} | {linked(capital(before))} | {goals} |")
     return lines
 

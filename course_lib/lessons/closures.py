@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from course_lib.lessons import pickled_penalties
 from course_lib.lessons.checks import reject, require_kind
 from course_lib.lessons.exercises import NotYet, exercise
 from course_lib.lessons.late_binding import CASES as CASES
 from course_lib.lessons.late_binding import is_late as is_late
 from course_lib.lessons.late_binding import ruff_warns as ruff_warns
+from course_lib.lessons.pickled_penalties import through_pickle as through_pickle
 
 NUMBER = 1
 
@@ -408,3 +410,15 @@ def _number(value: Any) -> float | None:
     if isinstance(value, Tensor):
         return value.item() if value.numel() == 1 else None
     return float(value) if isinstance(value, int | float) else None
+
+
+@exercise(
+    "A pickle keeps an object's attributes, and finds its class by name.",
+    "A class `Penalty` with a layer, an l1 and an l2 computes in `__call__`.",
+    "List the dense layers, pair them with `rules` by `zip`, and make a `Penalty` for "
+    "each pair whose rule is not None.",
+    right="Each penalty keeps its own layer and numbers as data, and data can travel.",
+)
+def pickled(answer: Callable[..., Any]) -> None:
+    """A function of (model, rules): a list of penalties that survive a pickle."""
+    pickled_penalties.judge(answer)

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from course_lib.lessons.checks import as_text, close, gradient, require_kind
+from course_lib.lessons.checks import as_text, close, gradient, reject, require_kind
 from course_lib.lessons.exercises import NotYet
 
 Rule = Mapping[str, float]
-Term = Callable[[nn.Linear, Rule], Tensor]  # what one layer pays
+Term = Callable[[nn.Module, Rule], Tensor]  # what one layer pays
 
 _LIST = "a list of penalties, to be called later"
 _WANTED = "l1 * sum |w| + l2 * sum w**2"
@@ -41,7 +41,16 @@ def through_pickle(functions: Sequence[Callable[[], Any]]) -> list[Any] | str:
 def judge(answer: Callable[..., Any]) -> None:
     """Raise NotYet with the first mistake of a function make_penalties."""
     model, rules = _model(1.0), _rules()
+    layers = list(model)
     penalties = _made(answer, model, rules)
+    reject(
+        {
+            "Step 1: you changed the model.": list(model) != layers,
+            "Step 1: you changed `rules`, which the caller may need.": (
+                rules != _rules()
+            ),
+        }
+    )
     _set_weights(model, 1.0)
     _judge_values(penalties, model)
     _judge_gradients(penalties, model)
@@ -50,9 +59,10 @@ def judge(answer: Callable[..., Any]) -> None:
 
 
 def _model(start: float) -> nn.Sequential:
-    """Return three dense layers, of which the second is free; all numbers are alike."""
+    """Return a model with three dense layers; all of its numbers are alike."""
     dense = nn.Linear(2, 2), nn.Linear(2, 1), nn.Linear(1, 2)
-    model = nn.Sequential(nn.Dropout(), dense[0], nn.ReLU(), *dense[1:]).double()
+    others = nn.Dropout(), nn.LayerNorm(2)
+    model = nn.Sequential(*others, dense[0], nn.ReLU(), *dense[1:]).double()
     for parameter in model.parameters():
         nn.init.constant_(parameter, start)
     return model
@@ -75,7 +85,7 @@ def _set_weights(model: nn.Sequential, factor: float) -> None:
             layer.bias.fill_(9.0)
 
 
-def _right(layer: nn.Linear, rule: Rule) -> Tensor:
+def _right(layer: nn.Module, rule: Rule) -> Tensor:
     w = layer.weight
     return rule["l1"] * w.abs().sum() + rule["l2"] * w.square().sum()
 
@@ -119,7 +129,9 @@ def _no_weight(error: AttributeError) -> str:
 
 def _judge_parts(penalties: Sequence[Any]) -> None:
     for part in penalties:
-        require_kind(part, object, _LIST, what="Step 1: an entry of the list", verb="is")
+        require_kind(
+            part, object, _LIST, what="Step 1: an entry of the list", verb="is"
+        )
         if isinstance(part, Tensor | int | float):
             raise NotYet(
                 "Step 1: the list holds numbers, which are stale after one step of "
@@ -165,7 +177,9 @@ def _values(penalties: Sequence[Callable[[], Any]]) -> list[Tensor]:
             raise
         raise NotYet(_no_weight(error)) from error
     for value in values:
-        require_kind(value, Tensor | int | float, "one number", what="Step 1: a penalty")
+        require_kind(
+            value, Tensor | int | float, "one number", what="Step 1: a penalty"
+        )
         if isinstance(value, Tensor) and value.numel() != 1:
             raise NotYet(
                 f"Step 1: a penalty has the shape {tuple(value.shape)}; wanted one "
@@ -205,6 +219,7 @@ def _slips(model: nn.Sequential) -> dict[str, list[Tensor]]:
     before, _, after = _rules()
     assert before is not None and after is not None
     held = _right(last, after)
+    norm = next(layer for layer in model if isinstance(layer, nn.LayerNorm))
     return {
         "every penalty is the last one: layer and numbers are shared. Captured late, "
         "or kept in the class? Give each penalty its own.": [held, held],
@@ -221,12 +236,16 @@ def _slips(model: nn.Sequential) -> dict[str, list[Tensor]]:
             _right(first, before),
             _right(free, after),
         ],
+        "the `LayerNorm` has a weight, too, and got the first rule. Ask for "
+        "`nn.Linear`.": [_right(norm, before), _right(free, after)],
         "the rules are in the wrong order.": [
             _right(first, after),
             _right(last, before),
         ],
-        "the penalties were computed when they were made, and the weights have moved "
-        "since. Compute inside `__call__`.": _wanted(_model(1.0)),
+        "the weights have moved since the penalties were made, and they did not "
+        "notice. Compute inside `__call__`, from the layer itself and not a copy.": (
+            _wanted(_model(1.0))
+        ),
         **{
             name: [term(first, before), term(last, after)]
             for name, term in _TERMS.items()
@@ -248,8 +267,10 @@ _TERMS: dict[str, Term] = {
     "l2 belongs to the squares; that is the norm, their root.": lambda m, rule: (
         rule["l1"] * m.weight.abs().sum() + rule["l2"] * m.weight.norm()
     ),
-    "both are norms, and the l2 norm is the root of the squares.": lambda m, rule: (
-        rule["l1"] * m.weight.norm(1) + rule["l2"] * m.weight.norm(2)
+    "l2 belongs to the square of each weight; that squares their sum.": (
+        lambda m, rule: (
+            rule["l1"] * m.weight.abs().sum() + rule["l2"] * m.weight.sum() ** 2
+        )
     ),
     "these are means; wanted sums over the weights.": lambda m, rule: (
         rule["l1"] * m.weight.abs().mean() + rule["l2"] * m.weight.square().mean()
@@ -344,10 +365,12 @@ def _judge_pickle(
             f"{as_text(torch.stack([_plain(v) for v in _wanted(model)]))}."
         )
     _set_weights(twin, 2.0)
-    if not _still(penalties, model):
+    _set_weights(model, 3.0)
+    if _still(twins, model):
         raise NotYet(
-            "Step 3: the weights of the copy moved, and the penalties of the original "
-            "changed. The two look at one model."
+            "Step 3: the penalties that came back look at the first model, and not at "
+            "that which came back with them. Keep the layer in the object, and not in "
+            "a global variable."
         )
     if not _still(twins, twin):
         raise NotYet(

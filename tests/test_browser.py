@@ -241,19 +241,22 @@ def play(page, cell):
         before, first, last = (
             slider.get_attribute(f"aria-value{name}") for name in ("now", "min", "max")
         )
+        stored = describe(cell)["alt"]
         back.focus()
         page.keyboard.press("Enter")
         playwright.expect(slider).to_have_attribute("aria-valuenow", first)
-        words = describe(cell)["alt"]
+        wait_for_words(cell, operator.ne, stored)
+        begun = describe(cell)["alt"]
         button.focus()
         page.keyboard.press("Space")
         playwright.expect(button).to_have_attribute("aria-label", "Pause")
         playwright.expect(slider).to_have_attribute("aria-valuenow", last)
         playwright.expect(button).to_have_attribute("aria-label", "Play")
-        wait_for_words(cell, operator.ne, words)
+        wait_for_words(cell, operator.ne, begun)
         slider.focus()
         while slider.get_attribute("aria-valuenow") != before:
             page.keyboard.press("ArrowLeft")
+        wait_for_words(cell, operator.eq, stored)
 
 
 def press(page, cell, control, key):

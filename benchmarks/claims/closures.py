@@ -10,8 +10,9 @@ from course_lib.regularization import L1L2, penalty, regularize
 
 
 @claim(
-    "The penalty of the weights after sixty steps on two hundred digits: it grows, and "
-    "grows further where a number was added to the loss and no function of the weights.",
+    "The penalty of the weights after sixty steps on two hundred digits: it grows, "
+    "and grows further where a number was added to the loss and no function of the "
+    "weights.",
     both(below("before", "a function"), below("a function", "a number")),
     digits=3,
 )

@@ -20,6 +20,7 @@ from course_lib.lessons.exercises import NotYet
 Rule = Mapping[str, float]
 Term = Callable[[nn.Module, Rule], Tensor]  # what one layer pays
 
+_BEFORE, _AFTER = {"l1": 0.5, "l2": 0.25}, {"l2": 0.125, "l1": 2.0}
 _LIST = "a list of penalties, to be called later"
 _WANTED = "l1 * sum |w| + l2 * sum w**2"
 
@@ -69,7 +70,7 @@ def _model(start: float) -> nn.Sequential:
 
 
 def _rules() -> list[dict[str, float] | None]:
-    return [{"l1": 0.5, "l2": 0.25}, None, {"l2": 0.125, "l1": 2.0}]
+    return [dict(_BEFORE), None, dict(_AFTER)]
 
 
 def _dense(model: nn.Sequential) -> list[nn.Linear]:
@@ -92,9 +93,7 @@ def _right(layer: nn.Module, rule: Rule) -> Tensor:
 
 def _wanted(model: nn.Sequential) -> list[Tensor]:
     first, _, last = _dense(model)
-    before, _, after = _rules()
-    assert before is not None and after is not None
-    return [_right(first, before), _right(last, after)]
+    return [_right(first, _BEFORE), _right(last, _AFTER)]
 
 
 # Step 1
@@ -216,38 +215,36 @@ def _same(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
 def _slips(model: nn.Sequential) -> dict[str, list[Tensor]]:
     """Return what each known mistake gives."""
     first, free, last = _dense(model)
-    before, _, after = _rules()
-    assert before is not None and after is not None
-    held = _right(last, after)
+    held = _right(last, _AFTER)
     norm = next(layer for layer in model if isinstance(layer, nn.LayerNorm))
     return {
         "every penalty is the last one: layer and numbers are shared. Captured late, "
         "or kept in the class? Give each penalty its own.": [held, held],
         "every penalty looks at the last layer. Give each its own.": [
-            _right(last, before),
+            _right(last, _BEFORE),
             held,
         ],
         "every penalty has the numbers of the last rule. Give each its own.": [
-            _right(first, after),
+            _right(first, _AFTER),
             held,
         ],
         "the free layer pays, with the next rule. None keeps the place of its layer: "
         "pair first, leave out afterwards.": [
-            _right(first, before),
-            _right(free, after),
+            _right(first, _BEFORE),
+            _right(free, _AFTER),
         ],
         "the `LayerNorm` has a weight, too, and got the first rule. Ask for "
-        "`nn.Linear`.": [_right(norm, before), _right(free, after)],
+        "`nn.Linear`.": [_right(norm, _BEFORE), _right(free, _AFTER)],
         "the rules are in the wrong order.": [
-            _right(first, after),
-            _right(last, before),
+            _right(first, _AFTER),
+            _right(last, _BEFORE),
         ],
         "the weights have moved since the penalties were made, and they did not "
         "notice. Compute inside `__call__`, from the layer itself and not a copy.": (
             _wanted(_model(1.0))
         ),
         **{
-            name: [term(first, before), term(last, after)]
+            name: [term(first, _BEFORE), term(last, _AFTER)]
             for name, term in _TERMS.items()
         },
     }

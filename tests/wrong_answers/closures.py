@@ -281,7 +281,8 @@ WRONG = {
                 "    dense = [m for m in model.modules() if isinstance(m, nn.Linear)]\n"
                 "    numbers = [coefficients[n] for n in sorted(coefficients)]\n"
                 "    pairs = list(zip(dense, numbers))\n"
-                "    return lambda: sum(c * m.weight.square().sum() for m, c in pairs)\n"
+                "    return lambda: sum(c * m.weight.square().sum()\n"
+                "                       for m, c in pairs)\n"
             ),
             "the names were sorted",
         ),

@@ -196,6 +196,7 @@ def test_a_row_with_a_play_button_is_shown_in_place_of_the_slider(page, monkeypa
     assert [type(part) for part in row.children] == [ipywidgets.Play, Steps]
     assert isinstance(slider, ipywidgets.SelectionSlider)
     assert page.bundles[1]["text/plain"].startswith("Controls: steps, rule.")
+    assert "Back to the first step" in page.bundles[0]["text/html"]
 
 
 def test_the_first_view_is_controls_and_a_picture_for_readers_without_a_kernel(
@@ -207,6 +208,7 @@ def test_the_first_view_is_controls_and_a_picture_for_readers_without_a_kernel(
     explorer._ipython_display_()
     script, view, picture = page.bundles
     assert "aria-label" in script["text/html"]
+    assert "Back to the first step" not in script["text/html"]  # there is no button
     shown = view["application/vnd.jupyter.widget-view+json"]["model_id"]
     assert shown == boxes[0].model_id
     assert list(boxes[0].children) == list(explorer.controls.values())

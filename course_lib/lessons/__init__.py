@@ -37,21 +37,29 @@ const look = () => {
     const value = box.querySelector(".widget-readout");
     if (value) control.setAttribute("aria-valuetext", value.textContent);
   }
-  for (const button of cell.querySelectorAll(".widget-play button")) {
-    const name = button.querySelector(".fa-play") ? "Play" :
-      button.querySelector(".fa-pause") ? "Pause" :
-      button.querySelector(".fa-stop") ? "Back to the first step" : "Repeat";
-    if (button.title === name) continue;
-    button.title = name;
-    button.setAttribute("aria-label", name);
-  }
   for (const place of cell.querySelectorAll(".jupyter-widgets"))
     if (/^Error displaying widget/.test(place.textContent))
       place.textContent = "The kernel has restarted. To move these controls, choose " +
         "Run > Run All Above Selected Cell, then run this cell (Shift+Enter).";
 };
-const watched = {childList: true, subtree: true, attributeFilter: ["class"]};
-new MutationObserver(look).observe(cell, watched);
+new MutationObserver(look).observe(cell, {childList: true, subtree: true});
+look();
+})();</script>"""
+# Nor a name to the buttons of Play, whose first one changes its picture.
+_SPEAKING_BUTTONS = """<script>(() => {
+const cell = document.currentScript.closest(".jp-Cell");
+if (!cell) return;
+const names = {play: "Play", pause: "Pause", stop: "Back to the first step"};
+const look = () => {
+  for (const picture of cell.querySelectorAll(".widget-play button i")) {
+    const name = names[picture.className.split("fa-")[1]];
+    if (!name || picture.parentElement.title === name) continue;
+    picture.parentElement.title = name;
+    picture.parentElement.setAttribute("aria-label", name);
+  }
+};
+const changes = {childList: true, subtree: true, attributeFilter: ["class"]};
+new MutationObserver(look).observe(cell, changes);
 look();
 })();</script>"""
 
@@ -223,7 +231,10 @@ class Explorer:
         view = view[0] if isinstance(view, tuple) else view
         names = ", ".join(self.controls)
         words = f"Controls: {names}. They move once the notebook runs."
-        display({"text/html": _SPEAKING_CONTROLS, "text/plain": ""}, raw=True)
+        scripts = _SPEAKING_CONTROLS
+        if any(isinstance(control, Steps) for control in self.controls.values()):
+            scripts += _SPEAKING_BUTTONS
+        display({"text/html": scripts, "text/plain": ""}, raw=True)
         display({**view, "text/plain": words}, raw=True)
         self._handle = display(self._picture(), raw=True, display_id=True)
 

@@ -92,6 +92,8 @@ def test_a_lesson_runs_and_its_widgets_move(notebook, lab, browser):
     assert unexpected_errors(page, notebook) == []
     cells = cells_with_controls(page)
     assert len(cells) >= (1 if notebook.stem.startswith("00") else 2)
+    for cell in cells:
+        play(page, cell)
     for least, greatest in (ends for cell in cells for ends in sweep(page, cell)):
         assert least["src"] != greatest["src"]
         assert least["alt"] != greatest["alt"]
@@ -225,6 +227,36 @@ def sweep(page, cell):
             page.keyboard.press("ArrowLeft")
         wait_for_words(cell, operator.eq, picture["alt"])
         assert control.evaluate("c => c === document.activeElement")
+
+
+def play(page, cell):
+    """Let each play button run, by keys, to the end of its slider and stop."""
+    for row in cell.locator(".widget-hbox:has(> .widget-play)").all():
+        slider = row.locator("[role=slider]")
+        button, back = row.locator(".widget-play button:visible").all()
+        assert [b.get_attribute("aria-label") for b in (button, back)] == [
+            "Play",
+            "Back to the first step",
+        ]
+        before, first, last = (
+            slider.get_attribute(f"aria-value{name}") for name in ("now", "min", "max")
+        )
+        stored = describe(cell)["alt"]
+        back.focus()
+        page.keyboard.press("Enter")
+        playwright.expect(slider).to_have_attribute("aria-valuenow", first)
+        wait_for_words(cell, operator.ne, stored)
+        begun = describe(cell)["alt"]
+        button.focus()
+        page.keyboard.press("Space")
+        playwright.expect(button).to_have_attribute("aria-label", "Pause")
+        playwright.expect(slider).to_have_attribute("aria-valuenow", last)
+        playwright.expect(button).to_have_attribute("aria-label", "Play")
+        wait_for_words(cell, operator.ne, begun)
+        slider.focus()
+        while slider.get_attribute("aria-valuenow") != before:
+            page.keyboard.press("ArrowLeft")
+        wait_for_words(cell, operator.eq, stored)
 
 
 def press(page, cell, control, key):

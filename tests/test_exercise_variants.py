@@ -167,6 +167,22 @@ RIGHT = {
         "    done = Fraction(cycle, max(cycles - 1, 1))\n"
         "    return Fraction(sigma) * (1 - (1 - Fraction(final)) * done)\n"
     ),
+    "closures.shares": (
+        "import numpy as np\n"
+        "def shares_cell(f, g):\n"
+        "    return np.any([a is b for a in f.__closure__ or []\n"
+        "                   for b in g.__closure__ or []])\n"
+    ),
+    "closures.watch": (
+        "def watch(model):\n"
+        "    seen, names = [], {m: n for n, m in model.named_children()}\n"
+        "    def hook(module, args, output):\n"
+        "        seen.append(names[module])\n"
+        "        return output\n"
+        "    for child in names:\n"
+        "        child.register_forward_hook(hook)\n"
+        "    return seen\n"
+    ),
     "closures.live": (
         "def make_total(model, coefficients):\n"
         "    pairs = [(model.get_submodule(n), c) for n, c in coefficients.items()]\n"
@@ -320,6 +336,47 @@ EXPLICIT = {
     ),
 }
 RIGHT |= EXPLICIT
+_PICKLED = {
+    "partial": (
+        "def cost(m, l1, l2):\n"
+        "    return l1 * m.weight.abs().sum() + l2 * m.weight.square().sum()\n"
+        "def make_penalties(model, rules):\n"
+        "    dense = [m for m in model.modules() if isinstance(m, nn.Linear)]\n"
+        "    return tuple(functools.partial(cost, m, **r)\n"
+        "                 for m, r in zip(dense, rules) if r)\n"
+    ),
+    "module": (
+        "class Penalty(nn.Module):\n"
+        "    def __init__(self, layer, l1, l2):\n"
+        "        super().__init__()\n"
+        "        self.layer, self.l1, self.l2 = layer, l1, l2\n"
+        "    def forward(self):\n"
+        "        w = self.layer.weight\n"
+        "        return self.l1 * w.norm(1) + self.l2 * w.norm() ** 2\n"
+        "def make_penalties(model, rules):\n"
+        "    rules, made = iter(rules), []\n"
+        "    for layer in model:\n"
+        "        if isinstance(layer, nn.Linear):\n"
+        "            rule = next(rules)\n"
+        "            if rule is not None:\n"
+        "                made.append(Penalty(layer, **rule))\n"
+        "    return made\n"
+    ),
+    "method of an object that holds the weight": (
+        "import numpy as np\n"
+        "class Holder:\n"
+        "    __slots__ = ('w', 'numbers')\n"
+        "    def __init__(self, w, rule):\n"
+        "        self.w, self.numbers = w, np.array([rule['l1'], rule['l2']])\n"
+        "    def cost(self):\n"
+        "        sums = torch.stack([self.w.abs().sum(), (self.w * self.w).sum()])\n"
+        "        return sums @ torch.from_numpy(self.numbers)\n"
+        "def make_penalties(model, rules):\n"
+        "    dense = (m for m in model if type(m) is nn.Linear)\n"
+        "    return [Holder(m.weight, r).cost\n"
+        "            for m, r in zip(dense, rules) if r is not None]\n"
+    ),
+}
 
 WRONG = {
     "keras_models.same_padding": (
@@ -359,6 +416,12 @@ def verdict_on(exercise, answer):
 @pytest.mark.parametrize(("exercise", "answer"), RIGHT.items(), ids=RIGHT)
 def test_a_right_answer_of_another_form_passes(exercise, answer):
     verdict = verdict_on(exercise, answer)
+    assert verdict.solved, verdict.message
+
+
+@pytest.mark.parametrize("answer", _PICKLED.values(), ids=_PICKLED)
+def test_a_penalty_of_another_form_may_travel(answer):
+    verdict = verdict_on("closures.pickled", answer)
     assert verdict.solved, verdict.message
 
 

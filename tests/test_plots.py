@@ -384,6 +384,28 @@ def test_what_has_no_cells_is_refused(ax):
         plots.cells(ax, {"len": len})
 
 
+def test_functions_of_a_list_are_numbered(ax):
+    plots.cells(ax, late_readers()[:2], name="readers", title="late")
+    assert list(boxes(ax)) == ["readers[0]()", "readers[1]()", "i = 2"]
+    assert ax.get_title() == "late"
+
+
+def test_no_function_is_an_empty_picture(ax):
+    plots.cells(ax, [])
+    assert boxes(ax) == {}
+
+
+def test_lists_of_functions_stand_side_by_side_under_what_they_return(figure):
+    axes = figure.subplots(1, 2)
+    i = 1
+    plots.cells_beside(axes, {"late": late_readers(), "own": {"a": lambda: i}})
+    assert [ax.get_title() for ax in axes] == [
+        "late: they return [2, 2, 2]",
+        "own: they return [1]",
+    ]
+    assert list(boxes(axes[1])) == ["a()", "i = 1"]
+
+
 # owners
 
 

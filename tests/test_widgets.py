@@ -16,7 +16,7 @@ import torch
 from matplotlib import pyplot as plt
 
 from course_lib import lessons
-from course_lib.lessons import compare, explore, show
+from course_lib.lessons import Steps, compare, explore, show
 
 
 class Page:
@@ -166,6 +166,39 @@ def test_short_forms_and_widgets_become_named_controls():
     assert explorer.values["ready"] == 7
 
 
+def test_steps_are_a_slider_behind_a_play_button_that_moves_it(page, calls):
+    steps = Steps(1, 3, seconds=0.5)
+    explorer = explore(draw, steps=steps)
+    assert explorer.values == {"steps": 3}  # the last step, which shows all
+    assert (steps.play.min, steps.play.max, steps.play.interval) == (1, 3, 500)
+    assert steps.row.children == (steps.play, steps)
+    explorer._ipython_display_()
+    for value in 1, 2:
+        steps.play.value = value  # as the browser does
+    assert [bundle["text/plain"] for bundle in page.updates] == [
+        "1 steps of sgd.",
+        "2 steps of sgd.",
+    ]
+    explorer.set(steps=3)
+    assert steps.play.value == 3  # a moved slider moves the next play, too
+
+
+def test_steps_begin_where_they_are_told():
+    steps = Steps(1, 4, value=2)
+    assert steps.value == steps.play.value == 2
+
+
+def test_a_row_with_a_play_button_is_shown_in_place_of_the_slider(page, monkeypatch):
+    boxes, box = [], ipywidgets.VBox
+    monkeypatch.setattr(ipywidgets, "VBox", lambda c: boxes.append(box(c)) or boxes[0])
+    explore(draw, steps=Steps(1, 3), rule=["sgd", "adam"])._ipython_display_()
+    row, slider = boxes[0].children
+    assert [type(part) for part in row.children] == [ipywidgets.Play, Steps]
+    assert isinstance(slider, ipywidgets.SelectionSlider)
+    assert page.bundles[1]["text/plain"].startswith("Controls: steps, rule.")
+    assert "Back to the first step" in page.bundles[0]["text/html"]
+
+
 def test_the_first_view_is_controls_and_a_picture_for_readers_without_a_kernel(
     page, monkeypatch
 ):
@@ -175,6 +208,7 @@ def test_the_first_view_is_controls_and_a_picture_for_readers_without_a_kernel(
     explorer._ipython_display_()
     script, view, picture = page.bundles
     assert "aria-label" in script["text/html"]
+    assert "Back to the first step" not in script["text/html"]  # there is no button
     shown = view["application/vnd.jupyter.widget-view+json"]["model_id"]
     assert shown == boxes[0].model_id
     assert list(boxes[0].children) == list(explorer.controls.values())

@@ -45,6 +45,23 @@ const look = () => {
 new MutationObserver(look).observe(cell, {childList: true, subtree: true});
 look();
 })();</script>"""
+# Nor a name to the buttons of Play, whose first one changes its picture.
+_SPEAKING_BUTTONS = """<script>(() => {
+const cell = document.currentScript.closest(".jp-Cell");
+if (!cell) return;
+const names = {play: "Play", pause: "Pause", stop: "Back to the first step"};
+const look = () => {
+  for (const picture of cell.querySelectorAll(".widget-play button i")) {
+    const name = names[picture.className.split("fa-")[1]];
+    if (!name || picture.parentElement.title === name) continue;
+    picture.parentElement.title = name;
+    picture.parentElement.setAttribute("aria-label", name);
+  }
+};
+const changes = {childList: true, subtree: true, attributeFilter: ["class"]};
+new MutationObserver(look).observe(cell, changes);
+look();
+})();</script>"""
 
 
 def show(figure: Figure, *, alt: str) -> None:
@@ -104,8 +121,9 @@ def explore(draw: Draw, **controls: Any) -> "Explorer":
         draw: a plain function of the controls' values, by name, that returns
             (figure, alt). A test can call it without any widget.
         controls: name = widget, or a short form as in `ipywidgets.interact`:
-            (low, high, step) or a list of values gives a slider, a bool a check box.
-            Arrow keys, Home and End move a slider; Space turns a check box.
+            (low, high, step) or a list of values gives a slider, a bool a check box;
+            `Steps(low, high)` is a slider with a play button. Arrow keys, Home and
+            End move a slider; Space turns a check box and presses a button.
 
     Returns:
         The Explorer: leave it on the last line of a cell to show it, or move it from
@@ -115,6 +133,37 @@ def explore(draw: Draw, **controls: Any) -> "Explorer":
         ValueError: no controls, or a short form that gives no widget.
     """
     return Explorer(draw, {name: _widget(name, c) for name, c in controls.items()})
+
+
+class Steps(ipywidgets.IntSlider):
+    """A slider over the steps of something that moves, with a play button before it.
+
+    Args:
+        low: the first step.
+        high: the last one.
+        value: where it stands at first; by default at the last step, so that the
+            stored picture is the whole.
+        seconds: from one step to the next, while it plays.
+
+    >>> steps = Steps(1, 3)
+    >>> steps.play.value = 2  # as the button does
+    >>> steps.value
+    2
+    """
+
+    def __init__(
+        self, low: int, high: int, *, value: int | None = None, seconds: float = 1.0
+    ) -> None:
+        shared = {"min": low, "max": high, "value": high if value is None else value}
+        super().__init__(**shared)
+        interval = round(1000 * seconds)
+        self.play = ipywidgets.Play(**shared, interval=interval, show_repeat=False)
+        ipywidgets.link((self.play, "value"), (self, "value"))
+
+    @property
+    def row(self) -> ipywidgets.HBox:
+        """The play button and the slider, side by side."""
+        return ipywidgets.HBox([self.play, self])
 
 
 class Explorer:
@@ -176,12 +225,16 @@ class Explorer:
             return {"text/plain": self.alt, "text/html": html.escape(self.alt)}
 
     def _ipython_display_(self) -> None:
-        controls = ipywidgets.VBox(list(self.controls.values()))
+        rows = [getattr(control, "row", control) for control in self.controls.values()]
+        controls = ipywidgets.VBox(rows)
         view = controls._repr_mimebundle_()
         view = view[0] if isinstance(view, tuple) else view
         names = ", ".join(self.controls)
         words = f"Controls: {names}. They move once the notebook runs."
-        display({"text/html": _SPEAKING_CONTROLS, "text/plain": ""}, raw=True)
+        scripts = _SPEAKING_CONTROLS
+        if any(isinstance(control, Steps) for control in self.controls.values()):
+            scripts += _SPEAKING_BUTTONS
+        display({"text/html": scripts, "text/plain": ""}, raw=True)
         display({**view, "text/plain": words}, raw=True)
         self._handle = display(self._picture(), raw=True, display_id=True)
 

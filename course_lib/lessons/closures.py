@@ -6,14 +6,17 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from course_lib.lessons.checks import reject, require_kind
+from course_lib.lessons import pickled_penalties
+from course_lib.lessons.checks import close, gradient, reject, require_kind
 from course_lib.lessons.exercises import NotYet, exercise
 from course_lib.lessons.late_binding import CASES as CASES
 from course_lib.lessons.late_binding import is_late as is_late
 from course_lib.lessons.late_binding import ruff_warns as ruff_warns
+from course_lib.lessons.pickled_penalties import through_pickle as through_pickle
 
 NUMBER = 1
 
@@ -263,6 +266,7 @@ def _asked(answer: Callable[..., Any], f: object, g: object) -> bool:
                 "two cells with `is`, or collect their `id`s."
             ) from None
         raise
+    got = bool(got) if isinstance(got, np.bool_) else got
     return require_kind(got, bool, "True or False")
 
 
@@ -275,9 +279,13 @@ _LATE_NUMBER = "Every term has the last coefficient: it was captured late. " + _
 _LATE_PAIR = (
     "All terms are the last one, layer and coefficient: both were late. " + _OWN
 )
+_ONE_TERM = "Only one layer counts. Is a `return` inside the loop?"
 _MISTAKES = {
     0.5 * 4 + 0.25 * 2: "After the weights changed the total stayed the same: it was "
-    "computed once. Square them inside `total`.",
+    "computed once, or from copies. Square the layers' own weights inside `total`.",
+    0.5 * _FIRST: _ONE_TERM,
+    0.25 * _LAST: _ONE_TERM,
+    _RIGHT / 2: "These are half of the squares; wanted all.",
     (0.5 + 0.25) * _FIRST: _LATE_LAYER,
     (0.5 + 0.25) * _LAST: _LATE_LAYER,
     0.5 * (_FIRST + _LAST): _LATE_NUMBER,
@@ -318,7 +326,7 @@ def live(answer: Callable[..., Any]) -> None:
     for layer, weight in ((first, 2.0), (last, 3.0)):
         nn.init.constant_(layer.weight, weight)
         nn.init.constant_(layer.bias, 7.0)
-    _require_total(total)
+    _require_total(total, first, last)
     model.insert(0, nn.Dropout())
     if not _same(_now(total), _RIGHT):
         raise NotYet(
@@ -332,11 +340,16 @@ def live(answer: Callable[..., Any]) -> None:
             "The caller has changed `coefficients`, and the total changed with it: "
             "the dictionary is read at each call. Store the numbers themselves."
         )
-    deep = nn.Sequential(OrderedDict(body=nn.Sequential(first, nn.ReLU()), head=last))
-    by_name = _of_names(answer, deep, {"head": 0.25, "body.0": 0.5})
+    deep = nn.Sequential(OrderedDict(stem=nn.Sequential(first, nn.ReLU()), head=last))
+    by_name = _of_names(answer, deep, {"head": 0.25, "stem.0": 0.5})
+    if _same(by_name, 0.25 * _FIRST + 0.5 * _LAST):
+        raise NotYet(
+            "With the submodules 'stem.0' and 'head' the coefficients are exchanged: "
+            "the names were sorted. Use `model.get_submodule(name)`."
+        )
     if not _same(by_name, _RIGHT):
         raise NotYet(
-            "Submodules have names such as 'head' and 'body.0', not only numbers. "
+            "Submodules have names such as 'head' and 'stem.0', not only numbers. "
             "`model.get_submodule(name)` finds them all."
         )
 
@@ -357,7 +370,7 @@ def _require_function(total: Any) -> None:
         ) from None
 
 
-def _require_total(total: Callable[[], Any]) -> None:
+def _require_total(total: Callable[[], Any], first: nn.Linear, last: nn.Linear) -> None:
     value = total()
     number = _number(value)
     if number is None:
@@ -378,8 +391,16 @@ def _require_total(total: Callable[[], Any]) -> None:
     if not _same(_number(total()), _RIGHT):
         raise NotYet(
             "The second call gives another total. Is it read from a generator, which "
-            "is empty after the first time? Make it a list."
+            "is empty after the first time, or added to what was there? Keep a list, "
+            "and begin each sum at 0."
         )
+    for layer, slope in ((first, 2 * 0.5 * 2.0), (last, 2 * 0.25 * 3.0)):
+        got = gradient(value, layer.weight)
+        if not close(got, torch.full_like(layer.weight, slope)):
+            raise NotYet(
+                "The total is right. Its gradient is wrong, and that is what training "
+                "feels. Leave out `.detach()`, `.data` and `torch.no_grad()`."
+            )
 
 
 def _of_names(
@@ -408,3 +429,15 @@ def _number(value: Any) -> float | None:
     if isinstance(value, Tensor):
         return value.item() if value.numel() == 1 else None
     return float(value) if isinstance(value, int | float) else None
+
+
+@exercise(
+    "A pickle keeps an object's attributes, and finds its class by name.",
+    "A class `Penalty` with a layer, an l1 and an l2 computes in `__call__`.",
+    "List the dense layers, pair them with `rules` by `zip`, and make a `Penalty` for "
+    "each pair whose rule is not None.",
+    right="Each penalty keeps its own layer and numbers as data, and data can travel.",
+)
+def pickled(answer: Callable[..., Any]) -> None:
+    """A function of (model, rules): a list of penalties that survive a pickle."""
+    pickled_penalties.judge(answer)

@@ -6,7 +6,7 @@ Those of one lesson are in the module of its name, those of several in `common` 
 
 from course_lib.plots.adversaries import errors, mosaic, shelves, spread, turning
 from course_lib.plots.boxes import owners
-from course_lib.plots.closures import cells
+from course_lib.plots.closures import cells, cells_beside
 from course_lib.plots.common import (
     COLORS,
     bars,
@@ -39,6 +39,7 @@ __all__ = [
     "arrows",
     "bars",
     "cells",
+    "cells_beside",
     "channels",
     "claims",
     "curves",

@@ -6,6 +6,29 @@ _PAIRS = (
     "             for n, c in coefficients.items()]\n"
 )
 
+_CLASS = (
+    "class Penalty:\n"
+    "    def __init__(self, layer, l1, l2):\n"
+    "        self.layer, self.l1, self.l2 = layer, l1, l2\n"
+    "    def __call__(self):\n"
+    "        w = self.layer.weight\n"
+    "        return {}\n"
+)
+_SUMS = "self.l1 * w.abs().sum() + self.l2 * w.square().sum()"
+_RIGHT = _CLASS.format(_SUMS)
+_MAKE = "def make_penalties(model, rules):\n"
+_DENSE = _MAKE + "    dense = [m for m in model if isinstance(m, nn.Linear)]\n"
+_LOOP = (
+    _DENSE + "    return [Penalty(m, r['l1'], r['l2'])\n"
+    "            for m, r in zip(dense, rules) if r is not None]\n"
+)
+
+
+def _penalty(value: str) -> str:
+    """A right factory of objects that compute something else."""
+    return _CLASS.format(value) + _LOOP
+
+
 WRONG = {
     "guess": [
         ("answer = [0, 1, 2]", "early binding"),
@@ -228,6 +251,42 @@ WRONG = {
     ],
     "live": [
         (
+            _PAIRS
+            + (
+                "    def total():\n"
+                "        for w, c in pairs:\n"
+                "            return c * w.square().sum()\n"
+                "    return total\n"
+            ),
+            "Is a `return` inside the loop?",
+        ),
+        (
+            _PAIRS
+            + "    return lambda: sum(c * w.square().sum() / 2 for w, c in pairs)\n",
+            "half of the squares",
+        ),
+        (
+            _PAIRS
+            + (
+                "    def total():\n"
+                "        dead = sum(c * w.detach().square().sum() for w, c in pairs)\n"
+                "        return dead + 0 * sum(w.sum() for w, c in pairs)\n"
+                "    return total\n"
+            ),
+            "Its gradient is wrong",
+        ),
+        (
+            _DEF
+            + (
+                "    dense = [m for m in model.modules() if isinstance(m, nn.Linear)]\n"
+                "    numbers = [coefficients[n] for n in sorted(coefficients)]\n"
+                "    pairs = list(zip(dense, numbers))\n"
+                "    return lambda: sum(c * m.weight.square().sum()\n"
+                "                       for m, c in pairs)\n"
+            ),
+            "the names were sorted",
+        ),
+        (
             _PAIRS + "    return sum(c * w.square().sum() for w, c in pairs)\n",
             "returned a number",
         ),
@@ -384,6 +443,252 @@ WRONG = {
             "        return sum(c * m.weight.square().sum() for m, c in chosen)\n"
             "    return total\n",
             "names such as 'head'",
+        ),
+    ],
+    "pickled": [
+        (
+            _RIGHT + _DENSE + "    return [Penalty(m, r['l1'], r['l2'])\n"
+            "            for m, r in zip(dense, rules)]\n",
+            "an entry of `rules` may be None",
+        ),
+        (
+            _RIGHT + _MAKE + "    return [Penalty(m, r['l1'], r['l2'])\n"
+            "            for m, r in zip(model, rules) if r is not None]\n",
+            "Pair it with the dense layers",
+        ),
+        (
+            _RIGHT + _DENSE + "    kept = [r for r in rules if r is not None]\n"
+            "    return [Penalty(m, r['l1'], r['l2'])\n"
+            "            for m, r in zip(dense, kept)]\n",
+            "the free layer pays",
+        ),
+        (
+            _RIGHT + _DENSE + "    none = {'l1': 0.0, 'l2': 0.0}\n"
+            "    rules = [r or none for r in rules]\n"
+            "    return [Penalty(m, r['l1'], r['l2'])\n"
+            "            for m, r in zip(dense, rules)]\n",
+            "The free one, None, has none",
+        ),
+        (_RIGHT + _LOOP.replace("return", "made ="), "returned None; wanted a list"),
+        (
+            _RIGHT + _LOOP + "make = make_penalties\n"
+            "def make_penalties(model, rules):\n"
+            "    return {i: p for i, p in enumerate(make(model, rules))}\n",
+            "returned dict; wanted a list",
+        ),
+        (
+            _RIGHT + _LOOP.replace("r['l2'])", "r['l2'])()"),
+            "the list holds numbers",
+        ),
+        (
+            _RIGHT.replace("__call__", "value") + _LOOP,
+            "An object needs a method `__call__`",
+        ),
+        (
+            _RIGHT.replace("__call__(self)", "__call__(self, m)") + _LOOP,
+            "called without arguments",
+        ),
+        (
+            _DENSE + "    return [lambda: r['l1'] * m.weight.abs().sum()\n"
+            "            + r['l2'] * m.weight.square().sum()\n"
+            "            for m, r in zip(dense, rules) if r is not None]\n",
+            "every penalty is the last one",
+        ),
+        (
+            _DENSE + "    return [lambda r=r: r['l1'] * m.weight.abs().sum()\n"
+            "            + r['l2'] * m.weight.square().sum()\n"
+            "            for m, r in zip(dense, rules) if r is not None]\n",
+            "every penalty looks at the last layer",
+        ),
+        (
+            "class Penalty:\n"
+            "    def __call__(self):\n"
+            "        w = self.layer.weight\n"
+            f"        return {_SUMS}\n" + _DENSE + "    made = []\n"
+            "    for m, r in zip(dense, rules):\n"
+            "        if r is not None:\n"
+            "            penalty = Penalty()\n"
+            "            penalty.layer = m\n"
+            "            Penalty.l1, Penalty.l2 = r['l1'], r['l2']\n"
+            "            made.append(penalty)\n"
+            "    return made\n",
+            "has the numbers of the last rule",
+        ),
+        (_penalty(f"({_SUMS}).item()"), "no gradient reaches the weights"),
+        (_penalty("self.l1 * w.abs().sum()"), "l2 is missing"),
+        (_penalty("self.l2 * w.square().sum()"), "l1 is missing"),
+        (_penalty("self.l1 * w.abs() + self.l2 * w**2"), "has the shape (2, 2)"),
+        (
+            _penalty("self.l1 * w.sum() + self.l2 * w.square().sum()"),
+            "both signs cancel out",
+        ),
+        (
+            _penalty("self.l1 * w.abs().sum() + self.l2 * w.norm()"),
+            "that is the norm, their root",
+        ),
+        (
+            _penalty("self.l1 * w.abs().mean() + self.l2 * w.square().mean()"),
+            "these are means",
+        ),
+        (
+            _penalty("self.l1 * w.square().sum() + self.l2 * w.abs().sum()"),
+            "have changed places",
+        ),
+        (
+            _penalty(
+                "sum(self.l1 * p.abs().sum() + self.l2 * p.square().sum()\n"
+                "                   for p in self.layer.parameters())"
+            ),
+            "the biases pay",
+        ),
+        (_penalty("w.abs().sum() + w.square().sum()"), "l1 and l2 are missing"),
+        (
+            _penalty("self.l1 * w.abs().sum() + self.l2 * w.sum() ** 2"),
+            "that squares their sum",
+        ),
+        (
+            _penalty("self.l1 * w.abs().sum() + self.l2 * w.square().sum() / 2"),
+            "half of the squares",
+        ),
+        (
+            _RIGHT + _LOOP.replace("isinstance(m, nn.Linear)", "hasattr(m, 'weight')"),
+            "the `LayerNorm` has a weight, too",
+        ),
+        (
+            _RIGHT
+            + _LOOP.replace(
+                "    dense", "    model.insert(0, nn.Identity())\n    dense", 1
+            ),
+            "you changed the model",
+        ),
+        (
+            _RIGHT
+            + _LOOP.replace("Penalty(m, r", "Penalty(m, r").replace(
+                "r['l1']", "r.pop('l1')"
+            ),
+            "you changed `rules`",
+        ),
+        (
+            _RIGHT + _DENSE + "    return [Penalty\n"
+            "            for m, r in zip(dense, rules) if r is not None]\n",
+            "holds the class Penalty itself",
+        ),
+        (
+            _RIGHT
+            + _DENSE
+            + "    return [Penalty(m, r['l1'], r['l2']) if r else None\n"
+            "            for m, r in zip(dense, rules)]\n",
+            "an entry of the list is None",
+        ),
+        (
+            _penalty("self.l1 * w.abs().sum() - self.l2 * w.square().sum()"),
+            "l1 * sum |w| + l2 * sum w**2 of each layer",
+        ),
+        (
+            "class Penalty:\n"
+            "    def __init__(self, layer, l1, l2):\n"
+            "        w = layer.weight\n"
+            "        self.value = l1 * w.abs().sum() + l2 * w.square().sum()\n"
+            "    def __call__(self):\n"
+            "        return self.value\n" + _LOOP,
+            "they did not notice",
+        ),
+        (
+            "class Penalty:\n"
+            "    layers, rules = [], []\n"
+            "    def __init__(self, i):\n"
+            "        self.i = i\n"
+            "    def __call__(self):\n"
+            "        w, r = Penalty.layers[self.i].weight, Penalty.rules[self.i]\n"
+            "        return r['l1'] * w.abs().sum() + r['l2'] * w.square().sum()\n"
+            + _DENSE
+            + "    pairs = [(m, r) for m, r in zip(dense, rules) if r is not None]\n"
+            "    Penalty.layers, Penalty.rules = zip(*pairs)\n"
+            "    return [Penalty(i) for i in range(len(pairs))]\n",
+            "called for a second model",
+        ),
+        (
+            "class Penalty:\n"
+            "    def __init__(self, model, name, l1, l2):\n"
+            "        self.model, self.name = model, name\n"
+            "        self.l1, self.l2 = l1, l2\n"
+            "    def __call__(self):\n"
+            "        w = self.model.get_submodule(self.name).weight\n"
+            f"        return {_SUMS}\n"
+            + _MAKE
+            + "    names = [n for n, m in model.named_children()\n"
+            "             if isinstance(m, nn.Linear)]\n"
+            "    return [Penalty(model, n, r['l1'], r['l2'])\n"
+            "            for n, r in zip(names, rules) if r is not None]\n",
+            "they look for their layer by place or name",
+        ),
+        (
+            "class Penalty:\n"
+            "    def __init__(self, layer, rule):\n"
+            "        self.layer, self.rule = layer, rule\n"
+            "    def __call__(self):\n"
+            "        w, r = self.layer.weight, self.rule\n"
+            "        return r['l1'] * w.abs().sum() + r['l2'] * w.square().sum()\n"
+            + _DENSE
+            + "    return [Penalty(m, r)\n"
+            "            for m, r in zip(dense, rules) if r is not None]\n",
+            "Keep the numbers, not the list",
+        ),
+        (
+            _DENSE + "    def penalty(m, l1, l2):\n"
+            "        return lambda: (l1 * m.weight.abs().sum()\n"
+            "                        + l2 * m.weight.square().sum())\n"
+            "    return [penalty(m, r['l1'], r['l2'])\n"
+            "            for m, r in zip(dense, rules) if r is not None]\n",
+            "a penalty can't be pickled",
+        ),
+        (
+            _DENSE + "    class Penalty:\n"
+            "        def __init__(self, layer, l1, l2):\n"
+            "            self.layer, self.l1, self.l2 = layer, l1, l2\n"
+            "        def __call__(self):\n"
+            "            w = self.layer.weight\n"
+            f"            return {_SUMS}\n"
+            "    return [Penalty(m, r['l1'], r['l2'])\n"
+            "            for m, r in zip(dense, rules) if r is not None]\n",
+            "make_penalties.<locals>.Penalty",
+        ),
+        (
+            "import functools\n"
+            + _DENSE
+            + "    cost = lambda m, l1, l2: (l1 * m.weight.abs().sum()\n"
+            "                              + l2 * m.weight.square().sum())\n"
+            "    return [functools.partial(cost, m, r['l1'], r['l2'])\n"
+            "            for m, r in zip(dense, rules) if r is not None]\n",
+            "<lambda>",
+        ),
+        (
+            "import copy\n" + _RIGHT + "    def __getstate__(self):\n"
+            "        state = dict(vars(self))\n"
+            "        state['layer'] = copy.deepcopy(self.layer)\n"
+            "        return state\n" + _LOOP,
+            "do not see that model's weights",
+        ),
+        (
+            "kept = {}\n"
+            "class Penalty:\n"
+            "    def __init__(self, layer, l1, l2):\n"
+            "        kept[id(self)] = layer\n"
+            "        self.number, self.l1, self.l2 = id(self), l1, l2\n"
+            "    def __call__(self):\n"
+            "        w = kept[self.number].weight\n"
+            f"        return {_SUMS}\n" + _LOOP,
+            "look at the first model",
+        ),
+        (
+            _RIGHT + "    def __getstate__(self):\n"
+            "        return {'l1': self.l1, 'l2': self.l2}\n" + _LOOP,
+            "without its parts",
+        ),
+        (
+            _RIGHT + "    def __reduce__(self):\n"
+            "        return Penalty, (self.layer, self.l2, self.l1)\n" + _LOOP,
+            "come back from the pickle as",
         ),
     ],
 }

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from course_lib.lessons.careful_rule import judge_careful
 from course_lib.lessons.checks import (
     as_text,
     close,
@@ -312,3 +313,18 @@ def accumulate(answer: Callable[[Any, Any], Any]) -> None:
 def _slope(samples: Tensor) -> Tensor:
     """Return the gradient of the mean of |w - sample|**2 at w = 0, by hand."""
     return -2 * samples.mean(dim=0)
+
+
+@exercise(
+    "`apply` unpacks its state, asks `self.rule.apply(memory, x, g)`, and packs a new "
+    "pair. First let it return the inner step as it is.",
+    "`dx * g > 0` tells which elements agree. Multiply dx by it, and by "
+    "`min(1, (count + 1) / self.warmup)`; a new tensor each time.",
+    "With `if dx is None:` return `(memory, count), None` before you compute with dx. "
+    "Otherwise the new state is `(memory, count + 1)`.",
+    right="It has the two functions, so it stands wherever a rule of the library does: "
+    "around Adam, inside of a chain, in a tree, under `adjust`.",
+)
+def careful(answer: Any) -> None:
+    """A class, Careful(rule, warmup): a rule around another rule."""
+    judge_careful(answer)

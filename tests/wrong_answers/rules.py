@@ -47,6 +47,38 @@ def _accumulate(expression):
 
 _WEIGHTED = "sum(g * n for g, n in zip(grads, sizes))"
 
+_CAREFUL = """\
+@dataclass(frozen=True)
+class Careful:
+    rule: object
+    warmup: int
+
+    def init(self, x):
+        return self.rule.init(x), 0
+
+    def apply(self, state, x, g):
+        memory, steps = state
+        memory, dx = self.rule.apply(memory, x, g)
+        if dx is None:
+            return (memory, steps), None
+        share = min(1, (steps + 1) / self.warmup)
+        agrees = dx * g > 0
+        return (memory, steps + 1), share * dx * agrees
+"""
+
+
+def _careful(*changes):
+    text = _CAREFUL
+    for old, new in changes:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    return text
+
+
+_AGREES = "        agrees = dx * g > 0\n"
+_REST = "        if dx is None:\n            return (memory, steps), None\n"
+_COUNT = "return (memory, steps + 1), share"
+
 WRONG = {
     "nesterov": [
         (_nesterov(_NEW, "return v, rho * v - eta * g"), "dx has the wrong sign"),
@@ -151,6 +183,124 @@ WRONG = {
             "        g *= n\n"
             "    return sum(grads) / sum(sizes)\n",
             "You changed a gradient",
+        ),
+    ],
+    "careful": [
+        ("Careful = Chain(rules.ClipGrad(1.0), Momentum(0.1))\n", "is Chain; wanted"),
+        (_careful(("def init", "def start")), "has no `init`"),
+        (_careful(("@dataclass(frozen=True)\n", "")), "is no dataclass"),
+        (_careful(("(frozen=True)", "")), "has no hash"),
+        (
+            _careful(
+                ("    rule: object", "    inner: object"),
+                ("self.rule.init", "self.inner.init"),
+                ("self.rule.apply", "self.inner.apply"),
+            ),
+            "should be the field `rule`",
+        ),
+        (_careful(("    warmup: int\n", "")), "`Careful(Momentum(), 4)` raised"),
+        (
+            _careful(("return self.rule.init(x), 0", "return self.rule.init(x)")),
+            "the inner memory alone",
+        ),
+        (
+            _careful(("return self.rule.init(x), 0", "return 0, self.rule.init(x)")),
+            "`init` has the pair in the other order",
+        ),
+        (
+            _careful(("return self.rule.init(x), 0", "return torch.zeros_like(x), 0")),
+            "not the inner rule's",
+        ),
+        (_careful(("init(x), 0", "init(x), 1")), "the count is 1; wanted 0"),
+        (
+            _careful(
+                (_COUNT, "return memory, steps + 1, share"),
+            ),
+            "The state is *one* pair",
+        ),
+        (
+            _careful(
+                (_COUNT + " * dx * agrees", "return share * dx * agrees, (memory, 1)")
+            ),
+            "the state first, then dx",
+        ),
+        (
+            _careful((_COUNT, "return memory, share")),
+            "as `init` gives it",
+        ),
+        (_careful((" * dx * agrees", " * dx")), "Nothing rests"),
+        (_careful(("dx * g > 0", "dx * g < 0")), "The wrong elements rest"),
+        (_careful(("dx * g > 0", "(dx * g).sum() > 0")), "The whole array rests"),
+        (_careful(("dx * g > 0", "dx * g >= 0")), "An element with the gradient 0"),
+        (
+            _careful((_AGREES, "        dx[dx * g <= 0] = 0\n        agrees = 1\n")),
+            "has been masked, too",
+        ),
+        (
+            _careful((_AGREES, "        dx *= share * (dx * g > 0)\n")).replace(
+                "share * dx * agrees", "dx"
+            ),
+            "has been masked and scaled",
+        ),
+        (
+            _careful(
+                (
+                    "        memory, dx =",
+                    "        g = g * min(1, (steps + 1) / 4)\n        memory, dx =",
+                ),
+                ("share * dx", "dx"),
+            ),
+            "The gradient is scaled",
+        ),
+        (
+            _careful(("        memory, dx =", "        _, dx =")),
+            "starts at its first memory",
+        ),
+        (_careful(("share * dx", "dx")), "There is no warm-up"),
+        (_careful(("(steps + 1) / self", "steps / self")), "scaled by 0"),
+        (_careful((_COUNT, "return (memory, steps), share")), "Is the count returned"),
+        (
+            _careful(
+                ("min(1, (steps + 1) / self.warmup)", "(steps + 1) / self.warmup")
+            ),
+            "go on growing",
+        ),
+        (_careful(("share * dx", "x - share * dx")), "That is the new x"),
+        (
+            _careful(
+                ("share * dx * agrees", "share * dx * agrees / agrees.float().mean()")
+            ),
+            "lengthened, as in the paper",
+        ),
+        (
+            _careful(("    warmup: int\n", "    warmup: int\n    seen = {}\n"))
+            .replace("min(1, (steps", "min(1, (self.seen.setdefault('n', 0)")
+            .replace(_AGREES, _AGREES + "        self.seen['n'] += 1\n"),
+            "something is remembered outside of it",
+        ),
+        (_careful((_REST, "")), "The inner rule gave no step, None, and your code"),
+        (
+            _careful((_REST, "        if dx is None:\n            dx = 0 * g\n")),
+            "you made one of it",
+        ),
+        (
+            _careful(
+                ("return (memory, steps), None", "return (memory, steps + 1), None")
+            ),
+            "and you counted one",
+        ),
+        (
+            _careful(("return (memory, steps), None", "return state, None")),
+            "return its new memory with the None",
+        ),
+        (
+            _careful(
+                (
+                    "        memory, steps = state\n",
+                    "        memory, self.steps = state\n",
+                )
+            ),
+            "Your rule wrote to itself",
         ),
     ],
 }

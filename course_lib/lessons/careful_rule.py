@@ -32,7 +32,7 @@ GRADIENTS = torch.tensor(
         [[-0.3, -0.4], [0.4, -0.4]],
         [[2.0, 0.5], [-0.1, 1.0]],
         [[0.1, -1.0], [2.0, 1.0]],
-        [[1.0, 0.1], [-0.3, 0.0]],
+        [[1.0, 0.0], [-0.3, 0.0]],
     ]
 )
 
@@ -66,6 +66,8 @@ _SLIPS = {
     "An element with the gradient 0 still moves. Only dx * g > 0 agrees": (
         _Slip(mask="with zero")
     ),
+    "An element with the gradient 0 still moves, if its dx is negative. Compare signs "
+    "with `dx * g > 0`": _Slip(mask="not both positive"),
     "dx has lost its size: multiply the inner step by the mask, not by a sign": (
         _Slip(mask="of the signs")
     ),
@@ -132,6 +134,7 @@ def _masked(kind: str, dx: Tensor, g: Tensor) -> Tensor:
         "differs": dx * g < 0,
         "whole": ((dx * g).sum() > 0).expand_as(dx),
         "with zero": dx * g >= 0,
+        "not both positive": (dx > 0) == (g > 0),
     }.get(kind, dx * g > 0)
     return torch.where(agrees, dx.sign() if kind == "of the signs" else dx, 0.0)
 
@@ -214,7 +217,10 @@ def _made(answer: Any, rule: Any, warmup: int) -> Any:
             "`warmup`."
         ) from None
     if getattr(made, "rule", None) is not rule:
-        raise NotYet("After `Careful(rule, warmup)` the field `rule` is another thing.")
+        raise NotYet(
+            "After `Careful(rule, warmup)` the field `rule` is another thing. The "
+            "fields are `rule`, then `warmup`, in this order."
+        )
     return made
 
 

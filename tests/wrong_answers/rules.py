@@ -97,6 +97,8 @@ WRONG = {
             "the old velocity, so the rule",
         ),
         (_nesterov(_NEW, "return v, None"), "dx is None; wanted a tensor."),
+        (_nesterov("v = rho * v - g", "return v, g - rho * v"), "lost its eta"),
+        (_nesterov(_NEW, "return v, eta * g + rho * v"), "the wrong sign in dx"),
         (_nesterov("return print(v), g"), "The new v is None; wanted a tensor."),
     ],
     "in_order": [
@@ -145,6 +147,12 @@ WRONG = {
             "There is no warm-up",
         ),
         (_schedule(_RISE, "peak * (1 - done)"), "straight line"),
+        (
+            _schedule(_RISE, _FALL).replace("step < warmup", "step <= warmup"),
+            "has more than the peak",
+        ),
+        (_schedule(_RISE, _FALL.replace("1 +", "1 -")), "eta rises from 0"),
+        (_schedule(_RISE, _FALL.replace("pi", "tau")), "a whole wave"),
         (_schedule(_RISE, "peak * math.cos(math.pi * done / 2)"), "a quarter of"),
         (_schedule(_RISE, "peak * math.cos(math.pi * done)"), "becomes negative"),
         (_schedule(_RISE, "peak * (1 + math.cos(math.pi * done))"), "twice the peak"),
@@ -177,6 +185,13 @@ WRONG = {
         (_accumulate(f"{_WEIGHTED} / len(grads)"), "divide by the number of pieces"),
         (_accumulate("sum(grads) / sum(sizes)"), "Multiply it by its size first"),
         (_accumulate("grads[-1]"), "the last piece alone"),
+        (_accumulate("grads[0]"), "the first piece alone"),
+        (
+            "def accumulate(grads, sizes):\n"
+            "    for g, n in zip(grads, sizes):\n"
+            "        return g * n / sum(sizes)\n",
+            "`return` inside of the loop",
+        ),
         (
             "def accumulate(grads, sizes):\n"
             "    for g, n in zip(grads, sizes):\n"
@@ -231,7 +246,17 @@ WRONG = {
         (_careful((" * dx * agrees", " * dx")), "Nothing rests"),
         (_careful(("dx * g > 0", "dx * g < 0")), "The wrong elements rest"),
         (_careful(("dx * g > 0", "(dx * g).sum() > 0")), "The whole array rests"),
-        (_careful(("dx * g > 0", "dx * g >= 0")), "An element with the gradient 0"),
+        (_careful(("dx * g > 0", "dx * g >= 0")), "the gradient 0 still moves."),
+        (_careful(("dx * g > 0", "(dx > 0) == (g > 0)")), "if its dx is negative"),
+        (
+            _careful(
+                (
+                    "    rule: object\n    warmup: int\n",
+                    "    warmup: int\n    rule: object\n",
+                )
+            ),
+            "in this order",
+        ),
         (
             _careful((_AGREES, "        dx[dx * g <= 0] = 0\n        agrees = 1\n")),
             "has been masked, too",

@@ -146,6 +146,45 @@ RIGHT = {
         "                losses[candidate] = loss(model(x), y).item()\n"
         "            memory[place] = min((w, w + dw, w - dw), key=losses.get)\n"
     ),
+    "rules.careful": (
+        "import numpy as np\n"
+        "@dataclass(frozen=True, eq=False)\n"
+        "class Careful(rules.Rule):\n"
+        "    rule: object\n"
+        "    warmup: float = 9.0\n"
+        "    def init(self, x):\n"
+        "        return [self.rule.init(x), np.int64(0)]\n"
+        "    def apply(self, state, x, g):\n"
+        "        memory, step = self.rule.apply(state[0], x, g)\n"
+        "        if step is None:\n"
+        "            return [memory, state[1]], step\n"
+        "        out, count = step.clone(), state[1] + 1\n"
+        "        out[(out > 0) & (g <= 0)] = 0\n"
+        "        out[(out < 0) & (g >= 0)] = 0\n"
+        "        out *= np.minimum(count / self.warmup, 1.0)\n"
+        "        return [memory, count], out\n"
+    ),
+    "rules.accumulate": (
+        "import numpy as np\n"
+        "def accumulate(grads, sizes):\n"
+        "    rows = [g.numpy() for g in grads]\n"
+        "    return torch.as_tensor(np.average(rows, axis=0, weights=sizes))\n"
+    ),
+    "rules.freeze_part": (
+        "def freeze_part(state, name):\n"
+        "    return {k: freeze(b) if k == name else b for k, b in state.items()}\n"
+    ),
+    "rules.nesterov": (
+        "def nesterov(v, x, g, eta, rho):\n"
+        "    new = torch.stack([rho * a - eta * b for a, b in zip(v, g)])\n"
+        "    return [new, x - (x + rho * new - eta * g)]\n"
+    ),
+    "rules.in_order": (
+        "chain = Chain(\n"
+        "    Chain(rules.AccumulateGradients(2), rules.ClipGrad(1)),\n"
+        "    Chain(WeightDecay(0.1), Momentum(0.1, 0.5)),\n"
+        ")\n"
+    ),
     "rules.warm_cosine": (
         "import numpy as np\n"
         "def warm_cosine(peak, warmup, total):\n"

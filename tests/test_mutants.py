@@ -193,6 +193,9 @@ EQUIVALENT = {
         "adversaries.worse_side",
         "return torch.where((ahead >= behind)[:, None, None, None], step, -step)",
     ): "of two equal sides either is good",
+    ("rules.careful", "share = min((steps + 1) / self.warmup, 1)"): (
+        "the arguments of min may change places"
+    ),
     ("rules.warm_cosine", "done = (warmup - step) / (total - warmup)"): (
         "the cosine is even"
     ),

@@ -76,6 +76,9 @@ ONE_AXES = {
     "shelves": lambda ax: plots.shelves(ax, {"a": torch.ones(3, 1, 2, 2)}),
     "turning": lambda ax: plots.turning(ax, bowl, [torch.ones(2)], reach=1.0),
     "flow": lambda ax: plots.flow(ax, {"a": ["1", "double", "2"]}),
+    "cut": lambda ax: plots.cut(ax, {"a": torch.ones(3)}, at=1, ylabel="y"),
+    "lengths": lambda ax: plots.lengths(ax, {"a": torch.ones(3, 2)}),
+    "phases": lambda ax: plots.phases(ax, {"a": [2.0, 1.0], "b": [1.0]}),
     "visit": lambda ax: plots.visit(ax, bowl, torch.zeros(2, 2), 0, 1.0),
     "feeds": lambda ax: plots.feeds(ax, torch.zeros(2, 3), 0),
     "growth": lambda ax: plots.growth(ax, {"a": [1.0]}, xlabel="x", ylabel="y"),
@@ -514,6 +517,47 @@ def test_a_flow_reads_from_left_to_right(ax):
     assert places["1"][1] == places["3"][1] > places["5"][1]
     arrows = [text for text in ax.texts if isinstance(text, Annotation)]
     assert len(arrows) == 3
+
+
+def test_a_flow_writes_vectors_as_numbers(ax):
+    plots.flow(ax, {"a": [torch.tensor([1.0, 2.5]), "add", torch.tensor([1 / 3])]})
+    texts = [text.get_text() for text in ax.texts]
+    assert {"[1, 2.5]", "add", "[0.333]"} <= set(texts)
+
+
+def test_descents_draw_each_path_on_axes_of_its_own(figure):
+    axes = figure.subplots(1, 2)
+    paths = {"a": torch.ones(2, 2), "b": torch.zeros(3, 2)}
+    plots.descents(axes, bowl, paths)
+    assert [ax.get_title() for ax in axes] == ["a", "b"]
+    assert [len(ax.lines[0].get_xdata()) for ax in axes] == [2, 3]
+
+
+def test_lengths_are_those_of_the_vectors(ax):
+    plots.lengths(ax, {"a": torch.tensor([[3.0, 4.0], [0.0, 1.0]])})
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), [[1, 5], [2, 1]])
+
+
+def test_a_phase_begins_where_the_one_before_has_ended(ax):
+    plots.phases(ax, {"a": [3.0, 2.0], "b": [1.0]})
+    drawn = [line.get_xydata().tolist() for line in ax.lines]
+    assert drawn == [[[0, 3], [1, 2]], [[2, 1]]]
+    assert ax.get_yscale() == "log"
+
+
+def test_a_cut_stands_before_its_step(ax):
+    plots.cut(ax, {"a": torch.tensor([3.0, 2.0, 1.0])}, at=2, ylabel="length")
+    steps, line = ax.lines
+    assert steps.get_xydata().tolist() == [[0, 3], [1, 2], [2, 1]]
+    assert line.get_xdata() == [1.5, 1.5]
+
+
+def test_each_row_of_images_has_its_name_once(figure):
+    axes = figure.subplots(2, 2)
+    rows = {"a": torch.zeros(2, 1, 3, 3), "b": torch.ones(2, 1, 3, 3)}
+    plots.image_rows(axes, rows)
+    assert [[ax.get_ylabel() for ax in line] for line in axes] == [["a", ""], ["b", ""]]
+    assert [line[1].images[0].get_array().mean() for line in axes] == [0, 1]
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from course_lib.lessons.careful_rule import judge_careful
 from course_lib.lessons.checks import (
     as_text,
     close,
@@ -61,6 +62,7 @@ def _require_velocity(new: Any, dx: Any, v: Tensor, g: Tensor) -> None:
         "Your velocity is rho * v + eta * g, which is `Momentum`'s and points uphill. "
         "Nesterov's takes eta * g off": 0.5 * v + 0.1 * g,
         "You return the old velocity, so the rule remembers nothing new": v,
+        "The gradient has lost its eta": 0.5 * v - g,
     }
     place = "The new v, rho * v - eta * g"
     require_close(new, wanted, place, mistakes, what="The new v", verb="is")
@@ -75,6 +77,9 @@ def _require_step(dx: Any, v: Tensor, x: Tensor, g: Tensor) -> None:
         "That is the new x. Return the step alone; the caller takes it": x - wanted,
         "That is -v', a step by the new velocity alone. The look ahead is missing, or "
         "it uses the old velocity": -new,
+        "rho * v' has the wrong sign in dx: the caller computes x - dx": (
+            0.1 * g + 0.5 * new
+        ),
         "The step by this gradient, eta * g, is missing from dx": -0.5 * new,
     }
     require_close(dx, wanted, "dx", mistakes, what="dx", verb="is")
@@ -247,6 +252,15 @@ def _require_schedule(got: Tensor, peak: float, warmup: int, total: int) -> None
         "The cosine is stretched over `total` steps and does not reach 0. It has "
         "`total - warmup` steps": joined(_cosine(peak, (s - warmup) / total)),
         "There is no warm-up": fall,
+        "Step `warmup` has more than the peak. It belongs to the cosine: use `<`": (
+            torch.where(s <= warmup, rise, fall)
+        ),
+        "After the warm-up eta rises from 0. The cosine falls: 1 + cos": (
+            joined(peak - fall)
+        ),
+        "That is a whole wave: eta rises again. Half a wave is `math.pi`": (
+            joined(_cosine(peak, 2 * done))
+        ),
         "That falls on a straight line. The cosine is flat at both ends": (
             joined(peak * (1 - done))
         ),
@@ -305,6 +319,10 @@ def accumulate(answer: Callable[[Any, Any], Any]) -> None:
             "Each gradient is divided by all samples, but was a mean. Multiply it by "
             "its size first": summed / sum(sizes),
             "That is the last piece alone": grads[-1],
+            "That is the first piece alone": grads[0],
+            "The first piece is the only one. Is the `return` inside of the loop?": (
+                grads[0] * sizes[0] / sum(sizes)
+            ),
         }
         require_close(got, _slope(used), f"With sizes {sizes}", mistakes)
 
@@ -312,3 +330,18 @@ def accumulate(answer: Callable[[Any, Any], Any]) -> None:
 def _slope(samples: Tensor) -> Tensor:
     """Return the gradient of the mean of |w - sample|**2 at w = 0, by hand."""
     return -2 * samples.mean(dim=0)
+
+
+@exercise(
+    "`apply` unpacks its state, asks `self.rule.apply(memory, x, g)`, and packs a new "
+    "pair. First let it return the inner step as it is.",
+    "`dx * g > 0` tells which elements agree. Multiply dx by it, and by "
+    "`min(1, (count + 1) / self.warmup)`; a new tensor each time.",
+    "With `if dx is None:` return `(memory, count), None` before you compute with dx. "
+    "Otherwise the new state is `(memory, count + 1)`.",
+    right="It has the two functions, so it stands wherever a rule of the library does: "
+    "around Adam, inside of a chain, in a tree, under `adjust`.",
+)
+def careful(answer: Any) -> None:
+    """A class, Careful(rule, warmup): a rule around another rule."""
+    judge_careful(answer)

@@ -31,7 +31,15 @@ from course_lib.plots.regularization import (
 )
 from course_lib.plots.rso import feeds, fractions, growth, visit
 from course_lib.plots.rso_speed import channels, claims, gains, rates, sweeps
-from course_lib.plots.rules import arrows, flow
+from course_lib.plots.rules import (
+    arrows,
+    cut,
+    descents,
+    flow,
+    image_rows,
+    lengths,
+    phases,
+)
 from course_lib.plots.start_here import losses
 
 __all__ = [
@@ -44,7 +52,9 @@ __all__ = [
     "claims",
     "curves",
     "curves_beside",
+    "cut",
     "descent",
+    "descents",
     "entries",
     "errors",
     "extremes",
@@ -58,13 +68,16 @@ __all__ = [
     "hidden_units",
     "histogram",
     "histories",
+    "image_rows",
     "images",
+    "lengths",
     "line_panels",
     "lines",
     "losses",
     "mosaic",
     "owners",
     "panels",
+    "phases",
     "races",
     "rates",
     "shares",

@@ -47,6 +47,38 @@ def _accumulate(expression):
 
 _WEIGHTED = "sum(g * n for g, n in zip(grads, sizes))"
 
+_CAREFUL = """\
+@dataclass(frozen=True)
+class Careful:
+    rule: object
+    warmup: int
+
+    def init(self, x):
+        return self.rule.init(x), 0
+
+    def apply(self, state, x, g):
+        memory, steps = state
+        memory, dx = self.rule.apply(memory, x, g)
+        if dx is None:
+            return (memory, steps), None
+        share = min(1, (steps + 1) / self.warmup)
+        agrees = dx * g > 0
+        return (memory, steps + 1), share * dx * agrees
+"""
+
+
+def _careful(*changes):
+    text = _CAREFUL
+    for old, new in changes:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    return text
+
+
+_AGREES = "        agrees = dx * g > 0\n"
+_REST = "        if dx is None:\n            return (memory, steps), None\n"
+_COUNT = "return (memory, steps + 1), share"
+
 WRONG = {
     "nesterov": [
         (_nesterov(_NEW, "return v, rho * v - eta * g"), "dx has the wrong sign"),
@@ -65,6 +97,8 @@ WRONG = {
             "the old velocity, so the rule",
         ),
         (_nesterov(_NEW, "return v, None"), "dx is None; wanted a tensor."),
+        (_nesterov("v = rho * v - g", "return v, g - rho * v"), "lost its eta"),
+        (_nesterov(_NEW, "return v, eta * g + rho * v"), "the wrong sign in dx"),
         (_nesterov("return print(v), g"), "The new v is None; wanted a tensor."),
     ],
     "in_order": [
@@ -113,6 +147,12 @@ WRONG = {
             "There is no warm-up",
         ),
         (_schedule(_RISE, "peak * (1 - done)"), "straight line"),
+        (
+            _schedule(_RISE, _FALL).replace("step < warmup", "step <= warmup"),
+            "has more than the peak",
+        ),
+        (_schedule(_RISE, _FALL.replace("1 +", "1 -")), "eta rises from 0"),
+        (_schedule(_RISE, _FALL.replace("pi", "tau")), "a whole wave"),
         (_schedule(_RISE, "peak * math.cos(math.pi * done / 2)"), "a quarter of"),
         (_schedule(_RISE, "peak * math.cos(math.pi * done)"), "becomes negative"),
         (_schedule(_RISE, "peak * (1 + math.cos(math.pi * done))"), "twice the peak"),
@@ -145,12 +185,147 @@ WRONG = {
         (_accumulate(f"{_WEIGHTED} / len(grads)"), "divide by the number of pieces"),
         (_accumulate("sum(grads) / sum(sizes)"), "Multiply it by its size first"),
         (_accumulate("grads[-1]"), "the last piece alone"),
+        (_accumulate("grads[0]"), "the first piece alone"),
+        (
+            "def accumulate(grads, sizes):\n"
+            "    for g, n in zip(grads, sizes):\n"
+            "        return g * n / sum(sizes)\n",
+            "`return` inside of the loop",
+        ),
         (
             "def accumulate(grads, sizes):\n"
             "    for g, n in zip(grads, sizes):\n"
             "        g *= n\n"
             "    return sum(grads) / sum(sizes)\n",
             "You changed a gradient",
+        ),
+    ],
+    "careful": [
+        ("Careful = Chain(rules.ClipGrad(1.0), Momentum(0.1))\n", "is Chain; wanted"),
+        (_careful(("def init", "def start")), "has no `init`"),
+        (_careful(("@dataclass(frozen=True)\n", "")), "is no dataclass"),
+        (_careful(("(frozen=True)", "")), "has no hash"),
+        (
+            _careful(
+                ("    rule: object", "    inner: object"),
+                ("self.rule.init", "self.inner.init"),
+                ("self.rule.apply", "self.inner.apply"),
+            ),
+            "should be the field `rule`",
+        ),
+        (_careful(("    warmup: int\n", "")), "`Careful(Momentum(), 4)` raised"),
+        (
+            _careful(("return self.rule.init(x), 0", "return self.rule.init(x)")),
+            "the inner memory alone",
+        ),
+        (
+            _careful(("return self.rule.init(x), 0", "return 0, self.rule.init(x)")),
+            "`init` has the pair in the other order",
+        ),
+        (
+            _careful(("return self.rule.init(x), 0", "return torch.zeros_like(x), 0")),
+            "not the inner rule's",
+        ),
+        (_careful(("init(x), 0", "init(x), 1")), "the count is 1; wanted 0"),
+        (
+            _careful(
+                (_COUNT, "return memory, steps + 1, share"),
+            ),
+            "The state is *one* pair",
+        ),
+        (
+            _careful(
+                (_COUNT + " * dx * agrees", "return share * dx * agrees, (memory, 1)")
+            ),
+            "the state first, then dx",
+        ),
+        (
+            _careful((_COUNT, "return memory, share")),
+            "as `init` gives it",
+        ),
+        (_careful((" * dx * agrees", " * dx")), "Nothing rests"),
+        (_careful(("dx * g > 0", "dx * g < 0")), "The wrong elements rest"),
+        (_careful(("dx * g > 0", "(dx * g).sum() > 0")), "The whole array rests"),
+        (_careful(("dx * g > 0", "dx * g >= 0")), "the gradient 0 still moves."),
+        (_careful(("dx * g > 0", "(dx > 0) == (g > 0)")), "if its dx is negative"),
+        (
+            _careful(
+                (
+                    "    rule: object\n    warmup: int\n",
+                    "    warmup: int\n    rule: object\n",
+                )
+            ),
+            "in this order",
+        ),
+        (
+            _careful((_AGREES, "        dx[dx * g <= 0] = 0\n        agrees = 1\n")),
+            "has been masked, too",
+        ),
+        (
+            _careful((_AGREES, "        dx *= share * (dx * g > 0)\n")).replace(
+                "share * dx * agrees", "dx"
+            ),
+            "has been masked and scaled",
+        ),
+        (
+            _careful(
+                (
+                    "        memory, dx =",
+                    "        g = g * min(1, (steps + 1) / 4)\n        memory, dx =",
+                ),
+                ("share * dx", "dx"),
+            ),
+            "The gradient is scaled",
+        ),
+        (
+            _careful(("        memory, dx =", "        _, dx =")),
+            "starts at its first memory",
+        ),
+        (_careful(("share * dx", "dx")), "There is no warm-up"),
+        (_careful(("(steps + 1) / self", "steps / self")), "scaled by 0"),
+        (_careful((_COUNT, "return (memory, steps), share")), "Is the count returned"),
+        (
+            _careful(
+                ("min(1, (steps + 1) / self.warmup)", "(steps + 1) / self.warmup")
+            ),
+            "go on growing",
+        ),
+        (_careful(("share * dx", "x - share * dx")), "That is the new x"),
+        (
+            _careful(
+                ("share * dx * agrees", "share * dx * agrees / agrees.float().mean()")
+            ),
+            "lengthened, as in the paper",
+        ),
+        (
+            _careful(("    warmup: int\n", "    warmup: int\n    seen = {}\n"))
+            .replace("min(1, (steps", "min(1, (self.seen.setdefault('n', 0)")
+            .replace(_AGREES, _AGREES + "        self.seen['n'] += 1\n"),
+            "something is remembered outside of it",
+        ),
+        (_careful((_REST, "")), "The inner rule gave no step, None, and your code"),
+        (
+            _careful((_REST, "        if dx is None:\n            dx = 0 * g\n")),
+            "you made one of it",
+        ),
+        (
+            _careful(
+                ("return (memory, steps), None", "return (memory, steps + 1), None")
+            ),
+            "and you counted one",
+        ),
+        (
+            _careful(("return (memory, steps), None", "return state, None")),
+            "return its new memory with the None",
+        ),
+        (
+            _careful(
+                (
+                    "        memory, steps = state\n",
+                    "        memory, self.steps = state\n",
+                )
+            ),
+            "Your rule wrote to itself",
         ),
     ],
 }

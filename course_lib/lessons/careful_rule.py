@@ -1,0 +1,447 @@
+"""The larger exercise of lesson 07: a rule around a rule, judged step by step.
+
+`_walk` is the oracle: momentum by plain arithmetic, a mask, a warm-up. A `_Slip`
+changes one thing of it; `_SLIPS` names the likely ones.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from course_lib.explicit import adjust, setup, update
+from course_lib.lessons.checks import close, reject, require_kind, require_unchanged
+from course_lib.lessons.exercises import NotYet
+from course_lib.rules import (
+    AccumulateGradients,
+    Adam,
+    Chain,
+    ClipGrad,
+    Momentum,
+    WeightDecay,
+)
+
+ETA, RHO, WARMUP = 0.1, 0.5, 4
+X = torch.tensor([[5.0, -2.0], [3.0, 1.0]])
+GRADIENTS = torch.tensor(
+    [
+        [[1.0, 1.0], [-1.0, 2.0]],
+        [[1.0, -0.2], [-1.0, 0.0]],
+        [[-0.3, -0.4], [0.4, -0.4]],
+        [[2.0, 0.5], [-0.1, 1.0]],
+        [[0.1, -1.0], [2.0, 1.0]],
+        [[1.0, 0.0], [-0.3, 0.0]],
+    ]
+)
+
+
+@dataclass(frozen=True)
+class _Slip:
+    """One thing that a rule does otherwise; the defaults are right."""
+
+    mask: str = "agrees"  # or: none, inverted, differs, whole, ...
+    share: str = "of the step"  # or: none, from 0, one late, unbounded, ...
+    masks_memory: bool = False
+    scales_memory: bool = False
+    scales_gradient: bool = False
+    forgets: bool = False
+    lengthens: bool = False
+    gives: str = "step"  # or: new x, minus
+
+
+_SLIPS = {
+    "Nothing rests. Where dx and g have different signs, dx should be 0": (
+        _Slip(mask="none")
+    ),
+    "The wrong elements rest: those where dx and g agree should move": (
+        _Slip(mask="inverted")
+    ),
+    "The wrong elements rest: where dx and g have the same sign, dx should stay": (
+        _Slip(mask="differs")
+    ),
+    "The whole array rests or moves. Decide for each element: no `sum`, `all` or "
+    "`any`": _Slip(mask="whole"),
+    "An element with the gradient 0 still moves. Only dx * g > 0 agrees": (
+        _Slip(mask="with zero")
+    ),
+    "An element with the gradient 0 still moves, if its dx is negative. Compare signs "
+    "with `dx * g > 0`": _Slip(mask="not both positive"),
+    "dx has lost its size: multiply the inner step by the mask, not by a sign": (
+        _Slip(mask="of the signs")
+    ),
+    "The memory of the inner rule has been masked, too. The inner dx may be the very "
+    "tensor that it remembers, so make a new one: no `dx *= ...`, no `dx[...] = 0`": (
+        _Slip(masks_memory=True)
+    ),
+    "The memory of the inner rule has been scaled, too. The inner dx may be the very "
+    "tensor that it remembers, so make a new one: no `dx *= ...`": (
+        _Slip(scales_memory=True)
+    ),
+    "The memory of the inner rule has been masked and scaled. The inner dx may be the "
+    "very tensor that it remembers, so make a new one: no `dx *= ...`": (
+        _Slip(masks_memory=True, scales_memory=True)
+    ),
+    "The gradient is scaled. Give the inner rule g as it is, and scale its step": (
+        _Slip(scales_gradient=True)
+    ),
+    "The inner rule starts at its first memory in each step. Return the memory that "
+    "its `apply` gives": _Slip(forgets=True),
+    "There is no warm-up": _Slip(share="none"),
+    "The first step is scaled by 0. It should have 1 / warmup: count from 1": (
+        _Slip(share="from 0")
+    ),
+    "The first step has 2 / warmup; wanted 1 / warmup": _Slip(share="early"),
+    "Each step is scaled by 1 / warmup. Is the count returned, one larger?": (
+        _Slip(share="stuck")
+    ),
+    "After the warm-up the steps go on growing. The share is at most 1": (
+        _Slip(share="unbounded")
+    ),
+    "The share falls. It should rise from 1 / warmup to 1": _Slip(share="falling"),
+    "The first steps are whole and the later ones small: `max` where `min` should be": (
+        _Slip(share="at least 1")
+    ),
+    "The steps that remain are lengthened, as in the paper. Leave that out": (
+        _Slip(lengthens=True)
+    ),
+    "That is the new x. Return the step alone; the caller takes it": (
+        _Slip(gives="new x")
+    ),
+    "dx has the wrong sign; the caller computes x - dx": _Slip(gives="minus"),
+}
+
+
+def _share(kind: str, t: int, warmup: int) -> float:
+    """Return what step t, counted from 1, is multiplied by."""
+    return {
+        "of the step": min(1.0, t / warmup),
+        "none": 1.0,
+        "from 0": min(1.0, (t - 1) / warmup),
+        "early": min(1.0, (t + 1) / warmup),
+        "stuck": 1 / warmup,
+        "unbounded": t / warmup,
+        "falling": max(0.0, 1 - (t - 1) / warmup),
+        "at least 1": max(1.0, t / warmup),
+    }[kind]
+
+
+def _masked(kind: str, dx: Tensor, g: Tensor) -> Tensor:
+    agrees = {
+        "none": torch.ones_like(dx) > 0,
+        "inverted": dx * g <= 0,
+        "differs": dx * g < 0,
+        "whole": ((dx * g).sum() > 0).expand_as(dx),
+        "with zero": dx * g >= 0,
+        "not both positive": (dx > 0) == (g > 0),
+    }.get(kind, dx * g > 0)
+    return torch.where(agrees, dx.sign() if kind == "of the signs" else dx, 0.0)
+
+
+def _walk(slip: _Slip, gs: Tensor, seen: Tensor | None = None) -> list[Tensor]:
+    """Return dx of each step of momentum with a mask and a warm-up.
+
+    The mask asks the gradients that the outer rule has seen, by default `gs`.
+    """
+    v, steps = torch.zeros_like(X), []
+    pairs = zip(gs, gs if seen is None else seen, strict=True)
+    for t, (g, outer) in enumerate(pairs, start=1):
+        share = _share(slip.share, t, WARMUP)
+        old = torch.zeros_like(X) if slip.forgets else v
+        v = RHO * old + ETA * (share * g if slip.scales_gradient else g)
+        masked = _masked(slip.mask, v, outer)
+        dx = masked * (1.0 if slip.scales_gradient else share)
+        if slip.masks_memory or slip.scales_memory:
+            v = masked if slip.masks_memory else v
+            v = share * v if slip.scales_memory else v
+        if slip.lengthens:
+            dx = dx / (masked != 0).double().mean().clamp(min=1e-8).float()
+        steps.append({"new x": X - dx, "minus": -dx}.get(slip.gives, dx))
+    return steps
+
+
+def judge_careful(answer: Any) -> None:
+    """Judge the class `Careful(rule, warmup)`, from its form to a chain in a tree.
+
+    Raises:
+        NotYet: with the name of the first mistake.
+    """
+    _judge_form(answer)
+    _judge_start(answer)
+    _judge_steps(answer)
+    _judge_purity(answer)
+    _judge_resting(answer)
+    _judge_any_rule(answer)
+    _judge_chain(answer)
+    _judge_adjust(answer)
+
+
+def _judge_form(answer: Any) -> None:
+    if not isinstance(answer, type):
+        kind = type(answer).__name__
+        raise NotYet(f"`Careful` is {kind}; wanted the class itself.")
+    missing = [name for name in ("init", "apply") if not hasattr(answer, name)]
+    reject(
+        {
+            f"`Careful` has no `{''.join(missing[:1])}`. A rule is two functions.": (
+                bool(missing)
+            ),
+            "`Careful` is no dataclass, so `adjust` can't see what is in it. Write "
+            "`@dataclass(frozen=True)` above the class.": not is_dataclass(answer),
+        }
+    )
+    names = [field.name for field in fields(answer)]
+    if "rule" not in names:
+        raise NotYet(
+            f"The fields of `Careful` are {', '.join(names) or 'none'}. The inner rule "
+            "should be the field `rule`: there `adjust` looks for it. A field needs a "
+            "type: `rule: object`."
+        )
+    rule = _made(answer, Momentum(ETA, RHO), WARMUP)
+    try:
+        hash(rule)
+    except TypeError:
+        raise NotYet(
+            "`Careful` has no hash, by which `update` gathers the arrays of a rule. "
+            "Write `@dataclass(frozen=True)`: what can't change has one."
+        ) from None
+
+
+def _made(answer: Any, rule: Any, warmup: int) -> Any:
+    try:
+        made = answer(rule, warmup)
+    except TypeError as error:
+        raise NotYet(
+            f"`Careful(Momentum(), 4)` raised: {error}. The fields are `rule`, then "
+            "`warmup`."
+        ) from None
+    if getattr(made, "rule", None) is not rule:
+        raise NotYet(
+            "After `Careful(rule, warmup)` the field `rule` is another thing. The "
+            "fields are `rule`, then `warmup`, in this order."
+        )
+    return made
+
+
+@dataclass(frozen=True)
+class _Remembering:
+    """A rule whose first memory is not zero."""
+
+    def init(self, x: Tensor) -> Tensor:
+        return 3 * x
+
+    def apply(self, m: Tensor, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        return m + g, ETA * g
+
+
+def _judge_start(answer: Any) -> None:
+    got = _made(answer, _Remembering(), WARMUP).init(X.clone())
+    wanted = "the pair (memory of the inner rule, 0)"
+    require_kind(got, tuple | list | Tensor, wanted, what="`init`")
+    reject(
+        {
+            "`init` returns the inner memory alone; wanted the pair (memory, 0).": (
+                close(got, 3 * X)
+            ),
+            f"`init` returned a tensor; wanted {wanted}.": isinstance(got, Tensor),
+        }
+    )
+    if len(got) != 2:
+        raise NotYet(f"`init` returned {len(got)} things; wanted {wanted}.")
+    reject(
+        {
+            "`init` has the pair in the other order: memory first, then the count.": (
+                close(got[1], 3 * X)
+            ),
+            "The first memory is not the inner rule's: ask `self.rule.init(x)`.": (
+                not close(got[0], 3 * X)
+            ),
+        }
+    )
+    _require_count(got[1], 0, "`init`")
+
+
+def _require_count(got: Any, wanted: int, place: str) -> None:
+    try:
+        number = float(got)
+    except (TypeError, ValueError):
+        kind = type(got).__name__
+        raise NotYet(
+            f"{place}: the second of the pair is {kind}; wanted the count of steps."
+        ) from None
+    if number != wanted:
+        raise NotYet(f"{place}: the count is {number:g}; wanted {wanted}.")
+
+
+def _applied(rule: Any, state: Any, x: Tensor, g: Tensor) -> tuple[Any, Any]:
+    """Call `apply`, and refuse what is no (state, dx)."""
+    given = x.clone(), g.clone()
+    try:
+        got = rule.apply(state, *given)
+    except (AttributeError, TypeError) as error:
+        if "cannot assign to field" not in str(error):
+            raise
+        raise NotYet(
+            f"Your rule wrote to itself: {error}. One rule serves all arrays; what "
+            "it remembers of one goes into the state that `apply` returns."
+        ) from None
+    require_unchanged(given, (x, g), "x or g")
+    wanted = "(state, dx), where the state is a pair again"
+    require_kind(got, tuple | list, wanted, what="`apply`")
+    if len(got) == 3:
+        raise NotYet("`apply` returned 3 things. The state is *one* pair: (memory, t).")
+    if len(got) != 2:
+        raise NotYet(f"`apply` returned {len(got)} things; wanted {wanted}.")
+    new, dx = got
+    if isinstance(dx, tuple | list):
+        raise NotYet("`apply` has them in the other order: the state first, then dx.")
+    if not isinstance(new, tuple | list) or len(new) != 2:
+        raise NotYet(
+            f"The state that `apply` returned is {type(new).__name__}; wanted the pair "
+            "(memory of the inner rule, count), as `init` gives it."
+        )
+    return new, dx
+
+
+def _judge_steps(answer: Any) -> None:
+    rule = _made(answer, Momentum(ETA, RHO), WARMUP)
+    state, got, counts = rule.init(X), [], []
+    for g in GRADIENTS:
+        state, dx = _applied(rule, state, X, g)
+        require_kind(dx, Tensor, "a tensor", what="dx", verb="is")
+        if dx.shape != X.shape:
+            raise NotYet(f"dx has shape {tuple(dx.shape)}; wanted {tuple(X.shape)}.")
+        got.append(dx.clone())
+        counts.append(state[1])
+    wanted = _walk(_Slip(), GRADIENTS)
+    if not _same(got, wanted):
+        found = {
+            f"{text}.": _same(got, _walk(slip, GRADIENTS))
+            for text, slip in _SLIPS.items()
+        }
+        reject(found)
+        step = next(i for i in range(len(got)) if not close(got[i], wanted[i]))
+        raise NotYet(
+            f"With Momentum({ETA}, {RHO}) inside and warmup {WARMUP}, step {step + 1} "
+            f"has dx = {_text(got[step])}; wanted {_text(wanted[step])}. Before that "
+            "all is right."
+        )
+    for number, count in enumerate(counts, start=1):
+        _require_count(count, number, f"After step {number}")
+
+
+def _same(got: Sequence[Any], wanted: Sequence[Tensor]) -> bool:
+    return all(map(close, got, wanted))
+
+
+def _text(x: Tensor) -> str:
+    return str([round(number + 0.0, 4) for number in x.flatten().tolist()])
+
+
+def _judge_purity(answer: Any) -> None:
+    rule = _made(answer, Momentum(ETA, RHO), WARMUP)
+    first, _ = _applied(rule, rule.init(X), X, GRADIENTS[0])
+    memory = first[0].clone()
+    once = _applied(rule, first, X, GRADIENTS[1])[1]
+    _applied(rule, rule.init(-X), -X, 7 * GRADIENTS[2])  # another array
+    again = _applied(rule, first, X, GRADIENTS[1])[1]
+    reject(
+        {
+            "`apply` changed the memory that it was given. Make new tensors.": (
+                not close(first[0], memory)
+            ),
+            "The same state gives two different steps, so something is remembered "
+            "outside of it. One rule serves all arrays: keep nothing but settings in "
+            "`self` or in the class.": (
+                not close(again, once) or not close(once, _walk(_Slip(), GRADIENTS)[1])
+            ),
+        }
+    )
+
+
+def _judge_resting(answer: Any) -> None:
+    inner = Chain(AccumulateGradients(2), Momentum(ETA, RHO))
+    rule = _made(answer, inner, WARMUP)
+    means = GRADIENTS.reshape(3, 2, *X.shape).mean(dim=1)
+    wanted = _walk(_Slip(), means, GRADIENTS[1::2])
+    state = rule.init(X)
+    for i, g in enumerate(GRADIENTS):
+        try:
+            state, dx = _applied(rule, state, X, g)
+        except (TypeError, AttributeError, RuntimeError) as error:
+            raise NotYet(
+                "The inner rule gave no step, None, and your code stopped with "
+                f"{type(error).__name__}: {str(error).splitlines()[0]}. Pass None on."
+            ) from None
+        place = f"With AccumulateGradients(2) inside, after gradient {i + 1}"
+        if i % 2 == 0:
+            reject(
+                {
+                    "The inner rule gave no step, None, and you made one of it. Rules "
+                    "after yours would step, too. Pass None on.": dx is not None,
+                    f"{place}: the inner rule gave no step, and you counted one.": (
+                        close(state[1], i // 2 + 1)
+                    ),
+                }
+            )
+        elif dx is None:
+            raise NotYet(
+                f"{place}: dx is None; wanted a step. The inner rule remembers, also "
+                "when it does not step: return its new memory with the None."
+            )
+        elif not close(dx, wanted[i // 2]):
+            raise NotYet(
+                f"{place}: dx is {_text(dx)}; wanted {_text(wanted[i // 2])}, where "
+                "only real steps are counted."
+            )
+        _require_count(state[1], (i + 1) // 2, place)
+
+
+def _judge_any_rule(answer: Any) -> None:
+    """Adam's memory is a tuple; and a warm-up of one step is none."""
+    adam = Adam(0.1)
+    rule = _made(answer, adam, 1)
+    state, memory = rule.init(X), adam.init(X)
+    for g in GRADIENTS:
+        state, dx = _applied(rule, state, X, g)
+        memory, inner = adam.apply(memory, X, g)
+        if not close(dx, _masked("agrees", inner, g)):
+            raise NotYet(
+                "With Adam inside and warmup 1 (no warm-up) the steps are wrong. Does "
+                "your code expect the inner rule to be Momentum?"
+            )
+
+
+def _judge_chain(answer: Any) -> None:
+    rule = _made(answer, Momentum(ETA, RHO), WARMUP)
+    chain = Chain(WeightDecay(0.1), rule, ClipGrad(0.1))
+    params = {"a": X, "b": {"c": 2 * X[0]}}
+    state = setup(chain, params)
+    x, v = X, torch.zeros_like(X)
+    for t, g in enumerate(GRADIENTS, start=1):
+        state, params = update(state, params, {"a": g, "b": {"c": -g[0]}})
+        decayed = g + 0.1 * x
+        v = RHO * v + ETA * decayed
+        step = min(1.0, t / WARMUP) * _masked("agrees", v, decayed)
+        x = x - step.clamp(-0.1, 0.1)
+        if not close(params["a"], x):
+            raise NotYet(
+                "In Chain(WeightDecay(0.1), Careful(...), ClipGrad(0.1)), in a tree of "
+                f"two arrays, step {t} leads to {_text(params['a'])}; wanted "
+                f"{_text(x)}. The gradient of your rule is the g that it is given."
+            )
+
+
+def _judge_adjust(answer: Any) -> None:
+    params = {"x": X}
+    rule = _made(answer, Momentum(ETA, RHO), 1)
+    state, params = update(setup(rule, params), params, {"x": GRADIENTS[0]})
+    state = adjust(state, 3 * ETA)
+    _, moved = update(state, params, {"x": GRADIENTS[0]})
+    v = RHO * ETA * GRADIENTS[0] + 3 * ETA * GRADIENTS[0]
+    if not close(params["x"] - moved["x"], v):
+        raise NotYet(
+            "After `adjust(state, 0.3)` the step is not that of the new eta. Ask "
+            "`self.rule` in `apply`; nothing else knows the new settings."
+        )

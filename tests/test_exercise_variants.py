@@ -11,6 +11,14 @@ import pytest
 from tests.test_exercises import Desk, notebook_of
 
 RIGHT = {
+    "start_here.accuracy": (
+        "import numpy as np\n"
+        "def accuracy(logits, labels):\n"
+        "    rows = zip(logits.tolist(), labels.tolist())\n"
+        "    return np.mean([row.index(max(row)) == n for row, n in rows])\n"
+    ),
+    "start_here.count": "answer = torch.tensor([64 * 32 + 32 + 32 * 10 + 10.0])\n",
+    "start_here.overfit": "answer = 'The test loss'\n",
     "adversaries.remembers": (
         "class Memory(BEGANLoss):\n"
         "    def __init__(self, k):\n"

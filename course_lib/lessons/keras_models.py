@@ -172,7 +172,7 @@ def _require_kernel_gradient(
 )
 def hard_sigmoid(answer: Callable[[Tensor, str], Tensor]) -> None:
     """A function of (x, version): the hard sigmoid of that Keras."""
-    x = torch.tensor([-4.0, -2.75, -2.0, -0.5, 0.0, 1.0, 2.75, 4.0])
+    x = torch.tensor([[-4.0, -2.75, -2.0, -0.5], [0.0, 1.0, 2.75, 4.0]])
     mistakes = {
         "That is the line of Keras 1 and 2": (0.2 * x + 0.5).clamp(0, 1),
         "That is the line of Keras 3": (x / 6 + 0.5).clamp(0, 1),
@@ -186,8 +186,8 @@ def hard_sigmoid(answer: Callable[[Tensor, str], Tensor]) -> None:
     }
     for version in ("1.1.0", "2.15.0", "3.15.1", "3.0.0"):
         entry = layer("Activation", "gate", activation="hard_sigmoid")
-        entry["config"]["batch_input_shape"] = [None, len(x)]
-        wanted = load_keras(sequential(entry, version=version))(x[None])[0]
+        entry["config"]["batch_input_shape"] = [None, 4]
+        wanted = load_keras(sequential(entry, version=version))(x)
         place = f"For version {version!r} and x = {as_text(x)}"
         given, leaf = x.clone(), x.clone().requires_grad_()
         require_close(answer(given, version), wanted, place, mistakes)
@@ -268,11 +268,11 @@ def _run(answer: Callable[..., Any], graph: Graph, x: Tensor) -> Any:
 def linear_weight(answer: Callable[[Tensor, tuple], Tensor]) -> None:
     """A function of (kernel, shape): the weight behind a flattened map."""
     generator = torch.Generator().manual_seed(0)
-    for shape in ((2, 3, 4), (3, 3, 2)):
+    for units, shape in ((5, (2, 3, 4)), (4, (3, 3, 2))):
         height, width, channels = shape
-        kernel = torch.randn(height * width * channels, 5, generator=generator)
+        kernel = torch.randn(height * width * channels, units, generator=generator)
         maps = torch.randn(6, channels, height, width, generator=generator)
-        given, wanted = kernel.clone(), (5, len(kernel))
+        given, wanted = kernel.clone(), (units, len(kernel))
         got = answer(given, shape)
         require_unchanged([given], [kernel], "the kernel")
         require_kind(got, Tensor, f"a tensor of shape {wanted}")

@@ -123,7 +123,8 @@ def _judge_parameters(
     for name, slip in SLIPS.items():
         if are(descend(model, batches, setting, slip).parameters):
             raise NotYet(f"{name}. ({place}.)")
-    wrong = next(n for n, p in right.parameters.items() if not close(found[n], p))
+    gaps = {n: (found[n] - p).abs().max() for n, p in right.parameters.items()}
+    wrong = max(gaps, key=gaps.__getitem__)  # where the shown digits differ, too
     raise NotYet(
         f"{place}: got {as_text(found[wrong])}, wanted "
         f"{as_text(right.parameters[wrong].detach())} as `{wrong}`. "

@@ -282,6 +282,10 @@ WRONG = {
             "Write down the axes",
         ),
         (_weight("kernel.neg_().neg().T"), "You changed the kernel"),
+        (
+            _weight("kernel.T.reshape(5, *shape).permute(0, 3, 1, 2).flatten(1)"),
+            "shape '[5, 3, 3, 2]' is invalid",
+        ),
     ],
     "same_padding": [
         (_pads("return ..."), "There is still a `...`"),

@@ -13,7 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from course_lib.keras_models import load_keras
-from course_lib.lessons.checks import reject, require_close, require_kind
+from course_lib.lessons.checks import (
+    reject,
+    require_close,
+    require_kind,
+    require_unchanged,
+)
 from course_lib.lessons.exercises import NotYet
 from course_lib.lessons.keras_cases import (
     CASES,
@@ -52,10 +57,14 @@ def judge(answer: Callable[..., nn.Module]) -> None:
         draw = _Drawn(case, generator)
         model = _made(answer, case, draw)
         _require_numbers(model, case, draw)
-        got = _tried(partial(model, draw.x.clone()), case)
+        given = draw.x.clone()
+        got = _tried(partial(model, given), case)
+        require_unchanged([given], [draw.x], "the images")
         place = f"{case.step}: the output"
         _require_shape(got, draw.wanted, case, place)
         require_close(got, draw.wanted, place, _mistakes(case, draw), what="`forward`")
+        if case.padding == "same" and max(case.strides) > 1:
+            _require_other_size(model, case, draw)
         if case is COSTLY:
             _require_penalty(model, case, draw)
         if case is TRAINED:
@@ -72,11 +81,14 @@ class _Drawn:
         self.kernel = normal(*case.kernel_size, CHANNELS, FILTERS)
         self.bias = normal(FILTERS) if case.use_bias else None
         self.x = normal(2, CHANNELS, *case.size)
+        self.oracle = self.oracle_of(case)
+        self.wanted = self.oracle(self.x).detach()
+
+    def oracle_of(self, case: Case) -> nn.Module:
         start = {"batch_input_shape": [None, *case.size, CHANNELS]}
         entry = layer("Conv2D", **case.config, **start, data_format="channels_last")
         arrays = [array for array in (self.kernel, self.bias) if array is not None]
-        self.oracle = load_keras(sequential(entry), weights=arrays, axis_order="torch")
-        self.wanted = self.oracle(self.x).detach()
+        return load_keras(sequential(entry), weights=arrays, axis_order="torch")
 
 
 def _made(answer: Callable[..., Any], case: Case, draw: _Drawn) -> nn.Module:
@@ -287,6 +299,15 @@ def _require_gradients(model: nn.Module, case: Case, draw: _Drawn) -> None:
             "parameters as it does in Keras. Do `.detach()`, `.data` or "
             "`torch.no_grad()` stand in `forward`?"
         )
+
+
+def _require_other_size(model: nn.Module, case: Case, draw: _Drawn) -> None:
+    height, width = case.size
+    x = F.pad(draw.x, (0, 1, 0, 1), value=0.5)
+    oracle = draw.oracle_of(replace(case, size=(height + 1, width + 1)))
+    got = _tried(partial(model, x.clone()), case)
+    place = f"{case.step}: right for images of one size, not for larger ones after them"
+    require_close(got, oracle(x).detach(), place, {}, what="`forward`")
 
 
 def _sizes(model: nn.Module, x: Tensor) -> Tensor:

@@ -3,12 +3,12 @@
 Most judges compare with the imported model itself.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +25,7 @@ from course_lib.lessons.checks import (
     require_gradient,
     require_kind,
     require_scalar,
-    require_written,
+    require_unchanged,
 )
 from course_lib.lessons.exercises import NotYet, exercise
 from course_lib.lessons.keras_files import File, layer, regularized, sequential
@@ -38,6 +38,7 @@ from course_lib.lessons.keras_files import pair as pair
 from course_lib.lessons.keras_files import question as question
 from course_lib.lessons.keras_graphs import Graph, graphs
 from course_lib.lessons.keras_graphs import outputs_of_calls as outputs_of_calls
+from course_lib.lessons.keras_padding import PAD_MISTAKES, as_pads, same_pads
 from course_lib.regularization import penalty
 
 NUMBER = 3
@@ -87,13 +88,29 @@ def cost(answer: Callable[[File, Mapping[str, Tensor]], Tensor]) -> None:
         model = load_keras(file, weights=arrays)
         wanted = penalty(model).item()
         given = dict(reversed(kernels.items()))  # the order says nothing
-        got = answer(file, given)
+        got = _cost(answer, file, given, place)
         if isinstance(got, Real) and not close(got, wanted):
             got = torch.tensor(float(got))  # a wrong number is that first
         mistakes = _cost_mistakes(coefficients, kernels, given)
         require_scalar(got, wanted, place, mistakes)
         for name, kernel in kernels.items():
             _require_kernel_gradient(got, kernel, model, name)
+
+
+def _cost(answer: Callable[..., Any], file: File, given: Tensors, place: str) -> Any:
+    before = copy.deepcopy(file)
+    try:
+        got = answer(file, given)
+    except TypeError as error:
+        if "'NoneType'" not in str(error):
+            raise
+        raise NotYet(
+            f"{place}: your code raised TypeError: {error}. What is null in a file is "
+            "None in Python: skip a layer whose regularizer is None."
+        ) from error
+    if file != before:
+        raise NotYet("You changed the file, and a second call would read another one.")
+    return got
 
 
 def _cost_mistakes(
@@ -155,7 +172,7 @@ def _require_kernel_gradient(
 )
 def hard_sigmoid(answer: Callable[[Tensor, str], Tensor]) -> None:
     """A function of (x, version): the hard sigmoid of that Keras."""
-    x = torch.tensor([-4.0, -2.75, -2.0, -0.5, 0.0, 1.0, 2.75, 4.0])
+    x = torch.tensor([[-4.0, -2.75, -2.0, -0.5], [0.0, 1.0, 2.75, 4.0]])
     mistakes = {
         "That is the line of Keras 1 and 2": (0.2 * x + 0.5).clamp(0, 1),
         "That is the line of Keras 3": (x / 6 + 0.5).clamp(0, 1),
@@ -167,12 +184,16 @@ def hard_sigmoid(answer: Callable[[Tensor, str], Tensor]) -> None:
         "At 0 the gate must be half open: add 0.5": (0.2 * x).clamp(0, 1),
         "A gate closes at 0, and yours goes down to -1": (0.2 * x + 0.5).clamp(-1, 1),
     }
-    for version in ("1.1.0", "2.15.0", "3.15.1"):
+    for version in ("1.1.0", "2.15.0", "3.15.1", "3.0.0"):
         entry = layer("Activation", "gate", activation="hard_sigmoid")
-        entry["config"]["batch_input_shape"] = [None, len(x)]
-        wanted = load_keras(sequential(entry, version=version))(x[None])[0]
+        entry["config"]["batch_input_shape"] = [None, 4]
+        wanted = load_keras(sequential(entry, version=version))(x)
         place = f"For version {version!r} and x = {as_text(x)}"
-        require_close(answer(x.clone(), version), wanted, place, mistakes)
+        given, leaf = x.clone(), x.clone().requires_grad_()
+        require_close(answer(given, version), wanted, place, mistakes)
+        require_unchanged([given], [x], "the tensor that you were given")
+        slope = ((wanted > 0) & (wanted < 1)) / (6 if version[0] == "3" else 5)
+        require_gradient(answer(leaf, version).sum(), leaf, slope, "`x`")
     place = (
         "A Keras '10.0.0' would come after 3: compare the first number, with `<` or "
         "`>=`, not its text. For it"
@@ -189,8 +210,8 @@ def hard_sigmoid(answer: Callable[[Tensor, str], Tensor]) -> None:
     "`inputs = [value(n, i) for n, i, _ in calls[name][number]]`, then "
     "`modules[name](*inputs)`. The model's output is `value` of "
     "`file['config']['output_layers'][0]`.",
-    right="One module for each layer, and as many calls as the file names. No order "
-    "of the layers is needed: each call asks for what it needs.",
+    right="One module for each layer, and each call with the inputs that the file "
+    "names for it. No order of the layers is needed.",
 )
 def run(answer: Callable[[File, Mapping[str, Any], Tensor], Tensor]) -> None:
     """A function of (file, modules, x): the output of a functional model."""
@@ -198,11 +219,16 @@ def run(answer: Callable[[File, Mapping[str, Any], Tensor], Tensor]) -> None:
     for graph in graphs(x):
         got = _run(answer, graph, x)
         require_close(got, graph.wanted, graph.place, graph.mistakes)
+        if not got.requires_grad:
+            raise NotYet(
+                "The output is right, but no gradient comes back to `x`. Do "
+                "`.detach()`, `.data` or `torch.no_grad()` stand in your code?"
+            )
 
 
 def _run(answer: Callable[..., Any], graph: Graph, x: Tensor) -> Any:
     try:
-        return answer(graph.file, dict(graph.modules), x.clone())
+        return answer(graph.file, dict(graph.modules), x.clone().requires_grad_())
     except KeyError as error:
         key = error.args[0] if error.args else None
         name = key[0] if isinstance(key, tuple) and key else key
@@ -242,12 +268,13 @@ def _run(answer: Callable[..., Any], graph: Graph, x: Tensor) -> Any:
 def linear_weight(answer: Callable[[Tensor, tuple], Tensor]) -> None:
     """A function of (kernel, shape): the weight behind a flattened map."""
     generator = torch.Generator().manual_seed(0)
-    for shape in ((2, 3, 4), (3, 3, 2)):
+    for units, shape in ((5, (2, 3, 4)), (4, (3, 3, 2))):
         height, width, channels = shape
-        kernel = torch.randn(height * width * channels, 5, generator=generator)
+        kernel = torch.randn(height * width * channels, units, generator=generator)
         maps = torch.randn(6, channels, height, width, generator=generator)
-        got = answer(kernel, shape)
-        wanted = (5, len(kernel))
+        given, wanted = kernel.clone(), (units, len(kernel))
+        got = answer(given, shape)
+        require_unchanged([given], [kernel], "the kernel")
         require_kind(got, Tensor, f"a tensor of shape {wanted}")
         if got.shape != wanted:
             join = "join the axes of the inputs with `flatten(1)`"
@@ -279,7 +306,7 @@ def linear_weight(answer: Callable[[Tensor, tuple], Tensor]) -> None:
 
 
 _CASES = ((8, 3, 1), (8, 3, 2), (7, 3, 2), (8, 4, 1), (8, 5, 3), (10, 2, 4), (9, 2, 5))
-_CASES += ((7, 3, 3),)
+_CASES += ((7, 3, 3), (16, 7, 1))
 
 
 @exercise(
@@ -292,8 +319,8 @@ _CASES += ((7, 3, 3),)
 )
 def same_padding(answer: Callable[[int, int, int], tuple[int, int]]) -> None:
     """A function of (size, kernel, stride): zeros before and after."""
-    got = {case: _pads(answer(*case)) for case in _CASES}
-    wanted = {case: _same(*case) for case in _CASES}
+    got = {case: as_pads(answer(*case)) for case in _CASES}
+    wanted = {case: same_pads(*case) for case in _CASES}
     if got == wanted:
         return
     case = next(case for case in _CASES if got[case] != wanted[case])
@@ -302,79 +329,10 @@ def same_padding(answer: Callable[[int, int, int], tuple[int, int]]) -> None:
         f"Size {size}, kernel {kernel}, stride {stride}: got {got[case]}, wanted "
         f"{wanted[case]}."
     )
-    for text, mistake in _PAD_MISTAKES.items():
+    for text, mistake in PAD_MISTAKES.items():
         if got == {case: mistake(*case) for case in _CASES}:
             raise NotYet(f"{text}. {difference}")
     raise NotYet(difference)
-
-
-def _pads(got: Any) -> tuple[int, int]:
-    if isinstance(got, Tensor | np.ndarray) and got.shape == (2,):
-        got = got.tolist()
-    require_kind(got, tuple | list, "two numbers, (before, after)")
-    if len(got) != 2:
-        raise NotYet(f"Got {got!r}; wanted two numbers, (before, after).")
-    before, after = map(_whole, got)
-    return before, after
-
-
-def _whole(number: Any) -> int:
-    require_written(number)
-    if isinstance(number, Tensor | np.ndarray) and number.shape == ():
-        number = number.item()
-    if not isinstance(number, Integral):
-        raise NotYet(
-            f"Got {number!r}; wanted whole numbers, which `pad` takes. Divide with "
-            "`//`."
-        )
-    return int(number)
-
-
-def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    return _split(max(_needed(size, kernel, stride), 0))
-
-
-def _split(missing: int) -> tuple[int, int]:
-    return missing // 2, missing - missing // 2
-
-
-def _needed(size: int, kernel: int, stride: int) -> int:
-    return (-(-size // stride) - 1) * stride + kernel - size
-
-
-_PAD_MISTAKES: Mapping[str, Callable[[int, int, int], tuple[int, int]]] = {
-    "That pads alike on both sides, as `padding=kernel // 2` in torch does": (
-        lambda size, kernel, stride: (kernel // 2, kernel // 2)
-    ),
-    "That is right for stride 1 only. With a stride, the windows may need less": (
-        lambda size, kernel, stride: _split(kernel - 1)
-    ),
-    "The odd zero goes after the numbers, not before them": (
-        lambda *case: _same(*case)[::-1]
-    ),
-    "Negative padding cuts numbers off. Take at least 0": (
-        lambda *case: _split(_needed(*case))
-    ),
-    "You round the number of windows down. Keras rounds up": (
-        lambda size, kernel, stride: _split(
-            max((size // stride - 1) * stride + kernel - size, 0)
-        )
-    ),
-    "You round the number of windows to the nearest. Keras rounds up": (
-        lambda size, kernel, stride: _split(
-            max((round(size / stride) - 1) * stride + kernel - size, 0)
-        )
-    ),
-    "The odd zero stands on both sides. It goes after the numbers alone": (
-        lambda *case: (_same(*case)[1],) * 2
-    ),
-    "All zeros go before the numbers. Keras puts half of them after": (
-        lambda *case: (sum(_same(*case)), 0)
-    ),
-    "All zeros go after the numbers. Keras puts half of them before": (
-        lambda *case: (0, sum(_same(*case)))
-    ),
-}
 
 
 @exercise(

@@ -6,15 +6,14 @@ and tries the likely mistakes by name before it says "something else".
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from course_lib.lessons.checks import (
     Mistakes,
-    as_text,
     close,
+    gradient,
     reject,
     require_close,
     require_gradient,
@@ -23,13 +22,9 @@ from course_lib.lessons.checks import (
     require_unchanged,
 )
 from course_lib.lessons.exercises import NotYet, exercise
-from course_lib.lessons.regularized_loop import (
-    SLIPS,
-    Batches,
-    Run,
-    Setting,
-    descend,
-)
+from course_lib.lessons.regularized_judge import judge_loop
+from course_lib.lessons.regularized_loop import Setting
+from course_lib.regularization import penalties
 
 NUMBER = 2
 
@@ -38,13 +33,15 @@ NUMBER = 2
     "Two sums over all weights: one of |w|, one of w squared.",
     "`w.abs().sum()` and `w.square().sum()`, each times its coefficient.",
     "`return l1 * w.abs().sum() + l2 * w.square().sum()`",
-    right="0.5 * 10 + 0.1 * 30 = 8, and autograd finds `l1 * sign(w) + 2 * l2 * w`. "
+    right="0.5 * 11 + 0.1 * 39 = 9.4, and autograd finds `l1 * sign(w) + 2 * l2 * w`. "
     "`L1L2` computes the same.",
 )
 def by_hand(answer: Callable[[Tensor, float, float], Tensor]) -> None:
     """A function of (w, l1, l2): the penalty."""
-    weight = torch.tensor([[1.0, -2.0], [3.0, -4.0]], requires_grad=True)
+    weight = torch.tensor([[1.0, -2.0], [-5.0, 3.0]], requires_grad=True)
+    before = weight.detach().clone()
     of_l1, of_l2 = answer(weight, 1.0, 0.0), answer(weight, 0.0, 1.0)
+    require_unchanged([weight], [before], "the tensor that you were given")
     reject(
         {
             "That is the gradient, a number for each weight. Return the penalty "
@@ -54,27 +51,51 @@ def by_hand(answer: Callable[[Tensor, float, float], Tensor]) -> None:
         }
     )
     l1_mistakes = {
-        "That is the plain sum: negative weights pay less than nothing. Take `abs`": -2,
-        "That is the mean of |w|. Keras sums; a mean shrinks as the layer grows": 2.5,
-        "That is the square of the sum of |w|. The l1 term has no square": 100.0,
-        "l1 and l2 have changed places: l1 goes with |w|": 30.0,
-        "Each coefficient is applied to both sums. l1 goes with |w| alone": 40.0,
-        "That is the largest |w|. Sum over all": 4.0,
-        "That is |sum of w|. Take `abs` of each weight first": 2.0,
+        "That is the plain sum: negative weights pay less than nothing. Take `abs`": -3,
+        "That is the mean of |w|. Keras sums; a mean shrinks as the layer grows": 2.75,
+        "That is the square of the sum of |w|. The l1 term has no square": 121.0,
+        "l1 and l2 have changed places: l1 goes with |w|": 39.0,
+        "Each coefficient is applied to both sums. l1 goes with |w| alone": 50.0,
+        "That is the largest |w|. Sum over all": 5.0,
+        "The negative weights pay nothing. Take `abs` of each": 4.0,
+        "That is |sum of w|. Take `abs` of each weight first": 3.0,
+        "That is a norm of the matrix, its largest column. Sum over all": 6.0,
     }
     l2_mistakes = {
-        "That is the norm, `sqrt` of the sum. Keras leaves the root out": 30.0**0.5,
-        "You halve the squares. Keras has no factor 1/2": 15.0,
-        "That is the mean of the squares. Keras sums": 7.5,
-        "You square the sum. Square each weight, then sum": 4.0,
-        "You square the sum of |w|. Square each weight, then sum": 100.0,
-        "That rewards large weights. Add the squares": -30.0,
+        "That is the norm, `sqrt` of the sum. Keras leaves the root out": 39.0**0.5,
+        "You halve the squares. Keras has no factor 1/2": 19.5,
+        "That is the mean of the squares. Keras sums": 9.75,
+        "You square the sum. Square each weight, then sum": 9.0,
+        "You square the sum of |w|. Square each weight, then sum": 121.0,
+        "That rewards large weights. Add the squares": -39.0,
+        "That is a norm of the matrix, as `torch.linalg.norm(w, 2)`. Sum squares": (
+            torch.linalg.matrix_norm(before, 2) ** 2
+        ),
     }
-    require_scalar(of_l1, 10.0, "With l1 = 1 and l2 = 0", l1_mistakes)
-    require_scalar(of_l2, 30.0, "With l1 = 0 and l2 = 1", l2_mistakes)
+    require_scalar(of_l1, 11.0, "With l1 = 1 and l2 = 0", l1_mistakes)
+    require_scalar(of_l2, 39.0, "With l1 = 0 and l2 = 1", l2_mistakes)
     both = answer(weight, 0.5, 0.1)
-    require_scalar(both, 8.0, "With l1 = 0.5 and l2 = 0.1", {})
+    require_scalar(both, 9.4, "With l1 = 0.5 and l2 = 0.1", {})
     require_gradient(both, weight, 0.5 * weight.sign() + 0.2 * weight, "all of `w`")
+    for shape in (4,), (1, 2, 2):
+        _judge_shape(answer, before.reshape(shape))
+    zeros = torch.zeros(2, requires_grad=True)
+    slope = gradient(answer(zeros, 0.5, 0.1), zeros)
+    if slope is not None and slope.isnan().any():
+        raise NotYet(
+            "For weights that are zero the gradient is nan: a root has no slope there. "
+            "Take `abs` and `square`, without `sqrt`."
+        )
+
+
+def _judge_shape(answer: Callable[..., Tensor], weight: Tensor) -> None:
+    """A bias has one dimension, the weight of a convolution more than two."""
+    place = f"Right for a matrix, not for a tensor of shape {tuple(weight.shape)}"
+    try:
+        got = answer(weight, 0.5, 0.1)
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        raise NotYet(f"{place}: your code raised: {error}") from error
+    require_scalar(got, 9.4, place, {})
 
 
 @exercise(
@@ -121,6 +142,13 @@ def shrink(answer: Callable[[Tensor, float], Tensor]) -> None:
     wanted = nn.functional.softshrink(weight, 2.0)
     place = "Right for by = 0.5, not for by = 2. Is a number written in? shrink(w, 2)"
     require_close(answer(weight, 2.0), wanted, place, {})
+    matrix = torch.tensor([[3.0, -0.2], [-1.0, 0.0]])
+    place = "Right for one dimension, not for a matrix, as the weight of a layer is"
+    try:
+        got = answer(matrix, 0.5)
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        raise NotYet(f"{place}: your code raised: {error}") from error
+    require_close(got, nn.functional.softshrink(matrix, 0.5), place, {})
 
 
 @exercise(
@@ -143,7 +171,7 @@ def _judge_optimizer(
     answer: Callable[..., torch.optim.Optimizer], l2: float, lr: float, words: str
 ) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Conv1d(4, 2, 3))
     optimizer = answer(model, l2, lr)
     if isinstance(optimizer, torch.optim.Adam):  # AdamW is a subclass
         raise NotYet(
@@ -170,13 +198,16 @@ def _judge_step(
 
     if torch.equal(new, old):
         raise NotYet(
-            f"`{name}` did not move: no group of the optimizer holds it, so it never "
-            "trains. Weights and biases both belong there."
+            f"`{name}`, with {old.dim()} dimension{'s' * (old.dim() > 1)}, did not "
+            "move: no group of the optimizer holds it, so it never trains. Weights "
+            "and biases of every layer belong there."
         )
     if old.dim() > 1:
         decay = 2 * l2
         mistakes = {
-            f"`{name}` does not decay at all": stepped(0.0),
+            f"`{name}`, with {old.dim()} dimensions, does not decay at all": (
+                stepped(0.0)
+            ),
             f"`{name}` decays by l2 * w, half of what the penalty gives. The "
             "derivative of l2 * w**2 is 2 * l2 * w": stepped(l2),
             f"`{name}` decays by 4 * l2 * w, twice what the penalty gives": (
@@ -226,7 +257,13 @@ def count_once(answer: Callable[[nn.Module, float], Tensor]) -> None:
     def count(place: str, offsets: Mistakes, *layers: nn.Module) -> None:
         _count(answer, nn.Sequential(*layers), place, offsets)
 
-    count("For one layer", {}, nn.Linear(2, 3, bias=False))
+    one = nn.Sequential(nn.Linear(2, 3, bias=False))
+    _count(answer, one, "For one layer", {})
+    if not close(answer(one, 0.5), _squares(one[0].weight, 0.5)):
+        raise NotYet(
+            "A second call with the same model gives another number. What your "
+            "function remembers must not outlive the call."
+        )
     count("With a bias", {"You count the bias as well": bias}, linear)
     offsets = {"You count the `LayerNorm`'s weight too. Ask for `nn.Linear`": 2.0}
     count("With a LayerNorm", offsets, linear, nn.LayerNorm(2, bias=False))
@@ -241,7 +278,17 @@ def count_once(answer: Callable[[nn.Module, float], Tensor]) -> None:
         "A layer inside an inner `Sequential` is missing. `modules()` goes all the way "
         "down": -part
     }
-    count("With a model inside the model", offsets, outer, nn.Sequential(inner))
+    deep = nn.Sequential(nn.Sequential(nn.Sequential(inner)))
+    offsets["Two layers of the same shape paid once"] = -_squares(outer.weight, 1.0)
+    count("With a model inside the model", offsets, outer, deep)
+    offsets = {
+        "A layer inside a module that is no `Sequential` is missing. `modules()` "
+        "visits every kind": -part
+    }
+    count("With a module of another kind", offsets, outer, _Residual(inner))
+    frozen = copy.deepcopy(inner).requires_grad_(False)
+    offsets = {"A frozen layer pays nothing. It is in the model": -part}
+    count("With a frozen layer", offsets, outer, frozen)
     offsets = {"A layer that stands twice in the model paid twice": part}
     count("With a repeated layer", offsets, inner, nn.Tanh(), inner)
     offsets = {
@@ -260,6 +307,12 @@ def count_once(answer: Callable[[nn.Module, float], Tensor]) -> None:
     require_gradient(got, weight, 4 * weight, "the weights")
 
 
+class _Residual(nn.Module):
+    def __init__(self, inside: nn.Module) -> None:
+        super().__init__()
+        self.inside = inside
+
+
 def _count(
     answer: Callable[[nn.Module, float], Tensor],
     model: nn.Module,
@@ -275,7 +328,15 @@ def _count(
     mistakes["That sums norms. Leave out the root"] = l2 * norms
     mistakes["l2 is missing: multiply by it"] = wanted / l2
     mistakes["You halve the squares"] = wanted / 2
+    mistakes["That takes the mean of the squares. Sum them"] = sum(
+        _squares(weight, l2) / weight.numel() for weight in distinct.values()
+    )
     require_scalar(answer(model, l2), wanted, place, mistakes)
+    if penalties(model):
+        raise NotYet(
+            "Your function leaves regularizers on the layers, and the next training "
+            "pays for them. Sum the squares yourself, without `regularize`."
+        )
 
 
 def _squares(tensor: Tensor, l2: float) -> float:
@@ -298,167 +359,11 @@ def _squares(tensor: Tensor, l2: float) -> float:
 )
 def train(answer: Callable[..., Sequence[float]]) -> None:
     """A function of (model, batches, l1, l2, lr, epochs): the cross entropies."""
-    _judge_loop(answer, "With one batch, l1 = 0 and l2 = 0", 1, Setting(0, 0, 0.5, 1))
-    _judge_loop(answer, "With three batches", 3, Setting(0, 0, 0.5, 1))
-    _judge_loop(answer, "With three batches and two epochs", 3, Setting(0, 0, 0.5, 2))
-    _judge_loop(answer, "With l2 = 0.1 and one batch", 1, Setting(0, 0.1, 0.5, 1))
-    _judge_loop(answer, "With l2 = 0.1", 3, Setting(0, 0.1, 0.5, 2))
-    _judge_loop(answer, "With l1 = 0.1 and one batch", 1, Setting(0.1, 0, 0.5, 1))
-    _judge_loop(answer, "With l1 = 0.1", 3, Setting(0.1, 0, 0.5, 2))
-    _judge_loop(answer, "With l1 = 0.2 and l2 = 0.1", 3, Setting(0.2, 0.1, 0.25, 2))
-
-
-class _Small(nn.Module):
-    """A nested layer, a repeated one, two that share a tensor, and a LayerNorm."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(3, 3)
-        self.inner = nn.Sequential(nn.Tanh(), nn.Linear(3, 3), nn.Tanh())
-        self.norm = nn.LayerNorm(3)
-        self.tied = nn.Linear(3, 3)
-        self.tied.weight = self.first.weight
-        self.last = nn.Linear(3, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.inner(self.inner(self.first(x))))
-        return self.last(torch.tanh(self.tied(x)))
-
-
-def _judge_loop(
-    answer: Callable[..., Sequence[float]], place: str, count: int, setting: Setting
-) -> None:
-    generator = torch.Generator().manual_seed(count)
-    batches = [
-        (torch.randn(4, 3, generator=generator), torch.tensor([0, 1, 1, i % 2]))
-        for i in range(count)
-    ]
-    torch.manual_seed(0)
-    model = _Small()
-    trained = copy.deepcopy(model)
-    got = _history(_run_loop(answer, trained, batches, setting))
-    right = descend(model, batches, setting)
-    found = {name: p.detach() for name, p in trained.named_parameters()}
-    _judge_parameters(place, found, right, model, batches, setting)
-    _judge_history(place, got, right, setting.epochs)
-
-
-def _run_loop(
-    answer: Callable[..., Any], model: nn.Module, batches: Batches, setting: Setting
-) -> Any:
-    """Call the answer; say what torch's errors mean here."""
-    words = {
-        "backward through the graph a second time": "The penalty was computed once, "
-        "before the loop, and its graph is gone after the first `backward`. Compute it "
-        "for each batch, from the weights of then.",
-        "modified by an inplace operation": "The penalty was computed before the "
-        "weights moved. Compute it for each batch, from the weights of then.",
-        "leaf Variable that requires grad": "A weight is changed in place while "
-        "autograd looks on. Put `with torch.no_grad():` around the shrinking.",
-    }
-    try:
-        return answer(model, batches, *setting)
-    except RuntimeError as error:
-        for text, meaning in words.items():
-            if text in str(error):
-                raise NotYet(meaning) from error
-        raise
-
-
-def _history(got: Any) -> list[float]:
-    require_kind(got, object, "a list of numbers", what="`train`")
-    try:
-        reject(
-            {
-                "The numbers still carry the graphs of their batches, which stay in "
-                "memory. Note `loss.item()`.": any(
-                    isinstance(number, Tensor) and number.requires_grad
-                    for number in got
-                )
-            }
-        )
-        return [float(number) for number in got]
-    except (TypeError, ValueError) as error:
-        raise NotYet(
-            f"`train` returned {type(got).__name__}; wanted a list with one number "
-            "for each epoch."
-        ) from error
-
-
-def _judge_parameters(
-    place: str,
-    found: dict[str, Tensor],
-    right: Run,
-    model: nn.Module,
-    batches: Batches,
-    setting: Setting,
-) -> None:
-    def are(wanted: dict[str, Tensor]) -> bool:
-        return found.keys() == wanted.keys() and all(
-            close(found[name], p.detach()) for name, p in wanted.items()
-        )
-
-    if are(right.parameters):
-        return
-    reject(
-        {
-            f"{place}: layers hold other tensors now, and two that shared one do not. "
-            "Change the numbers of a weight, as `w.data = ...` does, not the weight "
-            "of a layer.": found.keys() != right.parameters.keys(),
-            f"{place}: the model did not move. Is there a step, on this model's own "
-            "parameters?": are(dict(model.named_parameters())),
-        }
-    )
-    for name, slip in SLIPS.items():
-        if are(descend(model, batches, setting, slip).parameters):
-            raise NotYet(f"{name}. ({place}.)")
-    wrong = next(n for n, p in right.parameters.items() if not close(found[n], p))
-    raise NotYet(
-        f"{place}: got {as_text(found[wrong])}, wanted "
-        f"{as_text(right.parameters[wrong].detach())} as `{wrong}`. "
-        + (
-            "Fewer batches and coefficients were right, so look at what is new."
-            if any(setting[:2]) or len(batches) > 1
-            else "Make one step of `torch.optim.SGD(model.parameters(), lr=lr)`, with "
-            "the gradient of the cross entropy."
-        )
-    )
-
-
-def _judge_history(place: str, got: list[float], right: Run, epochs: int) -> None:
-    every = [loss for losses in right.losses for loss in losses]
-    wanted = torch.tensor(right.losses).mean(dim=1)
-    mistakes = {
-        "That is the sum over the batches. Take the mean": torch.tensor(
-            right.losses
-        ).sum(dim=1),
-        "That is the last batch of each epoch. Take the mean over its batches": (
-            torch.tensor(right.losses)[:, -1]
-        ),
-        "That is the first batch of each epoch. Take the mean over its batches": (
-            torch.tensor(right.losses)[:, 0]
-        ),
-    }
-    reject(
-        {
-            f"{place}: got one number for each batch. Wanted one for each epoch.": (
-                len(got) == len(every) != epochs
-            ),
-            f"{place}: got {len(got)} numbers; wanted {epochs}, one for each epoch.": (
-                len(got) != epochs
-            ),
-        }
-    )
-    got = torch.tensor(got)
-    if close(got, wanted):
-        return
-    for name, wrong in mistakes.items():
-        if close(got, wrong):
-            raise NotYet(
-                f"The weights are right, the numbers returned are not. {name}."
-            )
-    raise NotYet(
-        "The weights are right, the numbers returned are not. Note the cross entropy "
-        "before the step, and without the penalty. "
-        f"{place}: got {as_text(got)}, wanted {as_text(wanted)}."
-    )
+    judge_loop(answer, "With one batch, l1 = 0 and l2 = 0", 1, Setting(0, 0, 0.5, 1))
+    judge_loop(answer, "With three batches", 3, Setting(0, 0, 0.5, 1))
+    judge_loop(answer, "With three batches and two epochs", 3, Setting(0, 0, 0.5, 2))
+    judge_loop(answer, "With l2 = 0.1 and one batch", 1, Setting(0, 0.1, 0.4, 1))
+    judge_loop(answer, "With l2 = 0.1", 3, Setting(0, 0.1, 0.4, 2))
+    judge_loop(answer, "With l1 = 0.1 and one batch", 1, Setting(0.1, 0, 0.4, 1))
+    judge_loop(answer, "With l1 = 0.1", 3, Setting(0.1, 0, 0.4, 2))
+    judge_loop(answer, "With l1 = 0.2 and l2 = 2", 3, Setting(0.2, 2, 0.05, 2))

@@ -29,6 +29,8 @@ class Slip:
     biases_shrink: bool = False
     others_decay: bool = False  # those of a LayerNorm
     others_shrink: bool = False
+    matrices_decay: bool = False  # those of no layer
+    matrices_shrink: bool = False
     top_only: bool = False
     tied_decay_twice: bool = False
     tied_shrink_twice: bool = False
@@ -41,6 +43,7 @@ class Slip:
     epochs: int | None = None
     step_after: str = "batch"  # or: epoch
     others_stand: bool = False
+    biases_stand: bool = False  # all with one dimension
     sums_samples: bool = False  # in the cross entropy
     decays_later: bool = False  # by what the step has made
     threshold: str = "soft"  # or: hard, jump
@@ -53,6 +56,8 @@ SLIPS = {
     ),
     "Only the weights train. The optimizer needs all parameters of the model; the "
     "penalty alone is for weights": Slip(others_stand=True),
+    "What has one dimension, as a bias, does not train. The optimizer needs all "
+    "parameters of the model": Slip(biases_stand=True),
     "Only the first batch of an epoch is used": Slip(batches="first"),
     "Only the last batch of an epoch makes a step": Slip(batches="last"),
     "There is one step for all batches of an epoch; wanted one for each batch": (
@@ -74,7 +79,7 @@ SLIPS = {
     "That is the norm. Leave out the root": Slip(euclidean=True),
     "That takes the mean of the squares. Sum them": Slip(averages=True),
     "The biases pay l2, too. Take the `.weight` of each `nn.Linear` alone": (
-        Slip(biases_decay=True, others_decay=True)
+        Slip(biases_decay=True, others_decay=True, matrices_decay=True)
     ),
     "Nothing is shrunk: the weights move as if l1 were 0": Slip(l1=0.0),
     "l1 is part of the loss, so weights jump across zero. Take it out, and shrink "
@@ -96,14 +101,16 @@ SLIPS = {
         Slip(shrinks="after an epoch")
     ),
     "The biases are shrunk, too. Shrink the weights of `nn.Linear` alone": (
-        Slip(biases_shrink=True, others_shrink=True)
+        Slip(biases_shrink=True, others_shrink=True, matrices_shrink=True)
     ),
     "The biases pay and are shrunk. Take the `.weight` of each `nn.Linear` alone": (
         Slip(
             biases_decay=True,
             others_decay=True,
+            matrices_decay=True,
             biases_shrink=True,
             others_shrink=True,
+            matrices_shrink=True,
         )
     ),
     "The weight of the `LayerNorm` pays l2. Ask for `nn.Linear`": (
@@ -114,6 +121,21 @@ SLIPS = {
     ),
     "The weight of the `LayerNorm` pays and is shrunk. Ask for `nn.Linear`": (
         Slip(others_decay=True, others_shrink=True)
+    ),
+    "A matrix that is no layer's weight pays l2. Ask for `nn.Linear`": (
+        Slip(matrices_decay=True)
+    ),
+    "A matrix that is no layer's weight is shrunk. Ask for `nn.Linear`": (
+        Slip(matrices_shrink=True)
+    ),
+    "A matrix that is no layer's weight pays and is shrunk. Ask for `nn.Linear`": (
+        Slip(matrices_decay=True, matrices_shrink=True)
+    ),
+    "All parameters but the biases pay and are shrunk. Ask for `nn.Linear`": Slip(
+        others_decay=True,
+        others_shrink=True,
+        matrices_decay=True,
+        matrices_shrink=True,
     ),
     "A layer inside an inner `Sequential` is missing. `modules()` goes all the way "
     "down": Slip(top_only=True),
@@ -194,7 +216,9 @@ class _Loop:
             memory = self.memory[name]
             pull = 0 if slip.decays_later else self.pull(name, p)
             memory.copy_(keeps * memory + grad + pull)
-            if moves and (self.counts(p) or not slip.others_stand):
+            stands = slip.others_stand and not self.counts(p)
+            stands = stands or (slip.biases_stand and p.dim() == 1)
+            if moves and not stands:
                 p.add_(memory, alpha=slip.sign * self.setting.lr)
             if slip.decays_later:
                 p.sub_(self.setting.lr * self.pull(name, p))
@@ -205,7 +229,8 @@ class _Loop:
         """Return the gradient of the penalty by one parameter."""
         slip, l2 = self.slip, self.setting.l2 * self.slip.l2
         times = self.counts(p)
-        if not times and self.is_other(name, slip.biases_decay, slip.others_decay):
+        others = slip.biases_decay, slip.others_decay, slip.matrices_decay
+        if not times and self.is_other(name, *others):
             times = 1
         times = times if slip.tied_decay_twice else min(times, 1)
         if slip.euclidean:
@@ -227,7 +252,8 @@ class _Loop:
         for name, p in self.named.items():
             times = self.counts(p)
             slip = self.slip
-            if self.is_other(name, slip.biases_shrink, slip.others_shrink):
+            others = slip.biases_shrink, slip.others_shrink, slip.matrices_shrink
+            if self.is_other(name, *others):
                 times = max(times, 1)
             yield from [p] * (times if slip.tied_shrink_twice else min(times, 1))
 
@@ -236,7 +262,9 @@ class _Loop:
         return sum(p is weight for weight in self.places)
 
     @staticmethod
-    def is_other(name: str, biases: bool, others: bool) -> bool:
+    def is_other(name: str, biases: bool, others: bool, matrices: bool) -> bool:
         """Tell whether a slip counts this parameter, too; `norm` is a LayerNorm."""
+        if name == "mixes":
+            return matrices
         is_norm = name.startswith("norm.") and name.endswith("weight")
         return (others and is_norm) or (biases and name.endswith("bias"))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from course_lib.lessons.checks import reject, require_kind
+from course_lib.lessons.checks import reject, require_kind, require_unchanged
 from course_lib.lessons.exercises import NotYet, exercise
 
 NUMBER = 0
@@ -20,10 +20,16 @@ NUMBER = 0
 )
 def count(answer: Any) -> None:
     """A number: the parameters of a network with 64, 32 and 10 units."""
+    _require_one_number(answer)
     mistakes = {
         "These are the weights alone. Each of the 42 outputs of the two layers has a "
         "bias too.": 64 * 32 + 32 * 10,
         "That is the first layer. The second one takes 32 numbers to 10.": 64 * 32 + 32,
+        "That is the second layer. The first one takes 64 numbers to 32.": (
+            32 * 10 + 10
+        ),
+        "The parameters stand in 4 tensors. Count the numbers in them.": 4,
+        "These are the biases alone.": 32 + 10,
         "That would be one layer from 64 to 10; there are 32 between.": 64 * 10 + 10,
         "These are the sizes, added. A layer has a weight for each pair of an input "
         "and an output.": 64 + 32 + 10,
@@ -41,6 +47,7 @@ def count(answer: Any) -> None:
 )
 def steps(answer: Any) -> None:
     """A number: the optimizer's steps in one epoch of 1437 images."""
+    _require_one_number(answer)
     if isinstance(answer, float) and not answer.is_integer():
         raise NotYet(f"There is no {answer:g}th step. The last batch is a small one.")
     reject(
@@ -51,10 +58,31 @@ def steps(answer: Any) -> None:
             "That is the number of images; a step takes 64 of them.": answer == 1437,
             "That is the number of images in a step.": answer == 64,
             "1437 images are left for training; 360 are for testing.": answer == 6,
-            "That counts all 1797 images; 360 are for testing.": answer in (28, 29),
+            "That counts all 1797 images; 360 are for testing.": answer == 28,
+            "29 images are left over after the full batches, and all 1797 images "
+            "would make 29 steps. How many steps do 1437 make?": answer == 29,
+            "That is for all 8 epochs. How many steps are in one?": (
+                answer in (8 * 22, 8 * 23)
+            ),
+            "That is the number of epochs.": answer == 8,
+            "There are not so many images: a 24th batch would be empty.": answer == 24,
             f"It is not {answer!r}. How often do 64 go into 1437?": answer != 23,
         }
     )
+
+
+def _require_one_number(answer: Any) -> None:
+    if isinstance(answer, str):
+        raise NotYet(f"{answer!r} is a text. Wanted a number, without quotes.")
+    size = getattr(answer, "shape", ())
+    if len(size) and size != (1,):
+        raise NotYet(f"Got an array of shape {tuple(size)}; wanted one number.")
+
+
+# The last row is right, no guess is sure, and some large logits are negative.
+_TABLE = [[0.1, 0.3, 0.2, 0.5], [-3.0, 0.2, 0.4, 0.3], [0.7, 0.6, 0.1, 0.2]]
+_TABLE += [[0.5, 0.4, -1.0, 0.9]]
+_LABELS = [3, 2, 1, 3]  # the third row is wrong
 
 
 @exercise(
@@ -68,12 +96,13 @@ def accuracy(answer: Callable[[Tensor, Tensor], Any]) -> None:
     logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.0, 4.0]])
     got = _share(answer, logits, torch.tensor([0, 1, 0]))  # two of three are right
     square = torch.tensor([[1.0, 2.0], [0.0, 3.0]]), torch.tensor([1, 0])
-    if got in (2.0, 1.0) and _share(answer, *square) != 0.5:
+    table = torch.tensor(_TABLE), torch.tensor(_LABELS)
+    if got == 2.0 and _share(answer, *square) != 0.5:
         raise NotYet("That is how many are right; wanted a share between 0 and 1.")
     if round(got, 1) == 66.7:
         raise NotYet("That is a percentage; wanted a share between 0 and 1.")
-    if abs(got - 1 / 3) < 1e-6:
-        raise NotYet("That is the share of wrong answers, or so it seems.")
+    if abs(got - 1 / 3) < 1e-6 and _share(answer, *table) == 0.25:
+        raise NotYet("That is the share of wrong answers.")
     if abs(got - 2 / 3) > 1e-6:
         raise NotYet(f"Two of three rows are right, and yours gives {got:.4g}.")
     if _share(answer, *square) != 0.5:
@@ -87,19 +116,28 @@ def accuracy(answer: Callable[[Tensor, Tensor], Any]) -> None:
             "For two rows of three logits, one of them right, it is 0.5; yours gives "
             f"{got:.4g}. Divide by the number of rows."
         )
+    if abs((got := _share(answer, *table)) - 0.75) > 1e-6:
+        raise NotYet(
+            f"For {_TABLE} and labels {_LABELS} it is 0.75; yours gives {got:.4g}. The "
+            "largest logit of a row is the guess, however large it is. Count all rows."
+        )
 
 
 def _share(
     answer: Callable[[Tensor, Tensor], Any], logits: Tensor, labels: Tensor
 ) -> float:
     """Return what the learner's function gives, which must be one number."""
+    given = logits.clone(), labels.clone()
     try:
-        got = answer(logits, labels)
+        got = answer(*given)
     except RuntimeError as error:
         if "mean()" not in str(error):
             raise
         raise NotYet("True and False have no mean yet: `.float()` first.") from None
+    require_unchanged(given, (logits, labels), "`logits` or `labels`")
     require_kind(got, object, "a share")
+    if isinstance(got, str | list | tuple | dict):
+        raise NotYet(f"Got {got!r}; wanted one number, the share.")
     if isinstance(got, Tensor) and got.numel() != 1:
         raise NotYet(
             "That says of each row whether it is right; wanted one number, the share "
@@ -116,7 +154,8 @@ def _share(
 )
 def overfit(answer: Any) -> None:
     """A word: which loss rises when a network overfits."""
-    said = str(answer).strip().lower().removesuffix(" loss")
+    said = str(answer).strip().lower().removeprefix("the ").removesuffix(" loss")
+    said = "training" if said == "train" else said
     mistakes = {
         "training": "The training loss goes on falling: the network fits the images "
         "that it learns by heart better and better.",

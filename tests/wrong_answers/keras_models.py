@@ -138,6 +138,32 @@ WRONG = {
             _each("(l1 * w.abs().sum() + l2 * w.square().sum()).detach()"),
             "its gradient does not reach",
         ),
+        (
+            _cost(
+                "total = 0",
+                "for entry in file['config']:",
+                "    if entry['class_name'] == 'Dense':",
+                "        price = entry['config']['W_regularizer']",
+                "        w = kernels[entry['config']['name']]",
+                "        total = total + price['l1'] * w.abs().sum()",
+                "        total = total + price['l2'] * w.square().sum()",
+                "return total",
+            ),
+            "skip a layer whose regularizer is None",
+        ),
+        (
+            _cost(
+                "total = torch.zeros(())",
+                "for entry in file['config']:",
+                "    price = entry['config'].pop('W_regularizer', None)",
+                "    if price:",
+                "        w = kernels[entry['config']['name']]",
+                "        total = total + price['l1'] * w.abs().sum()",
+                "        total = total + price['l2'] * w.square().sum()",
+                "return total",
+            ),
+            "You changed the file",
+        ),
     ],
     "hard_sigmoid": [
         (_gate("..."), "There is still a `...`"),
@@ -153,6 +179,24 @@ WRONG = {
             '    slope = 0.2 if version < "3" else 1 / 6\n'
             "    return (slope * x + 0.5).clamp(0, 1)\n",
             "with `<` or `>=`, not its text",
+        ),
+        (
+            "def hard_sigmoid(x, version):\n"
+            "    x *= 0.2 if int(version.split('.')[0]) < 3 else 1 / 6\n"
+            "    return (x + 0.5).clamp(0, 1)\n",
+            "changed the tensor that you were given",
+        ),
+        (
+            "def hard_sigmoid(x, version):\n"
+            "    slope = 0.2 if int(version.split('.')[0]) < 3 else 1 / 6\n"
+            "    return torch.tensor((slope * x + 0.5).clamp(0, 1).tolist())\n",
+            "its gradient does not reach `x`",
+        ),
+        (
+            "def hard_sigmoid(x, version):\n"
+            "    is_new = [int(n) for n in version.split('.')] > [3, 0, 0]\n"
+            "    return ((1 / 6 if is_new else 0.2) * x + 0.5).clamp(0, 1)\n",
+            "For version '3.0.0'",
         ),
     ],
     "run": [
@@ -213,6 +257,10 @@ WRONG = {
             _recursive("*inputs", "value(name, number)", stop="name == 'input'"),
             "`inbound_nodes` of the input is empty",
         ),
+        (
+            _recursive("*inputs", "value(name, number).detach()"),
+            "no gradient comes back to `x`",
+        ),
     ],
     "linear_weight": [
         (_weight("..."), "There is still a `...`"),
@@ -232,6 +280,11 @@ WRONG = {
         (
             _weight("kernel.reshape(*shape, -1).permute(3, 1, 0, 2).flatten(1)"),
             "Write down the axes",
+        ),
+        (_weight("kernel.neg_().neg().T"), "You changed the kernel"),
+        (
+            _weight("kernel.T.reshape(5, *shape).permute(0, 3, 1, 2).flatten(1)"),
+            "shape '[5, 3, 3, 2]' is invalid",
         ),
     ],
     "same_padding": [
@@ -292,5 +345,13 @@ WRONG = {
         (_conv(cost="regularize(self, weight=L1L2(l2=c['l2']))"), "l1 part is missing"),
         (_conv(cost="regularize(self, weight=L1L2(l1=c['l1']))"), "l2 part is missing"),
         (_conv(end="y.detach()", only_end=True), "its gradient does not reach"),
+        (
+            _conv().replace(
+                "zip(x.shape[2:], ",
+                "zip(self.__dict__.setdefault('size', x.shape[2:]), ",
+            ),
+            "right for images of one size",
+        ),
+        (_conv(end="y + 0 * x.zero_().sum()"), "You changed the images"),
     ],
 }

@@ -99,6 +99,23 @@ WRONG = {
             _by_hand("l1 * w.abs().sum() + l2 * w.detach().square().sum()"),
             "its gradient does not reach",
         ),
+        (_by_hand("l1 * w.relu().sum() + l2 * w.square().sum()"), "pay nothing"),
+        (
+            _by_hand("l1 * w.abs().sum() + l2 * torch.linalg.norm(w, 2) ** 2"),
+            "a norm of the matrix",
+        ),
+        (
+            _by_hand("l1 * w.data.abs_().sum() + l2 * w.square().sum()"),
+            "changed the tensor that you were given",
+        ),
+        (
+            _by_hand("l1 * w.abs().sum() + l2 * w.square().sum().sqrt() ** 2"),
+            "For weights that are zero the gradient is nan",
+        ),
+        (
+            _by_hand("sum(sum(l1 * w.abs() + l2 * w.square()))"),
+            "not for a tensor of shape (4,): your code raised",
+        ),
     ],
     "shrink": [
         (_shrink("w - by"), "moved away from zero"),
@@ -115,6 +132,7 @@ WRONG = {
             "changed the tensor that you were given",
         ),
         (_shrink("w.sign() * (w.abs() - 0.5).clamp(min=0)"), "not for by = 2"),
+        (_shrink("nn.functional.softshrink(w.flatten(), by)"), "not for a matrix, as"),
     ],
     "same_as_penalty": [
         (
@@ -179,6 +197,15 @@ WRONG = {
             '    decayed = {"params": weights, "weight_decay": 2 * l2}\n'
             '    return torch.optim.SGD([decayed, {"params": biases}], lr=lr)\n',
             "`1.weight` has one dimension",
+        ),
+        (
+            _optimizer(
+                "weights = [p for p in model.parameters() if p.dim() == 2]",
+                "others = [p for p in model.parameters() if p.dim() != 2]",
+                "groups = [{'params': weights, 'weight_decay': 2 * l2}]",
+                "return SGD([*groups, {'params': others}], lr=lr)",
+            ),
+            "`2.weight`, with 3 dimensions, does not decay",
         ),
     ],
     "count_once": [
@@ -255,6 +282,61 @@ WRONG = {
             "    weights = [p for p in model.parameters() if p.dim() > 1]\n"
             "    return l2 * sum(w.square().sum() for w in weights)\n",
             "table of an `Embedding`",
+        ),
+        (
+            _count(
+                _LINEARS,
+                "shapes = {m.weight.shape: m.weight for m in linears}",
+                "return l2 * sum(w.square().sum() for w in shapes.values())",
+            ),
+            "Two layers of the same shape paid once",
+        ),
+        (
+            _count(
+                "found = set()",
+                "def visit(part):",
+                "    if isinstance(part, nn.Linear):",
+                "        found.add(part.weight)",
+                "    for child in part if isinstance(part, nn.Sequential) else ():",
+                "        visit(child)",
+                "visit(model)",
+                "return l2 * sum(w.square().sum() for w in found)",
+            ),
+            "a module that is no `Sequential` is missing",
+        ),
+        (
+            _count(
+                _LINEARS,
+                "found = {m.weight for m in linears if m.weight.requires_grad}",
+                "return l2 * sum(w.square().sum() for w in found)",
+            ),
+            "A frozen layer pays nothing",
+        ),
+        (
+            _count(
+                _LINEARS,
+                "return l2 * sum(m.weight.square().mean() for m in linears)",
+            ),
+            "the mean of the squares",
+        ),
+        (
+            "def count_once(model, l2, seen=set()):\n"
+            "    total = 0\n"
+            "    for m in model.modules():\n"
+            "        if isinstance(m, nn.Linear) and m.weight not in seen:\n"
+            "            seen.add(m.weight)\n"
+            "            total = total + l2 * m.weight.square().sum()\n"
+            "    return total\n",
+            "must not outlive the call",
+        ),
+        (
+            _count(
+                _LINEARS,
+                "for m in linears:",
+                "    regularize(m, weight=L1L2(l2=l2))",
+                "return penalty(model)",
+            ),
+            "leaves regularizers on the layers",
         ),
     ],
     "train": [
@@ -410,6 +492,40 @@ WRONG = {
         (
             _loop(("sum(losses) / len(losses)", "sum(losses)")),
             "That is the sum over the batches",
+        ),
+        (
+            _loop(
+                ("loss.item()", "loss.item() * len(labels)"),
+                ("len(losses)", "sum(len(labels) for _, labels in batches)"),
+            ),
+            "weights each batch by its size",
+        ),
+        (
+            _loop((_WEIGHTS, "[p for p in model.parameters() if p.dim() > 1]")),
+            "A matrix that is no layer's weight pays l2",
+        ),
+        (
+            _loop(
+                (
+                    "SGD(model.parameters(), ",
+                    "SGD([p for p in model.parameters() if p.dim() > 1], ",
+                )
+            ),
+            "What has one dimension, as a bias, does not train",
+        ),
+        (
+            _loop(("    history = []", "    model.eval()\n    history = []")),
+            "eval mode",
+        ),
+        (
+            _loop(
+                (
+                    _STEP,
+                    "            nn.utils.clip_grad_norm_(model.parameters(), 1)\n"
+                    + _STEP,
+                )
+            ),
+            "Fewer batches and coefficients were right",
         ),
     ],
 }

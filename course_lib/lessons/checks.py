@@ -89,7 +89,7 @@ def require_parameters(model: nn.Module, *given: nn.Module) -> None:
     )
 
 
-def close(got: Any, wanted: Tensor | float) -> bool:
+def close(got: Any, wanted: Tensor | float, *, within: float = 1e-5) -> bool:
     """Tell whether the answer has the wanted shape and numbers.
 
     >>> half = torch.tensor(0.5)
@@ -100,7 +100,7 @@ def close(got: Any, wanted: Tensor | float) -> bool:
         return False
     got, wanted = _as_tensor(got), torch.as_tensor(wanted)
     return got.shape == wanted.shape and torch.allclose(
-        got.detach().double(), wanted.detach().double(), atol=1e-5
+        got.detach().double(), wanted.detach().double(), rtol=within, atol=within
     )
 
 
@@ -143,8 +143,8 @@ def require_close(
     if same(got, wanted):
         return
     numbers = f"{place}: got {text(got)}, wanted {text(wanted)}."
-    if text(got) == text(wanted):
-        numbers = f"{place}: got nearly {text(wanted)}, but not to five decimals."
+    if text(got) == text(wanted) and close(got, wanted, within=0.01):
+        numbers = f"{place}: got nearly {text(wanted)}, but not to five digits."
     for name, wrong in mistakes.items():
         if same(got, wrong):
             raise NotYet(f"{name}. {numbers}")

@@ -387,7 +387,7 @@ WRONG = {
         ),
         (
             _masked("return losses[counts].sum() / (counts.sum() + 1e-3)"),
-            "got nearly 5, but not to five decimals",
+            "got nearly 5, but not to five digits",
         ),
         (_masked("return losses[counts].sum() / (counts.sum() + 1)"), "You added 1"),
         (_masked("return losses[0][counts[0]].mean()"), "of the first sequence alone"),

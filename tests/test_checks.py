@@ -77,6 +77,8 @@ def test_a_mistake_is_named_with_the_numbers():
     with pytest.raises(NotYet, match=r"^For 2 and 3: got 7, wanted 6\.$"):
         require_close(7, 6, "For 2 and 3", mistakes)
     assert require_close(6.0, 6, "For 2 and 3", mistakes) is None
+    with pytest.raises(NotYet, match=r"^For 2 and 3: got nearly 6, but not to five"):
+        require_close(6.0004, 6, "For 2 and 3", mistakes)
 
 
 def test_a_number_is_no_tensor():
@@ -113,6 +115,21 @@ def test_a_gradient_must_reach_what_is_named():
         with pytest.raises(NotYet, match=r"does not reach `x`\. Do `\.item\(\)`"):
             require_gradient(value, x, 2 * x, "`x`")
     assert gradient(square(x), torch.ones(1, requires_grad=True)) is None
+    assert gradient(square(x), torch.ones(1)) is None
+
+
+def test_a_graph_that_cannot_be_gone_back_through_is_named():
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    gone, factor = square(x), torch.ones(2)
+    gone.backward()
+    changed = (x * factor).sum()
+    factor += 1
+    for value, message in (
+        (gone, r"your code has called `backward` already"),
+        (changed, r"was changed in place"),
+    ):
+        with pytest.raises(NotYet, match=message):
+            gradient(value, x)
 
 
 def test_changed_arguments_are_named():
@@ -132,6 +149,8 @@ def test_a_module_must_train_exactly_what_it_was_given():
     ):
         with pytest.raises(NotYet, match=message):
             require_parameters(model, one, other)
+    with pytest.raises(NotYet, match="Your code has frozen the weights"):
+        require_parameters(one.requires_grad_(False), one)
 
 
 def test_an_exercise_is_named_after_its_function_and_module(tmp_path, monkeypatch):

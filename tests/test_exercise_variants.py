@@ -43,6 +43,50 @@ RIGHT = {
         "    loss.update_(real, made)\n"
         "    return real.item(), made.numpy()[()]\n"
     ),
+    "adversaries.remembers as a buffer that is registered anew": (
+        "class Memory(nn.Module):\n"
+        "    def __init__(self, k):\n"
+        "        super().__init__()\n"
+        "        self.register_buffer('k', torch.tensor([float(k)]))\n"
+        "    def update_(self, step):\n"
+        "        moved = float(self.k) + step.item()\n"
+        "        moved = 0.0 if moved < 0 else 1.0 if moved > 1 else moved\n"
+        "        self.register_buffer('k', torch.tensor([moved]))\n"
+    ),
+    "adversaries.began_step with the discriminator switched off": (
+        "def began_step(loss, G, D, optimizers, images, z):\n"
+        "    mean = lambda images: absolute_error(D(images), images).mean()\n"
+        "    for optimizer in optimizers:\n"
+        "        optimizer.zero_grad()\n"
+        "    made = G(z)\n"
+        "    D.requires_grad_(False)\n"
+        "    mean(made).backward()\n"
+        "    D.requires_grad_(True)\n"
+        "    real, generated = mean(images), mean(made.detach())\n"
+        "    loss(real, generated).backward()\n"
+        "    for optimizer in optimizers:\n"
+        "        optimizer.step()\n"
+        "    loss.update_(real, generated)\n"
+        "    return real.item(), generated.item()\n"
+    ),
+    "adversaries.vat_term as cross-entropy less entropy": (
+        "def vat_term(model, x, d, eps):\n"
+        "    log_p = model(x).detach().log_softmax(1)\n"
+        "    both = cross_entropy(model(x + eps * d), log_p.exp())\n"
+        "    return both - cross_entropy(log_p, log_p.exp())\n"
+    ),
+    "adversaries.vat_loss with backward and switched weights": (
+        "def vat_loss(model, x, d, eps, xi, iterations):\n"
+        "    unit = lambda v: normalize(v.flatten(1)).view_as(v)\n"
+        "    p, d = model(x).detach(), unit(d)\n"
+        "    model.requires_grad_(False)\n"
+        "    for _ in range(iterations):\n"
+        "        step = (xi * d).requires_grad_()\n"
+        "        kl_from_logits(p, model(x + step)).sum().backward()\n"
+        "        d = unit(step.grad)\n"
+        "    model.requires_grad_(True)\n"
+        "    return kl_from_logits(p, model(x + eps * d)).mean()\n"
+    ),
     "adversaries.worse_side": (
         "def worse_side(model, x, step):\n"
         "    chosen = []\n"
@@ -313,9 +357,11 @@ RIGHT = {
         "        return torch.einsum('bf,bf->b', *self.shared(first, second))\n"
     ),
     "losses.center": (
-        "import numpy as np\n"
         "def center(x):\n"
-        "    return torch.from_numpy(np.stack([a - a.mean() for a in x.numpy()]))\n"
+        "    out = x.clone()\n"
+        "    for i, sample in enumerate(x):\n"
+        "        out[i] -= sum(sample.flatten().unbind()) / sample.numel()\n"
+        "    return out\n"
     ),
     "losses.weighted": (
         "def weighted(losses, weights):\n"
@@ -323,6 +369,45 @@ RIGHT = {
         "    for row, weight in zip(losses.double(), weights.tolist()):\n"
         "        total = total + weight * row.sum()\n"
         "    return total / losses.numel()\n"
+    ),
+    "losses.twins at two places": (
+        "class Twins(nn.Module):\n"
+        "    def __init__(self, encoder):\n"
+        "        super().__init__()\n"
+        "        self.encoders = nn.ModuleList([encoder, encoder])\n"
+        "    def forward(self, *pair):\n"
+        "        one, other = (net(x) for net, x in zip(self.encoders, pair))\n"
+        "        return torch.stack([a @ b for a, b in zip(one, other)])\n"
+    ),
+    "losses.weighted by a product of matrices": (
+        "def weighted(losses, weights):\n"
+        "    return (weights @ losses).sum() / (losses.shape[0] * losses.shape[1])\n"
+    ),
+    "losses.masked in loops": (
+        "def masked(losses, counts):\n"
+        "    total, n = 0.0, 0\n"
+        "    for row, which in zip(losses, counts):\n"
+        "        for loss, does_count in zip(row, which):\n"
+        "            if does_count:\n"
+        "                total, n = total + loss, n + 1\n"
+        "    return total / max(n, 1)\n"
+    ),
+    "losses.two_heads letter by letter": (
+        "class TwoHeads(nn.Module):\n"
+        "    def __init__(self, *parts):\n"
+        "        super().__init__()\n"
+        "        self.encoder, self.digit, self.letters = parts\n"
+        "    def forward(self, x):\n"
+        "        code = self.encoder(x)\n"
+        "        return self.digit(code), self.letters(code).view(len(x), 5, 27)\n"
+        "    def loss(self, outputs, digits, names):\n"
+        "        logs = [scores.log_softmax(-1) for scores in outputs]\n"
+        "        spelled = [-logs[1][i, j, names[i, j]] for i in range(len(names))\n"
+        "                   for j in range(5) if names[i, j]]\n"
+        "        zero = outputs[1].sum() * 0\n"
+        "        add_loss('names', sum(spelled, zero) / max(len(spelled), 1))\n"
+        "        named = [-row[d] for row, d in zip(logs[0], digits) if d >= 0]\n"
+        "        return sum(named) / len(named) if named else 0.0\n"
     ),
     "losses.masked": (
         "def masked(losses, counts):\n"

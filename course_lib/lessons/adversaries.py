@@ -53,7 +53,9 @@ def remembers(answer: Callable[[float], nn.Module]) -> None:
         "k moved the wrong way": 0.1,
         "`update_` moves k twice": 0.7,
     }
-    memory.update_(torch.tensor(0.2, requires_grad=True))
+    step = torch.tensor(0.2, requires_grad=True)
+    memory.update_(step)
+    require_unchanged([step.detach()], [torch.tensor(0.2)], "the step")
     _require_buffer(memory)
     place = "k = 0.3 after a step of 0.2"
     require_close(_number(memory.k), 0.5, place, moved, what="k", verb="is")
@@ -69,6 +71,23 @@ def remembers(answer: Callable[[float], nn.Module]) -> None:
         raise NotYet(
             f"k was 0.5 when it was saved, and {as_text(later.k)} when it was loaded."
         )
+    _judge_later_steps(memory, later)
+
+
+def _judge_later_steps(memory: nn.Module, later: nn.Module) -> None:
+    """Two modules with k = 0.5; one began at 0.3 and the other at 0.9."""
+    later.update_(torch.tensor(0.2))
+    moved = {"k went on from 0.9, its start, and not from what was loaded": 1.0}
+    place = "k = 0.5, loaded, after a step of 0.2"
+    require_close(_number(later.k), 0.7, place, moved, what="k", verb="is")
+    memory.update_(torch.tensor(-0.1))
+    moved = {
+        "The step was clipped. Clip k, after the sum": 0.5,
+        "k went on from its start": 0.2,
+        "Two modules share one k. Each has its own": 0.6,
+    }
+    place = "k = 0.5 after a step of -0.1"
+    require_close(_number(memory.k), 0.4, place, moved, what="k", verb="is")
     for step, end in ((-5.0, 0.0), (5.0, 1.0)):
         memory.update_(torch.tensor(step))
         if not close(_number(memory.k), end):
@@ -120,11 +139,16 @@ def balance(answer: Callable[..., tuple[Tensor, Tensor, Tensor]]) -> None:
     """A function of one BEGAN step: the loss, the new k and M."""
     k = torch.tensor(0.3)
     real, generated = (torch.tensor(n, requires_grad=True) for n in (0.8, 0.5))
+    given = real.detach().clone(), generated.detach().clone()
     loss, new, measure = _three(answer(k, real, generated, 0.5, 0.1))
     name = "the tensor `k` in place, which the backward pass of `loss` still needs"
     require_unchanged([k], [torch.tensor(0.3)], name)
+    require_unchanged([real.detach(), generated.detach()], given, "the errors")
     mistakes = {
-        "k is frozen: the new one is the old one": 0.3,
+        "The new k is the old one: it is frozen, or its step was clipped and not k": (
+            0.3
+        ),
+        "That is M. It comes third": 0.9,
         "k moved the wrong way. Generated images are rebuilt too badly here": 0.31,
         "That is only the step of k. Add it to k": -0.01,
         "That is only the step of k, clipped. Add it to k before": 0.0,
@@ -148,6 +172,12 @@ def balance(answer: Callable[..., tuple[Tensor, Tensor, Tensor]]) -> None:
     mistakes = {
         "M takes the size of the imbalance, |gamma * real - generated|": 0.7,
         "That is the imbalance alone. M adds it to `real`": 0.1,
+        "lambda_k does not belong into M": 0.8 + 0.1 * 0.1,
+        "gamma stands at `generated`. It scales `real`": 0.8 + 0.8 - 0.5 * 0.5,
+        "gamma is missing": 0.8 + 0.8 - 0.5,
+        "M begins with `real`, and not with `generated`": 0.5 + 0.1,
+        "M begins with `real`, and not with the loss": 0.65 + 0.1,
+        "M begins with `real` alone, without gamma": 0.5 * 0.8 + 0.1,
     }
     require_close(measure, 0.9, "M", mistakes, what="M", verb="is")
     _judge_balance_gradients(loss, new, measure, (real, generated))
@@ -162,6 +192,19 @@ def balance(answer: Callable[..., tuple[Tensor, Tensor, Tensor]]) -> None:
         place = f"With k = {start}, real = 0.8 and generated = {made}"
         require_close(loss, torch.tensor(0.8 - start * made), f"{place}, the loss", {})
         require_close(measure, 0.8 + abs(0.4 - made), f"{place}, M", {})
+    errors = torch.tensor(0.6), torch.tensor(0.2)
+    loss, new, measure = _three(answer(torch.tensor(0.2), *errors, 0.7, 0.3))
+    place = (
+        "With other numbers (k 0.2, real 0.6, generated 0.2, gamma 0.7, lambda_k 0.3)"
+    )
+    mistakes = {
+        "gamma is always 0.5": 0.2 + 0.3 * (0.5 * 0.6 - 0.2),
+        "lambda_k is always 0.1": 0.2 + 0.1 * (0.7 * 0.6 - 0.2),
+        "gamma and lambda_k are always 0.5 and 0.1": 0.2 + 0.1 * (0.5 * 0.6 - 0.2),
+    }
+    require_close(new, 0.2 + 0.3 * (0.7 * 0.6 - 0.2), f"{place}, the new k", mistakes)
+    require_close(loss, torch.tensor(0.6 - 0.2 * 0.2), f"{place}, the loss", {})
+    require_close(measure, 0.6 + (0.7 * 0.6 - 0.2), f"{place}, M", {})
 
 
 def _three(got: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -220,6 +263,7 @@ def began_step(answer: Callable[..., tuple[Tensor, Tensor]]) -> None:
         got = answer(*arguments, players.optimizers, images, z)
         require_written(got)
         require_unchanged((images, z), given, "the images or z")
+        _require_trainable(players)
         moved = [
             (old - new) / rate
             for old, new, rate in zip(before, players.weights(), RATES, strict=True)
@@ -228,6 +272,19 @@ def began_step(answer: Callable[..., tuple[Tensor, Tensor]]) -> None:
         _, later = _slopes(players, images, z)
         _judge_k(at, players.loss, k, errors, later)
         _judge_errors(at, got, errors)
+
+
+def _require_trainable(players: "_Players") -> None:
+    for name, player in zip(("generator", "discriminator"), players.both, strict=True):
+        if not all(parameter.requires_grad for parameter in player.parameters()):
+            raise NotYet(
+                f"After your step the {name} is frozen: its `requires_grad` is off."
+            )
+        if not player.training:
+            raise NotYet(
+                f"After your step the {name} is in evaluation mode: a dropout layer "
+                "would be off in all steps that follow."
+            )
 
 
 class _Players:
@@ -428,10 +485,15 @@ def worse_side(answer: Callable[..., Tensor]) -> None:
             raise NotYet(f"{name}.")
     if close(got, x + wanted):
         raise NotYet("You returned the image after the step. Return the step alone.")
-    if got.shape != x.shape or not close(got.abs(), step.abs()):
+    if got.shape != x.shape:
         raise NotYet(
             f"You returned numbers of shape {tuple(got.shape)}; wanted `step` or "
             f"`-step` for each sample, of shape {tuple(x.shape)}."
+        )
+    if not close(got.abs(), step.abs()):
+        raise NotYet(
+            "You returned other numbers than those of `step`. Each sample gets its own "
+            "step as it is, or with the other sign: no 0, no other length."
         )
     missed = int((got != wanted).flatten(1).any(1).sum())
     if missed:
@@ -457,14 +519,18 @@ def vat_term(answer: Callable[..., Tensor]) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nn.Linear(3, 4)
+        model.weight.data.mul_(3)
         x, d = torch.randn(5, 3), nn.functional.normalize(torch.randn(5, 3))
-    weight = model.weight.detach().clone()
-    got = answer(model, x, d, 0.5)
+    given = x.clone(), d.clone()
+    weight, eps = model.weight.detach().clone(), 1.5
+    got = answer(model, x, d, eps)
     require_unchanged(
         [model.weight], [weight], "the model, and only outputs are wanted"
     )
-    log_p, log_q, far = (model(y).log_softmax(1) for y in (x, x + 0.5 * d, x + d))
-    back = model(x - 0.5 * d).log_softmax(1)
+    require_unchanged((x, d), given, "x or d, which belong to the caller")
+    log_p, log_q, far = (model(y).log_softmax(1) for y in (x, x + eps * d, x + d))
+    back, square = (model(x + r * d).log_softmax(1) for r in (-eps, eps**2))
+    beside = model(eps * d).log_softmax(1)
     wanted = _kl(log_p, log_q).mean()
     mistakes = {
         "p and q are the other way round. The clean answer is p": (
@@ -478,14 +544,18 @@ def vat_term(answer: Callable[..., Tensor]) -> None:
             -(log_p.exp() * log_q).sum(1).mean()
         ),
         "The step is d without eps": _kl(log_p, far).mean(),
+        "eps stands in front of the KL. It scales d": eps * _kl(log_p, far).mean(),
+        "The step is eps * eps * d": _kl(log_p, square).mean(),
+        "q is the answer on eps * d alone. Add x": _kl(log_p, beside).mean(),
+        "That is the largest KL of the batch. Take the mean": _kl(log_p, log_q).max(),
         "`kl_from_logits` takes logits, and you gave it probabilities": _kl(
             *(log.exp().log_softmax(1) for log in (log_p, log_q))
         ).mean(),
         "The step goes back, along -d": _kl(log_p, back).mean(),
         "The sign is wrong: the loss would ask for other answers": -wanted,
-        "It is 0: both passes saw the same inputs": 0.0,
+        "It is 0, as if both passes saw the same inputs": 0.0,
     }
-    require_close(got, wanted, "With eps = 0.5", mistakes)
+    require_close(got, wanted, "With eps = 1.5", mistakes)
     _judge_vat_gradient(got, model, log_p, log_q)
 
 
@@ -497,6 +567,11 @@ def _judge_vat_gradient(
     got: Tensor, model: nn.Module, log_p: Tensor, log_q: Tensor
 ) -> None:
     weight = next(model.parameters())
+    if not weight.requires_grad:
+        raise NotYet(
+            "Your code has frozen the model: switch `requires_grad` on again, and run "
+            "the last pass after that."
+        )
 
     def by_weight(p: Tensor, log_p: Tensor, log_q: Tensor) -> Tensor | None:
         return gradient((p * (log_p - log_q)).sum(1).mean(), weight)
@@ -556,18 +631,40 @@ def vat_loss(answer: Callable[..., Tensor]) -> None:
     d = d * torch.arange(1.0, 5.0, dtype=torch.float64)[:, None, None, None]
     for iterations, stage in _STAGES.items():
         setting = model, x, d, EPS, XI, iterations
+        kept = OLD if iterations == 3 else None  # of an earlier term of the loss
+        for parameter in model.parameters():
+            parameter.grad = None if kept is None else torch.full_like(parameter, kept)
         given = x.clone(), d.clone()
         got = answer(*setting)
         require_unchanged((x, d), given, "x or d, which belong to the caller")
-        if any(p.grad is not None for p in model.parameters()):
-            raise NotYet(
-                f"{stage}: your search for d has left gradients in the weights. "
-                "`torch.autograd.grad(change, d)` gives the one by d, and stores none."
-            )
+        _require_left_alone(stage, model, x, d, kept)
         wrong = {name: _vat(*setting, **faults)[0] for name, faults in _FAULTS.items()}
         wanted, log_p, log_q = _vat(*setting)
         require_close(got, wanted.detach(), stage, wrong)
         _judge_vat_gradient(got, model, log_p, log_q)
+
+
+def _require_left_alone(
+    stage: str, model: nn.Module, x: Tensor, d: Tensor, kept: float | None
+) -> None:
+    """Refuse a search that changed gradients or what they are taken by."""
+    if x.requires_grad or d.requires_grad:
+        raise NotYet(
+            f"{stage}: x or d has `requires_grad` now, and it belongs to the caller. "
+            "Set it for a tensor of your own."
+        )
+    grads = [p.grad for p in model.parameters()]
+    if kept is None and any(grad is not None for grad in grads):
+        raise NotYet(
+            f"{stage}: your search for d has left gradients in the weights. "
+            "`torch.autograd.grad(change, d)` gives the one by d, and stores none."
+        )
+    if kept is not None and any(g is None or bool((g != kept).any()) for g in grads):
+        raise NotYet(
+            f"{stage}: the weights held gradients, of another term of the loss, and "
+            "your search has changed or cleared them. `torch.autograd.grad(change, d)` "
+            "touches none."
+        )
 
 
 def _length(d: Tensor, axes: Sequence[int]) -> Tensor:
@@ -625,7 +722,7 @@ _FAULTS: dict[str, dict[str, Any]] = {
     "The gradient is taken by the d of before it was made length 1, and was not made "
     "length 1 itself": {"projected": True, "raw": ["middle", "end"]},
     "You summed over the batch. Take its mean": {"samples": 1},
-    "It is 0: both passes saw the same inputs": {"last": 0.0},
+    "It is 0, as if both passes saw the same inputs": {"last": 0.0},
 }
 
 

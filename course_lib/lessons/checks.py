@@ -66,8 +66,9 @@ def require_unchanged(
 
 def require_parameters(model: nn.Module, *given: nn.Module) -> None:
     """Refuse a module that does not train exactly the modules that it was given."""
+    given_parameters = [p for part in given for p in part.parameters()]
     found = {id(parameter) for parameter in model.parameters()}
-    wanted = {id(parameter) for part in given for parameter in part.parameters()}
+    wanted = {id(parameter) for parameter in given_parameters}
     reject(
         {
             "The module has no parameters: an optimizer would train nothing, and "
@@ -80,11 +81,15 @@ def require_parameters(model: nn.Module, *given: nn.Module) -> None:
             ),
             "The module does not train the parameters that it was given. Use the "
             "modules themselves, not copies, and all of them.": found != wanted,
+            "Your code has frozen the weights that it was given: `requires_grad` is "
+            "False, and nothing trains them.": (
+                not all(p.requires_grad for p in given_parameters)
+            ),
         }
     )
 
 
-def close(got: Any, wanted: Tensor | float) -> bool:
+def close(got: Any, wanted: Tensor | float, *, within: float = 1e-5) -> bool:
     """Tell whether the answer has the wanted shape and numbers.
 
     >>> half = torch.tensor(0.5)
@@ -95,7 +100,7 @@ def close(got: Any, wanted: Tensor | float) -> bool:
         return False
     got, wanted = _as_tensor(got), torch.as_tensor(wanted)
     return got.shape == wanted.shape and torch.allclose(
-        got.detach().double(), wanted.detach().double(), atol=1e-5
+        got.detach().double(), wanted.detach().double(), rtol=within, atol=within
     )
 
 
@@ -138,6 +143,8 @@ def require_close(
     if same(got, wanted):
         return
     numbers = f"{place}: got {text(got)}, wanted {text(wanted)}."
+    if text(got) == text(wanted) and close(got, wanted, within=0.01):
+        numbers = f"{place}: got nearly {text(wanted)}, but not to five digits."
     for name, wrong in mistakes.items():
         if same(got, wrong):
             raise NotYet(f"{name}. {numbers}")
@@ -162,9 +169,27 @@ def require_scalar(got: Any, wanted: float, place: str, mistakes: Mistakes) -> N
 
 def gradient(value: Tensor, of: Tensor) -> Tensor | None:
     """Return the gradient of `value` by `of`, None where there is none."""
-    if not value.requires_grad:
+    if not (value.requires_grad and of.requires_grad):
         return None
-    return torch.autograd.grad(value, of, allow_unused=True, retain_graph=True)[0]
+    try:
+        return torch.autograd.grad(value, of, allow_unused=True, retain_graph=True)[0]
+    except RuntimeError as error:
+        for words, name in _SPOILED.items():
+            if words in str(error):
+                raise NotYet(f"The value is right, but {name}.") from error
+        raise
+
+
+_SPOILED = {
+    "backward through the graph a second time": (
+        "your code has called `backward` already, and the graph is gone. Return the "
+        "loss; who trains goes back through it"
+    ),
+    "modified by an inplace operation": (
+        "no gradient can be computed: a tensor that the way back needs was changed in "
+        "place. Make new tensors: no `+=`, and no methods that end in `_`"
+    ),
+}
 
 
 def require_gradient(value: Tensor, of: Tensor, wanted: Tensor, name: str) -> None:

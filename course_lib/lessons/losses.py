@@ -4,20 +4,19 @@ The oracles are sums written out by hand and one sample taken at a time; none of
 is the code that the lesson teaches.
 """
 
+import operator
 from collections.abc import Callable
-from numbers import Real
 
 import torch
 from torch import Tensor, nn
 
+from course_lib.lessons import means
 from course_lib.lessons import two_heads as two_heads_judge
 from course_lib.lessons.checks import (
-    as_text,
     close,
     gradient,
     reject,
     require_close,
-    require_gradient,
     require_kind,
     require_parameters,
     require_unchanged,
@@ -39,21 +38,35 @@ def untie(answer: Callable[[nn.Sequential], nn.Sequential]) -> None:
     """A function that gives each place of a Sequential a copy of its layer."""
     torch.manual_seed(0)
     block = nn.Sequential(nn.Linear(2, 2), nn.Tanh())
-    model = nn.Sequential(block, nn.Linear(2, 2, bias=False), block, block)
+    _judge_untied(answer, block, nn.Linear(2, 2, bias=False), block, block)
+    _judge_untied(answer, *[nn.Linear(2, 2, dtype=torch.float64)] * 6)
+
+
+def _judge_untied(
+    answer: Callable[[nn.Sequential], nn.Sequential], *layers: nn.Module
+) -> None:
+    model = nn.Sequential(*layers)
     before = {name: p.detach().clone() for name, p in _places(model).items()}
     got = answer(model)
     require_kind(got, nn.Sequential, "an nn.Sequential", what="`untie`")
-    _require_still_tied(model, block, before)
+    _require_still_tied(model, layers, before)
     _judge_places(got, model)
     found = _places(got)
     reject(
         {
             "Two places still hold one tensor. One call of `copy.deepcopy` copies each "
             "object once, so the copy of a whole model is tied as the model was. Call "
-            "it once for each place.": len({id(p) for p in found.values()}) < 7,
+            "it once for each place.": (
+                len({p.data_ptr() for p in found.values()}) < len(before)
+            ),
             "The layers have other numbers than before. Copy them: a new layer begins "
             "with random numbers.": not all(
                 close(found[name], before[name]) for name in before
+            ),
+            "The copies are frozen: their `requires_grad` is False, so no training "
+            "would move them.": not all(p.requires_grad for p in found.values()),
+            "The copies have another dtype than the layers they were made of.": any(
+                found[name].dtype != before[name].dtype for name in before
             ),
         }
     )
@@ -64,9 +77,9 @@ def _places(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _require_still_tied(
-    model: nn.Sequential, block: nn.Module, before: dict[str, Tensor]
+    model: nn.Sequential, layers: tuple[nn.Module, ...], before: dict[str, Tensor]
 ) -> None:
-    is_tied = len(model) == 4 and all(model[i] is block for i in (0, 2, 3))
+    is_tied = len(model) == len(layers) and all(map(operator.is_, model, layers))
     if not is_tied or _places(model).keys() != before.keys():
         raise NotYet(
             "You changed the model that was given. Build a new `nn.Sequential` of "
@@ -94,8 +107,8 @@ def _judge_places(got: nn.Sequential, model: nn.Sequential) -> None:
         )
     if _places(got).keys() != _places(model).keys():
         raise NotYet("Some parameters of the old model have no place in the new one.")
-    given = {id(parameter) for parameter in model.parameters()}
-    if any(id(parameter) in given for parameter in got.parameters()):
+    given = {parameter.data_ptr() for parameter in model.parameters()}
+    if any(parameter.data_ptr() in given for parameter in got.parameters()):
         raise NotYet(
             "The new model holds tensors of the old one, so training it changes both. "
             "`copy.copy` copies a module and not its tensors; `copy.deepcopy` copies "
@@ -183,9 +196,28 @@ def center(answer: Callable[[Tensor], Tensor]) -> None:
         got = answer(given)
         require_kind(got, Tensor, "a tensor", what="`center`")
         require_unchanged([given], [x], "the batch that was given")
+        _require_dtype(got, x)
         place = f"For a batch of shape {tuple(x.shape)}"
         wanted = torch.stack([sample - sample.mean() for sample in x])
         require_close(got, wanted, place, _center_mistakes(x))
+    _judge_center_gradient(answer)
+
+
+def _require_dtype(got: Tensor, x: Tensor) -> None:
+    if got.dtype != x.dtype:
+        raise NotYet(f"The batch is of {x.dtype}, and the result of {got.dtype}.")
+
+
+def _judge_center_gradient(answer: Callable[[Tensor], Tensor]) -> None:
+    x = torch.tensor([[1.0, 5, 6], [7, 3, 2]], requires_grad=True)
+    wanted = torch.tensor([[2.0, -1, -1], [2, -1, -1]]) / 3  # of the first column
+    found = gradient(answer(x)[:, 0].sum(), x)
+    if not close(found, wanted):
+        raise NotYet(
+            "The values are right, but not their gradient: a network in front of "
+            "`center` would learn wrongly. No `.detach()`, `.item()`, `.data` or "
+            "`torch.no_grad()`: the means have a gradient, too."
+        )
 
 
 def _center_mistakes(x: Tensor) -> dict[str, Tensor]:
@@ -232,60 +264,7 @@ def _center_mistakes(x: Tensor) -> dict[str, Tensor]:
 )
 def weighted(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
     """A function of (losses, weights): the weighted mean of Keras 3."""
-    weights = torch.tensor([1.0, 4.0, 0.0])
-    square = torch.tensor([[1.0, 2, 3], [4, 6, 8], [9, 9, 50]], requires_grad=True)
-    got = answer(square, weights)
-    if close(got, (square * weights).mean()) or close(got, (square * weights).sum()):
-        raise NotYet(
-            "For 3 samples of 3 steps the weights met the steps and not the samples: "
-            "broadcasting begins at the last axis. Give them one more axis, "
-            "`weights[:, None]`."
-        )
-    for steps in 2, 3, 5:  # at 3, samples and steps are equally many
-        rows = [[4.0, 1, 7, 2, 5], [3, 9, 8, 0, 6], [2, 10, 50, 11, 1]]
-        losses = torch.tensor(rows)[:, :steps].requires_grad_()
-        place = f"For 3 samples of {steps} steps with weights 1, 4, 0"
-        mistakes = _weighted_mistakes(losses.detach(), weights)
-        wanted = mistakes.pop("sum") / losses.numel()
-        got = answer(losses, weights)
-        require_close(got, wanted, place, mistakes)
-        by_hand = weights[:, None].expand_as(losses) / losses.numel()
-        require_gradient(got, losses, by_hand, "the losses")
-
-
-def _weighted_mistakes(losses: Tensor, weights: Tensor) -> dict[str, Tensor]:
-    rows = [losses[i] * weights[i] for i in range(3)]
-    total, steps = torch.cat(rows).sum(), losses.shape[1]
-    by_weights = (
-        "You divided by the sum of the weights, as torch's `weight=` does. Keras 3 "
-        "divides by the number of losses"
-    )
-    return {
-        "sum": total,
-        "You averaged the losses before the weights came, so they only scale one "
-        "number": losses.mean() * weights.mean(),
-        f"{by_weights} (the weights spread over the steps)": (
-            total / (steps * weights.sum())
-        ),
-        by_weights: total / weights.sum(),
-        "You divided by the weights that are not 0, as Keras 2.0.3 did. Keras 3 "
-        "divides by the number of losses": total / (steps * 2),
-        "That is the sum. Divide by the number of losses": total,
-        "You divided by the number of samples. Each step has a loss: count all": (
-            total / 3
-        ),
-        "You divided by the number of steps. Each sample has losses: count all": (
-            total / steps
-        ),
-        "The weights do nothing": losses.mean(),
-        "A weight only decides which samples count. Multiply by it": (
-            losses[weights > 0].mean()
-        ),
-        "You return one number for each sample. Average them, too": torch.stack(
-            [row.mean() for row in rows]
-        ),
-        "You return one number for each loss. Average them": torch.stack(rows),
-    }
+    means.judge_weighted(answer)
 
 
 @exercise(
@@ -297,75 +276,7 @@ def _weighted_mistakes(losses: Tensor, weights: Tensor) -> dict[str, Tensor]:
 )
 def masked(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
     """A function of (losses, counts): the mean over the steps that count."""
-    counts = torch.tensor([[True, True, False, False], [True] * 4, [False] * 4])
-    losses = torch.tensor([[1.0, 4, 9, 8], [2, 6, 5, 12], [7, 3, 3, 20]])
-    losses.requires_grad_()
-    given = losses.detach().clone(), counts.clone()
-    got = answer(losses, counts)
-    require_kind(got, Tensor, "a tensor", what="`masked`")
-    require_unchanged([losses.detach(), counts], [*given], "what was given")
-    place = "For 6 steps that count, of 12, with the sum 30"
-    if close(got.isnan(), True):
-        raise NotYet(
-            f"{place}: got nan, wanted 5. No step of the last sequence counts, so its "
-            "own mean is 0 / 0. Average all steps at once."
-        )
-    require_close(got, torch.tensor(5.0), place, _masked_mistakes(losses.detach()))
-    require_gradient(got, losses, counts / 6, "the losses")
-    _judge_holes(answer)
-
-
-def _masked_mistakes(losses: Tensor) -> dict[str, float]:
-    means = losses[0, :2].mean(), losses[1].mean()
-    return {
-        "Padding counts in the number: you divided by all steps": 30 / 12,
-        "You divided by the number of sequences": 30 / 3,
-        "You divided by the length": 30 / 4,
-        "That is the sum": 30.0,
-        "The mask does nothing": float(losses.mean()),
-        "Padding counts in the sum: mask it there, too": float(losses.sum() / 6),
-        "The mask is turned around: those are the steps that do not count": float(
-            (losses.sum() - 30) / 6
-        ),
-        "You averaged each sequence first, so a step of a short one weighs more": float(
-            sum(means) / 2
-        ),
-        "You averaged each sequence first, and the empty one counts as 0": float(
-            sum(means) / 3
-        ),
-    }
-
-
-def _judge_holes(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """Padding that is no number, a single step, no step, and a nan that counts."""
-    nan, inf = float("nan"), float("inf")
-    counts = torch.tensor([[True, True, False], [True, False, False]])
-    holes = torch.tensor([[2.0, 4, nan], [6, inf, -inf]], requires_grad=True)
-    got = answer(holes, counts)
-    what = "With nan and infinity in the padding"
-    require_kind(got, Tensor, "a tensor", what="`masked`")
-    if close(got.isfinite(), False):
-        raise NotYet(
-            f"{what}: got {as_text(got.detach())}, wanted 4. 0 * nan is nan, so "
-            "a factor hides nothing. Replace, with `where`."
-        )
-    require_close(got, torch.tensor(4.0), what, {})
-    require_gradient(got, holes, counts / 3, "the losses, where padding is nan,")
-    one = answer(torch.tensor([[5.0, 7.0]]), torch.tensor([[False, True]]))
-    require_close(one, torch.tensor(7.0), "With a single step that counts", {})
-    empty = answer(torch.tensor([[5.0, nan]]), torch.tensor([[False, False]]))
-    require_kind(empty, Tensor | Real, "a number", what="`masked` of no steps")
-    if not close(empty, 0.0):
-        raise NotYet(
-            f"If no step counts: got {as_text(empty)}, wanted 0. A mean over nothing "
-            "is 0 / 0. Divide by at least 1."
-        )
-    seen = answer(torch.tensor([[nan, 1.0], [2.0, 3.0]]), counts[:, :2])
-    if torch.as_tensor(seen).isfinite().all():
-        raise NotYet(
-            f"A nan in a step that counts is hidden: the result is {as_text(seen)}. "
-            "Replace what the mask names, not what is nan."
-        )
+    means.judge_masked(answer)
 
 
 @exercise(

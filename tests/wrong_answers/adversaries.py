@@ -102,6 +102,29 @@ WRONG = {
             _memory(_BUFFER, "self.k = min(max(self.k + step.item(), 0.0), 1.0)"),
             "cannot assign",
         ),
+        (
+            _memory(_BUFFER, "self.k = self.k + step.detach().clamp(0, 1)"),
+            "The step was clipped",
+        ),
+        (
+            _memory(
+                f"self.start = k; {_BUFFER}",
+                "self.k = (self.start + step.detach()).clamp(0, 1)",
+            ),
+            "k went on from 0.9, its start",
+        ),
+        (
+            "memory = {}\n"
+            + _memory(
+                f"memory.setdefault('k', k); {_BUFFER}",
+                "memory['k'] += step.item(); self.k.fill_(memory['k']).clamp_(0, 1)",
+            ),
+            "Two modules share one k",
+        ),
+        (
+            _memory(_BUFFER, "step.data += self.k; self.k = step.detach().clamp(0, 1)"),
+            "You changed the step",
+        ),
     ],
     "began_step": [
         (
@@ -309,6 +332,30 @@ WRONG = {
             ),
             "moved as if the image were a fixed target",
         ),
+        (
+            _began(
+                "generator.eval()",
+                *_ERRORS,
+                _PARTS,
+                *_GRADS,
+                _STEPS,
+                _UPDATE,
+                _BOTH,
+            ),
+            "is in evaluation mode",
+        ),
+        (
+            _began(
+                *_ERRORS,
+                _PARTS,
+                *_GRADS,
+                _STEPS,
+                "discriminator.requires_grad_(False)",
+                _UPDATE,
+                _BOTH,
+            ),
+            "the discriminator is frozen",
+        ),
     ],
     "worse_side": [
         (
@@ -321,7 +368,15 @@ WRONG = {
         ),
         (
             _worse(*_KLS, "return step * (ahead > behind)[:, None, None, None]"),
-            "You returned numbers of shape",
+            "You returned other numbers than those of `step`",
+        ),
+        (
+            _worse(
+                *_KLS,
+                "flat = step.flatten(1)",
+                "return torch.where((ahead > behind)[:, None], flat, -flat)",
+            ),
+            "You returned numbers of shape (60, 6)",
         ),
         (
             _worse(
@@ -431,6 +486,30 @@ WRONG = {
             ),
             "left gradients in the weights",
         ),
+        (
+            _search(
+                "unit(torch.autograd.grad(change, d)[0])",
+                "(change.backward(), unit(d.grad), model.zero_grad())[1]",
+            ),
+            "your search has changed or cleared them",
+        ),
+        (
+            _vat_loss(
+                _UNIT,
+                _TARGET,
+                "d = unit(d)",
+                "x.requires_grad_()",
+                _SEARCH[0],
+                _SEARCH[2],
+                "    d = unit(torch.autograd.grad(change, x)[0])",
+                _END,
+            ),
+            "x or d has `requires_grad` now",
+        ),
+        (
+            _search("", "", target=f"{_TARGET}; model.requires_grad_(False)"),
+            "Your code has frozen the model",
+        ),
         (_search("", "", end=_END.replace(" + eps * d", "")), "It is 0"),
         (
             _search(
@@ -447,7 +526,61 @@ WRONG = {
         ),
     ],
     "balance": [
-        (_balance(_LOSS, _IMBALANCE, "new = k", _RETURN), "k is frozen"),
+        (
+            _balance(
+                _LOSS,
+                _IMBALANCE,
+                _NEW_K.replace("lambda_k", "0.1"),
+                _RETURN,
+            ),
+            "lambda_k is always 0.1",
+        ),
+        (
+            _balance(
+                _LOSS,
+                _IMBALANCE,
+                _NEW_K.replace("imbalance", "(0.5 * real - generated).detach()"),
+                _RETURN,
+            ),
+            "gamma is always 0.5",
+        ),
+        (
+            _balance(
+                _LOSS, _IMBALANCE, _NEW_K, "return loss, real + imbalance.abs(), new"
+            ),
+            "That is M. It comes third",
+        ),
+        (
+            _balance(
+                _LOSS,
+                "imbalance = real.detach().mul_(gamma) - generated",
+                _NEW_K,
+                _RETURN,
+            ),
+            "You changed the errors",
+        ),
+        (
+            _balance(
+                "memory = BEGANLoss(gamma=gamma, lambda_k=lambda_k, k=float(k))",
+                "loss = memory(real, generated)",
+                "memory.update_(real, generated)",
+                "return loss, memory.k, memory.M",
+            ),
+            "a tensor that the way back needs was changed in place",
+        ),
+        (
+            _balance(
+                _LOSS,
+                _IMBALANCE,
+                _NEW_K,
+                "return loss, new, generated.detach() + imbalance.abs()",
+            ),
+            "M begins with `real`, and not with `generated`",
+        ),
+        (
+            _balance(_LOSS, _IMBALANCE, "new = k", _RETURN),
+            "The new k is the old one: it is frozen",
+        ),
         (
             _balance(_LOSS, _IMBALANCE, "new = None", _RETURN),
             "The new k is None; wanted a number.",
@@ -533,6 +666,28 @@ WRONG = {
         (_balance(_LOSS, "return loss"), "wanted three numbers"),
     ],
     "vat_term": [
+        (
+            _vat_term(
+                "p = model(x).detach()",
+                "x += eps * d",
+                "return kl_from_logits(p, model(x)).mean()",
+            ),
+            "You changed x or d",
+        ),
+        (
+            _vat_term(
+                "p, q = model(x).detach(), model(x + d)",
+                "return eps * kl_from_logits(p, q).mean()",
+            ),
+            "eps stands in front of the KL",
+        ),
+        (
+            _vat_term(
+                "p, q = model(x).detach(), model(eps * d)",
+                "return kl_from_logits(p, q).mean()",
+            ),
+            "q is the answer on eps * d alone",
+        ),
         (
             _vat_term(
                 "p, q = model(x).softmax(1), model(x + eps * d).softmax(1)",

@@ -114,6 +114,23 @@ WRONG = {
             ),
             "You changed the numbers of the model that was given",
         ),
+        (
+            _untie(
+                "new = nn.Sequential(*[copy.deepcopy(layer) for layer in model])",
+                "return new.requires_grad_(False)",
+            ),
+            "The copies are frozen",
+        ),
+        (
+            _untie(
+                "return nn.Sequential(*[copy.deepcopy(model[i]) for i in range(4)])"
+            ),
+            "The new model has 4 places, the old one 6",
+        ),
+        (
+            _untie("return nn.Sequential(*[copy.deepcopy(m).float() for m in model])"),
+            "another dtype than the layers",
+        ),
     ],
     "twins": [
         (
@@ -177,6 +194,14 @@ WRONG = {
             _twins(_KEEP, _BOTH, "return (one * other).sum(1).squeeze()"),
             "For a batch of one pair",
         ),
+        (
+            _twins(
+                ["self.encoder = encoder.requires_grad_(False)"],
+                _BOTH,
+                "return (one * other).sum(1)",
+            ),
+            "Your code has frozen the weights",
+        ),
         (_twins(_KEEP, _BOTH, "(one * other).sum(1)"), "`forward` returned None"),
     ],
     "center": [
@@ -214,6 +239,17 @@ WRONG = {
                 "x -= x.flatten(1).mean(1).view(-1, *[1] * (x.dim() - 1))", "return x"
             ),
             "You changed the batch",
+        ),
+        (
+            _center(
+                "m = torch.stack([sample.mean() for sample in x.detach()])",
+                "return x - m.view(-1, *[1] * (x.dim() - 1))",
+            ),
+            "The values are right, but not their gradient",
+        ),
+        (
+            _center("return torch.stack([a - a.mean() for a in x.double()])"),
+            "The batch is of torch.float32, and the result of torch.float64",
         ),
     ],
     "weighted": [
@@ -260,10 +296,32 @@ WRONG = {
             "does not reach the losses",
         ),
         (
-            _weighted("return (losses * weights[:, None]).sum() / 6"),
-            "For 3 samples of 3 steps",
+            _weighted("return (losses * weights[:, None]).sum() / 10"),
+            "For 3 samples of 3 steps with weights 1, 4, 0: got",
         ),
         (_weighted("(losses * weights[:, None]).mean()"), "returned None"),
+        (
+            _weighted("return (losses * weights.unsqueeze_(1)).mean()"),
+            "You changed what was given",
+        ),
+        (
+            _weighted(
+                "return (weights[:, None] * losses).sum() / (weights != 0).sum()"
+            ),
+            "You divided by the number of weights that are not 0",
+        ),
+        (
+            _weighted("return losses[weights > 0].mean()"),
+            "A weight only decides which samples count",
+        ),
+        (
+            _weighted(
+                "result = (losses * weights[:, None]).mean()",
+                "result.backward()",
+                "return result",
+            ),
+            "your code has called `backward` already",
+        ),
     ],
     "masked": [
         (_masked("return (losses * counts).mean()"), "divided by all steps"),
@@ -315,6 +373,27 @@ WRONG = {
         (
             _masked("losses[~counts] = 0", "return losses.sum() / counts.sum()"),
             "Your code raised RuntimeError",
+        ),
+        (
+            _masked("return losses[counts].abs().sum() / counts.sum().clamp(min=1)"),
+            "With losses below 0",
+        ),
+        (
+            _masked(
+                "kept = losses.where(counts, 0).clamp(max=1e6)",
+                "return kept.sum() / counts.sum().clamp(min=1)",
+            ),
+            "Infinity in a step that counts is hidden",
+        ),
+        (
+            _masked("return losses[counts].sum() / (counts.sum() + 1e-3)"),
+            "got nearly 5, but not to five digits",
+        ),
+        (_masked("return losses[counts].sum() / (counts.sum() + 1)"), "You added 1"),
+        (_masked("return losses[0][counts[0]].mean()"), "of the first sequence alone"),
+        (
+            _masked("return losses.where(counts, 0).mean(dim=1)"),
+            "one number for each sequence. Wanted one",
         ),
     ],
     "two_heads": [
@@ -487,6 +566,40 @@ WRONG = {
                 ]
             ),
             "the classes in the second axis",
+        ),
+        (
+            _digits(
+                "known = digits >= 0",
+                "return cross_entropy(scores[known].softmax(1), digits[known])",
+            ),
+            "you gave it shares (softmax)",
+        ),
+        (
+            _digits("both = (digits >= 0) & names.any(1)", "return named[both].mean()"),
+            "A digit is left out because its name is unknown",
+        ),
+        (
+            _heads(
+                loss=[
+                    "known = digits >= 0",
+                    "digits.clamp_(min=0)",
+                    _NAMED,
+                    _SPELLED,
+                    _TERM,
+                    "return reduce(named, mask=known)",
+                ]
+            ),
+            "You changed the labels that were given",
+        ),
+        (
+            _names(
+                "add_loss('names', reduce(spelled, mask=names > 1))",
+            ),
+            "with a single letter that is known",
+        ),
+        (
+            _heads(forward=[_CODE, "add_loss('size', code.square().mean())", _PAIR]),
+            "`forward` calls `add_loss`",
         ),
     ],
 }

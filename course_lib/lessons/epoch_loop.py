@@ -46,6 +46,7 @@ def judge_fit(fit: Fit) -> None:
     given, batches, test = _problem()
     _judge_one_epoch(fit, given, batches, test)
     _judge_epochs(fit, given, batches, test)
+    _judge_going_on(fit, given, batches, test)
     _judge_skipping(fit, given, batches, test)
     _judge_modes(fit, given, batches, test)
     _judge_stopping(fit, given, batches, test)
@@ -74,14 +75,22 @@ def _run(
 
 
 def _run_with(
-    model: nn.Module, fit: Fit, given: Tree, batches: Batches, test: Any, *rest: Any
+    model: nn.Module,
+    fit: Fit,
+    given: Tree,
+    batches: Batches,
+    test: Any,
+    *rest: Any,
+    state: Tree = None,
 ) -> tuple[Tree, Tree, list]:
     own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     params = map_tree(lambda path, x: x.clone(), given)
-    state = setup(Momentum(0.1, 0.9), params)
+    state = setup(Momentum(0.1, 0.9), params) if state is None else state
+    velocities = [leaf.state.clone() for _, leaf in walk(state)]
+    given_batches, batches = batches, list(batches)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `train` warns of a batch that it skips
-        got = _called(fit, model, params, state, list(batches), test, *rest)
+        got = _called(fit, model, params, state, batches, test, *rest)
     if isinstance(got, list) and len(got) == 3:
         got = tuple(got)
     require_kind(got, tuple, WANTED)
@@ -99,7 +108,10 @@ def _run_with(
     if any(p.grad is not None for p in model.parameters()):
         raise NotYet("The model has a `.grad` now. Take gradients with respect to p.")
     changed = [p for p, x in walk(params) if not torch.equal(x, dict(walk(given))[p])]
-    moved = [p for p, leaf in walk(state) if leaf.state.any()]
+    now = [leaf.state for _, leaf in walk(state)]
+    moved = not all(map(torch.equal, now, velocities))
+    if len(batches) != len(given_batches):
+        raise NotYet("The list `batches` has lost entries: leave it as it came.")
     if changed or moved:
         raise NotYet(
             f"The {'params' if changed else 'state'} that you were given changed in "
@@ -292,6 +304,19 @@ def _judge_epochs(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
             ),
         }
     )
+
+
+def _judge_going_on(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
+    """The state of a first call goes into a second one."""
+    state, params, _ = _run(fit, given, batches, test)
+    model = nn.Sequential(nn.Linear(3, 2))
+    rest = batches, test, 1, 2
+    _, params, _ = _run_with(model, fit, params, *rest, state=state)
+    if not close(params["0"]["weight"], _by_torch(given, batches, test, 2)[-1].weight):
+        raise NotYet(
+            "A second call that goes on with the state of the first one differs from "
+            "two epochs in one call. Use the `state` that comes in, and no `setup`."
+        )
 
 
 def _judge_accuracy(

@@ -39,7 +39,10 @@ def assign(answer: Callable[[nn.Module, list[Tensor]], object]) -> None:
     old = [p.detach().clone() for p in parameters]
     values = [torch.randn(p.shape) for p in parameters]
     wanted = [v.clone() for v in values]
-    answer(model, values)
+    given = list(values)
+    answer(model, given)
+    if len(given) != len(values):
+        raise NotYet("You took tensors out of the list `values`. Leave it as it is.")
     now = list(model.parameters())
     if any(a is not b for a, b in zip(now, parameters, strict=True)):
         raise NotYet(
@@ -58,6 +61,45 @@ def assign(answer: Callable[[nn.Module, list[Tensor]], object]) -> None:
             "The parameters can't be trained by gradients any more. Do not change "
             "`requires_grad`; `torch.no_grad()` around the copy is enough.": not all(
                 p.requires_grad and p.is_leaf for p in now
+            ),
+            "The parameters have a `.grad` now: the next step of an optimizer would "
+            "use it.": any(p.grad is not None for p in now),
+            "You put other tensors into the list `values`.": any(
+                a is not b for a, b in zip(given, values, strict=True)
+            ),
+        }
+    )
+    _judge_norm(answer)
+
+
+def _judge_norm(answer: Callable[[nn.Module, list[Tensor]], object]) -> None:
+    """A norm has buffers, and its weight rests: still a parameter."""
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2))
+    model[0].weight.requires_grad_(False)
+    buffers = [b.clone() for b in model.buffers()]
+    values = [torch.full_like(p, k + 2.0) for k, p in enumerate(model.parameters())]
+    try:
+        answer(model, [value.clone() for value in values])
+    except RuntimeError as error:
+        raise NotYet(
+            "With a model that begins with a batch norm your code raised: "
+            f"{str(error).splitlines()[0]}. Its running mean is in `state_dict` and no "
+            "parameter; its frozen weight is one. Go through `model.parameters()`."
+        ) from error
+    filled = [
+        torch.equal(*pair) for pair in zip(model.parameters(), values, strict=True)
+    ]
+    reject(
+        {
+            "With a frozen parameter in the model, the values are shifted or left "
+            "out. Frozen or not, each parameter has its place in `values`.": (
+                not all(filled)
+            ),
+            "The buffers of a batch norm have changed. They are no parameters.": (
+                not all(map(torch.equal, model.buffers(), buffers))
+            ),
+            "You have changed `requires_grad` of a parameter that was frozen.": (
+                model[0].weight.requires_grad
             ),
         }
     )
@@ -209,6 +251,17 @@ def passes(answer: Callable[[nn.Module, int], int]) -> None:
     mistakes = {"A tensor that stands twice in the model is counted twice": 54}
     square = nn.Linear(3, 3, bias=False)
     count("With one layer at two places", 1, 27, mistakes, square, nn.ReLU(), square)
+    zeros = [nn.Linear(3, 3, bias=False) for _ in range(2)]
+    for layer in zeros:
+        nn.init.zeros_(layer.weight)
+    mistakes = {
+        "Equal tensors are still two. Only the *same* tensor counts once": 27,
+        "You do not reach a layer inside of another module": 0,
+    }
+    place = "With two layers of equal weights, inside of another module"
+    count(place, 1, 54, mistakes, nn.Sequential(*zeros))
+    if any(not layer.weight.requires_grad for layer in zeros):
+        raise NotYet("Your function has frozen the model. It should only count.")
 
 
 @exercise(
@@ -246,7 +299,9 @@ def he(answer: Callable[[Tensor], float]) -> None:
             square = (2 / (weight.shape[1] * side * side)) ** 0.5
             mistakes["A kernel need not be square: height times width"] = square
         wanted = nn.init.calculate_gain("relu") / math.sqrt(fan_in)
+        before = weight.detach().clone()
         require_close(answer(weight), wanted, f"For {name}", mistakes)
+        require_unchanged([weight], [before], "the weight. Return the number alone")
 
 
 @exercise(
@@ -283,9 +338,12 @@ def anneal(answer: Callable[[float, int, int, float], float]) -> None:
         require_close(got, wanted, f"{place}, counted from 0, of 5", {})
     require_close(answer(1.0, 1, 2, 0.1), 0.1, "In the last cycle of 2", {})
     place = "With sigma = 2 all values should double. In the middle"
-    require_close(answer(2.0, 2, 5, 0.1), 1.1, place, {})
+    mistakes = {"You end at `final` itself; wanted final * sigma": 1.05}
+    require_close(answer(2.0, 2, 5, 0.1), 1.1, place, mistakes)
     place = "With final = 0.5 the middle is 0.75. Is a 0.1 or 0.9 fixed? There"
     require_close(answer(1.0, 2, 5, 0.5), 0.75, place, {})
+    place = "With final = 0, which ends at 0. In the last cycle of 5"
+    require_close(answer(1.0, 4, 5, 0.0), 0.0, place, {})
     try:
         alone = answer(1.0, 0, 1, 0.1)
     except ZeroDivisionError:
@@ -317,6 +375,7 @@ def _labs() -> dict[str, Lab]:
             nn.Sequential(*parts),
             sigmas,
             (4, 3) if isinstance(parts[0], nn.Linear) else (4, 2, 3, 3),
+            sign=-1 if name.startswith("3") else 1,
         )
         for name, (parts, sigmas) in layers.items()
     }

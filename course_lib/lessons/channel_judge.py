@@ -106,7 +106,7 @@ def judge(answer: type) -> None:
     """Raise NotYet with the first step that is wrong, and why."""
     if not isinstance(answer, type):
         require_kind(answer, type, "the class itself", what="The answer", verb="is")
-    for step in (_remember, _look, _look_again, _accept, _price, _search):
+    for step in (_remember, _look, _look_again, _accept, _apart, _price, _search):
         step(answer)
 
 
@@ -185,7 +185,10 @@ def _outputs(
     """
     x, first, second = _layers()
     given = [x, *first.parameters(), *second.parameters()]
+    before = [tensor.clone() for tensor in given]
     known, found = make(x, first, second), []
+    if not all(map(torch.equal, given, before)):
+        raise NotYet("`__init__` changes x, `first` or `second`. Work with copies.")
     for name, weight, by in calls:
         if fresh and found:
             known = make(x, first, second)
@@ -227,6 +230,19 @@ def _require_output(got: Any, place: str) -> None:
         raise NotYet(
             f"{place}: you returned the shape {tuple(got.shape)}; wanted that of what "
             f"`second` gives, {wanted}."
+        )
+
+
+def _apart(answer: type) -> None:
+    """A search has an object for each mini-batch."""
+    x, first, second = _layers()
+    mine = answer(x, first, second)
+    answer(x + 1, first, second)
+    wanted = _Full(x, first, second).look(*WEIGHTS[0], 1.5)
+    if not close(mine.look(*WEIGHTS[0], 1.5), wanted):
+        raise NotYet(
+            "Step 4, two mini-batches: a second object changes what the first one "
+            "gives. Keep what you remember on `self`, not on the class or outside."
         )
 
 

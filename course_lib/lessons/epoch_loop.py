@@ -3,38 +3,23 @@
 The oracle is plain PyTorch: a linear layer, `backward`, and torch.optim.SGD.
 """
 
-import copy
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from course_lib.explicit import Leaf, setup
 from course_lib.lessons.checks import close, reject, require_kind, require_written
+from course_lib.lessons.epoch_oracle import Batches, Epoch, accuracy, by_torch
 from course_lib.lessons.exercises import NotYet
 from course_lib.rules import Momentum
 from course_lib.trees import Tree, dotted, map_tree, walk
 
-Batches = Sequence[tuple[Tensor, Tensor]]
 Fit = Callable[..., Any]
 WANTED = "the tuple (state, params, log)"
-
-
-class Epoch(NamedTuple):
-    """What is true after an epoch."""
-
-    layer: nn.Linear
-    velocity: Tensor  # of the weight, times the step size
-    losses: list[float]
-    accuracy: float
-
-    @property
-    def weight(self) -> Tensor:
-        """The weight of the layer."""
-        return self.layer.weight.detach()
 
 
 def judge_fit(fit: Fit) -> None:
@@ -164,59 +149,19 @@ def _require_trees(state: Any, params: Any, log: Any, wanted: Tree) -> None:
         )
 
 
-# The oracle
-
-
-def _by_torch(
-    given: Tree,
-    batches: Batches,
-    test: tuple[Tensor, Tensor],
-    epochs: int = 1,
-    *,
-    keeps_velocity: str = "always",
-) -> list[Epoch]:
-    """Train by `backward`; velocity is kept "always", "in an epoch" or "never"."""
-    layer = nn.Linear(3, 2)
-    layer.load_state_dict(given["0"])
-    found = []
-    sgd = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
-    for _ in range(epochs):
-        losses = []
-        if keeps_velocity != "always":
-            sgd.state.clear()
-        for x, y in batches:
-            loss = nn.functional.cross_entropy(layer(x), y)
-            losses.append(loss.item())
-            if math.isfinite(losses[-1]):
-                if keeps_velocity == "never":
-                    sgd.state.clear()
-                sgd.zero_grad()
-                loss.backward()
-                sgd.step()
-        velocity = 0.1 * sgd.state[layer.weight]["momentum_buffer"]
-        now = copy.deepcopy(layer)
-        found.append(Epoch(now, velocity, losses, _accuracy(now, test)))
-    return found
-
-
-@torch.no_grad()
-def _accuracy(layer: nn.Module, test: tuple[Tensor, Tensor]) -> float:
-    return (layer(test[0]).argmax(1) == test[1]).double().mean().item()
-
-
 # The steps
 
 
 def _judge_one_epoch(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
     state, params, log = _run(fit, given, batches, test)
-    (wanted,) = _by_torch(given, batches, test)
+    (wanted,) = by_torch(given, batches, test)
     if len(log) != 1:
         raise NotYet(
             f"One epoch: `log` has {len(log)} entries. Append one after the batches."
         )
 
     def of(batches: Batches, velocity: str = "always") -> Tensor:
-        return _by_torch(given, batches, test, keeps_velocity=velocity)[0].weight
+        return by_torch(given, batches, test, keeps_velocity=velocity)[0].weight
 
     start, got = given["0"]["weight"], params["0"]["weight"]
     mistakes = {
@@ -270,7 +215,7 @@ def _same(got: Any, wanted: float) -> bool:
 
 def _judge_epochs(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
     state, params, log = _run(fit, given, batches, test, 3)
-    wanted = _by_torch(given, batches, test, 3)
+    wanted = by_torch(given, batches, test, 3)
     if len(log) == 1:
         raise NotYet(
             "Three epochs, a goal that can't be reached: `log` has 1 entry. Does a "
@@ -285,7 +230,7 @@ def _judge_epochs(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
             f"Three batches in an epoch, and `losses` has {max(sizes)} entries: it "
             "goes on over the epochs. Begin each epoch with an empty list."
         )
-    forgot = _by_torch(given, batches, test, 3, keeps_velocity="in an epoch")[-1]
+    forgot = by_torch(given, batches, test, 3, keeps_velocity="in an epoch")[-1]
     if close(params["0"]["weight"], forgot.weight):
         raise NotYet(
             "The velocity starts at zero in each epoch. `state` goes on; no `setup` in "
@@ -312,7 +257,7 @@ def _judge_going_on(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
     model = nn.Sequential(nn.Linear(3, 2))
     rest = batches, test, 1, 2
     _, params, _ = _run_with(model, fit, params, *rest, state=state)
-    if not close(params["0"]["weight"], _by_torch(given, batches, test, 2)[-1].weight):
+    if not close(params["0"]["weight"], by_torch(given, batches, test, 2)[-1].weight):
         raise NotYet(
             "A second call that goes on with the state of the first one differs from "
             "two epochs in one call. Use the `state` that comes in, and no `setup`."
@@ -334,19 +279,19 @@ def _judge_accuracy(
     before = nn.Linear(3, 2)
     before.load_state_dict(given["0"])
     if number:
-        before = _by_torch(given, batches, test, number)[-1].layer
+        before = by_torch(given, batches, test, number)[-1].layer
     mistakes = {
         "in percent; wanted a share between 0 and 1": 100 * epoch.accuracy,
         "the number of right answers; wanted their share": (
             len(test[1]) * epoch.accuracy
         ),
         "the share of mistakes": 1 - epoch.accuracy,
-        "that of the training samples; wanted the test": _accuracy(epoch.layer, seen),
+        "that of the training samples; wanted the test": accuracy(epoch.layer, seen),
         "that of the model's own parameters. Use `call` with the newest params": (
-            _accuracy(own, test)
+            accuracy(own, test)
         ),
         "from before this epoch. Measure after its batches, with the newest params": (
-            _accuracy(before, test)
+            accuracy(before, test)
         ),
     }
     reject({f"{place} {text}.": close(got, wrong) for text, wrong in mistakes.items()})
@@ -369,7 +314,7 @@ def _judge_skipping(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
             f"{str(error).splitlines()[0][:60]}... Look at the loss before `update`, "
             "and skip the batch."
         ) from error
-    (wanted,) = _by_torch(given, hard, test)
+    (wanted,) = by_torch(given, hard, test)
     got = log[0]["losses"] if log else []
     reject(
         {
@@ -429,7 +374,7 @@ def _judge_modes(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
 
 
 def _judge_stopping(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
-    wanted = _by_torch(given, batches, test, 8)
+    wanted = by_torch(given, batches, test, 8)
     goal = wanted[-1].accuracy
     last = next(i for i, epoch in enumerate(wanted) if epoch.accuracy >= goal)
     for at_least in (goal - 0.01, goal):

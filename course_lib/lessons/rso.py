@@ -39,8 +39,7 @@ def assign(answer: Callable[[nn.Module, list[Tensor]], object]) -> None:
     old = [p.detach().clone() for p in parameters]
     values = [torch.randn(p.shape) for p in parameters]
     wanted = [v.clone() for v in values]
-    given = list(values)
-    answer(model, given)
+    answer(model, given := list(values))
     if len(given) != len(values):
         raise NotYet("You took tensors out of the list `values`. Leave it as it is.")
     now = list(model.parameters())

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from course_lib.explicit import Leaf, setup
 from course_lib.lessons.checks import close, reject, require_kind, require_written
-from course_lib.lessons.epoch_oracle import Batches, Epoch, accuracy, by_torch
+from course_lib.lessons.epoch_oracle import Batches, Epoch, Watched, accuracy, by_torch
 from course_lib.lessons.exercises import NotYet
 from course_lib.rules import Momentum
 from course_lib.trees import Tree, dotted, map_tree, walk
@@ -339,26 +339,13 @@ def _judge_skipping(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
     _judge_losses(got, wanted.losses, "With a nan and an inf")
 
 
-class _Watched(nn.Sequential):
-    """Notes at each call whether it sees the test, and whether it is in train mode."""
-
-    def __init__(self, note: Callable[[bool, bool], None], *layers: nn.Module) -> None:
-        super().__init__(*layers)
-        self.note = note
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Note, then run the layers."""
-        self.note(bool((x[:, 0] < 0).all()), self.training)
-        return super().forward(x)
-
-
 def _judge_modes(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
     seen: dict[bool, list[bool]] = {True: [], False: []}
 
     def note(is_test: bool, is_training: bool) -> None:
         seen[is_test].append(is_training)
 
-    model = _Watched(note, nn.Linear(3, 2)).eval()
+    model = Watched(note, nn.Linear(3, 2)).eval()
     _run_with(model, fit, given, batches, test, 2, 2.0)
     trained, judged = seen[False], seen[True]
     reject(
@@ -396,4 +383,10 @@ def _judge_stopping(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
                     params["0"]["weight"], wanted[last].weight
                 ),
             }
+        )
+    _, _, log = _run(fit, given, batches, test, 3, 0.0)
+    if len(log) != 1:
+        raise NotYet(
+            f"A goal that the first epoch reaches, and `log` has {len(log)} entries; "
+            "wanted one."
         )

@@ -133,7 +133,10 @@ def descend(answer: Callable[[Tree, Tree, float], Tree]) -> None:
     }
     wanted = "x - eta * g for each tensor x"
     require_tree(got, stepped(-ETA), "descend", mistakes, wanted)
+    first = copied(got)
     _judge_deep(answer)
+    if not same(got, first):
+        raise NotYet("A second call changes what the first one returned.")
 
 
 def _judge_deep(answer: Callable[[Tree, Tree, float], Tree]) -> None:
@@ -208,8 +211,11 @@ def sample_gradients(answer: Callable[..., Tree]) -> None:
     own = parameters_of(model)
     params = map_tree(lambda path, x: x + torch.randn_like(x), own)
     x, y = torch.randn(5, 3), torch.tensor([0, 1, 1, 0, 1])
-    got = answer(model, copied(params), x, y)
+    given, x_before = copied(params), x.clone()
+    got = answer(model, given, x, y)
     require_written(got)
+    if not same(given, params) or not torch.equal(x, x_before):
+        raise NotYet("`params` or `x` has changed. Leave what you are given as it is.")
     if not all(module.training for module in model.modules()):
         raise NotYet("The model came in train mode and is in eval mode now.")
     if not same(parameters_of(model), own):
@@ -253,9 +259,9 @@ def sample_gradients(answer: Callable[..., Tree]) -> None:
         ("that has a model inside", [nn.Sequential(*model)], ("1",)),
     ):
         other = nn.Sequential(nn.Flatten(), *layers)
-        _judge_other(
-            answer, other, _moved(params, places), _moved(wanted, places), x, y, words
-        )
+        of_three = map_tree(lambda path, g: g[:3], wanted)
+        trees = _moved(params, places), _moved(of_three, places)
+        _judge_other(answer, other, trees, (x[:3], y[:3]), words)
 
 
 def _moved(tree: Tree, places: tuple[str, ...]) -> Tree:
@@ -268,19 +274,20 @@ def _moved(tree: Tree, places: tuple[str, ...]) -> Tree:
 def _judge_other(
     answer: Callable[..., Tree],
     model: nn.Module,
-    params: Tree,
-    wanted: Tree,
-    x: Tensor,
-    y: Tensor,
+    trees: tuple[Tree, Tree],
+    batch: tuple[Tensor, Tensor],
     words: str,
 ) -> None:
+    params, wanted = trees
     try:
-        got = answer(model, params, x, y)
+        got = answer(model, params, *batch)
     except (KeyError, IndexError, RuntimeError, ValueError, TypeError) as error:
         said = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
         advice = (
-            " If it gets one sample alone, give it a batch of one: `one[None]`, and "
-            "`label[None]`."
+            " Its tree has other keys: take them from `params`."
+            if isinstance(error, KeyError)
+            else " If it gets one sample alone, give it a batch of one: `one[None]`, "
+            "and `label[None]`."
             if "Flatten" in words
             else " Its tree has one level more; `map_tree` and `vmap` go to any depth."
         )
@@ -322,6 +329,7 @@ def evaluate(answer: Callable[..., Tensor]) -> None:
     stats["1"]["num_batches_tracked"] = torch.tensor(7)
     own = {name: t.clone() for name, t in model.state_dict().items()}
     x = torch.randn(6, 3) + 2
+    x_before = x.clone()
     given = copied(params), copied(stats)
     generator = torch.get_rng_state()
     got = answer(model, *given, x)
@@ -329,6 +337,8 @@ def evaluate(answer: Callable[..., Tensor]) -> None:
     judge_untouched(model, own)
     if not same(given[0], params) or not same(given[1], stats):
         raise NotYet("The trees that you were given have changed. Leave them alone.")
+    if not torch.equal(x, x_before):
+        raise NotYet("The inputs `x` have changed. Leave them alone.")
     if isinstance(got, tuple):
         raise NotYet(
             "With `buffers=`, `call` returns (output, new buffers). Return the output "

@@ -11,6 +11,7 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
+from course_lib.lessons.assign_judge import judge_filled, judge_norm
 from course_lib.lessons.checks import (
     Mistakes,
     reject,
@@ -50,7 +51,7 @@ def assign(answer: Callable[[nn.Module, list[Tensor]], object]) -> None:
         )
     name = "the tensors in `values`, which belong to the caller"
     require_unchanged(values, wanted, name)
-    _judge_filled(now, old, wanted)
+    judge_filled(now, old, wanted)
     reject(
         {
             "The model now shares its memory with `values`: who changes `values` later "
@@ -63,63 +64,15 @@ def assign(answer: Callable[[nn.Module, list[Tensor]], object]) -> None:
             ),
             "The parameters have a `.grad` now: the next step of an optimizer would "
             "use it.": any(p.grad is not None for p in now),
+            "The model is in eval mode now. Leave its mode as it was.": (
+                not all(module.training for module in model.modules())
+            ),
             "You put other tensors into the list `values`.": any(
                 a is not b for a, b in zip(given, values, strict=True)
             ),
         }
     )
-    _judge_norm(answer)
-
-
-def _judge_norm(answer: Callable[[nn.Module, list[Tensor]], object]) -> None:
-    """A norm has buffers, and its weight rests: still a parameter."""
-    model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2))
-    model[0].weight.requires_grad_(False)
-    buffers = [b.clone() for b in model.buffers()]
-    values = [torch.full_like(p, k + 2.0) for k, p in enumerate(model.parameters())]
-    try:
-        answer(model, [value.clone() for value in values])
-    except RuntimeError as error:
-        raise NotYet(
-            "With a model that begins with a batch norm your code raised: "
-            f"{str(error).splitlines()[0]}. Its running mean is in `state_dict` and no "
-            "parameter; its frozen weight is one. Go through `model.parameters()`."
-        ) from error
-    filled = [
-        torch.equal(*pair) for pair in zip(model.parameters(), values, strict=True)
-    ]
-    reject(
-        {
-            "With a frozen parameter in the model, the values are shifted or left "
-            "out. Frozen or not, each parameter has its place in `values`.": (
-                not all(filled)
-            ),
-            "The buffers of a batch norm have changed. They are no parameters.": (
-                not all(map(torch.equal, model.buffers(), buffers))
-            ),
-            "You have changed `requires_grad` of a parameter that was frozen.": (
-                model[0].weight.requires_grad
-            ),
-        }
-    )
-
-
-def _judge_filled(now: list[Tensor], old: list[Tensor], wanted: list[Tensor]) -> None:
-    same = [torch.equal(a, b) for a, b in zip(now, old, strict=True)]
-    sums = map(torch.add, old, wanted)
-    reject(
-        {
-            "The model has not changed. `weight = ...` only gives the name `weight` to "
-            "another tensor; write into the one that the model holds.": all(same),
-            "Only some of the parameters have changed. Fill each of them.": any(same),
-            "You added the values to the old weights. Replace them.": (
-                all(map(torch.allclose, now, sums))
-            ),
-            "The weights have changed, but they are not those of `values`.": (
-                not all(map(torch.equal, now, wanted))
-            ),
-        }
-    )
+    judge_norm(answer)
 
 
 # (what it is about, w, dw, losses at w, w + dw and w - dw). All numbers fit float32;
@@ -259,7 +212,22 @@ def passes(answer: Callable[[nn.Module, int], int]) -> None:
     }
     place = "With two layers of equal weights, inside of another module"
     count(place, 1, 54, mistakes, nn.Sequential(*zeros))
-    if any(not layer.weight.requires_grad for layer in zeros):
+    mistakes = {
+        "A norm has a weight and a bias, too": 60,
+        "Other layers than linear ones have parameters, too": 0,
+        "You count buffers. They are no parameters, and nothing searches them": 87,
+    }
+    norm = nn.BatchNorm2d(2)
+    count("With a convolution and a norm", 1, 72, mistakes, nn.Conv2d(1, 2, 3), norm)
+    mistakes = {"One weight stands in two layers, and is counted twice": 54}
+    zeros[1].weight = zeros[0].weight
+    count("With one weight in two layers", 1, 27, mistakes, *zeros)
+    half = nn.Linear(3, 2)
+    half.weight.requires_grad_(False)
+    words = "You ask a layer's weight; each parameter has a `requires_grad` of its own"
+    mistakes = {words: 0, f"{words}.": 24}
+    count("With a frozen weight and a free bias", 1, 6, mistakes, half)
+    if not zeros[0].weight.requires_grad:
         raise NotYet("Your function has frozen the model. It should only count.")
 
 
@@ -301,6 +269,8 @@ def he(answer: Callable[[Tensor], float]) -> None:
         before = weight.detach().clone()
         require_close(answer(weight), wanted, f"For {name}", mistakes)
         require_unchanged([weight], [before], "the weight. Return the number alone")
+        if not weight.requires_grad:
+            raise NotYet("You changed `requires_grad` of the weight. Leave it alone.")
 
 
 @exercise(

@@ -50,6 +50,14 @@ def require_keys(got: Any, wanted: Tree, place: str) -> None:
                     "the keys of the tree that it was given, level by level."
                 )
             node = node[key]
+    known = {path for path, _ in walk(wanted)}
+    for path, _ in walk(got):
+        if len(path) == 1 and path not in known:
+            raise NotYet(
+                f"What `{place}` returned has a `{dotted(path)}`, and the tree that it "
+                "was given has none. Is it left from an earlier call? A default value "
+                "`{}` in the head is made once, for all calls."
+            )
 
 
 def require_tree(

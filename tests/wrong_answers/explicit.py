@@ -131,6 +131,16 @@ WRONG = {
         (_recursive("(x - eta * g).double()"), "`w` is torch.float64"),
         (_recursive("(x - eta * g).tolist()"), "`w` is list"),
         (
+            "def descend(params, grads, eta, out={}):\n"
+            "    for k, x in params.items():\n"
+            "        if isinstance(x, dict):\n"
+            "            out[k] = descend(x, grads[k], eta, {})\n"
+            "        else:\n"
+            "            out[k] = x - eta * grads[k]\n"
+            "    return out\n",
+            "is made once, for all calls",
+        ),
+        (
             "first = []\n"
             + _recursive("x - first[0] * g").replace(
                 "    def walk", "    first.append(eta)\n    def walk"
@@ -282,6 +292,15 @@ WRONG = {
             ),
             "is in eval mode now",
         ),
+        (
+            _samples(
+                "x -= x.mean(0)",
+                _ONE,
+                "of = lambda a, b: gradient(lambda p: loss(p, a, b), params)",
+                "return vmap(of)(x, y)",
+            ),
+            "`params` or `x` has changed",
+        ),
     ],
     "stale": [
         (_stale(4, 2), "swapped"),
@@ -359,6 +378,14 @@ WRONG = {
                 "return call(twin, params, x, buffers=stats)[0]",
             ),
             "global generator has changed",
+        ),
+        (
+            _evaluate(
+                "x -= x.mean(0)",
+                "twin = copy.deepcopy(model).eval()",
+                "return call(twin, params, x, buffers=stats)[0]",
+            ),
+            "The inputs `x` have changed",
         ),
         (
             _evaluate(
@@ -465,6 +492,10 @@ WRONG = {
             "the loop goes on. `break` leaves it",
         ),
         (_fit("] >= goal", "] > goal"), "At least the goal is `>=`"),
+        (
+            _fit("] >= goal", "] >= goal and len(log) > 1"),
+            "A goal that the first epoch",
+        ),
         (
             _fit("        log.append(" + _ENTRY + ")\n", "").replace(
                 'log[-1]["accuracy"] >= goal:\n            break\n',

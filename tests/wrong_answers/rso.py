@@ -176,6 +176,10 @@ WRONG = {
             "have a `.grad` now",
         ),
         (
+            _assign("model.eval()", _PAIRS, "    weight.data.copy_(fresh)"),
+            "is in eval mode now",
+        ),
+        (
             _assign(
                 "for i, weight in enumerate(model.parameters()):",
                 "    weight.copy_(values[i])",
@@ -306,6 +310,42 @@ WRONG = {
                 "return 3 * cycles * sum(p.numel() for p in seen if p.requires_grad)",
             ),
             "a layer inside of another module",
+        ),
+        (
+            _passes(
+                "n = sum(p.numel() for p in model.parameters() if p.requires_grad)",
+                "return 3 * cycles * (n + sum(b.numel() for b in model.buffers()))",
+            ),
+            "You count buffers",
+        ),
+        (
+            _passes(
+                "layers = [m for m in model.modules() if isinstance(m, nn.Linear)]",
+                "found = {p for layer in layers for p in layer.parameters()}",
+                "return 3 * cycles * sum(p.numel() for p in found if p.requires_grad)",
+            ),
+            "Other layers than linear ones",
+        ),
+        (
+            _passes(
+                "n = 0",
+                "for layer in set(model.modules()):",
+                "    own = layer.parameters(recurse=False)",
+                "    n += sum(p.numel() for p in own if p.requires_grad)",
+                "return 3 * cycles * n",
+            ),
+            "stands in two layers",
+        ),
+        (
+            _passes(
+                "found = set()",
+                "for layer in model.modules():",
+                "    own = list(layer.parameters(recurse=False))",
+                "    if own and own[0].requires_grad:",
+                "        found |= set(own)",
+                "return 3 * cycles * sum(p.numel() for p in found)",
+            ),
+            "has a `requires_grad` of its own",
         ),
     ],
     "he": [

@@ -148,7 +148,8 @@ def _look_again(answer: type) -> None:
 
 def _accept(answer: type) -> None:
     first, second, third = WEIGHTS[0], WEIGHTS[3], WEIGHTS[4]
-    calls = [("accept", first, 1.5), ("look", first, 0.0), ("look", first, -0.7)]
+    calls = [("look", first, -0.7), ("accept", first, 1.5), ("look", first, -0.7)]
+    calls += [("look", first, 0.0)]
     calls += [("accept", second, -2.0), ("look", third, 1.1), ("accept", third, 1.1)]
     calls += [("look", WEIGHTS[1], -1.0), ("look", third, 0.0), ("look", second, 0.8)]
     _compare(answer, calls, "Step 4, after `accept`")
@@ -239,7 +240,15 @@ def _apart(answer: type) -> None:
     mine = answer(x, first, second)
     answer(x + 1, first, second)
     wanted = _Full(x, first, second).look(*WEIGHTS[0], 1.5)
-    if not close(mine.look(*WEIGHTS[0], 1.5), wanted):
+    got = mine.look(*WEIGHTS[0], 1.5)
+    before = got.clone()
+    mine.look(*WEIGHTS[0], -2.0)
+    if not torch.equal(got, before):
+        raise NotYet(
+            "Step 4, three candidates: a `look` overwrites what the one before has "
+            "returned. Return a new tensor each time."
+        )
+    if not close(got, wanted):
         raise NotYet(
             "Step 4, two mini-batches: a second object changes what the first one "
             "gives. Keep what you remember on `self`, not on the class or outside."

@@ -77,6 +77,7 @@ def seconds(answer: Callable[[list, list, int, float], float]) -> None:
     wanted = 3 * 4 * 7 * 5 / 8
     whole = {"You round to whole seconds. `/` divides, `//` cuts off": wanted // 1}
     require_close(answer([7], [4], 5, 8.0), wanted, f"{place} There", whole)
+    require_close(answer([1], [1], 1, 8.0), 0.375, "Where less than a second goes", {})
 
 
 @exercise(

@@ -510,6 +510,22 @@ WRONG = {
             "`__init__` changes x",
         ),
         (
+            _channel(look="torch.add(self.after, spread, out=self.kept)").replace(
+                "self.after = second(self.own.relu())",
+                "self.after = second(self.own.relu())\n"
+                "        self.kept = self.after.clone()",
+                1,
+            ),
+            "overwrites what the one before has returned",
+        ),
+        (
+            _channel(
+                look="self.__dict__.setdefault((o, i, row, column, by), "
+                "self.after + spread)"
+            ),
+            "look(1, 2, 1, 1, -0.7) is not what a full pass gives",
+        ),
+        (
             "class OneChannel:\n"
             "    def __init__(self, x, first, second):\n"
             "        self.second = second\n"

@@ -550,7 +550,7 @@ EXPLICIT = {
     ),
     "explicit.stale": (
         "import numpy as np\n"
-        "answer = {'added_up': torch.tensor(4), 'reused': np.int64(2)}\n"
+        "answer = {'added_up': torch.tensor(4), 'reused': [np.int64(2)]}\n"
     ),
 }
 RIGHT |= EXPLICIT

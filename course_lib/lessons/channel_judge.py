@@ -106,7 +106,7 @@ def judge(answer: type) -> None:
     """Raise NotYet with the first step that is wrong, and why."""
     if not isinstance(answer, type):
         require_kind(answer, type, "the class itself", what="The answer", verb="is")
-    for step in (_remember, _look, _look_again, _accept, _price, _search):
+    for step in (_remember, _look, _look_again, _accept, _apart, _price, _search):
         step(answer)
 
 
@@ -148,7 +148,8 @@ def _look_again(answer: type) -> None:
 
 def _accept(answer: type) -> None:
     first, second, third = WEIGHTS[0], WEIGHTS[3], WEIGHTS[4]
-    calls = [("accept", first, 1.5), ("look", first, 0.0), ("look", first, -0.7)]
+    calls = [("look", first, -0.7), ("accept", first, 1.5), ("look", first, -0.7)]
+    calls += [("look", first, 0.0)]
     calls += [("accept", second, -2.0), ("look", third, 1.1), ("accept", third, 1.1)]
     calls += [("look", WEIGHTS[1], -1.0), ("look", third, 0.0), ("look", second, 0.8)]
     _compare(answer, calls, "Step 4, after `accept`")
@@ -185,7 +186,10 @@ def _outputs(
     """
     x, first, second = _layers()
     given = [x, *first.parameters(), *second.parameters()]
+    before = [tensor.clone() for tensor in given]
     known, found = make(x, first, second), []
+    if not all(map(torch.equal, given, before)):
+        raise NotYet("`__init__` changes x, `first` or `second`. Work with copies.")
     for name, weight, by in calls:
         if fresh and found:
             known = make(x, first, second)
@@ -227,6 +231,27 @@ def _require_output(got: Any, place: str) -> None:
         raise NotYet(
             f"{place}: you returned the shape {tuple(got.shape)}; wanted that of what "
             f"`second` gives, {wanted}."
+        )
+
+
+def _apart(answer: type) -> None:
+    """A search has an object for each mini-batch."""
+    x, first, second = _layers()
+    mine = answer(x, first, second)
+    answer(x + 1, first, second)
+    wanted = _Full(x, first, second).look(*WEIGHTS[0], 1.5)
+    got = mine.look(*WEIGHTS[0], 1.5)
+    before = got.clone()
+    mine.look(*WEIGHTS[0], -2.0)
+    if not torch.equal(got, before):
+        raise NotYet(
+            "Step 4, three candidates: a `look` overwrites what the one before has "
+            "returned. Return a new tensor each time."
+        )
+    if not close(got, wanted):
+        raise NotYet(
+            "Step 4, two mini-batches: a second object changes what the first one "
+            "gives. Keep what you remember on `self`, not on the class or outside."
         )
 
 

@@ -3,38 +3,23 @@
 The oracle is plain PyTorch: a linear layer, `backward`, and torch.optim.SGD.
 """
 
-import copy
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from course_lib.explicit import Leaf, setup
 from course_lib.lessons.checks import close, reject, require_kind, require_written
+from course_lib.lessons.epoch_oracle import Batches, Epoch, Watched, accuracy, by_torch
 from course_lib.lessons.exercises import NotYet
 from course_lib.rules import Momentum
 from course_lib.trees import Tree, dotted, map_tree, walk
 
-Batches = Sequence[tuple[Tensor, Tensor]]
 Fit = Callable[..., Any]
 WANTED = "the tuple (state, params, log)"
-
-
-class Epoch(NamedTuple):
-    """What is true after an epoch."""
-
-    layer: nn.Linear
-    velocity: Tensor  # of the weight, times the step size
-    losses: list[float]
-    accuracy: float
-
-    @property
-    def weight(self) -> Tensor:
-        """The weight of the layer."""
-        return self.layer.weight.detach()
 
 
 def judge_fit(fit: Fit) -> None:
@@ -46,6 +31,7 @@ def judge_fit(fit: Fit) -> None:
     given, batches, test = _problem()
     _judge_one_epoch(fit, given, batches, test)
     _judge_epochs(fit, given, batches, test)
+    _judge_going_on(fit, given, batches, test)
     _judge_skipping(fit, given, batches, test)
     _judge_modes(fit, given, batches, test)
     _judge_stopping(fit, given, batches, test)
@@ -74,14 +60,22 @@ def _run(
 
 
 def _run_with(
-    model: nn.Module, fit: Fit, given: Tree, batches: Batches, test: Any, *rest: Any
+    model: nn.Module,
+    fit: Fit,
+    given: Tree,
+    batches: Batches,
+    test: Any,
+    *rest: Any,
+    state: Tree = None,
 ) -> tuple[Tree, Tree, list]:
     own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     params = map_tree(lambda path, x: x.clone(), given)
-    state = setup(Momentum(0.1, 0.9), params)
+    state = setup(Momentum(0.1, 0.9), params) if state is None else state
+    velocities = [leaf.state.clone() for _, leaf in walk(state)]
+    given_batches, batches = batches, list(batches)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `train` warns of a batch that it skips
-        got = _called(fit, model, params, state, list(batches), test, *rest)
+        got = _called(fit, model, params, state, batches, test, *rest)
     if isinstance(got, list) and len(got) == 3:
         got = tuple(got)
     require_kind(got, tuple, WANTED)
@@ -99,7 +93,10 @@ def _run_with(
     if any(p.grad is not None for p in model.parameters()):
         raise NotYet("The model has a `.grad` now. Take gradients with respect to p.")
     changed = [p for p, x in walk(params) if not torch.equal(x, dict(walk(given))[p])]
-    moved = [p for p, leaf in walk(state) if leaf.state.any()]
+    now = [leaf.state for _, leaf in walk(state)]
+    moved = not all(map(torch.equal, now, velocities))
+    if len(batches) != len(given_batches):
+        raise NotYet("The list `batches` has lost entries: leave it as it came.")
     if changed or moved:
         raise NotYet(
             f"The {'params' if changed else 'state'} that you were given changed in "
@@ -152,59 +149,19 @@ def _require_trees(state: Any, params: Any, log: Any, wanted: Tree) -> None:
         )
 
 
-# The oracle
-
-
-def _by_torch(
-    given: Tree,
-    batches: Batches,
-    test: tuple[Tensor, Tensor],
-    epochs: int = 1,
-    *,
-    keeps_velocity: str = "always",
-) -> list[Epoch]:
-    """Train by `backward`; velocity is kept "always", "in an epoch" or "never"."""
-    layer = nn.Linear(3, 2)
-    layer.load_state_dict(given["0"])
-    found = []
-    sgd = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
-    for _ in range(epochs):
-        losses = []
-        if keeps_velocity != "always":
-            sgd.state.clear()
-        for x, y in batches:
-            loss = nn.functional.cross_entropy(layer(x), y)
-            losses.append(loss.item())
-            if math.isfinite(losses[-1]):
-                if keeps_velocity == "never":
-                    sgd.state.clear()
-                sgd.zero_grad()
-                loss.backward()
-                sgd.step()
-        velocity = 0.1 * sgd.state[layer.weight]["momentum_buffer"]
-        now = copy.deepcopy(layer)
-        found.append(Epoch(now, velocity, losses, _accuracy(now, test)))
-    return found
-
-
-@torch.no_grad()
-def _accuracy(layer: nn.Module, test: tuple[Tensor, Tensor]) -> float:
-    return (layer(test[0]).argmax(1) == test[1]).double().mean().item()
-
-
 # The steps
 
 
 def _judge_one_epoch(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
     state, params, log = _run(fit, given, batches, test)
-    (wanted,) = _by_torch(given, batches, test)
+    (wanted,) = by_torch(given, batches, test)
     if len(log) != 1:
         raise NotYet(
             f"One epoch: `log` has {len(log)} entries. Append one after the batches."
         )
 
     def of(batches: Batches, velocity: str = "always") -> Tensor:
-        return _by_torch(given, batches, test, keeps_velocity=velocity)[0].weight
+        return by_torch(given, batches, test, keeps_velocity=velocity)[0].weight
 
     start, got = given["0"]["weight"], params["0"]["weight"]
     mistakes = {
@@ -258,7 +215,7 @@ def _same(got: Any, wanted: float) -> bool:
 
 def _judge_epochs(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
     state, params, log = _run(fit, given, batches, test, 3)
-    wanted = _by_torch(given, batches, test, 3)
+    wanted = by_torch(given, batches, test, 3)
     if len(log) == 1:
         raise NotYet(
             "Three epochs, a goal that can't be reached: `log` has 1 entry. Does a "
@@ -273,7 +230,7 @@ def _judge_epochs(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
             f"Three batches in an epoch, and `losses` has {max(sizes)} entries: it "
             "goes on over the epochs. Begin each epoch with an empty list."
         )
-    forgot = _by_torch(given, batches, test, 3, keeps_velocity="in an epoch")[-1]
+    forgot = by_torch(given, batches, test, 3, keeps_velocity="in an epoch")[-1]
     if close(params["0"]["weight"], forgot.weight):
         raise NotYet(
             "The velocity starts at zero in each epoch. `state` goes on; no `setup` in "
@@ -294,6 +251,19 @@ def _judge_epochs(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
     )
 
 
+def _judge_going_on(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
+    """The state of a first call goes into a second one."""
+    state, params, _ = _run(fit, given, batches, test)
+    model = nn.Sequential(nn.Linear(3, 2))
+    rest = batches, test, 1, 2
+    _, params, _ = _run_with(model, fit, params, *rest, state=state)
+    if not close(params["0"]["weight"], by_torch(given, batches, test, 2)[-1].weight):
+        raise NotYet(
+            "A second call that goes on with the state of the first one differs from "
+            "two epochs in one call. Use the `state` that comes in, and no `setup`."
+        )
+
+
 def _judge_accuracy(
     got: Any, epoch: Epoch, number: int, problem: tuple[Tree, Batches, Any]
 ) -> None:
@@ -309,19 +279,19 @@ def _judge_accuracy(
     before = nn.Linear(3, 2)
     before.load_state_dict(given["0"])
     if number:
-        before = _by_torch(given, batches, test, number)[-1].layer
+        before = by_torch(given, batches, test, number)[-1].layer
     mistakes = {
         "in percent; wanted a share between 0 and 1": 100 * epoch.accuracy,
         "the number of right answers; wanted their share": (
             len(test[1]) * epoch.accuracy
         ),
         "the share of mistakes": 1 - epoch.accuracy,
-        "that of the training samples; wanted the test": _accuracy(epoch.layer, seen),
+        "that of the training samples; wanted the test": accuracy(epoch.layer, seen),
         "that of the model's own parameters. Use `call` with the newest params": (
-            _accuracy(own, test)
+            accuracy(own, test)
         ),
         "from before this epoch. Measure after its batches, with the newest params": (
-            _accuracy(before, test)
+            accuracy(before, test)
         ),
     }
     reject({f"{place} {text}.": close(got, wrong) for text, wrong in mistakes.items()})
@@ -344,7 +314,7 @@ def _judge_skipping(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
             f"{str(error).splitlines()[0][:60]}... Look at the loss before `update`, "
             "and skip the batch."
         ) from error
-    (wanted,) = _by_torch(given, hard, test)
+    (wanted,) = by_torch(given, hard, test)
     got = log[0]["losses"] if log else []
     reject(
         {
@@ -369,26 +339,13 @@ def _judge_skipping(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
     _judge_losses(got, wanted.losses, "With a nan and an inf")
 
 
-class _Watched(nn.Sequential):
-    """Notes at each call whether it sees the test, and whether it is in train mode."""
-
-    def __init__(self, note: Callable[[bool, bool], None], *layers: nn.Module) -> None:
-        super().__init__(*layers)
-        self.note = note
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Note, then run the layers."""
-        self.note(bool((x[:, 0] < 0).all()), self.training)
-        return super().forward(x)
-
-
 def _judge_modes(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
     seen: dict[bool, list[bool]] = {True: [], False: []}
 
     def note(is_test: bool, is_training: bool) -> None:
         seen[is_test].append(is_training)
 
-    model = _Watched(note, nn.Linear(3, 2)).eval()
+    model = Watched(note, nn.Linear(3, 2)).eval()
     _run_with(model, fit, given, batches, test, 2, 2.0)
     trained, judged = seen[False], seen[True]
     reject(
@@ -404,7 +361,7 @@ def _judge_modes(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
 
 
 def _judge_stopping(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
-    wanted = _by_torch(given, batches, test, 8)
+    wanted = by_torch(given, batches, test, 8)
     goal = wanted[-1].accuracy
     last = next(i for i, epoch in enumerate(wanted) if epoch.accuracy >= goal)
     for at_least in (goal - 0.01, goal):
@@ -426,4 +383,10 @@ def _judge_stopping(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
                     params["0"]["weight"], wanted[last].weight
                 ),
             }
+        )
+    _, _, log = _run(fit, given, batches, test, 3, 0.0)
+    if len(log) != 1:
+        raise NotYet(
+            f"A goal that the first epoch reaches, and `log` has {len(log)} entries; "
+            "wanted one."
         )

@@ -10,21 +10,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from course_lib.lessons.checks import (
-    Mistakes,
-    close,
-    reject,
-    require_kind,
-    require_written,
-)
+from course_lib.lessons.checks import reject, require_kind, require_written
 from course_lib.lessons.epoch_loop import Fit, judge_fit
+from course_lib.lessons.evaluate_judge import (
+    judge_nested,
+    judge_outputs,
+    judge_untouched,
+)
 from course_lib.lessons.exercises import NotYet, exercise
 from course_lib.lessons.hidden_state import PLACES as PLACES
 from course_lib.lessons.hidden_state import make_run as make_run
 from course_lib.lessons.hidden_state import race as race
 from course_lib.lessons.hidden_state import torch_steps as torch_steps
 from course_lib.lessons.hidden_state import watch as watch
-from course_lib.trees import Tree, dotted, map_tree, walk
+from course_lib.lessons.tree_judge import (
+    copied,
+    parameters_of,
+    require_dtype,
+    require_keys,
+    require_tree,
+    same,
+)
+from course_lib.trees import Tree, map_tree, walk
 
 NUMBER = 6
 
@@ -45,6 +52,7 @@ def stale(answer: dict[str, int]) -> None:
     """A dict: at which steps of LOG a gradient was stale, and in which way."""
     if not isinstance(answer, dict) or set(answer) != {"reused", "added_up"}:
         raise NotYet("The answer is the dict with the keys `reused` and `added_up`.")
+    answer = {name: _number(step) for name, step in answer.items()}
     for step in answer.values():
         require_written(step)
     got = answer["reused"], answer["added_up"]
@@ -70,6 +78,13 @@ def stale(answer: dict[str, int]) -> None:
             )
 
 
+def _number(step: Any) -> Any:
+    """Return the step, also from "2", or a list, tuple or set of one."""
+    if isinstance(step, list | tuple | set) and len(step) == 1:
+        (step,) = step
+    return int(step) if isinstance(step, str) and step.isdecimal() else step
+
+
 @exercise(
     "A tree is a dict; its values are tensors or trees again.",
     "For a dict: call `descend` on params[key] and grads[key]. For a tensor: "
@@ -84,35 +99,21 @@ def descend(answer: Callable[[Tree, Tree, float], Tree]) -> None:
     params = {"w": torch.tensor([1.0, 2.0]), "in": {"b": torch.tensor([3.0])}}
     params["in"]["deep"] = {"c": torch.tensor([[4.0]])}
     grads = map_tree(lambda path, x: 2 * x + 1, params)
-    before = _copy(params)
+    before, given = copied(params), copied(grads)
     tensors = dict(walk(params))
-    try:
-        got = answer(params, grads, ETA)
-    except (TypeError, AttributeError) as error:
-        if "'Tensor' object has no" in str(error):
-            raise NotYet(
-                "A tensor was used as a dict: it may stand at any level, at the top, "
-                "too. Ask of each value which of the two it is."
-            ) from error
-        if "dict" not in str(error):
-            raise
-        raise NotYet(
-            "Arithmetic met a dict: the tree has dicts inside of dicts, to any depth. "
-            "For a value that is a dict call `descend` again."
-        ) from error
-    require_written(got)
+    got = _descended(answer, params, grads, ETA)
     if any(now is not tensors[path] for path, now in walk(params)):
         raise NotYet(
             "You put the new tensors into the dict that you were given, so the old "
             "parameters are gone. Build a new dict."
         )
-    if not _same(params, before):
+    if not same(params, before) or not same(grads, given):
         raise NotYet(
             "You changed the tensors that you were given. Write `x - eta * g`, which "
             "makes a new one, and not `-=` or a method that ends in `_`."
         )
-    _require_keys(got, params, "descend")
-    by_path = dict(walk(grads))
+    require_keys(got, params, "descend")
+    by_path = dict(walk(given))
 
     def stepped(factor: float) -> Tree:
         return map_tree(lambda path, x: x + factor * by_path[path], before)
@@ -131,7 +132,68 @@ def descend(answer: Callable[[Tree, Tree, float], Tree]) -> None:
         ),
     }
     wanted = "x - eta * g for each tensor x"
-    _require_tree(got, stepped(-ETA), "descend", mistakes, wanted)
+    require_tree(got, stepped(-ETA), "descend", mistakes, wanted)
+    first = copied(got)
+    _judge_deep(answer)
+    if not same(got, first):
+        raise NotYet("A second call changes what the first one returned.")
+
+
+def _judge_deep(answer: Callable[[Tree, Tree, float], Tree]) -> None:
+    """A tree of five levels; the names `weight` and `bias` stand at each."""
+    names = ("weight", "bias")
+    params: Tree = {name: torch.tensor([1.0, -2.0]) for name in names}
+    for level in range(4):
+        here = {name: torch.tensor([level, 1.0]) for name in names}
+        params = {**here, "inner": params}
+    size = iter(range(3, 99))
+    grads = map_tree(lambda path, x: torch.full_like(x, next(size)), params)
+    got = _descended(answer, params, grads, 0.5)
+    require_keys(got, params, "descend")
+    by_path = dict(walk(grads))
+
+    def stepped(step: Callable[[tuple[str, ...]], Tensor]) -> Tree:
+        return map_tree(lambda path, x: x - step(path), params)
+
+    deepest = {path[-1]: g for path, g in by_path.items()}
+    mistakes = {
+        "The second call has another `eta`, and your step is that of the first": (
+            stepped(lambda path: ETA * by_path[path])
+        ),
+        "`weight` stands at five levels, and your step takes one gradient for all. "
+        "Go down in `grads` by the same keys as in `params`": (
+            stepped(lambda path: 0.5 * deepest[path[-1]])
+        ),
+        "`bias` has not moved": stepped(
+            lambda path: 0.5 * by_path[path] * (path[-1] == "weight")
+        ),
+    }
+    place = "descend, for a tree of five levels and eta = 0.5"
+    require_tree(
+        got, stepped(lambda path: 0.5 * by_path[path]), place, mistakes, "x - eta * g"
+    )
+
+
+def _descended(
+    answer: Callable[..., Tree], params: Tree, grads: Tree, eta: float
+) -> Tree:
+    try:
+        got = answer(params, grads, eta)
+    except (TypeError, AttributeError, IndexError) as error:
+        said = str(error)
+        if "'Tensor' object has no" in said or "used as indices" in said:
+            raise NotYet(
+                "A tensor was used as a dict: it may stand at any level, at the top, "
+                "too. Ask of each value which of the two it is."
+            ) from error
+        if "dict" not in said:
+            raise
+        raise NotYet(
+            "Arithmetic met a dict: the tree has dicts inside of dicts, to any depth. "
+            "For a value that is a dict call `descend` again."
+        ) from error
+    require_written(got)
+    return got
 
 
 @exercise(
@@ -146,19 +208,24 @@ def sample_gradients(answer: Callable[..., Tree]) -> None:
     """A function of (model, params, x, y): the gradient of each sample."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
-    own = _parameters(model)
+    own = parameters_of(model)
     params = map_tree(lambda path, x: x + torch.randn_like(x), own)
     x, y = torch.randn(5, 3), torch.tensor([0, 1, 1, 0, 1])
-    got = answer(model, _copy(params), x, y)
+    given, x_before = copied(params), x.clone()
+    got = answer(model, given, x, y)
     require_written(got)
-    if not _same(_parameters(model), own):
+    if not same(given, params) or not torch.equal(x, x_before):
+        raise NotYet("`params` or `x` has changed. Leave what you are given as it is.")
+    if not all(module.training for module in model.modules()):
+        raise NotYet("The model came in train mode and is in eval mode now.")
+    if not same(parameters_of(model), own):
         raise NotYet("The model's own parameters have changed. Use `call` or a copy.")
     if any(p.grad is not None for p in model.parameters()):
         raise NotYet(
             "The model has a `.grad` now, so the next `backward` adds to it. Take "
             "gradients with respect to `params`, not to the model."
         )
-    _require_keys(got, params, "sample_gradients")
+    require_keys(got, params, "sample_gradients")
     wanted = _one_at_a_time(params, x, y)
 
     def changed(function: Callable[[Tensor], Tensor]) -> Tree:
@@ -177,25 +244,58 @@ def sample_gradients(answer: Callable[..., Tree]) -> None:
         "Each gradient holds those of the samples before it: `.grad` adds up": (
             changed(lambda g: g.cumsum(0))
         ),
+        "All are the gradient of the last sample. A lambda made in a loop looks its "
+        "variables up late; a list of `.grad` without `.clone()` holds one tensor": (
+            changed(lambda g: g[-1:].expand_as(g))
+        ),
+        "Their signs are turned": changed(lambda g: -g),
         "Those are gradients at the model's own parameters. Use `params`": (
             _one_at_a_time(own, x, y)
         ),
     }
-    _require_tree(got, wanted, "sample_gradients", mistakes)
-    flat = nn.Sequential(nn.Flatten(), *model)
-    params = {str(int(name) + 1): tree for name, tree in params.items()}
-    wanted = {str(int(name) + 1): tree for name, tree in wanted.items()}
+    require_tree(got, wanted, "sample_gradients", mistakes)
+    for words, layers, places in (
+        ("that begins with `nn.Flatten()`, as the lesson's own", [*model], ("1", "3")),
+        ("that has a model inside", [nn.Sequential(*model)], ("1",)),
+    ):
+        other = nn.Sequential(nn.Flatten(), *layers)
+        of_three = map_tree(lambda path, g: g[:3], wanted)
+        trees = _moved(params, places), _moved(of_three, places)
+        _judge_other(answer, other, trees, (x[:3], y[:3]), words)
+
+
+def _moved(tree: Tree, places: tuple[str, ...]) -> Tree:
+    """Put the two layers at two places, or both inside of one."""
+    if len(places) == 1:
+        return {places[0]: tree}
+    return dict(zip(places, tree.values(), strict=True))
+
+
+def _judge_other(
+    answer: Callable[..., Tree],
+    model: nn.Module,
+    trees: tuple[Tree, Tree],
+    batch: tuple[Tensor, Tensor],
+    words: str,
+) -> None:
+    params, wanted = trees
     try:
-        got = answer(flat, params, x, y)
-    except (KeyError, IndexError, RuntimeError, ValueError) as error:
+        got = answer(model, params, *batch)
+    except (KeyError, IndexError, RuntimeError, ValueError, TypeError) as error:
         said = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
+        advice = (
+            " Its tree has other keys: take them from `params`."
+            if isinstance(error, KeyError)
+            else " If it gets one sample alone, give it a batch of one: `one[None]`, "
+            "and `label[None]`."
+            if "Flatten" in words
+            else " Its tree has one level more; `map_tree` and `vmap` go to any depth."
+        )
         raise NotYet(
-            "With a model that begins with `nn.Flatten()`, as the lesson's own, your "
-            f"code raised: {said}. If it gets one sample alone, give it a batch of "
-            "one: `one[None]`, and `label[None]`."
+            f"With a model {words}, your code raised: {said}.{advice}"
         ) from None
-    _require_keys(got, params, "sample_gradients")
-    _require_tree(got, wanted, "sample_gradients, for a model with Flatten", {})
+    require_keys(got, params, "sample_gradients")
+    require_tree(got, wanted, f"sample_gradients, for a model {words}", {})
 
 
 def _one_at_a_time(params: Tree, x: Tensor, y: Tensor) -> Tree:
@@ -224,122 +324,35 @@ def evaluate(answer: Callable[..., Tensor]) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
     model[2].eval()  # switched off on purpose
-    params = map_tree(lambda path, x: x + torch.randn_like(x), _parameters(model))
+    params = map_tree(lambda path, x: x + torch.randn_like(x), parameters_of(model))
     stats = {"1": {"running_mean": torch.randn(4), "running_var": torch.rand(4) + 1}}
     stats["1"]["num_batches_tracked"] = torch.tensor(7)
     own = {name: t.clone() for name, t in model.state_dict().items()}
     x = torch.randn(6, 3) + 2
-    given = _copy(params), _copy(stats)
+    x_before = x.clone()
+    given = copied(params), copied(stats)
+    generator = torch.get_rng_state()
     got = answer(model, *given, x)
     require_written(got)
-    _judge_untouched(model, own)
-    if not _same(given[0], params) or not _same(given[1], stats):
+    judge_untouched(model, own)
+    if not same(given[0], params) or not same(given[1], stats):
         raise NotYet("The trees that you were given have changed. Leave them alone.")
+    if not torch.equal(x, x_before):
+        raise NotYet("The inputs `x` have changed. Leave them alone.")
     if isinstance(got, tuple):
         raise NotYet(
             "With `buffers=`, `call` returns (output, new buffers). Return the output "
             "alone."
         )
     require_kind(got, Tensor, "the outputs, a tensor", what="`evaluate`")
-    _judge_outputs(got, (params, stats), own, x)
-
-
-def _judge_untouched(model: nn.Module, own: dict[str, Tensor]) -> None:
-    modes = [module.training for module in model.modules()]
-    reject(
-        {
-            "`model.train()` also switched on the dropout, which was off on purpose. "
-            "Put back the mode of each module.": all(modes),
-            "The model is still in eval mode afterwards. Put its mode back, or use a "
-            "deep copy.": not any(modes),
-            "The modes of the modules are not those from before.": (
-                modes != [True, True, True, False]
-            ),
-        }
-    )
-    for name, tensor in model.state_dict().items():
-        if not torch.equal(tensor, own[name]):
-            raise NotYet(f"The model's own `{name}` has changed.")
-
-
-def _judge_outputs(
-    got: Tensor, trees: tuple[Tree, Tree], own: dict[str, Tensor], x: Tensor
-) -> None:
-    mine = {dotted(path): t for tree in trees for path, t in walk(tree)}
-    stats = [name for name in own if "running" in name]
-    batch = x @ mine["0.weight"].T + mine["0.bias"]
-    in_batch = {"1.running_mean": batch.mean(0)}
-    in_batch["1.running_var"] = batch.var(0, unbiased=False)
-    mistakes = {
-        "Those are outputs in train mode: each depends on the batch.": mine | in_batch,
-        "The running mean is the model's own. Pass `buffers=stats`.": (
-            mine | {name: own[name] for name in stats}
-        ),
-        "Those are the model's own numbers. Use `params` and `stats`.": own,
-        "The parameters are the model's own. Use `params`.": (
-            own | {name: mine[name] for name in stats}
-        ),
-    }
-    reject({text: close(got, _normalized(t, x)) for text, t in mistakes.items()})
-    if not close(got, _normalized(mine, x)):
-        raise NotYet("The outputs are not those of eval mode with these trees.")
-
-
-def _normalized(table: dict[str, Tensor], x: Tensor) -> Tensor:
-    hidden = x @ table["0.weight"].T + table["0.bias"]
-    spread = (table["1.running_var"] + 1e-5).sqrt()
-    hidden = (hidden - table["1.running_mean"]) / spread
-    return hidden * table["1.weight"] + table["1.bias"]
-
-
-def _parameters(model: nn.Module) -> Tree:
-    tree: Tree = {}
-    for name, parameter in model.named_parameters():
-        layer, _, key = name.partition(".")
-        tree.setdefault(layer, {})[key] = parameter.detach().clone()
-    return tree
-
-
-def _copy(tree: Tree) -> Tree:
-    return map_tree(lambda path, tensor: tensor.clone(), tree)
-
-
-def _same(got: Tree, wanted: Tree) -> bool:
-    at = dict(walk(got))
-    return all(close(at[path], tensor) for path, tensor in walk(wanted))
-
-
-def _require_keys(got: Any, wanted: Tree, place: str) -> None:
-    require_kind(got, dict, "nested dicts", what=f"`{place}`")
-    found = dict(walk(got))
-    missing = [dotted(path) for path, _ in walk(wanted) if path not in found]
-    if missing:
+    judge_outputs(got, (params, stats), own, x)
+    require_dtype(got, "What `evaluate` returned")
+    if not torch.equal(torch.get_rng_state(), generator):
         raise NotYet(
-            f"What `{place}` returned has no `{missing[0]}`: it should have the keys "
-            "of the tree that it was given, level by level."
+            "torch's global generator has changed: that is a trace, too. In eval mode "
+            "nothing is drawn, so nothing has to be seeded."
         )
-
-
-def _require_tree(
-    got: Tree,
-    wanted: Tree,
-    place: str,
-    mistakes: Mistakes,
-    words: str = "those of autograd",
-) -> None:
-    at = dict(walk(got))
-    for path, tensor in walk(wanted):
-        what = f"`{dotted(path)}`"
-        require_written(at[path])
-        if not isinstance(at[path], Tensor):
-            raise NotYet(f"{what} is {type(at[path]).__name__}; wanted a tensor.")
-        shape = at[path].shape
-        if shape not in (tensor.shape, tensor.shape[1:]):
-            wanted_shape = tuple(tensor.shape)
-            raise NotYet(f"{what} has shape {tuple(shape)}; wanted {wanted_shape}.")
-    if not _same(got, wanted):
-        reject({f"{text}.": _same(got, tree) for text, tree in mistakes.items()})
-        raise NotYet(f"The numbers of `{place}` are wrong; wanted {words}.")
+    judge_nested(answer, x)
 
 
 @exercise(

@@ -11,6 +11,7 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
+from course_lib.lessons.assign_judge import judge_filled, judge_norm
 from course_lib.lessons.checks import (
     Mistakes,
     reject,
@@ -39,7 +40,9 @@ def assign(answer: Callable[[nn.Module, list[Tensor]], object]) -> None:
     old = [p.detach().clone() for p in parameters]
     values = [torch.randn(p.shape) for p in parameters]
     wanted = [v.clone() for v in values]
-    answer(model, values)
+    answer(model, given := list(values))
+    if len(given) != len(values):
+        raise NotYet("You took tensors out of the list `values`. Leave it as it is.")
     now = list(model.parameters())
     if any(a is not b for a, b in zip(now, parameters, strict=True)):
         raise NotYet(
@@ -48,7 +51,7 @@ def assign(answer: Callable[[nn.Module, list[Tensor]], object]) -> None:
         )
     name = "the tensors in `values`, which belong to the caller"
     require_unchanged(values, wanted, name)
-    _judge_filled(now, old, wanted)
+    judge_filled(now, old, wanted)
     reject(
         {
             "The model now shares its memory with `values`: who changes `values` later "
@@ -59,26 +62,17 @@ def assign(answer: Callable[[nn.Module, list[Tensor]], object]) -> None:
             "`requires_grad`; `torch.no_grad()` around the copy is enough.": not all(
                 p.requires_grad and p.is_leaf for p in now
             ),
-        }
-    )
-
-
-def _judge_filled(now: list[Tensor], old: list[Tensor], wanted: list[Tensor]) -> None:
-    same = [torch.equal(a, b) for a, b in zip(now, old, strict=True)]
-    sums = map(torch.add, old, wanted)
-    reject(
-        {
-            "The model has not changed. `weight = ...` only gives the name `weight` to "
-            "another tensor; write into the one that the model holds.": all(same),
-            "Only some of the parameters have changed. Fill each of them.": any(same),
-            "You added the values to the old weights. Replace them.": (
-                all(map(torch.allclose, now, sums))
+            "The parameters have a `.grad` now: the next step of an optimizer would "
+            "use it.": any(p.grad is not None for p in now),
+            "The model is in eval mode now. Leave its mode as it was.": (
+                not all(module.training for module in model.modules())
             ),
-            "The weights have changed, but they are not those of `values`.": (
-                not all(map(torch.equal, now, wanted))
+            "You put other tensors into the list `values`.": any(
+                a is not b for a, b in zip(given, values, strict=True)
             ),
         }
     )
+    judge_norm(answer)
 
 
 # (what it is about, w, dw, losses at w, w + dw and w - dw). All numbers fit float32;
@@ -209,6 +203,32 @@ def passes(answer: Callable[[nn.Module, int], int]) -> None:
     mistakes = {"A tensor that stands twice in the model is counted twice": 54}
     square = nn.Linear(3, 3, bias=False)
     count("With one layer at two places", 1, 27, mistakes, square, nn.ReLU(), square)
+    zeros = [nn.Linear(3, 3, bias=False) for _ in range(2)]
+    for layer in zeros:
+        nn.init.zeros_(layer.weight)
+    mistakes = {
+        "Equal tensors are still two. Only the *same* tensor counts once": 27,
+        "You do not reach a layer inside of another module": 0,
+    }
+    place = "With two layers of equal weights, inside of another module"
+    count(place, 1, 54, mistakes, nn.Sequential(*zeros))
+    mistakes = {
+        "A norm has a weight and a bias, too": 60,
+        "Other layers than linear ones have parameters, too": 0,
+        "You count buffers. They are no parameters, and nothing searches them": 87,
+    }
+    norm = nn.BatchNorm2d(2)
+    count("With a convolution and a norm", 1, 72, mistakes, nn.Conv2d(1, 2, 3), norm)
+    mistakes = {"One weight stands in two layers, and is counted twice": 54}
+    zeros[1].weight = zeros[0].weight
+    count("With one weight in two layers", 1, 27, mistakes, *zeros)
+    half = nn.Linear(3, 2)
+    half.weight.requires_grad_(False)
+    words = "You ask a layer's weight; each parameter has a `requires_grad` of its own"
+    mistakes = {words: 0, f"{words}.": 24}
+    count("With a frozen weight and a free bias", 1, 6, mistakes, half)
+    if not zeros[0].weight.requires_grad:
+        raise NotYet("Your function has frozen the model. It should only count.")
 
 
 @exercise(
@@ -246,7 +266,11 @@ def he(answer: Callable[[Tensor], float]) -> None:
             square = (2 / (weight.shape[1] * side * side)) ** 0.5
             mistakes["A kernel need not be square: height times width"] = square
         wanted = nn.init.calculate_gain("relu") / math.sqrt(fan_in)
+        before = weight.detach().clone()
         require_close(answer(weight), wanted, f"For {name}", mistakes)
+        require_unchanged([weight], [before], "the weight. Return the number alone")
+        if not weight.requires_grad:
+            raise NotYet("You changed `requires_grad` of the weight. Leave it alone.")
 
 
 @exercise(
@@ -283,9 +307,12 @@ def anneal(answer: Callable[[float, int, int, float], float]) -> None:
         require_close(got, wanted, f"{place}, counted from 0, of 5", {})
     require_close(answer(1.0, 1, 2, 0.1), 0.1, "In the last cycle of 2", {})
     place = "With sigma = 2 all values should double. In the middle"
-    require_close(answer(2.0, 2, 5, 0.1), 1.1, place, {})
+    mistakes = {"You end at `final` itself; wanted final * sigma": 1.05}
+    require_close(answer(2.0, 2, 5, 0.1), 1.1, place, mistakes)
     place = "With final = 0.5 the middle is 0.75. Is a 0.1 or 0.9 fixed? There"
     require_close(answer(1.0, 2, 5, 0.5), 0.75, place, {})
+    place = "With final = 0, which ends at 0. In the last cycle of 5"
+    require_close(answer(1.0, 4, 5, 0.0), 0.0, place, {})
     try:
         alone = answer(1.0, 0, 1, 0.1)
     except ZeroDivisionError:
@@ -317,6 +344,7 @@ def _labs() -> dict[str, Lab]:
             nn.Sequential(*parts),
             sigmas,
             (4, 3) if isinstance(parts[0], nn.Linear) else (4, 2, 3, 3),
+            sign=-1 if name.startswith("3") else 1,
         )
         for name, (parts, sigmas) in layers.items()
     }

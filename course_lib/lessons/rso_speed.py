@@ -21,6 +21,8 @@ from course_lib.lessons.checks import (
     require_unchanged,
 )
 from course_lib.lessons.exercises import NotYet, exercise
+from course_lib.lessons.fold_judge import fold_mistakes, judge_kernel
+from course_lib.lessons.mend_judge import judge_a, judge_other_sizes, judge_z
 from course_lib.lessons.stopwatch import multiply_adds
 
 NUMBER = 9
@@ -62,13 +64,20 @@ def seconds(answer: Callable[[list, list, int, float], float]) -> None:
         "You round to whole seconds: `/` divides, `//` and `int` cut off": wanted // 1,
         "You round to whole seconds, and a cycle may take less than one": round(wanted),
     }
-    got = answer([100, 20, 3], [2, 30, 500], 10, 7.0)
+    costs, weights = [100, 20, 3], [2, 30, 500]
+    got = answer(costs, weights, 10, 7.0)
     place = "For costs [100, 20, 3], weights [2, 30, 500], batch 10 and rate 7"
     require_close(got, wanted, place, mistakes)
+    if (costs, weights) != ([100, 20, 3], [2, 30, 500]):
+        raise NotYet(
+            "You changed the list `costs` or `weights`, which belongs to the caller: a "
+            "second call would get other numbers. No `pop`, `reverse` or `sort`."
+        )
     place = "With a single layer something else comes out. Is a number fixed?"
     wanted = 3 * 4 * 7 * 5 / 8
     whole = {"You round to whole seconds. `/` divides, `//` cuts off": wanted // 1}
     require_close(answer([7], [4], 5, 8.0), wanted, f"{place} There", whole)
+    require_close(answer([1], [1], 1, 8.0), 0.375, "Where less than a second goes", {})
 
 
 @exercise(
@@ -99,14 +108,14 @@ def mend(answer: Callable[..., object]) -> None:
         first[o, i] += by
         new_a = x @ first.T
         if by:
-            _judge_a(a, new_a, old_a)
+            judge_a(a, new_a, old_a)
             if torch.allclose(z, new_a.relu() @ second.T):
                 raise NotYet(
                     "You compute all of `z` again: the right numbers, and the whole "
                     "product that this is to spare (a bias that was in `z` is lost). "
                     "Add to `z` what column o changes."
                 )
-            _judge_z(z, old_z, old_a[:, o], new_a[:, o], second)
+            judge_z(z, old_z, old_a[:, o], new_a[:, o], second)
             if work > len(x) * len(second):
                 raise NotYet(
                     f"The numbers are right, at the price of the whole product: {work} "
@@ -117,62 +126,7 @@ def mend(answer: Callable[..., object]) -> None:
             z, new_a.relu() @ second.T + bias
         ):
             raise NotYet(f"With by = {by} the numbers are not those of a full pass.")
-
-
-def _judge_a(a: Tensor, wanted: Tensor, old: Tensor) -> None:
-    columns = [c for c in range(a.shape[1]) if not torch.equal(a[:, c], old[:, c])]
-    reject(
-        {
-            "`a` has not changed. `a = ...` only gives the name to another tensor; "
-            "write into a column, `a[:, o] = ...`. At the next visit `a` is needed.": (
-                not columns
-            ),
-            f"Columns {columns} of `a` have changed; with o = 1, i = 2 wanted only "
-            "column 1. `first[o, i]` feeds output o from input i.": columns != [1],
-            "You store `a` behind the ReLU; wanted what goes into it.": (
-                torch.allclose(a[:, 1], wanted[:, 1].relu())
-            ),
-            "Column o of `a` has changed, but not by `by * x[:, i]`, the input that "
-            "this weight multiplies.": not torch.allclose(a, wanted),
-        }
-    )
-
-
-def _judge_z(
-    z: Tensor, old_z: Tensor, old: Tensor, new: Tensor, second: Tensor
-) -> None:
-    """Compare `z`; `old` and `new` are column 1 of `a`, before and after."""
-    column = second[:, 1]
-    change = new - old
-    behind = new.relu() - old.relu()
-
-    def has_moved_by(part: Tensor, to: Tensor = column) -> bool:
-        return torch.allclose(z, old_z + part[:, None] * to)
-
-    if has_moved_by(behind):
-        return
-    reject(
-        {
-            "`z` did not change, so it is stale. Did you forget it, write `z = ...` in "
-            "place of `z += ...`, or overwrite the old column of `a` before you took "
-            "the difference? `a[:, o]` is a view: it changes with `a`.": (
-                has_moved_by(0 * new)
-            ),
-            "`z` moved by the change in front of the ReLU. Where `a` is negative, "
-            "nothing passes: take the difference of the two ReLUs.": (
-                has_moved_by(change)
-            ),
-            "You take the ReLU of the change. Wanted the change of the ReLU: "
-            "`new.relu() - old.relu()`.": has_moved_by(change.relu()),
-            "You use row o of `second`. Hidden unit o feeds all outputs through "
-            "*column* o.": has_moved_by(behind, second[1]),
-            "`z` moved to the other side: wanted new minus old.": has_moved_by(-behind),
-            "You add the new part of `z` and leave the old part in it.": (
-                has_moved_by(new.relu())
-            ),
-            "`a` is right, `z` is not. It moves by the change of relu(a[:, o]).": True,
-        }
-    )
+    judge_other_sizes(answer, draw(20, 5), draw(6, 5), draw(2, 6))
 
 
 @exercise(
@@ -291,67 +245,14 @@ def fold(answer: Callable[[Tensor, int], Tensor]) -> None:
         given = weight.clone()
         got = answer(given, size)
         require_unchanged([given], [weight], "`weight`, which the layer still needs")
-        _judge_kernel(got, weight, size)
+        judge_kernel(got, weight, size)
         wanted = F.avg_pool2d(F.conv2d(x, weight), size)
         if not torch.allclose(F.conv2d(x, got.to(x), stride=size), wanted, atol=1e-5):
-            reject(_fold_mistakes(got.to(x), weight, size))
+            reject(fold_mistakes(got.to(x), weight, size))
             raise NotYet(
                 f"For size {size}: conv2d(x, fold(weight, {size}), stride={size}) is "
                 "not the pooled convolution."
             )
-
-
-def _judge_kernel(got: object, weight: Tensor, size: int) -> None:
-    require_kind(got, Tensor, "the new kernel")
-    *front, height, width = weight.shape
-    wanted = (*front, height + size - 1, width + size - 1)
-    if tuple(got.shape) == wanted:
-        return
-    shape = f"Your kernel has the shape {tuple(got.shape)}; for {tuple(weight.shape)}"
-    mistakes = {
-        "Your kernel has the old size. The kernel reaches over all outputs of a block, "
-        "so it grows by size - 1.": got.shape == weight.shape,
-        "Your kernel grows by one. That is right for blocks of 2 x 2 alone; in general "
-        "it grows by size - 1.": (
-            size != 2 and tuple(got.shape) == (*front, height + 1, width + 1)
-        ),
-        "Your kernel grows by size; wanted size - 1.": (
-            tuple(got.shape) == (*front, height + size, width + size)
-        ),
-        "Your kernel grows on both sides of each axis. The zeros of both sides are "
-        "size - 1 in all.": (
-            tuple(got.shape) == (*front, height + 2 * size - 2, width + 2 * size - 2)
-        ),
-    }
-    wanted_shape = f"{shape} and size {size} wanted {wanted}."
-    reject({f"{name} {wanted_shape}": made for name, made in mistakes.items()})
-    raise NotYet(wanted_shape)
-
-
-def _fold_mistakes(got: Tensor, weight: Tensor, size: int) -> dict[str, bool]:
-    last = size - 1
-
-    def shifted(*corners: tuple[int, int]) -> Tensor:
-        return sum(F.pad(weight, (x, last - x, y, last - y)) for y, x in corners)
-
-    places = range(size)
-    right = shifted(*[(y, x) for y in places for x in places])
-    mistakes = {
-        "You add all places. A mean divides by size * size": right,
-        "You divide by size; a block has size * size pixels": right / size,
-        "You divide by 4; a block has size * size pixels": right / 4,
-        "You shift along the diagonal only. A block has more places than that": (
-            shifted(*zip(places, places, strict=True)) / size
-        ),
-        "You shift along the rows only": shifted(*[(0, x) for x in places]) / size,
-        "You shift along the columns only": shifted(*[(y, 0) for y in places]) / size,
-        "You pad with zeros and take no mean: that leaves out all pixels of a block "
-        "but one": shifted((0, 0)),
-        "Your kernel is upside down. torch's convolution does not flip it": (
-            right.flip(2, 3) / size**2
-        ),
-    }
-    return {f"{t}.": torch.allclose(got, wrong) for t, wrong in mistakes.items()}
 
 
 # (what it is about, shares, decision, what a wrong decision means)
@@ -405,6 +306,31 @@ _CASES: tuple[tuple[str, Shares, int, str], ...] = (
         "At a tie you move. The first of equals wins, and that is w.",
     ),
     ("one worker only", [([9, 8, 7], 4)], -1, ""),
+    (
+        "w + dw and w - dw are equal, and better than w",
+        [([9, 4, 3], 10), ([9, 1, 2], 10)],
+        1,
+        "Where w + dw and w - dw are equal you take w - dw. The first of equals wins, "
+        "and w + dw stands first.",
+    ),
+    (
+        "the losses differ by little",
+        [([2.0625, 2.0634765625, 2.0615234375], 10), ([1.25, 1.25, 1.25], 10)],
+        -1,
+        "The sums differ by less than 0.01, and they do differ. Do not round them.",
+    ),
+    (
+        "three workers share, and the one in the middle decides",
+        [([5, 6, 9], 10), ([30, 10, 40], 10), ([5, 6, 9], 10)],
+        1,
+        "Three workers, and one of them does not count. Add the sums of all.",
+    ),
+    (
+        "a loss may be negative",
+        [([-3, -9, -5], 10), ([-3, -1, -2], 10)],
+        1,
+        "With another loss a sum may be negative, and the least one still wins.",
+    ),
 )
 
 
@@ -418,8 +344,13 @@ _CASES: tuple[tuple[str, Shares, int, str], ...] = (
 def decide(answer: Callable[[Shares], int]) -> None:
     """A function of the workers' sums: their common decision."""
     for about, shares, wanted, mistake in _CASES:
-        got = answer([(list(map(float, sums)), count) for sums, count in shares])
-        got = _as_decision(got)
+        given = [(list(map(float, sums)), count) for sums, count in shares]
+        got = _as_decision(answer(given))
+        if given != shares:
+            raise NotYet(
+                "You changed the sums or the list of the workers that you were given. "
+                "Add into numbers of your own: no `+=` on them, no `pop`."
+            )
         if got == wanted:
             continue
         reject(

@@ -36,12 +36,14 @@ class Lab:
         sigmas: a number for each layer, 0 for one without weights.
         inputs: the shape of a mini-batch.
         seed: of weights, mini-batches and draws.
+        sign: of the loss; with -1, w + dw and w - dw are often both better than w.
     """
 
     model: nn.Sequential
     sigmas: list[float]
     inputs: Sequence[int]
     seed: int = 5  # the first visits have w - dw, then w, as the best
+    sign: int = 1
     drawn: list[tuple[float, float]] = field(default_factory=list)  # sigma, dw
     taken: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     judged: list[tuple[Tensor, int, float]] = field(default_factory=list)
@@ -89,7 +91,7 @@ class Lab:
         return self.taken[-1]
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean squared error, and write down for which weights."""
+        """Return the signed mean squared error, and write down for which weights."""
         owners = [i for i, (_, t) in enumerate(self.taken) if t is targets]
         is_swapped = any(t is outputs for _, t in self.taken)
         if is_swapped or not owners:
@@ -102,7 +104,7 @@ class Lab:
                     "`loss` got outputs that the model does not have now for these "
                     "inputs. Run the model after the candidate is in its place."
                 )
-        value = (outputs - targets).square().mean()
+        value = self.sign * (outputs - targets).square().mean()
         self.judged.append((self.numbers, batch, value.item()))
         return value
 
@@ -111,6 +113,7 @@ def judge(lab: Lab, answer: Answer) -> None:
     """Run an answer in a lab, and read the record."""
     before = lab.numbers
     parameters = list(lab.model.parameters())
+    modes = [module.training for module in lab.model.modules()]
     try:
         answer(lab.model, list(lab.sigmas), lab.draw, lab.take, lab.loss)
     except RuntimeError as error:
@@ -126,6 +129,8 @@ def judge(lab: Lab, answer: Answer) -> None:
     _judge_counts(lab)
     visited = _judge_visits(lab, before)
     _judge_coverage(lab, visited)
+    if [module.training for module in lab.model.modules()] != modes:
+        raise NotYet("The model has another mode than before. Leave it in its own.")
     if not all(p.requires_grad for p in now):
         raise NotYet("Leave `requires_grad` alone; `torch.no_grad()` is enough.")
 
@@ -136,6 +141,8 @@ def _judge_counts(lab: Lab) -> None:
     most = max(per_batch.values(), default=0)
     reject(
         {
+            "You take mini-batches and never call `loss(outputs, targets)`, which "
+            "your function is given.": losses == 0 < takes,
             "No loss was asked for: not one weight was visited. Which of the layers "
             "does your loop reach?": losses == 0,
             "You never call `draw`. A dw comes from `draw(sigma)`.": draws == 0,

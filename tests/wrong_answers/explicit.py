@@ -128,6 +128,43 @@ WRONG = {
             _recursive("x - eta * g").replace("return walk(", "walk("),
             "`descend` returned None",
         ),
+        (_recursive("(x - eta * g).double()"), "`w` is torch.float64"),
+        (_recursive("(x - eta * g).tolist()"), "`w` is list"),
+        (
+            "def descend(params, grads, eta, out={}):\n"
+            "    for k, x in params.items():\n"
+            "        if isinstance(x, dict):\n"
+            "            out[k] = descend(x, grads[k], eta, {})\n"
+            "        else:\n"
+            "            out[k] = x - eta * grads[k]\n"
+            "    return out\n",
+            "is made once, for all calls",
+        ),
+        (
+            "first = []\n"
+            + _recursive("x - first[0] * g").replace(
+                "    def walk", "    first.append(eta)\n    def walk"
+            ),
+            "your step is that of the first",
+        ),
+        (
+            _descend(
+                "found = {}",
+                "map_tree(lambda path, g: found.update({path[-1]: g}), grads)",
+                "return map_tree(lambda path, x: x - eta * found[path[-1]], params)",
+            ),
+            "your step takes one gradient for all",
+        ),
+        (
+            _descend(
+                "return {",
+                "    k: descend(x, grads[k], eta) if isinstance(x, dict)",
+                "    else x - eta * grads[k] * (k != 'bias')",
+                "    for k, x in params.items()",
+                "}",
+            ),
+            "`bias` has not moved",
+        ),
     ],
     "sample_gradients": [
         (
@@ -213,6 +250,57 @@ WRONG = {
             ),
             "has no `1.weight`",
         ),
+        (
+            _samples(
+                _ONE,
+                "of = lambda a, b: gradient(lambda p: loss(p, a, b), params)",
+                "rows = [of(a, b) for a, b in zip(x, y)]",
+                "return {",
+                "    k: {n: torch.stack([row[k][n] for row in rows]) for n in part}",
+                "    for k, part in params.items()",
+                "}",
+            ),
+            "Its tree has one level more",
+        ),
+        (
+            _samples(
+                _ONE,
+                "losses = []",
+                "for a, b in zip(x, y):",
+                "    losses.append(lambda p: loss(p, a, b))",
+                "rows = [gradient(late, params) for late in losses]",
+                "flat = [explicit.trainables(row) for row in rows]",
+                "at = lambda path: torch.stack([row['.'.join(path)] for row in flat])",
+                "return map_tree(lambda path, _: at(path), params)",
+            ),
+            "All are the gradient of the last sample",
+        ),
+        (
+            _samples(
+                _ONE,
+                "of = lambda a, b: gradient(lambda p: -loss(p, a, b), params)",
+                "return vmap(of)(x, y)",
+            ),
+            "signs are turned",
+        ),
+        (
+            _samples(
+                _ONE,
+                "of = lambda a, b: gradient(lambda p: loss(p, a, b), params)",
+                "model.eval()",
+                "return vmap(of)(x, y)",
+            ),
+            "is in eval mode now",
+        ),
+        (
+            _samples(
+                "x -= x.mean(0)",
+                _ONE,
+                "of = lambda a, b: gradient(lambda p: loss(p, a, b), params)",
+                "return vmap(of)(x, y)",
+            ),
+            "`params` or `x` has changed",
+        ),
     ],
     "stale": [
         (_stale(4, 2), "swapped"),
@@ -261,6 +349,50 @@ WRONG = {
                 "return call(model, params, x)",
             ),
             "The model's own `0.weight` has changed",
+        ),
+        (
+            _evaluate(
+                "parts = [model, *model.children()]",
+                "modes = [part.training for part in parts]",
+                "outputs = call(model.eval(), params, x, buffers=stats)[0]",
+                "for part, mode in zip(parts, modes):",
+                "    part.training = mode",
+                "return outputs",
+            ),
+            "`children()` to the first level",
+        ),
+        (
+            _evaluate(
+                "twin = copy.deepcopy(model)",
+                "for part in twin.modules():",
+                "    if isinstance(part, nn.BatchNorm1d):",
+                "        part.eval()",
+                "return call(twin, params, x, buffers=stats)[0]",
+            ),
+            "Is each module in eval mode, at any depth?",
+        ),
+        (
+            _evaluate(
+                "torch.manual_seed(0)",
+                "twin = copy.deepcopy(model).eval()",
+                "return call(twin, params, x, buffers=stats)[0]",
+            ),
+            "global generator has changed",
+        ),
+        (
+            _evaluate(
+                "x -= x.mean(0)",
+                "twin = copy.deepcopy(model).eval()",
+                "return call(twin, params, x, buffers=stats)[0]",
+            ),
+            "The inputs `x` have changed",
+        ),
+        (
+            _evaluate(
+                "twin = copy.deepcopy(model).eval()",
+                "return call(twin, params, x, buffers=stats)[0].double()",
+            ),
+            "returned is torch.float64",
         ),
     ],
     "fit": [
@@ -330,6 +462,16 @@ WRONG = {
             ),
             "The velocity starts at zero in each epoch",
         ),
+        (
+            _fit(
+                "    log = []\n", "    log, state = [], setup(Momentum(0.1), params)\n"
+            ),
+            "Use the `state` that comes in",
+        ),
+        (
+            _fit("    return state", "    batches.clear()\n    return state"),
+            "The list `batches` has lost entries",
+        ),
         (_fit(_SKIP, ""), "stopped with an error"),
         (_fit("continue", "break"), "no batch came after it"),
         (_fit(_LOG + _SKIP, _SKIP + _LOG), "no entry for a batch that was skipped"),
@@ -350,6 +492,10 @@ WRONG = {
             "the loop goes on. `break` leaves it",
         ),
         (_fit("] >= goal", "] > goal"), "At least the goal is `>=`"),
+        (
+            _fit("] >= goal", "] >= goal and len(log) > 1"),
+            "A goal that the first epoch",
+        ),
         (
             _fit("        log.append(" + _ENTRY + ")\n", "").replace(
                 'log[-1]["accuracy"] >= goal:\n            break\n',

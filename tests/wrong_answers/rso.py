@@ -147,6 +147,47 @@ WRONG = {
             ),
             "they are not those of `values`",
         ),
+        (
+            _assign(
+                "for weight, fresh in zip(model.state_dict().values(), values):",
+                "    weight.copy_(fresh)",
+            ),
+            "no parameter; its frozen weight is one",
+        ),
+        (
+            _assign(
+                _PAIRS,
+                "    weight.requires_grad_(False)",
+                "    weight.copy_(fresh)",
+                "    weight.requires_grad_()",
+            ),
+            "of a parameter that was frozen",
+        ),
+        (
+            _assign(
+                "for weight in model.parameters():",
+                "    weight.copy_(values.pop(0))",
+                before=_NO_GRAD,
+            ),
+            "out of the list `values`",
+        ),
+        (
+            _assign(_PAIRS, "    weight.grad = fresh", "    weight.data.copy_(fresh)"),
+            "have a `.grad` now",
+        ),
+        (
+            _assign("model.eval()", _PAIRS, "    weight.data.copy_(fresh)"),
+            "is in eval mode now",
+        ),
+        (
+            _assign(
+                "for i, weight in enumerate(model.parameters()):",
+                "    weight.copy_(values[i])",
+                "    values[i] = weight",
+                before=_NO_GRAD,
+            ),
+            "other tensors into the list",
+        ),
     ],
     "best": [
         (_best("return ..."), "There is still a `...`"),
@@ -254,6 +295,58 @@ WRONG = {
             ),
             "returned list; wanted a number",
         ),
+        (
+            _passes(
+                "shapes = {p.shape: p for p in model.parameters() if p.requires_grad}",
+                "return 3 * cycles * sum(p.numel() for p in shapes.values())",
+            ),
+            "Only the *same* tensor counts once",
+        ),
+        (
+            _passes(
+                "seen = set()",
+                "for layer in model:",
+                "    seen |= set(layer.parameters(recurse=False))",
+                "return 3 * cycles * sum(p.numel() for p in seen if p.requires_grad)",
+            ),
+            "a layer inside of another module",
+        ),
+        (
+            _passes(
+                "n = sum(p.numel() for p in model.parameters() if p.requires_grad)",
+                "return 3 * cycles * (n + sum(b.numel() for b in model.buffers()))",
+            ),
+            "You count buffers",
+        ),
+        (
+            _passes(
+                "layers = [m for m in model.modules() if isinstance(m, nn.Linear)]",
+                "found = {p for layer in layers for p in layer.parameters()}",
+                "return 3 * cycles * sum(p.numel() for p in found if p.requires_grad)",
+            ),
+            "Other layers than linear ones",
+        ),
+        (
+            _passes(
+                "n = 0",
+                "for layer in set(model.modules()):",
+                "    own = layer.parameters(recurse=False)",
+                "    n += sum(p.numel() for p in own if p.requires_grad)",
+                "return 3 * cycles * n",
+            ),
+            "stands in two layers",
+        ),
+        (
+            _passes(
+                "found = set()",
+                "for layer in model.modules():",
+                "    own = list(layer.parameters(recurse=False))",
+                "    if own and own[0].requires_grad:",
+                "        found |= set(own)",
+                "return 3 * cycles * sum(p.numel() for p in found)",
+            ),
+            "has a `requires_grad` of its own",
+        ),
     ],
     "he": [
         (_he("..."), "There is still a `...`"),
@@ -270,6 +363,13 @@ WRONG = {
                 "else 1)"
             ),
             "A kernel need not be square",
+        ),
+        (
+            "def he(weight):\n"
+            "    deviation = (2 / weight[0].numel()) ** 0.5\n"
+            "    nn.init.normal_(weight, std=deviation)\n"
+            "    return deviation\n",
+            "You changed the weight",
         ),
     ],
     "anneal": [
@@ -298,7 +398,7 @@ WRONG = {
             _anneal(
                 "return final + (sigma - final) * (1 - cycle / max(cycles - 1, 1))"
             ),
-            "all values should double",
+            "You end at `final` itself",
         ),
         (
             _anneal(
@@ -309,6 +409,13 @@ WRONG = {
         (
             _anneal("return sigma * (1 - (1 - final) * (cycle + 1) / cycles)"),
             "counts from 0",
+        ),
+        (
+            _anneal(
+                "done = cycle / max(cycles - 1, 1)",
+                "return sigma * (1 - (1 - (final or 0.1)) * done)",
+            ),
+            "With final = 0, which ends at 0",
         ),
     ],
     "cycle": [
@@ -387,6 +494,26 @@ WRONG = {
         (
             _cycle(("draw(sigma)", "sigma * torch.randn(()).item()")),
             "You never call `draw`",
+        ),
+        (
+            _cycle((_LAST, "flat[j] = tries[first_better(losses)]"))
+            + "def first_better(losses):\n"
+            "    keep, plus, minus = losses\n"
+            "    return 1 if plus < keep else 2 if minus < keep else 0\n",
+            "the second best of the three",
+        ),
+        (
+            _cycle(
+                (
+                    "loss(model(inputs), targets)",
+                    "cross_entropy(model(inputs), targets)",
+                )
+            ),
+            "never call `loss(outputs, targets)`",
+        ),
+        (
+            _cycle(("    for layer, sigma", "    model.eval()\n    for layer, sigma")),
+            "another mode than before",
         ),
     ],
 }

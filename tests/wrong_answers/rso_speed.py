@@ -112,6 +112,17 @@ WRONG = {
             "    return work * batch // rate\n",
             "You round to whole seconds",
         ),
+        (
+            _function(
+                "prefix_seconds(costs, weights, batch, rate)",
+                "total = 0",
+                "for n in weights:",
+                "    total += n * sum(costs)",
+                "    costs.pop(0)",
+                "return 3 * batch * total / rate",
+            ),
+            "You changed the list `costs` or `weights`",
+        ),
     ],
     "mend": [
         (_mend("..."), "`a` has not changed"),
@@ -155,6 +166,15 @@ WRONG = {
                 _STORE.replace("new", "new[:, o]"),
             ),
             "at the price of the whole product: 640 multiply-adds",
+        ),
+        (
+            _mend(
+                "new = a[:, 1] + by * x[:, 2]",
+                "change = new.relu() - a[:, 1].relu()",
+                "a[:, 1] = new",
+                "z += change[:, None] * second[:, 1]",
+            ),
+            "and not for o = 4, i = 0",
         ),
     ],
     "statistics": [
@@ -352,6 +372,52 @@ WRONG = {
             "    return (0, 1, -1)[totals.index(min(totals))]\n",
             "of 200 and of 10 images by",
         ),
+        (
+            _function(
+                "decide(shares)",
+                "a, b, c = (sum(sums[k] for sums, _ in shares) for k in range(3))",
+                "if a <= min(b, c):",
+                "    return 0",
+                "return 1 if b < c else -1",
+            ),
+            "w + dw stands first",
+        ),
+        (
+            _function(
+                "decide(shares)",
+                "sums = [round(sum(s[k] for s, _ in shares), 2) for k in range(3)]",
+                "return (0, 1, -1)[sums.index(min(sums))]",
+            ),
+            "Do not round them",
+        ),
+        (
+            _function(
+                "decide(shares)",
+                "sums = [a + b for a, b in zip(shares[0][0], shares[-1][0])]",
+                "sums = sums if len(shares) > 1 else shares[0][0]",
+                "return (0, 1, -1)[sums.index(min(sums))]",
+            ),
+            "one of them does not count",
+        ),
+        (
+            _function(
+                "decide(shares)",
+                "sums = [abs(sum(s[k] for s, _ in shares)) for k in range(3)]",
+                "return (0, 1, -1)[sums.index(min(sums))]",
+            ),
+            "a sum may be negative",
+        ),
+        (
+            _function(
+                "decide(shares)",
+                "total = shares[0][0]",
+                "for sums, _ in shares[1:]:",
+                "    for k in range(3):",
+                "        total[k] += sums[k]",
+                "return (0, 1, -1)[total.index(min(total))]",
+            ),
+            "You changed the sums or the list",
+        ),
     ],
     "one_channel": [
         (_channel(look="..."), "There is still a"),
@@ -427,6 +493,37 @@ WRONG = {
                 )
             ),
             "`accept` makes",
+        ),
+        (
+            _channel(
+                init=(
+                    *_INIT[:3],
+                    "    OneChannel.own = first(x)",
+                    "    OneChannel.after = second(self.own.relu())",
+                    "",
+                )
+            ),
+            "a second object changes what the first one gives",
+        ),
+        (
+            _channel(init=(*_INIT[:-1], "    x.zero_()", "")),
+            "`__init__` changes x",
+        ),
+        (
+            _channel(look="torch.add(self.after, spread, out=self.kept)").replace(
+                "self.after = second(self.own.relu())",
+                "self.after = second(self.own.relu())\n"
+                "        self.kept = self.after.clone()",
+                1,
+            ),
+            "overwrites what the one before has returned",
+        ),
+        (
+            _channel(
+                look="self.__dict__.setdefault((o, i, row, column, by), "
+                "self.after + spread)"
+            ),
+            "look(1, 2, 1, 1, -0.7) is not what a full pass gives",
         ),
         (
             "class OneChannel:\n"

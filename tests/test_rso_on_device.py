@@ -58,20 +58,20 @@ def kinds(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("decay", [0.0, 1e-3])
-@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize(
+    ("net", "decay"), [*((net, 0.0) for net in NETS), ("batch norm", 1e-3)]
+)
 def test_a_recorded_proposal_serves_all_weights(device, kinds, net, decay):
     options = {"weight_decay": decay, "engine": "incremental"}
     here, there = search_of(net, **options), search_of(net, device, **options)
-    for _ in range(2):
-        next(here)
-        next(there)
-        assert there.decisions.equal(here.decisions)
+    next(here)
+    next(there)
+    assert there.decisions.equal(here.decisions)
     assert {-1, 1} <= set(here.decisions.tolist())
     if device.type == "cuda":
         recorded = [k for k in kinds if type(k) is RecordedStep]
-        assert all(k.recordings.graphs for k in recorded if len(k.values) > 30)
-        assert len(recorded) >= 2
+        assert any(k.recordings.graphs for k in recorded)
+        assert all(k.recordings.graphs for k in recorded if len(k.values) > 50)
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -93,7 +93,7 @@ def test_what_is_recorded_is_right_without_a_recording(monkeypatch, net):
     assert RecordedStep in made
 
 
-@pytest.mark.parametrize("window", [1, 2, 5])
+@pytest.mark.parametrize("window", [1, 4])
 def test_weights_beyond_the_window_are_updated_before(device, monkeypatch, window):
     prepare, starts = OnDevice.prepare, []
 
@@ -104,7 +104,7 @@ def test_weights_beyond_the_window_are_updated_before(device, monkeypatch, windo
         return state, start
 
     monkeypatch.setattr(OnDevice, "prepare", short)
-    here, there = search_of("batch norm"), search_of("batch norm", device)
+    here, there = search_of("groups"), search_of("groups", device)
     next(here)
     next(there)
     assert there.decisions.equal(here.decisions)

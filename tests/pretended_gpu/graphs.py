@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 from tests.pretended_gpu import tensors
@@ -34,10 +35,11 @@ class CUDAGraph:
         if self.is_new:
             self.is_new = False
             return
-        for kernel, args, kwargs, before in self.calls:
-            after = kernel(*args, **kwargs)
-            for old, new in _fresh(args, kwargs, before, after):
-                old.copy_(new)
+        with _disable_current_modes():
+            for kernel, args, kwargs, before in self.calls:
+                after = kernel(*args, **kwargs)
+                for old, new in _fresh(args, kwargs, before, after):
+                    old.copy_(new)
 
 
 def _fresh(args: tuple, kwargs: dict, before: Any, after: Any) -> Iterator[tuple]:

@@ -21,12 +21,14 @@ from statistics import median
 import torch
 import torch.multiprocessing as multiprocessing
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from course_lib.compiler import NoCompiler
 from course_lib.device import pick_device
 from course_lib.models import rso_mnist_cnn, small_cnn
 from course_lib.rso import proposals
 from course_lib.rso.eager.network import Network
+from course_lib.rso.eager.on_device import OnDevice
 from course_lib.rso.eager.plan import Plan
 from course_lib.rso.eager.prefixes import Prefixes
 from course_lib.rso.eager.sweeps import Task
@@ -39,6 +41,7 @@ from course_lib.rso.native.lowering import LoweredPlan
 from course_lib.rso.native.structures import KINDS, SCORED_ONLY
 from course_lib.rso.parallel.processes import Processes
 from course_lib.rso.proposals import Target
+from course_lib.rso.steps import DeviceStep, RecordedStep, Rules
 
 BOUNDS = {  # at least so many times as fast, and so much of the matmul's rate
     ("digits net", "reference"): 60,
@@ -233,6 +236,52 @@ def matmul_rate(device: torch.device) -> float:
     return 2048**3 / median(seconds)
 
 
+# What the host does for a GPU
+
+
+class Operations(TorchDispatchMode):
+    """Count what the host would start on a GPU, one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started = self.views = 0
+
+    def __torch_dispatch__(
+        self, function: object, types: object, args: tuple = (), kwargs: object = None
+    ) -> object:
+        returns = [r.alias_info for r in function._schema.returns]
+        is_view = any(alias is not None and not alias.is_write for alias in returns)
+        self.views += is_view
+        self.started += not is_view
+        return function(*args, **(kwargs or {}))
+
+
+def host_work(case: Case) -> None:
+    """Print how many operations and views a proposal is, and how many when recorded."""
+    target = max(case.targets(), key=lambda t: len(t.values))
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(len(target.values), generator=generator).to(target.values)
+    values = torch.stack([target.values + sign * drawn for sign in (0, 1, -1)], dim=1)
+    rules = Rules(case.dealt, Processes.current(), 1e-6, 1)
+    found = []
+    for kind in (DeviceStep, RecordedStep):
+        with search_mode(case.model):
+            network = case.network
+            task = Task(case.model, target, values, case.dealt, cross_entropy, network)
+            step = kind(rules, task, OnDevice(task))
+            for weight in range(20, 30):
+                step(range(weight, weight + 1), 0, False)
+            with Operations() as counts:
+                step(range(30, 31), 0, False)
+        found.append(counts)
+    plain, inside = found
+    print(
+        f"| {case.name}: operations a proposal on a GPU | one by one: "
+        f"{plain.started} and {plain.views} views | recorded: 3, with "
+        f"{inside.started - 2} inside | | | |"
+    )
+
+
 # Many processes
 
 
@@ -303,6 +352,7 @@ def compare(case: Case, counts: dict[str, int]) -> Iterator[str]:
         )
         if bound and ratio < bound:
             yield f"{case.name}: {ratio:.1f} times {name}, wanted {bound}"
+    host_work(case)
     if case.name != "digits net":
         yield from rates(case, seconds["incremental"])
 

@@ -125,9 +125,8 @@ def all_finite(tensors: list[Tensor]) -> bool:
     except NotImplementedError:  # a sparse one is among them
         tensors = [t.coalesce().values() if t.is_sparse else t for t in tensors]
         norms = torch._foreach_norm(tensors)
-    if not norms[0].is_cpu:
-        norms = torch.stack([norm.to(norms[0].device) for norm in norms]).tolist()
-    if all(map(math.isfinite, norms)):
+    norms = torch.stack([norm.to(norms[0].device) for norm in norms])
+    if all(map(math.isfinite, norms.tolist())):  # one by one takes longer to read
         return True
     return all(bool(t.isfinite().all()) for t in tensors)  # a large norm may overflow
 

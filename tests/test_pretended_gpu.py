@@ -215,3 +215,50 @@ def test_the_limits_are_few_and_each_has_a_reason():
     assert len(LIMITS) < 30
     assert all(LIMITS.values())
     assert [name for name in LIMITS if f"def {name}(" not in tests] == []
+
+
+# Graphs
+
+
+def recorded(function, pool=None):
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool):
+        function()
+    graph.replay()  # a recording itself does nothing
+    return graph
+
+
+def test_a_graph_reads_the_memory_that_it_was_recorded_with(gpu):
+    x, y = torch.ones(2, device=gpu), torch.zeros(2, device=gpu)
+    graph = recorded(lambda: y.copy_((2 * x).unsqueeze_(0)[0] + 1))
+    assert y.tolist() == [3.0, 3.0]
+    x.fill_(5.0)
+    graph.replay()
+    assert y.tolist() == [11.0, 11.0]
+    y.zero_()
+    graph.replay()
+    assert y.tolist() == [11.0, 11.0]
+
+
+def test_a_graph_repeats_numbers_of_the_host(gpu):
+    x, number = torch.zeros(2, device=gpu), [1.0]
+    graph = recorded(lambda: x.add_(number[0]))
+    number[0] = 100.0
+    graph.replay()
+    assert x.tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x[x > 0],
+        lambda x: x.cpu(),
+        lambda x: x.copy_(torch.ones(2)),
+        lambda x: x + torch.tensor([1.0, 2.0], device=x.device),
+    ],
+)
+def test_a_recording_refuses_what_waits_or_reads_the_cpu(gpu, function):
+    x = torch.ones(2, device=gpu)
+    with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
+        recorded(lambda: function(x))

@@ -10,8 +10,7 @@ from torch import nn
 from course_lib import data
 from course_lib.data import Split
 from course_lib.models import small_cnn
-from course_lib.rso import RSO
-from course_lib.rso import search as searches
+from course_lib.rso import RSO, steps
 from course_lib.rso.precision import EVERY, Comparison, products
 from course_lib.rso.steps import DeviceStep
 
@@ -109,7 +108,7 @@ def test_the_share_is_counted_on_a_device_too(monkeypatch):
     monkeypatch.setattr("course_lib.rso.precision.EVERY", 2)
     host = search_of(precision="bf16", engine="cached")
     next(host)
-    monkeypatch.setattr(searches, "HostStep", DeviceStep)
+    monkeypatch.setattr(steps, "HostStep", DeviceStep)
     device = search_of(precision="bf16", engine="cached")
     next(device)
     assert device.changed == host.changed > 0

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from course_lib.data import Split
 from course_lib.models import small_cnn
-from course_lib.rso import RSO, CycleReport, SearchError, engines, search
+from course_lib.rso import RSO, CycleReport, SearchError, engines, steps
 from course_lib.rso.cli import command
 from course_lib.rso.proposals import SAMPLERS
 from course_lib.rso.steps import DeviceStep
@@ -174,7 +174,7 @@ def test_a_device_that_is_not_waited_for_decides_alike(
 ):
     options = {"engine": engine, "minibatches": minibatches, "weight_decay": 1e-3}
     wanted, _ = run(**options)
-    monkeypatch.setattr(search, "HostStep", DeviceStep)
+    monkeypatch.setattr(steps, "HostStep", DeviceStep)
     got, _ = run(**options)
     assert got.decisions.equal(wanted.decisions)
     assert weights(got.model).equal(weights(wanted.model))
@@ -454,7 +454,7 @@ def test_a_loss_that_is_not_finite(engine):
 
 
 def test_a_loss_that_is_not_finite_on_a_device(monkeypatch):
-    monkeypatch.setattr(search, "HostStep", DeviceStep)
+    monkeypatch.setattr(steps, "HostStep", DeviceStep)
     with pytest.raises(SearchError, match=r"not finite in cycle 1, '8.bias'"):
         run(loss=lambda o, y: o.sum(1) / 0)
 

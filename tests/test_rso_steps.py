@@ -39,7 +39,7 @@ def search_of(**options):
 @pytest.fixture
 def on_device(monkeypatch):
     """Take the GPU's way of judging, wherever the weights are."""
-    monkeypatch.setattr(searches, "HostStep", DeviceStep)
+    monkeypatch.setattr(steps, "HostStep", DeviceStep)
 
 
 @pytest.mark.parametrize("engine", ["reference", "cached"])
@@ -47,7 +47,7 @@ def on_device(monkeypatch):
 def test_host_and_device_decide_alike(monkeypatch, engine, options):
     host = search_of(engine=engine, **options)
     list(host)
-    monkeypatch.setattr(searches, "HostStep", DeviceStep)
+    monkeypatch.setattr(steps, "HostStep", DeviceStep)
     device = search_of(engine=engine, **options)
     list(device)
     assert device.decisions.equal(host.decisions)

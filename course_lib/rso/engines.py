@@ -24,6 +24,7 @@ from course_lib.compiler import NoCompiler
 from course_lib.rso.eager.eligibility import Fingerprint, forms_of, require_same_forms
 from course_lib.rso.eager.incremental import Incremental
 from course_lib.rso.eager.network import Network, NotTraceable
+from course_lib.rso.eager.on_device import OnDevice
 from course_lib.rso.eager.plan import Plan, Unsuitable
 from course_lib.rso.eager.prefixes import Prefixes
 from course_lib.rso.eager.sweeps import Cached, Reference, Sweep, Task
@@ -42,11 +43,12 @@ LOW_PRECISION = (torch.bfloat16, torch.float16)  # left to the model's own opera
 
 
 def incremental(task: Task) -> Compiled | Incremental:
-    """Return the fast engine's sweep, in compiled code where that is possible."""
+    """Return the fast engine's sweep, in compiled code on a CPU that allows it."""
     if task.compiled:
         with contextlib.suppress(UnsupportedOperation, NoCompiler):
             return Compiled(task)
-    return Incremental(task)
+    is_on_host = task.values.device.type == "cpu"
+    return Incremental(task) if is_on_host else OnDevice(task)
 
 
 SWEEPS = {"reference": Reference, "cached": Cached, "incremental": incremental}

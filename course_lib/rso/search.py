@@ -25,7 +25,7 @@ from course_lib.rso.parallel.processes import Processes
 from course_lib.rso.precision import Comparison, check_precision, products
 from course_lib.rso.proposals import SAMPLERS, Sampler, Target
 from course_lib.rso.reports import CycleReport, evaluate
-from course_lib.rso.steps import DeviceStep, HostStep, Rules, visit
+from course_lib.rso.steps import Rules, step_of, visit
 
 SETTINGS = (  # arguments that a search and its checkpoint must have in common
     *("seed", "cycles", "batch_size", "minibatches", "final_sigma", "weight_decay"),
@@ -278,8 +278,7 @@ class RSO:
         rules = Rules(
             self.minibatches, self.processes, self.tolerance, cycle, comparison
         )
-        on_host = values.device.type == "cpu" or self.at_once > 1
-        step = (HostStep if on_host else DeviceStep)(rules, task, sweep)
+        step = step_of(rules, task, sweep, at_once=self.at_once)
         place, is_asked = visit(
             rules, step, groups, schedule, first, self._request, bar.update
         )

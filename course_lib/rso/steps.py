@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from course_lib.rso import proposals
+from course_lib.rso.eager.on_device import OnDevice
+from course_lib.rso.eager.plan import State
 from course_lib.rso.eager.prefixes import multiply_adds
 from course_lib.rso.eager.sweeps import Cached, Reference, Sweep, Task
+from course_lib.rso.graphs import Recordings
 from course_lib.rso.interrupts import StopRequest
 from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.parallel.processes import Processes
@@ -210,3 +213,44 @@ class DeviceStep:
                 f"{self.target.name!r}. Look at the loss and the scale of the inputs."
             )
         return SIGNS[self.winners.cpu()]
+
+
+class RecordedStep(DeviceStep):
+    """Judge on a GPU that repeats one recorded proposal of each mini-batch."""
+
+    def __init__(self, rules: Rules, task: Task, sweep: OnDevice) -> None:
+        super().__init__(rules, task, sweep)
+        self.recordings = Recordings(self.values.device)
+        self.weight, self.start = self.winners.new_zeros(2, 1)
+
+    def __call__(self, group: Sequence[int], minibatch: int, asked: bool) -> bool:
+        """Judge a weight; tell whether to stop here."""
+        (weight,) = group
+        state, start = self.sweep.prepare(minibatch, weight)
+        self.weight.fill_(weight)
+        self.start.fill_(start)
+        self.recordings.run(minibatch, lambda: self._judge(state, minibatch))
+        return asked
+
+    def _judge(self, state: State, minibatch: int) -> None:
+        """Judge the weight that the device has the number of, and write the winner."""
+        samples, at = self.rules.minibatches.size(minibatch), self.weight
+        losses = self.sweep.losses_at(state, at, self.start)
+        winner = proposals.winner_on_device(losses, samples, self.rules.tolerance)
+        self.is_finite &= losses[0].isfinite()
+        values = self.values.index_select(0, at).gather(1, winner.view(1, 1))
+        self.flat.index_copy_(0, at, values[0])
+        self.winners.index_copy_(0, at, winner.view(1))
+        self.sweep.record_winner(at, winner)
+
+
+def step_of(
+    rules: Rules, task: Task, sweep: Sweep, *, at_once: int = 1
+) -> HostStep | DeviceStep:
+    """Return what judges a sweep's proposals where its weights are."""
+    if task.values.device.type == "cpu" or at_once > 1:
+        return HostStep(rules, task, sweep)
+    is_alone = rules.processes.reduce is None and rules.comparison.name == "float32"
+    if is_alone and isinstance(sweep, OnDevice) and sweep.is_repeatable:
+        return RecordedStep(rules, task, sweep)
+    return DeviceStep(rules, task, sweep)

@@ -12,6 +12,7 @@ from torch._dynamo.trace_rules import get_torch_obj_rule_map
 from torch.utils._pytree import tree_map_only
 
 from course_lib.rso.eager import eligibility
+from tests.pretended_gpu.graphs import CUDAGraph, graph
 from tests.pretended_gpu.tensors import (
     CUDA,
     Device,
@@ -33,6 +34,7 @@ def pretended_gpu() -> Iterator[torch.device]:
     get_torch_obj_rule_map()  # torch.compile knows torch.tensor by this, once made
     waits.clear()
     operations.clear()
+    CUDAGraph.replays = 0
     answers = {
         "is_available": lambda: True,
         "init": lambda: None,
@@ -52,6 +54,8 @@ def pretended_gpu() -> Iterator[torch.device]:
         "get_rng_state": lambda *_: torch.get_rng_state(),
         "set_rng_state": lambda state, *_: torch.set_rng_state(state),
         "default_generators": (torch.default_generator,),
+        "CUDAGraph": CUDAGraph,
+        "graph": graph,
     }
     made = {
         "load": _loading(torch.load),

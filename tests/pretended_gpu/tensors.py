@@ -21,6 +21,7 @@ aten = torch.ops.aten
 CUDA = torch.device("cuda:0")
 PACKAGE = str(Path(__file__).parents[2] / "course_lib")
 
+recorder: Any = None  # see `graphs`
 waits: Counter[str] = Counter()  # such as "item at training.py:12"
 operations: Counter[str] = Counter()
 
@@ -132,13 +133,42 @@ def run(function: Any, args: tuple, kwargs: dict) -> Any:
     args_of, kwargs_of = tree_unflatten([_inner(part) for part in flat], form)
     if kwargs_of.get("pin_memory"):
         kwargs_of["pin_memory"] = None
+    kernel = KERNELS.get(function, function)
     if function in _OWN:
-        return _OWN[function](function, args, args_of, kwargs_of, goes_here)
-    result = KERNELS.get(function, function)(*args_of, **kwargs_of)
+        result = _OWN[function](function, args, args_of, kwargs_of, goes_here)
+        _record(flat, kernel, args_of, kwargs_of, tree_map_only(Tensor, _inner, result))
+        return result
+    result = kernel(*args_of, **kwargs_of)
+    _record(flat, kernel, args_of, kwargs_of, result)
     wrapped = tree_map_only(Tensor, _wrap, result)
     if not is_here or not isinstance(result, Tensor | tuple | list):
         return wrapped
     return return_and_correct_aliasing(function, args, kwargs, wrapped)
+
+
+def _record(
+    flat: list[Any], kernel: Any, args: tuple, kwargs: dict, found: Any
+) -> None:
+    """Give a call to the graph that is recorded, if any is; views are no work."""
+    if recorder is None or _is_view(kernel):
+        return
+    reads_cpu = any(
+        isinstance(part, Tensor)
+        and part.dim() > 0
+        and not isinstance(part, PretendedTensor)
+        for part in flat
+    )
+    # Their shapes of now: some operations change a tensor's shape in place.
+    call = tree_map_only(Tensor, Tensor.detach, (kernel, args, kwargs, found))
+    recorder(call, not reads_cpu)
+
+
+def _is_view(kernel: Any) -> bool:
+    if not isinstance(kernel, torch._ops.OpOverload):
+        return False
+    returns = [r.alias_info for r in kernel._schema.returns]
+    is_alias = any(info is not None and not info.is_write for info in returns)
+    return is_alias or torch.Tag.inplace_view in kernel.tags
 
 
 def _inner(part: Any) -> Any:
@@ -250,6 +280,8 @@ def _note_waits(function: Any, args: tuple) -> None:
 
 
 def _wait(name: str) -> None:
+    if recorder is not None:
+        recorder((name, (), {}, None), False)
     frame = sys._getframe()
     while frame is not None and not frame.f_code.co_filename.startswith(PACKAGE):
         frame = frame.f_back

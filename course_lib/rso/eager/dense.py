@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_lib.rso.eager.kernels import FoldedConv, patches
+from course_lib.rso.eager.kernels import Channel, FoldedConv, of_channel, patches
 from course_lib.rso.eager.pipeline import Piece
 
 SMALL = 64  # pixels of an image up to which a convolution is taken as a matrix
@@ -61,20 +61,26 @@ class Dense:
         return given.reshape(inputs, pixels, -1)
 
     def add_(
-        self, base: Tensor, change: Tensor, channel: int, buffer: Callable
+        self, base: Tensor, change: Tensor, channel: Channel, buffer: Callable
     ) -> None:
         """Update `base`, `(pixels, outputs)`, by `(1, batch, height, width)`."""
         columns = self._columns(self._batch_first(change, buffer), buffer)
-        base.view(-1, self.matrix.shape[2]).addmm_(columns[0], self.matrix[channel])
+        weights = of_channel(self.matrix, 0, channel)
+        base.view(-1, self.matrix.shape[2]).addmm_(columns[0], weights)
 
     def source(
-        self, base: Tensor, planes: Tensor, first: int, channel: int, buffer: Callable
+        self,
+        base: Tensor,
+        planes: Tensor,
+        first: int,
+        channel: Channel,
+        buffer: Callable,
     ) -> Callable[[Piece, Tensor], None]:
         """Return what writes candidates' outputs; `base` is that of planes[0]."""
         change = self._batch_first(planes[1:] - planes[:1], buffer)
         base = base.view(-1, self.matrix.shape[2])
         pixels = base.shape[0] // planes.shape[1]  # rows of `base` for each sample
-        weights = self.matrix[channel]
+        weights = of_channel(self.matrix, 0, channel)
 
         def fill(piece: Piece, out: Tensor) -> None:
             rows = slice(piece.samples.start * pixels, piece.samples.stop * pixels)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx
 
+from course_lib.rso.eager.kernels import Channel
 from course_lib.rso.eager.pipeline import Piece, Source
 from course_lib.rso.eager.plan import Plan, State
 from course_lib.rso.eager.sweeps import Task, candidate_changes
@@ -109,15 +110,14 @@ class Incremental:
         self._update_bases(state, channel, self.plan.run_channel(both, channel, state))
 
     def _update_bases(
-        self, state: State, channel: int, ends: dict[fx.Node, Tensor]
+        self, state: State, channel: Channel, ends: dict[fx.Node, Tensor]
     ) -> None:
         """Update what follows; of `ends`, row 0 is the old value and row 1 the new."""
         for node, base in state.bases.items():
             planes = ends[self.plan.source_of[node]]
             dense = self.plan.dense.get(node)
             if dense is None:
-                place = self.plan.channel_of(base, channel)
-                place.copy_(planes[1].reshape(place.shape))
+                self.plan.put(base, channel, planes[1])
             else:
                 dense.add_(base, planes[1:2] - planes[:1], channel, self._buffer)
 
@@ -179,7 +179,7 @@ class Incremental:
         return self._finish(state, channel, ends, count - now)
 
     def _finish(
-        self, state: State, channel: int, ends: dict[fx.Node, Tensor], rows: int
+        self, state: State, channel: Channel, ends: dict[fx.Node, Tensor], rows: int
     ) -> Tensor:
         """Run the candidates to the end; row 0 of `ends` has nothing changed."""
         first = 1 if self.decays else 0
@@ -195,7 +195,7 @@ class Incremental:
         return loss_sums(self.task.loss, outputs, state.labels)
 
     def _source(
-        self, node: fx.Node, base: Tensor, planes: Tensor, first: int, channel: int
+        self, node: fx.Node, base: Tensor, planes: Tensor, first: int, channel: Channel
     ) -> Source:
         """Return what fills in the candidates' values of a node, piece by piece."""
         dense = self.plan.dense.get(node)
@@ -206,8 +206,7 @@ class Incremental:
             part = planes[first:][piece.candidates, piece.samples]
             for whole in out.split(piece.batch):
                 whole.copy_(base[piece.samples])
-            place = self.plan.channel_of(out, channel)
-            place.copy_(part.reshape(place.shape))
+            self.plan.put(out, channel, part)
 
         return fill
 

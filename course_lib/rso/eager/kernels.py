@@ -16,11 +16,19 @@ from torch import Tensor, nn
 
 Reduce = Callable[[Tensor], Tensor]
 Pair = tuple[int, int]
+Channel = int | Tensor  # `(1,)` where it is a number on the device
 
 
 def pair(value: int | Pair) -> Pair:
     """Return both numbers of a module's setting."""
     return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def of_channel(x: Tensor, axis: int, channel: Channel) -> Tensor:
+    """Return x at a channel of an axis: a view, or a copy if that is on the device."""
+    if isinstance(channel, int):
+        return x.select(axis, channel)
+    return x.index_select(axis, channel).squeeze(axis)
 
 
 # Batch norm, each candidate with its own statistics
@@ -116,7 +124,7 @@ def affine_of(
 
 
 def normalize_plane(
-    planes: Tensor, channel: int, norm: nn.Module, reduce: Reduce | None
+    planes: Tensor, channel: Channel, norm: nn.Module, reduce: Reduce | None
 ) -> Tensor:
     """Normalize one channel, `(candidates, ...)` in one stretch of memory, in place."""
     flat = planes.view(len(planes), -1)
@@ -126,10 +134,10 @@ def normalize_plane(
         variance = torch.linalg.vecdot(flat, flat).div_(count).unsqueeze_(1)
         scale = (variance + norm.eps).rsqrt_()
         if norm.weight is not None:
-            scale *= norm.weight[channel]
+            scale *= of_channel(norm.weight, 0, channel)
         flat *= scale
         if norm.bias is not None:
-            flat += norm.bias[channel]
+            flat += of_channel(norm.bias, 0, channel)
         return planes
     sums = flat.sum(1, keepdim=True, dtype=torch.float64)
     squares = torch.linalg.vecdot(flat, flat).double().unsqueeze(1)

@@ -12,8 +12,10 @@ from torch import Tensor, fx, nn
 
 from course_lib.rso.eager.dense import Dense
 from course_lib.rso.eager.kernels import (
+    Channel,
     batch_last,
     normalize_plane,
+    of_channel,
     pooling,
     standardize,
 )
@@ -21,7 +23,7 @@ from course_lib.rso.eager.network import Network
 from course_lib.rso.eager.pipeline import Pipeline
 from course_lib.rso.eager.prefixes import Prefixes, from_blocks
 
-Step = Callable[[Tensor, int, "State"], Tensor]
+Step = Callable[[Tensor, Channel, "State"], Tensor]
 
 
 class Unsuitable(Exception):
@@ -146,8 +148,8 @@ class Plan:
         if kind == "add":
             (other,) = (n for n in node.all_input_nodes if n is not source)
 
-            def add(planes: Tensor, channel: int, state: State) -> Tensor:
-                fixed = state.fixed[other][:, channel]
+            def add(planes: Tensor, channel: Channel, state: State) -> Tensor:
+                fixed = of_channel(state.fixed[other], 1, channel)
                 return planes + fixed.reshape(planes.shape[1:])
 
             return add
@@ -158,7 +160,7 @@ class Plan:
         return lambda planes, channel, state: planes
 
     def _channel_norm(self, module: nn.Module, *, is_shared: bool) -> Step:
-        def norm(planes: Tensor, channel: int, state: State) -> Tensor:
+        def norm(planes: Tensor, channel: Channel, state: State) -> Tensor:
             rows = planes.permute(0, 2, 3, 1)
             if is_shared:
                 rows = rows.clone(memory_format=torch.contiguous_format)
@@ -220,11 +222,15 @@ class Plan:
         standard = batch_last(standardize(inputs, self.module, self.network.reduce))
         return standard.reshape(len(planes), 1, -1), planes
 
-    def channel_of(self, value: Tensor, channel: int) -> Tensor:
-        """Return the part of a whole value, flattened or not, that is one channel's."""
-        if value.dim() == 4:
-            return value[:, channel]
-        return value.view(len(value), self.channels, -1)[:, channel]
+    def put(self, value: Tensor, channel: Channel, planes: Tensor) -> None:
+        """Write one channel of a whole value, which may be flattened."""
+        if value.dim() != 4:
+            value = value.view(len(value), self.channels, -1)
+        planes = planes.reshape(len(value), 1, *value.shape[2:])
+        if isinstance(channel, int):
+            value[:, channel : channel + 1] = planes
+        else:
+            value.index_copy_(1, channel, planes)
 
     def inputs_of(self, inputs: Tensor, channel: int) -> Tensor:
         """Return the input planes that feed a channel: `(sources, phases, length)`."""
@@ -237,7 +243,7 @@ class Plan:
         return inputs[group * width : (group + 1) * width]
 
     def run_channel(
-        self, planes: Tensor, channel: int, state: State
+        self, planes: Tensor, channel: Channel, state: State
     ) -> dict[fx.Node, Tensor]:
         """Run the channelwise operations on planes of the source.
 

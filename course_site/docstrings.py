@@ -6,19 +6,28 @@ import re
 
 _CODE = re.compile(r"(``?)([^`]+)\1")
 _NAME = re.compile(r"[A-Za-z_][\w.]*")
+_SECTION = re.compile(r"^(?:Args|Returns|Raises|Yields):$", re.M)
+# Lines set off by four spaces, before the sections: formulas or code.
+_DISPLAYED = re.compile(r"^(?!- |>>>|::)(\S.*)\n\n?((?: {4}.*(?:\n|\Z)|\n(?= {4}))+)", re.M)
+_UNTOUCHED = re.compile(
+    r"(^ *>>> [\s\S]*?(?:\n\s*\n|\Z)|^::\n\n(?: {4}.*\n?|\n(?= {4}))+)", re.M
+)
 _MARKED = re.compile(r"([*|\\]|_(?=\W|$))")
 
 
 def to_rst(lines: list[str]) -> list[str]:
     """Return the lines with `names` as references, `code` as code, the rest as it is.
 
-    Examples (from >>> to the next empty line) stay untouched.
+    Examples (from >>> to the next empty line) stay untouched, and what the text sets
+    off by four spaces is shown as it stands there.
     """
     text = "\n".join(lines)
-    blocks = re.split(r"(^ *>>> .*?(?:\n\s*\n|\Z))", text, flags=re.M | re.S)
+    section = _SECTION.search(text)
+    end = section.start() if section else len(text)
+    text = _DISPLAYED.sub(r"\1\n\n::\n\n\2\n", text[:end]) + text[end:]
+    parts = _UNTOUCHED.split(text)
     return "".join(
-        block if block.lstrip().startswith(">>>") else _prose(block)
-        for block in blocks
+        part if number % 2 else _prose(part) for number, part in enumerate(parts)
     ).split("\n")
 
 

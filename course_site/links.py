@@ -6,13 +6,17 @@ import posixpath
 import re
 from pathlib import Path
 
-from course_site import ROOT
+from course_site import ROOT, api
 from course_site.repository import Repository
 
 # [words](target), where the target is neither an address nor a place on this page.
 _LINK = re.compile(r"(?<!!)\[([^\]\[]*)\]\((?![a-z]+:|#|/)([^)\s#]+)(#[^)\s]*)?\)")
-# Files that have another place, or another kind, on the site.
-MOVED = {"README.md": "index.md", "LICENSE": "", "LICENSE-TEXT": ""}
+# What the site shows in another place.
+MOVED = {
+    "README.md": "index.md",
+    **{f"course_lib/{name}": f"api/{name}.md" for name in api.MODULES},
+    **{f"course_lib/{name}.py": f"api/{name}.md" for name in api.MODULES},
+}
 
 
 def relink(
@@ -20,7 +24,7 @@ def relink(
 ) -> str:
     """Return Markdown whose links work on the site.
 
-    A link to a page stays, one to another file of the repository leads to its web
+    A link to a page stays, one to a public module leads to its documentation. One to another file of the repository leads to its web
     address, or becomes plain words where nobody has said that address. What is no
     file of the repository is left alone: it may be code, and Sphinx reports the rest.
 
@@ -35,7 +39,7 @@ def relink(
     def replaced(link: re.Match[str]) -> str:
         words, target, anchor = link[1], link[2], link[3] or ""
         path = posixpath.normpath(posixpath.join(folder, target))
-        if MOVED.get(path):
+        if path in MOVED:
             return f"[{words}]({posixpath.relpath(MOVED[path], folder or '.')})"
         if path in pages or not _is_ours(path):
             return link[0]

@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from course_site import STATIC, repository, results  # noqa: E402
+from course_site import STATIC, repository  # noqa: E402
 
 project = "Deep learning's odd corners"
 author = "The course authors"
@@ -22,9 +22,9 @@ exclude_patterns = []
 
 # The pages show the stored outputs, which `make test` has compared.
 nb_execution_mode = "off"
-myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_enable_extensions = ["amsmath", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-myst_heading_slug_func = results.slug
+myst_heading_slug_func = "course_site.results.slug"
 
 html_theme = "sphinx_book_theme"
 html_title = project
@@ -60,7 +60,7 @@ napoleon_use_rtype = False
 python_use_unqualified_type_names = True
 # Names in docstrings are links where this site has a place for them; types of other
 # libraries have theirs elsewhere, and the build asks no other site.
-nitpick_ignore_regex = [("py:obj", ".*"), ("py:class", ".*")]
+nitpick_ignore_regex = [("py:obj", ".*"), ("py:class", ".*"), ("py:exc", "LostProcess")]
 
 linkcheck_timeout = 20
 linkcheck_retries = 3

@@ -84,6 +84,9 @@ def write_pages(lessons: list[Lesson]) -> None:
     (SOURCE / "docs" / "index.md").unlink()
     front = front.replace("<!-- map -->", course_map(lessons))
     front = front.replace("<!-- valley -->", valley.figure())
+    entries = [f"{x.number} {x.title} <notebooks/{x.name}>" for x in lessons]
+    front = front.replace("<!-- lessons -->", "\n".join(entries))
+    front = front.replace("<!-- results -->", "\n".join(results.order(known)))
     written = {"index.md": front, **api.pages()}
     for name in sorted(known):
         if name.endswith(".md") and name != "docs/index.md":

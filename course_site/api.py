@@ -73,6 +73,7 @@ def _index() -> str:
 def _page(name: str, title: str) -> str:
     return (
         f"# {title}\n\n"
+        f"`from course_lib.{name} import ...`\n\n"
         "```{eval-rst}\n"
         f".. automodule:: course_lib.{name}\n"
         "   :members:\n"

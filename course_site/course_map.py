@@ -34,7 +34,7 @@ def assign_lanes(lessons: Sequence[Lesson]) -> dict[str, int]:
         if not followers:
             continue
         begin, end = place[start.number], max(followers)
-        taken = {lane for first, last, lane in ends if first < end and begin < last}
+        taken = {lane for first, last, lane in ends if first <= end and begin <= last}
         lane = next(n for n in range(len(lessons)) if n not in taken)
         ends.append((begin, end, lane))
         lanes[start.number] = lane

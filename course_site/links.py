@@ -24,9 +24,10 @@ def relink(
 ) -> str:
     """Return Markdown whose links work on the site.
 
-    A link to a page stays, one to a public module leads to its documentation. One to another file of the repository leads to its web
-    address, or becomes plain words where nobody has said that address. What is no
-    file of the repository is left alone: it may be code, and Sphinx reports the rest.
+    A link to a page stays, and one to a public module leads to its documentation. One
+    to another file of the repository leads to its web address, or becomes plain words
+    where nobody has said that address. What is no file of the repository is left alone:
+    it may be code, and Sphinx reports the rest.
 
     Args:
         text: the Markdown.

@@ -22,6 +22,11 @@ BENCHMARKS = {
     "rso_at_once": "RSO: many proposals at once",
     "vat": "The accuracy of VAT",
 }
+# Which pages come first; the others follow by name.
+FIRST = ("claims", "benchmarks", "lessons")
+TITLES = {"# Claims": "# What the lessons say about training"}
+_NOTHING = "*Nothing here depends on a seed; the tests compare every number.*"
+_EMPTY = re.compile(r"^(## .+)\n+(?=## |\Z)", re.M)
 _HEADING = re.compile(r"^(#{2,3}) (\S.*)$", re.M)
 
 
@@ -34,7 +39,18 @@ def plain(text: str, name: str, lessons: Sequence[Lesson]) -> str:
         lessons: whose titles head the sections of the claims.
     """
     words = _words(name, lessons)
+    for old, new in TITLES.items():
+        text = re.sub(f"^{old}$", new, text, flags=re.M)
+    if name == "claims.md":
+        text = _EMPTY.sub(rf"\1\n\n{_NOTHING}\n\n", text)
     return _HEADING.sub(lambda h: f"{h[1]} {words.get(h[2]) or _spoken(h)}", text)
+
+
+def order(pages: set[str]) -> list[str]:
+    """Return the pages of docs/results without their endings, the first ones first."""
+    found = sorted(p[:-3] for p in pages if p.startswith("docs/results/"))
+    first = [f"docs/results/{name}" for name in FIRST]
+    return [p for p in first if p in found] + [p for p in found if p not in first]
 
 
 def slug(title: str) -> str:

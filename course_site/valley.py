@@ -21,7 +21,6 @@ STEPS = 80
 START = (-1.0, 0.75)
 LEFT, RIGHT, LOW, HIGH = -1.7, 1.7, -0.75, 1.55  # what the picture shows
 WIDTH, HEIGHT = 720, 420
-NAMES = {"Descent": "Descent", "Momentum": "Momentum", "Adam": "Adam", "RSO": "RSO"}
 Height = Callable[[Tensor], Tensor]
 
 
@@ -49,7 +48,7 @@ def search(height: Height, steps: int = STEPS, seed: int = 0) -> Tensor:
     path = [point]
     for step in range(steps):
         move = torch.zeros(2, dtype=torch.float64)
-        move[step % 2] = 0.3 * torch.randn((), generator=generator).item()
+        move[step % 2] = 0.1 * torch.randn((), generator=generator).item()
         tried = torch.stack([point, point + move, point - move])
         point = tried[height(tried).argmin()]
         path.append(point)
@@ -69,7 +68,7 @@ def paths() -> dict[str, Tensor]:
 def figure() -> str:
     """Return the picture with its controls, as HTML."""
     walked = paths()
-    lines = "".join(_path(name, path) for name, path in walked.items())
+    lines = "".join(_path(i, *way) for i, way in enumerate(walked.items()))
     heights = {n: [round(h, 3) for h in banana(p).tolist()] for n, p in walked.items()}
     points = {
         name: [[round(v, 1) for v in _place(x, y)] for x, y in path.tolist()]
@@ -79,7 +78,7 @@ def figure() -> str:
     legend = "".join(
         f'<li class="way-{i}"><span>{name}</span> <output>{heights[name][-1]:.3f}'
         "</output></li>"
-        for i, name in enumerate(NAMES)
+        for i, name in enumerate(walked)
     )
     goal = _place(1.0, 1.0)
     return (
@@ -121,8 +120,7 @@ def _place(x: float, y: float) -> tuple[float, float]:
     return across, (HIGH - y) / (HIGH - LOW) * HEIGHT
 
 
-def _path(name: str, path: Tensor) -> str:
-    place = list(NAMES).index(name)
+def _path(place: int, name: str, path: Tensor) -> str:
     points = " ".join(
         f"{x:.1f},{y:.1f}" for x, y in (_place(*point) for point in path.tolist())
     )

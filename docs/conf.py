@@ -29,6 +29,7 @@ myst_heading_slug_func = "course_site.results.slug"
 html_theme = "sphinx_book_theme"
 html_title = project
 html_math_renderer = "mathml"
+html_favicon = "_static/favicon.svg"
 html_static_path = ["_static", str(STATIC)]
 html_css_files = ["site.css"]
 html_js_files = ["explorer.js", "valley.js"]

@@ -39,7 +39,7 @@ def recorded(explorer: lessons.Explorer) -> dict[str, Any]:
     dials = [dial(control, options[name]) for name, control in controls.items()]
     pictures = []
     for setting in plan(dials).settings:
-        values = {n: options[n][i] for n, i in zip(options, setting)}
+        values = {n: options[n][i] for n, i in zip(options, setting, strict=True)}
         pictures.append(_draw(explorer, values))
     return {"dials": [asdict(d) for d in dials], "pictures": pictures}
 

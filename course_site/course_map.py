@@ -63,7 +63,7 @@ def _row(lesson: Lesson, folder: str) -> str:
     before = f"after {after}" if after else "begin here"
     arrow = '<span class="course-map-tip" aria-hidden="true"></span>' if after else ""
     return (
-        f"<li>{arrow}<a href=\"{folder}/{lesson.name}.html\">"
+        f'<li>{arrow}<a href="{folder}/{lesson.name}.html">'
         f'<span class="course-map-number">{lesson.number}</span> '
         f"{html.escape(lesson.title)}</a>"
         f'<span class="course-map-question">{html.escape(lesson.question)}</span>'

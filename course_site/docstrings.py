@@ -8,7 +8,9 @@ _CODE = re.compile(r"(``?)([^`]+)\1")
 _NAME = re.compile(r"[A-Za-z_][\w.]*")
 _SECTION = re.compile(r"^(?:Args|Returns|Raises|Yields):$", re.M)
 # Lines set off by four spaces, before the sections: formulas or code.
-_DISPLAYED = re.compile(r"^(?!- |>>>|::)(\S.*)\n\n?((?: {4}.*(?:\n|\Z)|\n(?= {4}))+)", re.M)
+_DISPLAYED = re.compile(
+    r"^(?!- |>>>|::)(\S.*)\n\n?((?: {4}.*(?:\n|\Z)|\n(?= {4}))+)", re.M
+)
 _UNTOUCHED = re.compile(
     r"(^ *>>> [\s\S]*?(?:\n\s*\n|\Z)|^::\n\n(?: {4}.*\n?|\n(?= {4}))+)", re.M
 )

@@ -51,7 +51,10 @@ def plan(dials: Sequence[Dial], most: int = MOST) -> Plan:
     """Choose at most `most` settings: the start is one of them."""
     if len(dials) <= 2:
         counts = _counts([len(d.values) for d in dials], dials, most)
-        picks = [spread(len(d.values), d.start, n) for d, n in zip(dials, counts)]
+        picks = [
+            spread(len(d.values), d.start, n)
+            for d, n in zip(dials, counts, strict=True)
+        ]
         return Plan(tuple(picks), tuple(itertools.product(*picks)), grid=True)
     start = tuple(dial.start for dial in dials)
     settings = [start]
@@ -115,14 +118,12 @@ def figure(
     )
 
 
-def _sliders(
-    dials: Sequence[Dial], chosen: Plan
-) -> list[tuple[str, list[str], int]]:
+def _sliders(dials: Sequence[Dial], chosen: Plan) -> list[tuple[str, list[str], int]]:
     """Return label, words of the positions, and first position of each slider."""
     if chosen.grid:
         return [
             (d.label, [d.values[i] for i in picks], picks.index(d.start))
-            for d, picks in zip(dials, chosen.picks)
+            for d, picks in zip(dials, chosen.picks, strict=True)
             if len(picks) > 1
         ]
     words = [_difference(dials, setting) for setting in chosen.settings]
@@ -132,7 +133,7 @@ def _sliders(
 def _difference(dials: Sequence[Dial], setting: Sequence[int]) -> str:
     changed = [
         f"{dial.label} {dial.values[i]}"
-        for dial, i in zip(dials, setting)
+        for dial, i in zip(dials, setting, strict=True)
         if i != dial.start
     ]
     start = ", ".join(f"{dial.label} {dial.values[dial.start]}" for dial in dials)

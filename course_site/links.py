@@ -19,9 +19,7 @@ MOVED = {
 }
 
 
-def relink(
-    text: str, page: str, pages: set[str], repository: Repository | None
-) -> str:
+def relink(text: str, page: str, pages: set[str], repository: Repository | None) -> str:
     """Return Markdown whose links work on the site.
 
     A link to a page stays, and one to a public module leads to its documentation. One

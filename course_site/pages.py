@@ -23,6 +23,7 @@ from course_site import explorers, states
 from course_site.lessons import Lesson
 from course_site.repository import Repository
 
+_TITLE = re.compile(r"\A# ")
 _GUESS = re.compile(r"guess first", re.I)
 _STORED = re.compile(
     r'<img alt="([^"]*)" width="(\d+)" src="data:image/png;base64,([^"]+)">'
@@ -56,6 +57,9 @@ def page(
             number = _replace_widgets(cell, drawn.get(cell.id, []), number)
         for output in cell.outputs:
             _move_picture(output, static)
+    for cell in made.cells[1:]:
+        if cell.cell_type == "markdown":
+            cell.source = _TITLE.sub("## ", cell.source)  # a page has one title
     fold_answers(made)
     fold_setup(made)
     made.cells[:1] = _with_buttons(made.cells[0], lesson, repository)

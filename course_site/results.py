@@ -77,7 +77,7 @@ def _words(name: str, lessons: Sequence[Lesson]) -> dict[str, str]:
 
 def _spoken(heading: re.Match[str]) -> str:
     """Return a name-of-a-claim as words; other headings stay."""
-    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", heading[2]):
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", heading[2]):
         return heading[2]
     words = heading[2].replace("-", " ")
     return words[0].upper() + words[1:]

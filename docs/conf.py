@@ -1,4 +1,4 @@
-"""The site's configuration. `make site` writes what Sphinx reads to build/site-source."""
+"""The site's configuration. Sphinx reads what `make site` writes to build/."""
 
 import sys
 from pathlib import Path
@@ -32,7 +32,8 @@ html_math_renderer = "mathml"
 html_favicon = "_static/favicon.svg"
 html_static_path = ["_static", str(STATIC)]
 html_css_files = ["site.css"]
-html_js_files = ["explorer.js", "valley.js"]
+html_js_files = ["explorer.js", "valley.js", "search.js"]
+html_search_scorer = "_static/scorer.js"
 html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {

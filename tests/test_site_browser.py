@@ -6,6 +6,7 @@ SITE_REQUIRED it fails instead.
 
 import functools
 import http.server
+import itertools
 import os
 import re
 import shutil
@@ -17,7 +18,8 @@ from pins import ROOT
 
 SITE = ROOT / "build" / "site"
 CONTRAST = (Path(__file__).parent / "site_contrast.js").read_text(encoding="utf-8")
-PAGES = sorted(str(p.relative_to(SITE).as_posix()) for p in SITE.rglob("*.html"))
+FOUND = sorted(str(p.relative_to(SITE).as_posix()) for p in SITE.rglob("*.html"))
+PAGES = [name for name in FOUND if not name.startswith("_")]  # no parts of the theme's
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 OBSTACLE = (
@@ -220,6 +222,6 @@ def test_nothing_is_fetched_from_elsewhere():
 def test_lessons_lead_to_each_other():
     lessons = [n for n in PAGES if n.startswith("notebooks/")]
     assert len(lessons) >= 10
-    for before, after in zip(lessons, lessons[1:], strict=False):
+    for before, after in itertools.pairwise(lessons):
         text = (SITE / before).read_text(encoding="utf-8")
         assert re.search(rf'class="right-next"\s+href="{Path(after).name}"', text)

@@ -94,7 +94,9 @@ class Watched:
             self.faults.append(f"asked for {request.url}")
 
     def open(self, name):
+        """Open a page and all that is folded on it, without the time it takes."""
         self.page.goto(self.address + name)
+        self.page.add_style_tag(content="* { animation: none !important }")
         self.page.evaluate(
             "document.querySelectorAll('details').forEach((d) => { d.open = true; })"
         )

@@ -8,9 +8,9 @@ from latex2mathml.converter import convert
 
 
 def formula(latex: str, *, block: bool) -> str:
-    """Return LaTeX as MathML, with the LaTeX itself for those who copy it."""
+    """Return LaTeX as MathML, with the LaTeX itself as its alternative text."""
     made = convert(latex, display="block" if block else "inline")
-    return made.replace("<math ", f'<math aria-label="{_quoted(latex)}" ', 1)
+    return made.replace("<math ", f'<math alttext="{_quoted(latex)}" ', 1)
 
 
 def _quoted(text: str) -> str:

@@ -5,6 +5,7 @@ What Sphinx makes of them is looked at by test_site_browser.
 
 import base64
 import doctest
+import importlib
 import json
 import re
 
@@ -220,10 +221,10 @@ def test_many_controls_share_one_slider():
     assert '<img src="0.png"' in made
 
 
-def test_a_page_has_stand_ins_still_pictures_and_files():
+def test_a_page_has_stand_ins_still_pictures_and_files(tmp_path):
     path = ROOT / "notebooks" / "01_closures.ipynb"
     notebook = nbformat.read(path, as_version=4)
-    made = pages.page(notebook, LESSONS[1], {}, HERE, ROOT / "build" / "test-static")
+    made = pages.page(notebook, LESSONS[1], {}, HERE, tmp_path)
     text = nbformat.writes(made)
     assert "This picture stands still here" in text
     assert "data:image/png" not in text
@@ -301,6 +302,31 @@ def test_plain_headings_keep_the_anchors_that_lessons_link_to():
         after = {results.slug(h) for h in re.findall(r"^#{2,3} (.+)$", made, re.M)}
         assert set(before) <= after, name
         assert not re.search(r"^#{2,3} [a-z_]+(-[a-z0-9]+)*$", made, re.M), name
+
+
+def test_every_formula_becomes_mathml():
+    mathml = pytest.importorskip("course_site.mathml", reason="needs the docs extra")
+    text = (ROOT / "docs" / "formulas.md").read_text(encoding="utf-8")
+    formulas = re.findall(r"\$\$\n(.*?)\$\$", text, re.S)
+    formulas += re.findall(r"(?<!\$)\$([^$]+)\$(?!\$)", text)
+    assert len(formulas) > 50
+    for latex in formulas:
+        made = mathml.formula(latex, block=False)
+        assert made.startswith('<math alttext="'), latex
+        assert "\\" not in made.partition(">")[2], latex  # no command is left over
+
+
+def test_every_name_beside_a_formula_exists():
+    text = (ROOT / "docs" / "formulas.md").read_text(encoding="utf-8")
+    names = re.findall(r"\[`([\w.]+)`\]", text)
+    assert len(names) >= 8
+    for name in names:
+        module, _, attribute = name.partition(".")
+        found = importlib.import_module(f"course_lib.{module}")
+        assert not attribute or hasattr(found, attribute), name
+    rules = importlib.import_module("course_lib.rules")
+    for rule in re.findall(r"^(\w+)\n: ", text, re.M):
+        assert hasattr(rules, rule), rule
 
 
 def test_a_section_without_claims_says_so():

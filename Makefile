@@ -14,7 +14,7 @@ torch_index := --extra-index-url https://download.pytorch.org/whl/cpu
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test notebooks claims bench site
+.PHONY: help lab test notebooks claims bench site links
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s%s\n", $$1, $$2 }' Makefile
@@ -44,11 +44,11 @@ bench: $(venv)/test.stamp ## measure each claim of speed, into docs/results
 	$(python) -m course_lib bench
 
 site: $(docs_venv)/site.stamp ## build the lessons as web pages, into build/site
-	rm -rf build/site build/site-source
-	mkdir -p build/site-source
-	cp -R docs/. notebooks build/site-source
-	$(docs_venv)/bin/sphinx-build -q -W --keep-going build/site-source build/site
-	@echo "Open build/site/index.html"
+	OMP_NUM_THREADS=1 $(docs_venv)/bin/python -m course_site
+	@echo "To see it: $(docs_venv)/bin/python -m http.server --directory build/site"
+
+links: $(docs_venv)/site.stamp ## check the pages' links to other sites
+	$(docs_venv)/bin/python -m course_site --external
 
 # A stamp is touched only when its install has ended, so that one cut short goes on.
 # JupyterLab without announcements neither asks about news nor looks for updates.
@@ -65,9 +65,9 @@ $(venv)/test.stamp: $(venv)/made-in pyproject.toml constraints.txt
 no_announcements = $(venv)/bin/jupyter-labextension disable --level=sys_prefix \
   @jupyterlab/apputils-extension:announcements
 
-# By name and not as '.[docs]': the pages are built without PyTorch.
-$(docs_venv)/site.stamp: $(docs_venv)/made-in constraints.txt
-	$(docs_venv)/bin/python $(pip_install) myst-nb sphinx sphinx-book-theme
+# With PyTorch: the lessons run, to draw what their widgets show.
+$(docs_venv)/site.stamp: $(docs_venv)/made-in pyproject.toml constraints.txt
+	$(docs_venv)/bin/python $(pip_install) $(torch_index) -e '.[lab,docs]'
 	@touch $@
 
 $(venv)/made-in $(docs_venv)/made-in:

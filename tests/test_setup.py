@@ -162,11 +162,11 @@ def test_torch_chooses_the_index(torch, count):
 
 
 @unix
-def test_site_installs_the_docs_extra():
-    [names] = re.findall(r"docs_venv\)/bin/python \S+ (.*)$", text("Makefile"), re.M)
-    lines = metadata.requires("course-lib")
-    docs = [Requirement(line) for line in lines if 'extra == "docs"' in line]
-    assert names.split() == sorted(needed.name for needed in docs)
+@pytest.mark.parametrize("target", ["site", "links"])
+def test_the_sites_commands_install_the_docs_extra(target):
+    commands = make("--dry-run", "--always-make", target)
+    assert "-c constraints.txt  -e '.[lab,docs]'" in commands
+    assert ".venv-docs/bin/python -m course_site" in commands
 
 
 @unix

@@ -1,0 +1,52 @@
+"""Docstrings for Sphinx: they are plain text with `code`, and not reStructuredText."""
+
+from __future__ import annotations
+
+import re
+
+_CODE = re.compile(r"(``?)([^`]+)\1")
+_NAME = re.compile(r"[A-Za-z_][\w.]*")
+_SECTION = re.compile(r"^(?:Args|Returns|Raises|Yields):$", re.M)
+# Lines set off by four spaces, before the sections: formulas or code.
+_DISPLAYED = re.compile(
+    r"^(?!- |>>>|::)(\S.*)\n\n?((?: {4}.*(?:\n|\Z)|\n(?= {4}))+)", re.M
+)
+_UNTOUCHED = re.compile(
+    r"(^ *>>> [\s\S]*?(?:\n\s*\n|\Z)|^::\n\n(?: {4}.*\n?|\n(?= {4}))+)", re.M
+)
+_MARKED = re.compile(r"([*|\\]|_(?=\W|$))")
+
+
+def to_rst(lines: list[str]) -> list[str]:
+    """Return the lines with `names` as references, `code` as code, the rest as it is.
+
+    Examples (from >>> to the next empty line) stay untouched, and what the text sets
+    off by four spaces is shown as it stands there.
+    """
+    text = "\n".join(lines)
+    section = _SECTION.search(text)
+    end = section.start() if section else len(text)
+    text = _DISPLAYED.sub(r"\1\n\n::\n\n\2\n", text[:end]) + text[end:]
+    parts = _UNTOUCHED.split(text)
+    return "".join(
+        part if number % 2 else _prose(part) for number, part in enumerate(parts)
+    ).split("\n")
+
+
+def _prose(text: str) -> str:
+    parts, end = [], 0
+    for code in _CODE.finditer(text):
+        parts += [_escape(text[end : code.start()]), _literal(code[2])]
+        end = code.end()
+        if text[end : end + 1].isalnum():  # `Adam`s: a word goes on behind it
+            parts.append("\\")
+    return "".join([*parts, _escape(text[end:])])
+
+
+def _literal(code: str) -> str:
+    code = re.sub(r"\s*\n\s*", " ", code)
+    return f":py:obj:`{code}`" if _NAME.fullmatch(code) else f"``{code}``"
+
+
+def _escape(text: str) -> str:
+    return _MARKED.sub(r"\\\1", text)

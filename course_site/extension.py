@@ -1,0 +1,25 @@
+"""What Sphinx sees of this package: docstrings, formulas, and the course's map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sphinx.application import Sphinx
+
+from course_site import docstrings, mathml
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register everything; called by Sphinx."""
+    # Before napoleon (500), which makes its sections of what is left.
+    app.connect("autodoc-process-docstring", _docstring, priority=400)
+    app.add_html_math_renderer(
+        "mathml", (mathml.visit_inline, None), (mathml.visit_block, None)
+    )
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _docstring(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    lines[:] = docstrings.to_rst(lines)

@@ -1,9 +1,11 @@
 """What an explicit training step costs, beside torch.optim's Adam in all its forms.
 
 An MLP of 500k parameters and a CNN of 100k, batch 128, and the update alone of 1,000
-small tensors. The ways take turns in random order, and each is compared with
-torch.optim.Adam at its defaults (with its foreach form for the small tensors) in the
-same round. Exits with 1 where a bound is missed.
+small tensors. The ways take turns in random order, and each is compared with the best
+of them, torch.optim.Adam(fused=True), in the same round. `update` takes the same kernel
+as that one, after copying parameters and both moments, for it changes none of its
+arguments; the last row says what these copies alone take. Exits with 1 where a bound is
+missed.
 """
 
 from __future__ import annotations
@@ -28,12 +30,15 @@ from course_lib.explicit import (
 from course_lib.rules import Adam
 
 PURE, IN_PLACE = "explicit, `update`", "explicit, `update_` in place"
+FUSED = "`torch.optim.Adam(fused=True)`"
+COPIES = "copies of parameters and moments"
 BOUNDS = {
-    ("MLP step", PURE): 0.97,
-    ("MLP step", IN_PLACE): 0.92,
-    ("CNN step", PURE): 0.97,
-    ("1,000 tensors", PURE): 1.05,
-    ("1,000 tensors", IN_PLACE): 1.05,
+    ("MLP step", PURE): 1.25,
+    ("MLP step", IN_PLACE): 1.05,
+    ("CNN step", PURE): 1.06,
+    ("CNN step", IN_PLACE): 1.03,
+    ("1,000 tensors", PURE): 2.7,
+    ("1,000 tensors", IN_PLACE): 1.8,
 }
 BATCH = 128
 cross_entropy = nn.functional.cross_entropy
@@ -50,11 +55,11 @@ def tasks(device: torch.device) -> list[tuple[str, Ways, dict[str, str]]]:
     labels = torch.randint(10, (BATCH,)).to(device)
     large, small = (torch.randn(BATCH, 1, n, n).to(device) for n in (28, 8))
     found = [
-        ("MLP step", steps(mlp, large, labels), "`torch.optim.Adam`"),
-        ("CNN step", steps(cnn, small, labels), "`torch.optim.Adam`"),
-        ("1,000 tensors", small_updates(device), "`torch.optim.Adam(foreach=True)`"),
+        ("MLP step", steps(mlp, large, labels)),
+        ("CNN step", steps(cnn, small, labels)),
+        ("1,000 tensors", small_updates(device)),
     ]
-    return [(name, ways, dict.fromkeys(ways, plain)) for name, ways, plain in found]
+    return [(name, ways, dict.fromkeys(ways, FUSED)) for name, ways in found]
 
 
 def mlp() -> nn.Sequential:
@@ -86,14 +91,17 @@ def steps(make: Callable[[], nn.Module], x: Tensor, y: Tensor) -> Ways:
     }
     ways[PURE] = explicit_step(model(), x, y, in_place=False)
     ways[IN_PLACE] = explicit_step(model(), x, y, in_place=True)
-    return with_torchopt(ways, model(), x, y)
+    ways = with_torchopt(ways, model(), x, y)
+    arrays = [p.detach() for p in model().parameters()] * 3
+    ways[COPIES] = lambda: [array.clone() for array in arrays]
+    return ways
 
 
 def torch_forms(device: torch.device) -> dict[str, dict[str, bool]]:
     forms = {
         "`torch.optim.Adam`": {},
         "`torch.optim.Adam(foreach=True)`": {"foreach": True},
-        "`torch.optim.Adam(fused=True)`": {"fused": True},
+        FUSED: {"fused": True},
     }
     if device.type == "cuda":
         forms["`torch.optim.Adam(capturable=True)`"] = {"capturable": True}

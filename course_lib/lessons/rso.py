@@ -85,6 +85,7 @@ _CASES = (
     ("staying is the best", _TINY, 0.75, (10.0, 20.0, 30.0)),
     ("w + dw is a little better", 2.5, 0.25, (0.3, 0.2999, 0.31)),
     ("w and w + dw are equal", _TINY, 0.75, (10.0, 10.0, 30.0)),
+    ("w and the smaller w + dw are equal", 1.5, -0.25, (10.0, 10.0, 30.0)),
     ("w and w - dw are equal", _TINY, 0.75, (10.0, 30.0, 10.0)),
     ("both candidates are equal, and better", 2.5, -0.25, (30.0, 10.0, 10.0)),
     ("nothing makes a difference", _TINY, 0.75, (10.0, 10.0, 10.0)),

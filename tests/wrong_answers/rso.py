@@ -246,6 +246,13 @@ WRONG = {
             _best("return min([w, w + dw, w - dw], key=lambda x: abs(loss(x)))"),
             "Where the losses are negative, you keep a change",
         ),
+        (
+            _best(
+                "tries = w, w + dw, w - dw",
+                "return min(tries, key=lambda v: (loss(v), abs(v)))",
+            ),
+            "Where w and the smaller w + dw are equal, you move the weight",
+        ),
     ],
     "passes": [
         (_passes("return ..."), "There is still a `...`"),

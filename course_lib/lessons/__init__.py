@@ -21,6 +21,8 @@ from IPython.display import display
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from course_lib.lessons import last_cell
+
 Draw = Callable[..., tuple[Figure, str]]
 
 # ipywidgets gives its sliders no name that a screen reader could say, and JupyterLab
@@ -305,3 +307,4 @@ def _explain_missing_name(
 
 if get_ipython() is not None:
     get_ipython().set_custom_exc((NameError,), _explain_missing_name)
+    last_cell.watch(get_ipython())

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from course_lib.lessons import progress_file
+from course_lib.lessons import last_cell, progress_file
 
 Judge = Callable[[Any], str]
 
@@ -76,6 +76,8 @@ class Exercise:
 
     def check(self, answer: Any) -> Verdict:
         """Judge an answer; store the progress if it is right."""
+        if obstacle := last_cell.obstacle():
+            return self._not_yet(obstacle)
         if answer is ...:
             return self._not_yet("Replace the ... with your answer, then check again.")
         try:

@@ -7,6 +7,7 @@ TORCH ?=
 venv := .venv
 docs_venv := .venv-docs
 python := $(venv)/bin/python
+pytest := OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(python) -m pytest -n 2 --dist loadfile
 pip_install := -m pip install --disable-pip-version-check -c constraints.txt
 ifeq ($(TORCH),cpu)
 # Its builds are called 2.x.y+cpu, which pip takes for newer than the plain 2.x.y.
@@ -14,10 +15,10 @@ torch_index := --extra-index-url https://download.pytorch.org/whl/cpu
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test notebooks claims bench site links
+.PHONY: help lab test test-quick test-browser notebooks claims bench site links
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s%s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s%s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "The first of them makes $(venv). These choose how (to choose anew, remove it):"
 	@echo "  PYTHON=python3.12   the interpreter, 3.10 or newer"
@@ -31,7 +32,14 @@ test: $(venv)/test.stamp ## check style, code and every number in the notebooks
 	$(venv)/bin/ruff format --check
 	$(venv)/bin/codespell
 	$(venv)/bin/lint-imports --no-logo
-	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(python) -m pytest -n 2 --dist loadfile
+	$(pytest) -m 'not browser'
+
+test-quick: $(venv)/test.stamp ## what takes under a minute of it, while you write
+	$(venv)/bin/ruff check
+	$(pytest) --quick tests
+
+test-browser: $(venv)/test.stamp ## work through every lesson in Chromium
+	$(pytest) -m browser --dist load tests/test_browser.py
 
 notebooks: $(venv)/lab.stamp ## run every notebook and store its outputs
 	$(python) -m course_lib notebooks

@@ -20,6 +20,28 @@ matplotlib.use("Agg")  # for this process alone: notebooks keep their own backen
 # A script that another process runs, with Keras; doctest would import it here.
 collect_ignore_glob = ["keras_live*.py"]
 
+# Files that take more than three seconds: `--quick` leaves them out.
+SLOW = """
+    began_training binder browser class compiler data doctor doctor_cures execute
+    exercise_variants exercises explicit_graphs explicit_steps gpu_benchmark
+    keras_containers keras_hostile keras_live keras_masks keras_models
+    keras_operations keras_registry losses mutants plots pretended_gpu progress
+    regularization rso_checkpoints rso_command rso_eligibility rso_incremental
+    rso_native_sweep rso_on_device rso_precision rso_processes rso_search
+    rso_shared_memory rso_steps rules rules_counts training_checks vat vision
+"""
+
+
+def pytest_addoption(parser):
+    parser.addoption("--quick", action="store_true", help="leave out slow files")
+
+
+def pytest_ignore_collect(collection_path, config):
+    names = [f"test_{name}.py" for name in SLOW.split()]
+    return (
+        True if config.getoption("--quick") and collection_path.name in names else None
+    )
+
 
 @pytest.fixture(params=["cpu", "cuda"])
 def device(request):

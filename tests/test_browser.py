@@ -54,10 +54,9 @@ VALUE = "c => c.role === 'slider' ? c.getAttribute('aria-valuenow') : c.checked"
 # What a screen reader says: the label of the slider, or that around the check box.
 NAME = "c => c.getAttribute('aria-label') || c.closest('label')?.textContent || ''"
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
-]
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+FIRST, *OTHERS = NOTEBOOKS  # the first one is among the tests of every run
+LESSONS = [FIRST, *(pytest.param(each, marks=pytest.mark.browser) for each in OTHERS)]
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +80,7 @@ def browser():
         chromium.close()
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("notebook", LESSONS, ids=lambda path: path.stem)
 def test_a_lesson_runs_and_its_widgets_move(notebook, lab, browser):
     page = browser.new_page(viewport={"width": 1280, "height": 1100})
     page.set_default_timeout(60_000)

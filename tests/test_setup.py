@@ -142,8 +142,15 @@ unix = pytest.mark.skipif(os.name == "nt", reason="Windows has no make")
 @unix
 def test_help_has_a_line_for_every_command():
     [phony] = re.findall(r"^\.PHONY: (help.*)$", text("Makefile"), re.M)
-    described = re.findall(r"^  make (\w+) +\S", make("help"), re.M)
+    described = re.findall(r"^  make ([\w-]+) +\S", make("help"), re.M)
     assert described == phony.split()
+
+
+def test_the_slow_files_exist():
+    slow = re.search(r'SLOW = """(.*?)"""', text("tests/conftest.py"), re.S)[1].split()
+    found = {path.stem for path in (ROOT / "tests").glob("test_*.py")}
+    assert {f"test_{name}" for name in slow} <= found
+    assert len(slow) == len(set(slow))
 
 
 @unix

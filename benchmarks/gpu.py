@@ -30,6 +30,7 @@ from rso import Case, matmul_rate, multiply_adds, paper, synchronize
 from course_lib import data
 from course_lib.began import FOLDER_64, Config
 from course_lib.began.training import Run
+from course_lib.data import Split
 from course_lib.files import replacing
 from course_lib.models import small_cnn
 from course_lib.rso import RSO, proposals
@@ -138,12 +139,15 @@ class Page:
 # RSO
 
 
+def digits(sizes: Sizes) -> Split:
+    """Return the digits' training images, or the first of them."""
+    split, few = data.load("digits").train, slice(sizes.samples)
+    return replace(split, inputs=split.inputs[few], labels=split.labels[few])
+
+
 def decisions(device: torch.device, sizes: Sizes) -> Iterator[str]:
     """Compare whole searches of the digits in float64, engine by engine."""
-    split = data.load("digits").train
-    if sizes.samples:
-        few = slice(sizes.samples)
-        split = replace(split, inputs=split.inputs[few], labels=split.labels[few])
+    split = digits(sizes)
     yield "| engine | cycles | decisions | equal |"
     yield "|---|---:|---:|---:|"
     for engine in ("reference", "cached", "incremental"):
@@ -250,10 +254,7 @@ def roofline(case: Case, seconds: dict[str, float]) -> Iterator[str]:
 
 def precisions(device: torch.device, sizes: Sizes) -> Iterator[str]:
     """Search the digits with rounded products; count the decisions that change."""
-    split = data.load("digits").train
-    if sizes.samples:
-        few = slice(sizes.samples)
-        split = replace(split, inputs=split.inputs[few], labels=split.labels[few])
+    split = digits(sizes)
     yield "| precision | seconds a cycle | decisions that change |"
     yield "|---|---:|---:|"
     for name in ("float32", "tf32", "bf16"):

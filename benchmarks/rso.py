@@ -14,7 +14,7 @@ import functools
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import median
 
@@ -92,13 +92,17 @@ class Case:
         parameters = [target.parameter for target in reversed(self.targets())]
         return Prefixes(self.network, parameters, math.inf)
 
-    def sweep(self, target: Target, engine: str) -> Timed:
-        """Return one engine's sweep of a parameter, not yet begun."""
-        generator = torch.Generator().manual_seed(0)
-        dealt, weights = self.dealt, target.values
+    def values(self, target: Target, generator: torch.Generator) -> Tensor:
+        """Return what each weight may become, as a search draws it."""
+        weights = target.values
         drawn = torch.randn(len(weights), generator=generator).to(weights)
         moves = proposals.base_sigma(target, "measured") * drawn
-        values = torch.stack([weights, weights + moves, weights - moves], dim=1)
+        return torch.stack([weights, weights + moves, weights - moves], dim=1)
+
+    def sweep(self, target: Target, engine: str) -> Timed:
+        """Return one engine's sweep of a parameter, not yet begun."""
+        generator, dealt = torch.Generator().manual_seed(0), self.dealt
+        values = self.values(target, generator)
         task = Task(self.model, target, values, dealt, cross_entropy, self.network)
         if engine == "incremental":
             task.prefixes = self.prefixes
@@ -256,29 +260,36 @@ class Operations(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+class Counted:
+    """Stand for the recordings of a GPU: call, and count what would be recorded."""
+
+    def run(self, key: object, function: Callable[[], None]) -> None:
+        with Operations() as self.inside:
+            function()
+
+
 def host_work(case: Case) -> None:
-    """Print how many operations and views a proposal is, and how many when recorded."""
+    """Print what the host starts for a proposal: its operations, or a recording."""
     target = max(case.targets(), key=lambda t: len(t.values))
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randn(len(target.values), generator=generator).to(target.values)
-    values = torch.stack([target.values + sign * drawn for sign in (0, 1, -1)], dim=1)
+    values = case.values(target, torch.Generator().manual_seed(0))
     rules = Rules(case.dealt, Processes.current(), 1e-6, 1)
-    found = []
+    found = {}
     for kind in (DeviceStep, RecordedStep):
         with search_mode(case.model):
             network = case.network
             task = Task(case.model, target, values, case.dealt, cross_entropy, network)
             step = kind(rules, task, OnDevice(task))
+            step.recordings = recordings = Counted()
             for weight in range(20, 30):
                 step(range(weight, weight + 1), 0, False)
-            with Operations() as counts:
+            with Operations() as found[kind]:
                 step(range(30, 31), 0, False)
-        found.append(counts)
-    plain, inside = found
+    plain, inside = found[DeviceStep], recordings.inside
+    outside = found[RecordedStep].started - inside.started
     print(
-        f"| {case.name}: operations a proposal on a GPU | one by one: "
-        f"{plain.started} and {plain.views} views | recorded: 3, with "
-        f"{inside.started - 2} inside | | | |"
+        f"| {case.name}, batch {case.batch} | what the host starts for a proposal on a "
+        f"GPU | one by one: {plain.started} and {plain.views} views | recorded: "
+        f"{outside + 1}, one of them with {inside.started} inside | | |"
     )
 
 
@@ -352,8 +363,6 @@ def compare(case: Case, counts: dict[str, int]) -> Iterator[str]:
         )
         if bound and ratio < bound:
             yield f"{case.name}: {ratio:.1f} times {name}, wanted {bound}"
-    if case.device.type == "cpu":  # a real GPU records, and shows no more
-        host_work(case)
     if case.name != "digits net":
         yield from rates(case, seconds["incremental"])
 
@@ -415,6 +424,8 @@ def main() -> int:
     if not options.quick:
         growth(device, 12)
     if device.type == "cpu":
+        for case in (digits(device), paper(device, 20)):  # in one piece, as on a GPU
+            host_work(case)
         ratio = two_processes()
         bound = BOUNDS["two processes"]
         print(

@@ -23,7 +23,8 @@ def gpu(monkeypatch):
 
     monkeypatch.setattr(gpu.losses, "BATCH", 4)
     monkeypatch.setattr(gpu.explicit, "BATCH", 4)
-    monkeypatch.setattr(gpu.explicit, "small_updates", lambda device: {})  # 1,000 each
+    tasks = gpu.explicit.tasks
+    monkeypatch.setattr(gpu.explicit, "tasks", lambda device: tasks(device)[:1])
     yield gpu
     for name in names:
         sys.modules.pop(name, None)
@@ -70,9 +71,14 @@ def test_a_profile_names_operations(gpu):
     assert all(line.startswith("| `aten::") for line in lines[3:])
 
 
-def test_without_a_gpu_the_page_says_so(gpu, monkeypatch, tmp_path, capsys):
+def test_without_a_gpu_nothing_that_was_measured_is_lost(
+    gpu, monkeypatch, tmp_path, capsys
+):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(gpu, "PAGE", tmp_path / "gpu.md")
     assert gpu.main() == 2
     assert "Nothing here is measured yet" in (tmp_path / "gpu.md").read_text()
+    (tmp_path / "gpu.md").write_text("measured")
+    assert gpu.main() == 2
+    assert (tmp_path / "gpu.md").read_text() == "measured"
     assert "No GPU" in capsys.readouterr().err

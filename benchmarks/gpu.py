@@ -59,6 +59,7 @@ class Sizes:
 
     case: Callable[[torch.device], Case]
     samples: int | None = None  # of the digits, where decisions are compared
+    widths: tuple[int, int] = (4, 4)  # of the network there
     cycles: int = 2
     proposals: int = 60  # that are timed for each parameter
     rounds: int = 50  # of everything else
@@ -154,7 +155,7 @@ def decisions(device: torch.device, sizes: Sizes) -> Iterator[str]:
         searches = []
         for where in (torch.device("cpu"), device):
             torch.manual_seed(0)
-            model = small_cnn(widths=(4, 4)).double()
+            model = small_cnn(widths=sizes.widths).double()
             options = {"batch_size": len(split) // 3, "cycles": sizes.cycles}
             searches.append(
                 RSO(
@@ -256,7 +257,7 @@ def precisions(device: torch.device, sizes: Sizes) -> Iterator[str]:
     for name in ("float32", "tf32", "bf16"):
         torch.manual_seed(0)
         searching = RSO(
-            small_cnn(widths=(4, 4)),
+            small_cnn(widths=sizes.widths),
             split,
             batch_size=len(split) // 3,
             cycles=1,

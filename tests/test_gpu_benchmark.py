@@ -35,9 +35,8 @@ def tiny(gpu):
         model = small_cnn(widths=(2, 2), classes=10).to(device)
         return gpu.Case("tiny", model, (1, 8, 8), 6, 3, device)
 
-    return gpu.Sizes(
-        case, samples=12, cycles=1, proposals=4, rounds=1, faces=DIGITS, whole=False
-    )
+    few = {"samples": 12, "widths": (1, 1), "cycles": 1, "proposals": 4, "rounds": 1}
+    return gpu.Sizes(case, **few, faces=DIGITS, whole=False)
 
 
 def test_a_page_says_what_was_measured(gpu, device):

@@ -188,6 +188,20 @@ def test_steps_begin_where_they_are_told():
     assert steps.value == steps.play.value == 2
 
 
+@pytest.mark.parametrize(
+    "steps", [(5, 1), (1, 1), (0.5, 3), (None, 3), ("a", "b"), (False, True)]
+)
+def test_steps_that_are_none_are_refused(steps):
+    with pytest.raises(ValueError, match=r"Steps: got low=.*; wanted ints, low < high"):
+        Steps(*steps)
+
+
+@pytest.mark.parametrize("options", [{"value": 7}, {"value": 1.5}, {"seconds": 0}])
+def test_a_start_or_a_pace_that_is_none_is_refused(options):
+    with pytest.raises(ValueError, match=r"Steps: got .*; wanted"):
+        Steps(1, 3, **options)
+
+
 def test_a_row_with_a_play_button_is_shown_in_place_of_the_slider(page, monkeypatch):
     boxes, box = [], ipywidgets.VBox
     monkeypatch.setattr(ipywidgets, "VBox", lambda c: boxes.append(box(c)) or boxes[0])

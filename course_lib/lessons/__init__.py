@@ -21,6 +21,7 @@ from IPython.display import display
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from course_lib.checks import is_int
 from course_lib.lessons import last_cell
 
 Draw = Callable[..., tuple[Figure, str]]
@@ -147,6 +148,9 @@ class Steps(ipywidgets.IntSlider):
             stored picture is the whole.
         seconds: from one step to the next, while it plays.
 
+    Raises:
+        ValueError: no whole numbers with low < high and value between, or no time.
+
     >>> steps = Steps(1, 3)
     >>> steps.play.value = 2  # as the button does
     >>> steps.value
@@ -156,7 +160,16 @@ class Steps(ipywidgets.IntSlider):
     def __init__(
         self, low: int, high: int, *, value: int | None = None, seconds: float = 1.0
     ) -> None:
-        shared = {"min": low, "max": high, "value": high if value is None else value}
+        value = high if value is None else value
+        steps = low, value, high
+        if not all(map(is_int, steps)) or low >= high or not low <= value <= high:
+            raise ValueError(
+                f"Steps: got low={low!r}, high={high!r}, value={value!r}; wanted ints, "
+                "low < high, and value between, for example Steps(0, 6)."
+            )
+        if not (isinstance(seconds, (int, float)) and seconds > 0):
+            raise ValueError(f"Steps: got seconds={seconds!r}; wanted a number > 0.")
+        shared = {"min": low, "max": high, "value": value}
         super().__init__(**shared)
         interval = round(1000 * seconds)
         self.play = ipywidgets.Play(**shared, interval=interval, show_repeat=False)

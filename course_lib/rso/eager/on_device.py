@@ -93,9 +93,9 @@ class OnDevice(Incremental):
         )
         flat = rows.view(len(rows), -1)
         flat.copy_(planes.index_select(0, channel).expand_as(flat))
-        moved = start + self.before
-        taps = self._taps(state, torch.cat([moved.clamp_(max=weight), weight]))
-        changes = self.applied.index_select(0, moved) * (moved < weight)
+        moved = (start + self.before).clamp_(max=weight)  # which has not moved yet
+        taps = self._taps(state, torch.cat([moved, weight]))
+        changes = self.applied.index_select(0, moved)
         inside = flat[:, : taps.shape[1]]
         inside[1:] += changes @ taps[:-1]
         inside[2:].addr_(deltas, taps[-1])

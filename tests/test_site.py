@@ -284,11 +284,20 @@ def test_the_address_is_one_setting_and_a_fork_has_its_own(tmp_path, monkeypatch
     assert repository.find(tmp_path).address == "https://github.com/fork/odd"
     project.write_text('[project.urls]\nRepository = "https://github.com/a/b"\n')
     assert repository.find(tmp_path).binder("01_x") == (
-        "https://mybinder.org/v2/gh/a/b/main?urlpath=lab/tree/work/01_x.ipynb"
+        "https://mybinder.org/v2/gh/a/b/main?urlpath=lab%2Ftree%2Fwork%2F01_x.ipynb"
     )
     assert repository.find(tmp_path).colab("01_x") == (
         "https://colab.research.google.com/github/a/b/blob/main/notebooks/01_x.ipynb"
     )
+
+
+@pytest.mark.parametrize("setting", ['"https://github.com/a/b/"', "''", '"a/b" # x'])
+def test_a_setting_that_is_no_address_is_refused(tmp_path, setting):
+    (tmp_path / "pyproject.toml").write_text(
+        f"[project.urls]\nRepository = {setting}\n"
+    )
+    with pytest.raises(ValueError, match=re.escape(f"Repository is {setting}; wanted")):
+        repository.find(tmp_path)
 
 
 # The other pages

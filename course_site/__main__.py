@@ -63,7 +63,8 @@ def write_lessons(lessons: list[Lesson], *, still: bool) -> None:
         nbformat.write(made, SOURCE / "notebooks" / path.name)
         if drawn:
             pictures = STATIC / "pictures" / lesson.name
-            shutil.copytree(STATES / lesson.name, pictures)
+            not_shown = shutil.ignore_patterns("*.json")
+            shutil.copytree(STATES / lesson.name, pictures, ignore=not_shown)
 
 
 def markdown_pages() -> set[str]:

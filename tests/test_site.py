@@ -1,23 +1,20 @@
 """The pieces of the site, without a build: pages, stand-ins of widgets, map, links.
 
-What Sphinx makes of them is looked at by test_site_browser.
+test_site_states draws the pictures of widgets, and test_site_browser looks at what
+Sphinx makes of it all.
 """
 
-import base64
 import doctest
 import importlib
 import json
 import re
 
-import ipywidgets
 import nbformat
 import pytest
-from matplotlib import pyplot as plt
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from pins import ROOT
 
-from course_lib import lessons as library
-from course_site import api, capture, explorers, links, pages, repository, results
+from course_site import api, explorers, links, pages, repository, results
 from course_site.course_map import assign_lanes, course_map
 from course_site.docstrings import to_rst
 from course_site.explorers import Dial
@@ -25,11 +22,6 @@ from course_site.lessons import Lesson, all_lessons, describe
 
 LESSONS = all_lessons()
 HERE = repository.Repository("https://github.com/somebody/odd")
-
-
-def draw(rate, name):
-    figure, _ = plt.subplots(figsize=(1, 1))
-    return figure, f"rate {rate}, {name}"
 
 
 def lesson(number, after=()):
@@ -153,46 +145,6 @@ def test_a_plan_has_three_to_nine_settings_and_the_start_among_them(dials, setti
     chosen = explorers.plan(dials)
     assert len(chosen.settings) == len(set(chosen.settings)) == settings
     assert tuple(dial.start for dial in dials) in chosen.settings
-
-
-def explorer(**controls):
-    return library.explore(draw, **controls)
-
-
-def test_a_widget_is_recorded_at_all_planned_settings():
-    rate = ipywidgets.SelectionSlider(options=[0.1, 1.0, 10.0], value=1.0)
-    states = capture.recorded(explorer(rate=rate, name=["a", "b"]))
-    alts = [picture["alt"] for picture in states["pictures"]]
-    assert alts == [f"rate {r}, {n}" for r in (0.1, 1.0, 10.0) for n in "ab"]
-    assert [dial["start"] for dial in states["dials"]] == [1, 0]
-    png = base64.b64decode(states["pictures"][0]["png"])
-    assert png.startswith(b"\x89PNG")
-
-
-@pytest.mark.parametrize(
-    ("control", "values", "words"),
-    [
-        (ipywidgets.IntSlider(value=3, min=1, max=7, step=2), [1, 3, 5, 7], "1 3 5 7"),
-        (
-            ipywidgets.FloatSlider(value=0.2, min=0, max=0.3, step=0.1),
-            [0.0, 0.1, 0.2, 0.3],
-            "0 0.1 0.2 0.3",
-        ),
-        (ipywidgets.Checkbox(value=True), [False, True], "off on"),
-        (ipywidgets.SelectionSlider(options=["a", "b"], value="b"), ["a", "b"], "a b"),
-    ],
-)
-def test_every_kind_of_control_has_values_and_words(control, values, words):
-    assert capture.values_of(control) == values
-    dial = capture.dial(control, values)
-    assert dial.values == tuple(words.split())
-    assert values[dial.start] == control.value
-
-
-def test_a_setting_that_cannot_be_drawn_stops_the_build():
-    broken = library.explore(lambda rate: 1 / 0, rate=[1, 2])
-    with pytest.raises(ValueError, match=r"\{'rate': 1\}: .*ZeroDivisionError"):
-        capture.recorded(broken)
 
 
 def picture(number):

@@ -78,11 +78,9 @@ def write_pages(lessons: list[Lesson]) -> None:
     from course_site import valley  # imports torch
 
     known, repository = markdown_pages(), find()
-    shutil.copytree(
-        ROOT / "docs", SOURCE / "docs", ignore=shutil.ignore_patterns("_*", "conf.py")
-    )
+    not_pages = shutil.ignore_patterns("_*", "*.py", "*.md")
+    shutil.copytree(ROOT / "docs", SOURCE / "docs", ignore=not_pages)
     front = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
-    (SOURCE / "docs" / "index.md").unlink()
     front = front.replace("<!-- map -->", course_map(lessons))
     front = front.replace("<!-- valley -->", valley.figure())
     entries = [f"{x.number} {x.title} <notebooks/{x.name}>" for x in lessons]

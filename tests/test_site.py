@@ -55,11 +55,11 @@ def test_prerequisites_are_those_that_the_header_names():
 
 
 def test_a_header_without_minutes_is_refused():
-    notebook = new_notebook(cells=[new_markdown_cell("# Title")])
-    with pytest.raises(
-        ValueError, match="01_x: the first cell has no title or no time"
-    ):
-        describe("01_x", notebook, {})
+    for cells in [], [new_markdown_cell("# Title")]:
+        with pytest.raises(
+            ValueError, match="01_x: the first cell has no title or no time"
+        ):
+            describe("01_x", new_notebook(cells=cells), {})
 
 
 # Folding

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from course_site.pages import cleared, page
 from course_site.repository import find
 
 WHOLE = ("CONTRIBUTING.md", "CHANGELOG.md")  # pages beside docs/ and notebooks/
+NEEDED = ("latex2mathml", "myst_nb", "sphinx", "sphinx_book_theme")  # extra: docs
 
 
 def main() -> int:
@@ -31,6 +33,12 @@ def main() -> int:
         "--external", action="store_true", help="check the links to other sites instead"
     )
     options = parser.parse_args()
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        parser.error(
+            f"{sys.executable} has no {', '.join(missing)}; make site installs them "
+            "in .venv-docs, pip install -e '.[lab,docs]' here."
+        )
     for folder in (SOURCE, STATIC):
         shutil.rmtree(folder, ignore_errors=True)
     lessons = all_lessons()

@@ -5,16 +5,17 @@ Sphinx makes of it all.
 """
 
 import doctest
-import importlib
+import importlib.util
 import json
 import re
+import sys
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from pins import ROOT
 
-from course_site import api, explorers, links, pages, repository, results
+from course_site import __main__, api, explorers, links, pages, repository, results
 from course_site.course_map import assign_lanes, course_map
 from course_site.docstrings import to_rst
 from course_site.explorers import Dial
@@ -182,7 +183,15 @@ def test_a_page_has_stand_ins_still_pictures_and_files(tmp_path):
     assert "data:image/png" not in text
     assert "widget-view+json" not in text
     assert "Launch on Binder" in made.cells[0].source
-    assert sum(c.source.count("\n# ") for c in made.cells[1:]) == text.count("# no")
+
+
+def test_a_page_has_one_title(tmp_path):
+    header, code = new_markdown_cell("# A\n\nText."), new_code_cell("# a comment")
+    notebook = new_notebook(cells=[header, new_markdown_cell("# B\n\n## C"), code])
+    made = pages.page(notebook, lesson("01"), {}, None, tmp_path)
+    words = "\n".join(c.source for c in made.cells if c.cell_type == "markdown")
+    assert re.findall("^#+ .+$", words, re.M) == ["# A", "## B", "## C"]
+    assert made.cells[-1].source == "# a comment"
 
 
 # The map
@@ -203,7 +212,15 @@ def test_the_map_has_a_row_for_each_lesson_and_an_arrow_for_each_prerequisite():
     assert all(one.question.split("&")[0][:20] in made for one in LESSONS)
 
 
-# Links and the repository
+# The build itself, its links and the repository
+
+
+def test_without_its_packages_the_build_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["course_site", "--still"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        __main__.main()
+    assert "sphinx_book_theme; make site installs them" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from course_lib.lessons.working_copy import CHECKOUT, STORED, cleared, names
+from course_lib.lessons.working_copy import CHECKOUT, STORED, names
 
 _LINK = re.compile(r"\]\(\.\./([\w./-]+)")
 _SHOWN = "docs/results"  # pages and measurements that code cells read as well
@@ -69,7 +69,10 @@ def export(folder: Path, checkout: Path = CHECKOUT) -> int:
 def without_solutions(notebook: NotebookNode) -> NotebookNode:
     """Remove the solutions, and the outputs, which answer the guesses."""
     notebook.cells = [cell for cell in notebook.cells if not _is_solution(cell)]
-    return cleared(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    return notebook
 
 
 def _is_solution(cell: NotebookNode) -> bool:

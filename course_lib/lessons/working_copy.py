@@ -189,16 +189,13 @@ def _with_ids_of_their_own(cells: Sequence[NotebookNode]) -> list[NotebookNode]:
 
 
 def _make(lesson: Path, work: Path) -> None:
-    new = cleared(_read(lesson))
-    _write(work / lesson.name, new)
-    _write(work / ".stored" / lesson.name, new)
+    made = cleared(_read(lesson))
+    _write(work / lesson.name, made)
+    _write(work / ".stored" / lesson.name, made)
 
 
 def cleared(notebook: NotebookNode) -> NotebookNode:
-    """Remove what running it has left, so that each guess comes before its answer.
-
-    The notebook itself is changed, and returned.
-    """
+    """Remove what running it has left, so that each guess comes before its answer."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None

@@ -57,6 +57,7 @@ def page(
         if states.has_widget(cell):
             number = _replace_widgets(cell, drawn.get(cell.id, []), number)
         for output in cell.outputs:
+            output.get("data", {}).pop(states.WIDGET, None)  # what is left says it
             _move_picture(output, static)
     for cell in made.cells[1:]:
         if cell.cell_type == "markdown":

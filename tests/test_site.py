@@ -185,6 +185,14 @@ def test_a_page_has_stand_ins_still_pictures_and_files(tmp_path):
     assert "Launch on Binder" in made.cells[0].source
 
 
+def test_buttons_that_need_a_kernel_are_words(tmp_path):
+    path = ROOT / "notebooks" / "00_start_here.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    text = nbformat.writes(pages.page(notebook, LESSONS[0], {}, HERE, tmp_path))
+    assert "widget-view+json" not in text
+    assert "They work once this cell runs." in text
+
+
 def test_a_page_has_one_title(tmp_path):
     header, code = new_markdown_cell("# A\n\nText."), new_code_cell("# a comment")
     notebook = new_notebook(cells=[header, new_markdown_cell("# B\n\n## C"), code])

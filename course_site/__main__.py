@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from course_site.pages import cleared, page
 from course_site.repository import find
 
 WHOLE = ("CONTRIBUTING.md", "CHANGELOG.md")  # pages beside docs/ and notebooks/
+NEEDED = ("latex2mathml", "myst_nb", "sphinx", "sphinx_book_theme")  # extra: docs
 
 
 def main() -> int:
@@ -31,6 +33,12 @@ def main() -> int:
         "--external", action="store_true", help="check the links to other sites instead"
     )
     options = parser.parse_args()
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        parser.error(
+            f"{sys.executable} has no {', '.join(missing)}; make site installs them "
+            "in .venv-docs, pip install -e '.[lab,docs]' here."
+        )
     for folder in (SOURCE, STATIC):
         shutil.rmtree(folder, ignore_errors=True)
     lessons = all_lessons()
@@ -63,7 +71,8 @@ def write_lessons(lessons: list[Lesson], *, still: bool) -> None:
         nbformat.write(made, SOURCE / "notebooks" / path.name)
         if drawn:
             pictures = STATIC / "pictures" / lesson.name
-            shutil.copytree(STATES / lesson.name, pictures)
+            not_shown = shutil.ignore_patterns("*.json")
+            shutil.copytree(STATES / lesson.name, pictures, ignore=not_shown)
 
 
 def markdown_pages() -> set[str]:
@@ -77,11 +86,9 @@ def write_pages(lessons: list[Lesson]) -> None:
     from course_site import valley  # imports torch
 
     known, repository = markdown_pages(), find()
-    shutil.copytree(
-        ROOT / "docs", SOURCE / "docs", ignore=shutil.ignore_patterns("_*", "conf.py")
-    )
+    not_pages = shutil.ignore_patterns("_*", "*.py", "*.md")
+    shutil.copytree(ROOT / "docs", SOURCE / "docs", ignore=not_pages)
     front = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
-    (SOURCE / "docs" / "index.md").unlink()
     front = front.replace("<!-- map -->", course_map(lessons))
     front = front.replace("<!-- valley -->", valley.figure())
     entries = [f"{x.number} {x.title} <notebooks/{x.name}>" for x in lessons]

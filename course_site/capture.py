@@ -45,8 +45,8 @@ def recorded(explorer: lessons.Explorer) -> dict[str, Any]:
 
 
 def _draw(explorer: lessons.Explorer, values: dict[str, Any]) -> dict[str, str]:
-    for name, value in values.items():  # without a picture for each move
-        explorer._redraws = False
+    explorer._redraws = False  # no picture for each move
+    for name, value in values.items():
         explorer.controls[name].value = value
     explorer._redraws = True
     bundle = explorer._picture()
@@ -62,7 +62,7 @@ def values_of(control: ipywidgets.Widget) -> list[Any]:
         return [False, True]
     if hasattr(control, "options"):
         return list(control._options_values)
-    steps = round((control.max - control.min) / control.step)
+    steps = int((control.max - control.min) / control.step + 1e-9)  # 0.3 / 0.1 < 3
     whole = isinstance(control.value, int)
     numbers = [control.min + i * control.step for i in range(steps + 1)]
     return numbers if whole else [round(number, 10) for number in numbers]

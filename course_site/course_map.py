@@ -13,11 +13,11 @@ from course_site.lessons import Lesson
 LANE = 18  # pixels between two arrows that run side by side
 
 
-def course_map(lessons: Sequence[Lesson], folder: str = "notebooks") -> str:
+def course_map(lessons: Sequence[Lesson]) -> str:
     """Return the map as HTML."""
     lanes = assign_lanes(lessons)
     width = LANE * (max(lanes.values(), default=0) + 2)
-    rows = "".join(_row(lesson, folder) for lesson in lessons)
+    rows = "".join(_row(lesson) for lesson in lessons)
     return (
         f'<div class="course-map" style="--map-lanes: {width}px">'
         f"{_arrows(lessons, lanes, width)}<ol>{rows}</ol></div>"
@@ -58,12 +58,12 @@ def _arrows(lessons: Sequence[Lesson], lanes: dict[str, int], width: int) -> str
     )
 
 
-def _row(lesson: Lesson, folder: str) -> str:
+def _row(lesson: Lesson) -> str:
     after = ", ".join(lesson.after)
     before = f"after {after}" if after else "begin here"
     arrow = '<span class="course-map-tip" aria-hidden="true"></span>' if after else ""
     return (
-        f'<li>{arrow}<a href="{folder}/{lesson.name}.html">'
+        f'<li>{arrow}<a href="notebooks/{lesson.name}.html">'
         f'<span class="course-map-number">{lesson.number}</span> '
         f"{html.escape(lesson.title)}</a>"
         f'<span class="course-map-question">{html.escape(lesson.question)}</span>'

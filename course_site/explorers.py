@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import itertools
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +51,7 @@ class Plan:
 def plan(dials: Sequence[Dial], most: int = MOST) -> Plan:
     """Choose at most `most` settings: the start is one of them."""
     if len(dials) <= 2:
-        counts = _counts([len(d.values) for d in dials], dials, most)
+        counts = _counts(dials, most)
         picks = [
             spread(len(d.values), d.start, n)
             for d, n in zip(dials, counts, strict=True)
@@ -65,13 +66,12 @@ def plan(dials: Sequence[Dial], most: int = MOST) -> Plan:
     return Plan(tuple((n,) for n in start), tuple(settings[:most]), grid=False)
 
 
-def _counts(counts: list[int], dials: Sequence[Dial], most: int) -> list[int]:
+def _counts(dials: Sequence[Dial], most: int) -> list[int]:
     """Leave values out until the combinations are few: numbers first, then names."""
-    while len(counts) == 1 and counts[0] > most:
-        return [most]
-    while len(counts) == 2 and counts[0] * counts[1] > most:
-        numbers = [i for i in (0, 1) if not dials[i].is_words and counts[i] > 2]
-        place = max(numbers or (0, 1), key=lambda i: counts[i])
+    counts = [len(dial.values) for dial in dials]
+    while math.prod(counts) > most:
+        numbers = [i for i, d in enumerate(dials) if not d.is_words and counts[i] > 2]
+        place = max(numbers or range(len(dials)), key=lambda i: counts[i])
         counts[place] -= 1
     return counts
 

@@ -1,4 +1,4 @@
-"""What Sphinx sees of this package: docstrings, formulas, and the course's map."""
+"""What Sphinx sees of this package: docstrings and formulas."""
 
 from __future__ import annotations
 

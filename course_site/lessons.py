@@ -13,6 +13,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from course_lib.lessons import working_copy
 from course_site import ROOT
 
 _TITLE = re.compile(r"^# (.+)$", re.M)
@@ -42,10 +43,10 @@ class Lesson:
 def all_lessons(root: Path = ROOT) -> list[Lesson]:
     """Return the lessons in order."""
     questions = dict(_ROW.findall((root / "README.md").read_text(encoding="utf-8")))
-    paths = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    folder = root / "notebooks"
     return [
-        describe(path.stem, nbformat.read(path, as_version=4), questions)
-        for path in paths
+        describe(name, nbformat.read(folder / f"{name}.ipynb", as_version=4), questions)
+        for name in working_copy.names(folder)
     ]
 
 
@@ -55,7 +56,7 @@ def describe(name: str, notebook: NotebookNode, questions: dict[str, str]) -> Le
     Raises:
         ValueError: it has no title or no minutes.
     """
-    header = notebook.cells[0].source
+    header = notebook.cells[0].source if notebook.cells else ""
     title, minutes = _TITLE.search(header), _MINUTES.search(header)
     if not title or not minutes:
         raise ValueError(

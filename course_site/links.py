@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import posixpath
 import re
-from pathlib import Path
 
 from course_site import ROOT, api
 from course_site.repository import Repository
@@ -47,5 +46,5 @@ def relink(text: str, page: str, pages: set[str], repository: Repository | None)
     return _LINK.sub(replaced, text)
 
 
-def _is_ours(path: str, root: Path = ROOT) -> bool:
-    return not path.startswith("..") and (root / path).exists()
+def _is_ours(path: str) -> bool:
+    return not path.startswith("..") and (ROOT / path).exists()

@@ -19,6 +19,7 @@ from typing import Any
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_output
 
+from course_lib.lessons import working_copy
 from course_site import explorers, states
 from course_site.lessons import Lesson
 from course_site.repository import Repository
@@ -56,6 +57,7 @@ def page(
         if states.has_widget(cell):
             number = _replace_widgets(cell, drawn.get(cell.id, []), number)
         for output in cell.outputs:
+            output.get("data", {}).pop(states.WIDGET, None)  # what is left says it
             _move_picture(output, static)
     for cell in made.cells[1:]:
         if cell.cell_type == "markdown":
@@ -68,11 +70,7 @@ def page(
 
 def cleared(notebook: NotebookNode) -> NotebookNode:
     """Return the notebook without outputs, so that a guess comes before its answer."""
-    made = copy.deepcopy(notebook)
-    for cell in made.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    return made
+    return working_copy.cleared(copy.deepcopy(notebook))
 
 
 def fold_answers(notebook: NotebookNode) -> None:

@@ -10,10 +10,13 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
+from course_lib.lessons.working_copy import WORK
 from course_site import ROOT
 
-_SETTING = re.compile(r'^Repository = "(https://github\.com/[\w.-]+/[\w.-]+)"$', re.M)
+_SETTING = re.compile(r"^Repository *= *(.+?) *$", re.M)
+_ADDRESS = re.compile(r'"(https://github\.com/[\w.-]+/[\w.-]+)"')
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Repository:
 
     def binder(self, lesson: str) -> str:
         """Return the address that starts a lesson's copy on Binder."""
-        place = f"lab/tree/work/{lesson}.ipynb"
+        place = quote(f"lab/tree/{WORK.name}/{lesson}.ipynb", safe="")
         base = "https://mybinder.org/v2/gh"
         return f"{base}/{self.name}/{self.branch}?urlpath={place}"
 
@@ -45,9 +48,19 @@ class Repository:
 
 
 def find(root: Path = ROOT) -> Repository | None:
-    """Return the repository, or None where nobody has said its address."""
+    """Return the repository, or None where nobody has said its address.
+
+    Raises:
+        ValueError: the setting is no such address.
+    """
     found = _SETTING.search((root / "pyproject.toml").read_text(encoding="utf-8"))
     if found:
-        return Repository(found[1].rstrip("/"))
+        address = _ADDRESS.fullmatch(found[1])
+        if not address:
+            raise ValueError(
+                f"pyproject.toml: Repository is {found[1]}; wanted "
+                '"https://github.com/OWNER/NAME", with nothing behind it.'
+            )
+        return Repository(address[1])
     name = os.environ.get("GITHUB_REPOSITORY")
     return Repository(f"https://github.com/{name}") if name else None

@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
-import os
-import tempfile
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nbformat
-from nbclient import NotebookClient
 from nbformat import NotebookNode
 
+from course_lib.files import replacing
+from course_lib.lessons import execute
 from course_site import ROOT, STATES
 from course_site.capture import MIME
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-_INSTALL = "from course_site import capture as _capture\n_capture.install()"
+_INSTALL = f"""import sys as _sys
+_sys.path.insert(0, {str(ROOT)!r})
+from course_site import capture as _capture
+_capture.install()"""
 
 
 def draw(path: Path, folder: Path = STATES) -> dict[str, list[dict[str, Any]]]:
@@ -32,23 +36,22 @@ def draw(path: Path, folder: Path = STATES) -> dict[str, list[dict[str, Any]]]:
 
     A state's pictures are files in `folder`: "file" instead of "png".
     """
-    stored = folder / f"{path.stem}.json"
-    key = _key(path)
+    place = folder / path.stem
+    stored, key = place / "states.json", _key(path)
     if stored.exists():
         found = json.loads(stored.read_text(encoding="utf-8"))
         if found["key"] == key:
             return found["cells"]
     cells = _run(nbformat.read(path, as_version=4), path.parent)
-    (folder / path.stem).mkdir(parents=True, exist_ok=True)
-    numbers = iter(range(10_000))
-    for widgets in cells.values():
-        for widget in widgets:
-            number = next(numbers)
-            for place, picture in enumerate(widget["pictures"]):
-                name = f"{path.stem}/{number}-{place}.png"
-                (folder / name).write_bytes(base64.b64decode(picture.pop("png")))
-                picture["file"] = name
-    stored.write_text(json.dumps({"key": key, "cells": cells}), encoding="utf-8")
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    for number, widget in enumerate(itertools.chain(*cells.values())):
+        for setting, picture in enumerate(widget["pictures"]):
+            name = f"{number}-{setting}.png"
+            (place / name).write_bytes(base64.b64decode(picture.pop("png")))
+            picture["file"] = f"{path.stem}/{name}"
+    with replacing(stored) as stream:  # the last: what is not whole is drawn again
+        stream.write(json.dumps({"key": key, "cells": cells}).encode())
     return cells
 
 
@@ -67,26 +70,9 @@ def _run(notebook: NotebookNode, folder: Path) -> dict[str, list[dict[str, Any]]
         return {}
     notebook.cells = notebook.cells[: places[-1] + 1]
     notebook.cells.insert(0, nbformat.v4.new_code_cell(_INSTALL))
-    with tempfile.TemporaryDirectory() as private:
-        client = NotebookClient(
-            notebook,
-            timeout=600,
-            kernel_name="python3",
-            resources={"metadata": {"path": str(folder)}},
-        )
-        client.execute(env=_environment(private))
+    execute.run(notebook, folder)
     shown = {cell.id: list(_states(cell)) for cell in notebook.cells}
     return {name: widgets for name, widgets in shown.items() if widgets}
-
-
-def _environment(private: str) -> dict[str, str]:
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {
-        **os.environ,
-        "TQDM_DISABLE": "1",
-        "COURSE_PROGRESS": os.path.join(private, "progress.json"),
-        "PYTHONPATH": os.pathsep.join(paths),
-    }
 
 
 def _states(cell: NotebookNode) -> Iterator[dict[str, Any]]:

@@ -1,8 +1,9 @@
 """The picture of the first page: four ways down one bent valley, step by step.
 
 Three rules of lesson 07, and the search of lesson 08, which asks for no gradient. The
-paths are computed by the library when the site is built; a few lines of JavaScript
-(docs/_static/valley.js) let them walk. Without those, one sees where they lead.
+paths are computed when the site is built, those of the rules by the library; a few
+lines of JavaScript (docs/_static/valley.js) let them walk. Without those, one sees
+where they lead.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Height = Callable[[Tensor], Tensor]
 
 
 def banana(p: Tensor) -> Tensor:
-    """Return the height of Rosenbrock's valley, as in lesson 07: (..., 2) -> (...)."""
+    """Return Rosenbrock's height, 20 in place of his 100: (..., 2) -> (...)."""
     x, y = p[..., 0], p[..., 1]
     return (1 - x) ** 2 + 20 * (y - x**2) ** 2
 

@@ -1,12 +1,6 @@
 """The site's configuration. Sphinx reads what `make site` writes to build/."""
 
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from course_site import STATIC, repository  # noqa: E402
+from course_site import ROOT, STATIC, repository
 
 project = "Deep learning's odd corners"
 author = "The course authors"
@@ -18,7 +12,6 @@ extensions = [
     "sphinx.ext.napoleon",
     "course_site.extension",
 ]
-exclude_patterns = []
 
 # The pages show the stored outputs, which `make test` has compared.
 nb_execution_mode = "off"

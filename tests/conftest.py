@@ -28,7 +28,8 @@ SLOW = """
     keras_operations keras_registry losses mutants plots pretended_gpu progress
     regularization rso_checkpoints rso_command rso_eligibility rso_incremental
     rso_native_sweep rso_on_device rso_precision rso_processes rso_search
-    rso_shared_memory rso_steps rules rules_counts training_checks vat vision
+    rso_shared_memory rso_steps rules rules_counts site_browser site_states
+    training_checks vat vision
 """
 
 

@@ -1,23 +1,21 @@
 """The pieces of the site, without a build: pages, stand-ins of widgets, map, links.
 
-What Sphinx makes of them is looked at by test_site_browser.
+test_site_states draws the pictures of widgets, and test_site_browser looks at what
+Sphinx makes of it all.
 """
 
-import base64
 import doctest
-import importlib
+import importlib.util
 import json
 import re
+import sys
 
-import ipywidgets
 import nbformat
 import pytest
-from matplotlib import pyplot as plt
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from pins import ROOT
 
-from course_lib import lessons as library
-from course_site import api, capture, explorers, links, pages, repository, results
+from course_site import __main__, api, explorers, links, pages, repository, results
 from course_site.course_map import assign_lanes, course_map
 from course_site.docstrings import to_rst
 from course_site.explorers import Dial
@@ -25,11 +23,6 @@ from course_site.lessons import Lesson, all_lessons, describe
 
 LESSONS = all_lessons()
 HERE = repository.Repository("https://github.com/somebody/odd")
-
-
-def draw(rate, name):
-    figure, _ = plt.subplots(figsize=(1, 1))
-    return figure, f"rate {rate}, {name}"
 
 
 def lesson(number, after=()):
@@ -63,11 +56,11 @@ def test_prerequisites_are_those_that_the_header_names():
 
 
 def test_a_header_without_minutes_is_refused():
-    notebook = new_notebook(cells=[new_markdown_cell("# Title")])
-    with pytest.raises(
-        ValueError, match="01_x: the first cell has no title or no time"
-    ):
-        describe("01_x", notebook, {})
+    for cells in [], [new_markdown_cell("# Title")]:
+        with pytest.raises(
+            ValueError, match="01_x: the first cell has no title or no time"
+        ):
+            describe("01_x", new_notebook(cells=cells), {})
 
 
 # Folding
@@ -155,46 +148,6 @@ def test_a_plan_has_three_to_nine_settings_and_the_start_among_them(dials, setti
     assert tuple(dial.start for dial in dials) in chosen.settings
 
 
-def explorer(**controls):
-    return library.explore(draw, **controls)
-
-
-def test_a_widget_is_recorded_at_all_planned_settings():
-    rate = ipywidgets.SelectionSlider(options=[0.1, 1.0, 10.0], value=1.0)
-    states = capture.recorded(explorer(rate=rate, name=["a", "b"]))
-    alts = [picture["alt"] for picture in states["pictures"]]
-    assert alts == [f"rate {r}, {n}" for r in (0.1, 1.0, 10.0) for n in "ab"]
-    assert [dial["start"] for dial in states["dials"]] == [1, 0]
-    png = base64.b64decode(states["pictures"][0]["png"])
-    assert png.startswith(b"\x89PNG")
-
-
-@pytest.mark.parametrize(
-    ("control", "values", "words"),
-    [
-        (ipywidgets.IntSlider(value=3, min=1, max=7, step=2), [1, 3, 5, 7], "1 3 5 7"),
-        (
-            ipywidgets.FloatSlider(value=0.2, min=0, max=0.3, step=0.1),
-            [0.0, 0.1, 0.2, 0.3],
-            "0 0.1 0.2 0.3",
-        ),
-        (ipywidgets.Checkbox(value=True), [False, True], "off on"),
-        (ipywidgets.SelectionSlider(options=["a", "b"], value="b"), ["a", "b"], "a b"),
-    ],
-)
-def test_every_kind_of_control_has_values_and_words(control, values, words):
-    assert capture.values_of(control) == values
-    dial = capture.dial(control, values)
-    assert dial.values == tuple(words.split())
-    assert values[dial.start] == control.value
-
-
-def test_a_setting_that_cannot_be_drawn_stops_the_build():
-    broken = library.explore(lambda rate: 1 / 0, rate=[1, 2])
-    with pytest.raises(ValueError, match=r"\{'rate': 1\}: .*ZeroDivisionError"):
-        capture.recorded(broken)
-
-
 def picture(number):
     return {"src": f"{number}.png", "alt": f"<{number}>", "width": 9, "height": 9}
 
@@ -230,7 +183,23 @@ def test_a_page_has_stand_ins_still_pictures_and_files(tmp_path):
     assert "data:image/png" not in text
     assert "widget-view+json" not in text
     assert "Launch on Binder" in made.cells[0].source
-    assert sum(c.source.count("\n# ") for c in made.cells[1:]) == text.count("# no")
+
+
+def test_buttons_that_need_a_kernel_are_words(tmp_path):
+    path = ROOT / "notebooks" / "00_start_here.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    text = nbformat.writes(pages.page(notebook, LESSONS[0], {}, HERE, tmp_path))
+    assert "widget-view+json" not in text
+    assert "They work once this cell runs." in text
+
+
+def test_a_page_has_one_title(tmp_path):
+    header, code = new_markdown_cell("# A\n\nText."), new_code_cell("# a comment")
+    notebook = new_notebook(cells=[header, new_markdown_cell("# B\n\n## C"), code])
+    made = pages.page(notebook, lesson("01"), {}, None, tmp_path)
+    words = "\n".join(c.source for c in made.cells if c.cell_type == "markdown")
+    assert re.findall("^#+ .+$", words, re.M) == ["# A", "## B", "## C"]
+    assert made.cells[-1].source == "# a comment"
 
 
 # The map
@@ -251,7 +220,15 @@ def test_the_map_has_a_row_for_each_lesson_and_an_arrow_for_each_prerequisite():
     assert all(one.question.split("&")[0][:20] in made for one in LESSONS)
 
 
-# Links and the repository
+# The build itself, its links and the repository
+
+
+def test_without_its_packages_the_build_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["course_site", "--still"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        __main__.main()
+    assert "sphinx_book_theme; make site installs them" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -284,11 +261,20 @@ def test_the_address_is_one_setting_and_a_fork_has_its_own(tmp_path, monkeypatch
     assert repository.find(tmp_path).address == "https://github.com/fork/odd"
     project.write_text('[project.urls]\nRepository = "https://github.com/a/b"\n')
     assert repository.find(tmp_path).binder("01_x") == (
-        "https://mybinder.org/v2/gh/a/b/main?urlpath=lab/tree/work/01_x.ipynb"
+        "https://mybinder.org/v2/gh/a/b/main?urlpath=lab%2Ftree%2Fwork%2F01_x.ipynb"
     )
     assert repository.find(tmp_path).colab("01_x") == (
         "https://colab.research.google.com/github/a/b/blob/main/notebooks/01_x.ipynb"
     )
+
+
+@pytest.mark.parametrize("setting", ['"https://github.com/a/b/"', "''", '"a/b" # x'])
+def test_a_setting_that_is_no_address_is_refused(tmp_path, setting):
+    (tmp_path / "pyproject.toml").write_text(
+        f"[project.urls]\nRepository = {setting}\n"
+    )
+    with pytest.raises(ValueError, match=re.escape(f"Repository is {setting}; wanted")):
+        repository.find(tmp_path)
 
 
 # The other pages

@@ -106,6 +106,7 @@ KEYS = st.sampled_from("abcdef")
 BOOKS = st.lists(st.tuples(KEYS, st.integers(0, 2)), unique_by=lambda pair: pair[0])
 
 
+@hypothesis.settings(deadline=None)
 @hypothesis.given(BOOKS, BOOKS, BOOKS)
 def test_all_that_was_typed_is_there_after_any_change(old, mine, new):
     """A cell's key is its place; the number is its text."""

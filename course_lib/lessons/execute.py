@@ -18,6 +18,7 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from traitlets.config import Config
 
 from course_lib.files import replacing
 from course_lib.lessons import overview
@@ -100,6 +101,7 @@ def run(notebook: NotebookNode, folder: Path) -> tuple[float, int]:
         record_timing=False,
         coalesce_streams=True,  # how a stream is cut depends on the moment
         resources={"metadata": {"path": str(folder)}},
+        config=Config({"KernelManager": {"transport_encryption": "auto"}}),  # as lab
     )
     try:
         with tempfile.TemporaryDirectory() as private:

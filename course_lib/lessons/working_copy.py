@@ -88,7 +88,7 @@ def _update_one(lesson: Path, work: Path) -> str:
     if not copy.exists():
         _make(lesson, work)
         return f"{lesson.stem}: ready."
-    new = _cleared(_read(lesson))
+    new = cleared(_read(lesson))
     try:
         old, mine = _read(base), _read(copy)
     except Exception as error:  # nbformat raises many kinds
@@ -189,12 +189,12 @@ def _with_ids_of_their_own(cells: Sequence[NotebookNode]) -> list[NotebookNode]:
 
 
 def _make(lesson: Path, work: Path) -> None:
-    cleared = _cleared(_read(lesson))
-    _write(work / lesson.name, cleared)
-    _write(work / ".stored" / lesson.name, cleared)
+    made = cleared(_read(lesson))
+    _write(work / lesson.name, made)
+    _write(work / ".stored" / lesson.name, made)
 
 
-def _cleared(notebook: NotebookNode) -> NotebookNode:
+def cleared(notebook: NotebookNode) -> NotebookNode:
     """Remove what running it has left, so that each guess comes before its answer."""
     for cell in notebook.cells:
         if cell.cell_type == "code":

@@ -223,8 +223,11 @@ def test_an_unknown_lesson_is_refused_with_the_names(folders, name):
 
 
 def test_a_package_without_lessons_says_where_they_are(tmp_path):
-    with pytest.raises(ValueError, match="They come with the course's repository"):
+    words = "no lessons in .* They come with the course's repository"
+    with pytest.raises(ValueError, match=f"lab: .*{words}"):
         update(tmp_path, tmp_path / "work")
+    with pytest.raises(ValueError, match=f"reset: .*{words}"):
+        reset("01", tmp_path, tmp_path / "work")
     assert not (tmp_path / "work").exists()
 
 

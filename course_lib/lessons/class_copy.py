@@ -18,7 +18,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from course_lib.lessons.working_copy import CHECKOUT, STORED, names
+from course_lib.lessons.working_copy import CHECKOUT, STORED, cleared, required
 
 _LINK = re.compile(r"\]\(\.\./([\w./-]+)")
 _SHOWN = "docs/results"  # pages and measurements that code cells read as well
@@ -42,12 +42,7 @@ def export(folder: Path, checkout: Path = CHECKOUT) -> int:
         ValueError: the folder is there already, or there are no lessons to export.
     """
     stored = checkout / STORED.name
-    lessons = names(stored)
-    if not lessons:
-        raise ValueError(
-            f"export: there are no lessons in {stored}. They come with the course's "
-            "repository, and not with the package: clone it, and run this there."
-        )
+    lessons = required("export", stored)
     if folder.exists():
         raise ValueError(
             f"export: {folder} is there already. Name a new folder, or remove it."
@@ -69,10 +64,7 @@ def export(folder: Path, checkout: Path = CHECKOUT) -> int:
 def without_solutions(notebook: NotebookNode) -> NotebookNode:
     """Remove the solutions, and the outputs, which answer the guesses."""
     notebook.cells = [cell for cell in notebook.cells if not _is_solution(cell)]
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    return notebook
+    return cleared(notebook)
 
 
 def _is_solution(cell: NotebookNode) -> bool:

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -99,6 +98,7 @@ def test_a_bad_file_is_named_and_the_others_are_shown(files, tmp_path, content, 
     assert out == TABLE
     assert err.count("\n") == 1
     assert str(tmp_path / "bad.json") in err
+    assert err.endswith("Ask the learner for it again.\n")
 
 
 def test_a_missing_file_is_named(files, tmp_path, capsys):
@@ -112,22 +112,30 @@ def test_without_any_file_nothing_is_written(tmp_path, paths, capsys):
     out.write_text("the one of last week")
     assert class_table.main(paths, str(out)) == 1
     assert out.read_text() == "the one of last week"
-    assert "no progress file could be read" in capsys.readouterr().err
+    where = paths[0] if paths else "nothing"
+    assert f"no progress file could be read in {where}." in capsys.readouterr().err
 
 
-def test_a_disk_that_is_full_leaves_the_old_table(files, tmp_path, monkeypatch):
+def test_a_disk_that_is_full_leaves_the_old_table(files, tmp_path, full_disk, capsys):
     out = tmp_path / "class.csv"
     out.write_text("the one of last week")
-
-    def full(*paths):
-        raise OSError("No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", full)
-        with pytest.raises(OSError, match="No space left"):
-            class_table.main(files, str(out))
+    assert class_table.main(files, str(out)) == 1
+    said, err = capsys.readouterr()
+    assert said == ""
+    assert f"{out} can't be written (No space left on device)" in err
     assert out.read_text() == "the one of last week"
     assert not list(tmp_path.glob(".unfinished*"))
+
+
+@pytest.mark.parametrize("place", ["missing/class.csv", "Max.md", "ada.json/a.csv"])
+def test_a_place_where_nothing_can_be_written_is_named(files, tmp_path, place, capsys):
+    (tmp_path / "Max.md").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    assert class_table.main(files, str(tmp_path / place)) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"class: {tmp_path / place} can't be written (")
+    assert err.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_another_kind_of_file_is_refused(files, tmp_path, capsys):

@@ -213,6 +213,14 @@ def test_a_folder_that_is_there_is_left_as_it_is(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+def test_a_place_where_no_folder_can_be_made_is_named(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert class_copy.main(str(tmp_path / "file" / "new")) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"export: {tmp_path / 'file' / 'new'} can't be made (")
+    assert err.count("\n") == 1
+
+
 def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch, capsys):
     def full(*paths):
         raise OSError("No space left on device")

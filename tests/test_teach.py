@@ -158,9 +158,13 @@ def test_the_cell_takes_the_library_at_that_commit(tmp_path):
     (package / "__init__.py").write_text("AGE = 'new'")
     git(*who, "commit", "--quiet", "-am", "new")
     cell = colab().replace("https://github.com/OWNER/NAME", str(tmp_path / "from"))
-    cell = cell.replace('"COMMIT"\n', f'"{commit}"\n')
     cell = cell.replace("/content/course", str(tmp_path / "course"))
-    code = f"{PIP}{cell}\nimport course_lib; print(course_lib.AGE, os.getcwd())"
+    # A commit that is not there, then the right one; and again after a restart.
+    wrong = "\n".join(f"    {line}" for line in cell.splitlines())
+    wrong = f"try:\n{wrong}\nexcept subprocess.CalledProcessError: print('wrong')"
+    cell = cell.replace('"COMMIT"\n', f'"{commit}"\n')
+    code = f"{PIP}{wrong}\nos.chdir('/')\n{cell}\nos.chdir('/')\n{cell}\n"
+    code += "import course_lib; print(course_lib.AGE, os.getcwd())"
     environment = {**os.environ, "COLAB_RELEASE_TAG": "release"}
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(
@@ -171,7 +175,8 @@ def test_the_cell_takes_the_library_at_that_commit(tmp_path):
         env=environment,
         check=True,
     )
-    own, missing, last = done.stdout.splitlines()
+    failed, own, missing, *again, last = done.stdout.splitlines()
+    assert (failed, again) == ("wrong", [own, missing])
     assert own == f"install --quiet --no-deps --editable {tmp_path / 'course'}"
     assert missing.startswith("install --quiet h5py ")
     assert last == f"old {tmp_path / 'course' / 'notebooks'}"

@@ -28,8 +28,15 @@ def main(folder: str) -> int:
     """Make the folder and say so; return the exit status."""
     try:
         count = export(Path(folder))
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(
+            f"export: {folder} can't be made ({error}). Name a new folder where you can "
+            "write.",
+            file=sys.stderr,
+        )
         return 1
     print(f"{count} lessons without solutions: {Path(folder) / 'notebooks'}")
     return 0
@@ -40,6 +47,7 @@ def export(folder: Path, checkout: Path = CHECKOUT) -> int:
 
     Raises:
         ValueError: the folder is there already, or there are no lessons to export.
+        OSError: it can't be made there.
     """
     stored = checkout / STORED.name
     lessons = required("export", stored)

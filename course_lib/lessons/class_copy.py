@@ -33,8 +33,8 @@ def main(folder: str) -> int:
         return 1
     except OSError as error:
         print(
-            f"export: {folder} can't be made ({error}). Name a new folder where you can "
-            "write.",
+            f"export: {folder} can't be made ({error}). Name a new folder in a place "
+            "where you can write.",
             file=sys.stderr,
         )
         return 1

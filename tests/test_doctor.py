@@ -272,6 +272,38 @@ def test_command_prints_the_table():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("torch", ["device", "threads", "digits"]),
+        ("platformdirs", ["compiler", "mnist"]),
+        ("matplotlib", ["matplotlib"]),
+        ("h5py", ["h5py"]),
+    ],
+)
+def test_a_broken_library_is_a_line_and_all_else_is_examined(tmp_path, name, lines):
+    (tmp_path / f"{name}.py").write_text("raise ImportError('no such symbol')")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+    code += "from course_lib import doctor\n"
+    code += "print(doctor.report(doctor.examine(kernel=False)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    table = done.stdout.splitlines()
+    assert [line for line in table if line.startswith("ok       disk ")]
+    for line in lines:
+        (found,) = (text for text in table if text.split()[:2] == ["fault", line])
+        assert found.endswith("no such symbol")
+    assert table[-1].startswith("A lesson would fail here. Repair first: ")
+
+
+def test_a_data_folder_of_nobody(monkeypatch):
+    monkeypatch.setenv("COURSE_DATA", "~no-such-user/data")
+    check = folders.data_folder()
+    assert (check.status, "which is no folder" in check.found) == (WARNING, True)
+    assert "COURSE_DATA" in check.remedy
+    assert named(folders.data_sets(), "cifar10").status == OK
+
+
 def test_broken_torch_is_a_line_of_the_table(tmp_path):
     Path(tmp_path / "torch.py").write_text("raise ImportError('libcudart is missing')")
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"

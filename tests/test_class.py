@@ -79,10 +79,10 @@ def test_a_column_for_each_exercise(files, capsys):
 
 
 def test_two_files_of_one_learner_are_added_up(tmp_path):
-    home = saved(tmp_path / "home" / "ada.json", "closures.guess")
+    home = saved(tmp_path / "home" / "ada.json", "closures.guess", "closures.watch")
     lab = saved(tmp_path / "lab" / "ada.json", "closures.guess", "rso.best")
     found, _ = class_table.collect([home, lab])
-    assert found == {"ada": {"closures.guess", "rso.best"}}
+    assert found == {"ada": {"closures.guess", "closures.watch", "rso.best"}}
 
 
 def test_exercises_that_the_course_has_not_are_not_counted(tmp_path):

@@ -188,8 +188,10 @@ def test_memory_is_the_containers_where_it_sets_a_limit(tmp_path):
     assert memory.total_and_free(tmp_path) == (1.0, 0.6)
 
 
-def test_memory_is_the_machines_without_a_limit(tmp_path):
-    (tmp_path / "memory.max").write_text("max\n")
+@pytest.mark.parametrize("limit", ["max", f"{10**18}"])
+def test_memory_is_the_machines_without_a_limit_below_it(tmp_path, limit):
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.stat").write_text("anon 0\n")
     assert memory.total_and_free(tmp_path)[0] == psutil.virtual_memory().total / 1e9
 
 

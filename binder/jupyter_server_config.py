@@ -1,6 +1,6 @@
 """The settings of Binder's server; postBuild copies them to where it reads them."""
 
-# Binder gives 2 GB, and each lesson's kernel takes about 0.5 GB: a kernel that nobody
+# Binder gives 2 GB, and each lesson's kernel takes 0.5 to 0.8 GB: a kernel that nobody
 # has used for 20 minutes ends, though its tab is open. Its lesson keeps what was typed,
 # and Run All brings back the rest.
 c = get_config()  # noqa: F821

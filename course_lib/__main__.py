@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command.main(argv[1:])
     parser = _parser()
     arguments, others = parser.parse_known_args(argv)
-    if others and arguments.run is not _lab:
+    if others and (arguments.run is not _lab or arguments.prepare):
         parser.error(f"unrecognized arguments: {' '.join(others)}")
     arguments.others = others
     return arguments.run(arguments)

@@ -20,7 +20,9 @@ sys.path.insert(0, str(ROOT))
 
 from course_lib.files import replacing  # noqa: E402
 from course_lib.lessons import overview  # noqa: E402
-from course_lib.lessons.exercises import Exercise, lessons  # noqa: E402
+from course_lib.lessons.exercises import lessons  # noqa: E402
+from course_site.lessons import describe  # noqa: E402
+from tests.desk import Desk, exercises_of  # noqa: E402
 
 README = ROOT / "README.md"
 TEACH, MISTAKES = ROOT / "docs" / "teach.md", ROOT / "docs" / "mistakes.md"
@@ -32,12 +34,11 @@ BLOCK = r"(<!-- table: {} -->\n).*?(<!-- end -->)"
 
 def header(path):
     """Return a lesson's title, minutes, objectives and what to know before."""
-    source = nbformat.read(path, as_version=4).cells[0].source
-    (title,) = re.findall(r"^# (.+)$", source, re.MULTILINE)
-    (minutes,) = re.findall(r"^\*\*Time.*?(\d+) minutes", source, re.MULTILINE)
+    notebook = nbformat.read(path, as_version=4)
+    lesson, source = describe(path.stem, notebook, {}), notebook.cells[0].source
     (before,) = re.findall(r"^\*\*Before.*?\*\*:? *(.+)$", source, re.MULTILINE)
     points = re.findall(r"^- (.+)[;.]$", source, re.MULTILINE)
-    return title, int(minutes), points, before
+    return lesson.title, lesson.minutes, points, before
 
 
 def capital(text):
@@ -59,27 +60,31 @@ def lessons_table():
     return lines
 
 
+def measured():
+    """Return what a run of each lesson takes: sorted seconds, and the most GB."""
+    rows = overview.read().values()
+    seconds = sorted(int(row["seconds"]) for row in rows)
+    return seconds, max(float(row["GB"]) for row in rows)
+
+
 def machines_table():
     """Return memory and cores for classes, from the measured lessons."""
-    rows = overview.read().values()
-    memory = max(float(row["GB"]) for row in rows)
-    seconds = max(int(row["seconds"]) for row in rows)
+    seconds, memory = measured()
     lines = [
         "| people | memory, one lesson each | memory, three lessons each | cores |",
         "|---:|---:|---:|---:|",
     ]
     for people in (1, 30, 300):
         one, three = (math.ceil(people * (SERVER + n * memory)) for n in (1, 3))
-        cores = math.ceil(people * seconds / (60 * PATIENCE))
+        cores = math.ceil(people * seconds[-1] / (60 * PATIENCE))
         lines.append(f"| {people} | {one} GB | {three} GB | {cores} |")
     return lines
 
 
 def runs():
     """Return the sentence on what a run of a lesson takes."""
+    seconds, memory = measured()
     rows = overview.read().values()
-    seconds = sorted(int(row["seconds"]) for row in rows)
-    memory = max(float(row["GB"]) for row in rows)
     dates, versions = ({row[k] for row in rows} for k in ("date", "versions"))
     torch = sorted({re.search(r"torch ([\d.]*\d)", text)[1] for text in versions})
     return [
@@ -107,29 +112,6 @@ def filled(path, text=None):
     return text
 
 
-def cell_with(notebook, tag):
-    (cell,) = (c for c in notebook.cells if tag in c.metadata.get("tags", ()))
-    return cell.source
-
-
-def messages(notebook, exercise, wrong):
-    """Return what the check says to each wrong answer.
-
-    The answers are run as in a kernel in which the lesson's `setup` cells were run.
-    """
-    names = {"__name__": "__main__"}
-    for cell in notebook.cells:
-        if "setup" in cell.metadata.get("tags", ()):
-            exec(cell.source, names)
-    said = []
-    *before, check = cell_with(notebook, f"check:{exercise}").splitlines()
-    for answer, _ in wrong:
-        exec(answer, names)
-        exec("\n".join(before), names)
-        said.append(" ".join(eval(check, names).message.split()))
-    return said
-
-
 def mistakes():
     """Return the page of typical mistakes, by lesson and exercise."""
     lines = [
@@ -144,8 +126,10 @@ def mistakes():
         module = importlib.import_module(f"course_lib.lessons.{lesson}")
         wrong = importlib.import_module(f"tests.wrong_answers.{lesson}").WRONG
         lines += ["", f"## {path.stem[:2]} {header(path)[0]}"]
-        for name in (k for k, v in vars(module).items() if isinstance(v, Exercise)):
-            said = dict.fromkeys(messages(notebook, name, wrong[name]))
+        desk = Desk(notebook)
+        for name in exercises_of(module):
+            verdicts = (desk.check(name, answer) for answer, _ in wrong[name])
+            said = dict.fromkeys(" ".join(v.message.split()) for v in verdicts)
             lines += ["", f"### {lesson}: {name}", "", *(f"- {text}" for text in said)]
     return "\n".join([*lines, ""])
 

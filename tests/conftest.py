@@ -1,6 +1,8 @@
 """What unit tests share: a device to run on, and no way to the network."""
 
+import errno
 import ipaddress
+import os
 import signal
 import socket
 
@@ -74,6 +76,16 @@ def root(tmp_path):
     """An empty folder for data."""
     (tmp_path / "root").mkdir()
     return tmp_path / "root"
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """A disk on which no file can be put in its place any more."""
+
+    def full(*paths):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
 
 
 @pytest.fixture

@@ -1,11 +1,19 @@
-"""What constraints.txt pins, for the tests of the set-up."""
+"""What the lessons need and constraints.txt pins, for the tests of the set-up."""
 
+from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def needed_by_lessons():
+    """Return the names of what the package asks for with its extra `lab`."""
+    found = map(Requirement, metadata.requires("course-lib"))
+    marks = [(needed.name, needed.marker) for needed in found]
+    return {n for n, mark in marks if not mark or mark.evaluate({"extra": "lab"})}
 
 
 def requirements():

@@ -14,15 +14,13 @@ import subprocess
 import sys
 import time
 import urllib.request
-from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
 from jupyter_core.paths import ENV_CONFIG_PATH
-from packaging.requirements import Requirement
-from pins import ROOT, pins
+from pins import ROOT, needed_by_lessons, pins
 
 from course_lib.doctor import advice
 
@@ -59,11 +57,8 @@ def test_versions_are_those_of_the_constraints(path):
 
 
 def test_conda_installs_all_that_the_lessons_need():
-    needed = map(Requirement, metadata.requires("course-lib"))
-    marks = [(n.name, n.marker) for n in needed]
-    names = {n for n, mark in marks if not mark or mark.evaluate({"extra": "lab"})}
     found = {CONDA_NAMES.get(name, name) for name in packages("environment.yml")}
-    assert names <= found
+    assert needed_by_lessons() <= found
 
 
 @pytest.mark.parametrize("path", ENVIRONMENTS)

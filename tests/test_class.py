@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -80,10 +79,10 @@ def test_a_column_for_each_exercise(files, capsys):
 
 
 def test_two_files_of_one_learner_are_added_up(tmp_path):
-    home = saved(tmp_path / "home" / "ada.json", "closures.guess")
+    home = saved(tmp_path / "home" / "ada.json", "closures.guess", "closures.watch")
     lab = saved(tmp_path / "lab" / "ada.json", "closures.guess", "rso.best")
     found, _ = class_table.collect([home, lab])
-    assert found == {"ada": {"closures.guess", "rso.best"}}
+    assert found == {"ada": {"closures.guess", "closures.watch", "rso.best"}}
 
 
 def test_exercises_that_the_course_has_not_are_not_counted(tmp_path):
@@ -99,6 +98,7 @@ def test_a_bad_file_is_named_and_the_others_are_shown(files, tmp_path, content, 
     assert out == TABLE
     assert err.count("\n") == 1
     assert str(tmp_path / "bad.json") in err
+    assert err.endswith("Ask the learner for it again.\n")
 
 
 def test_a_missing_file_is_named(files, tmp_path, capsys):
@@ -112,22 +112,30 @@ def test_without_any_file_nothing_is_written(tmp_path, paths, capsys):
     out.write_text("the one of last week")
     assert class_table.main(paths, str(out)) == 1
     assert out.read_text() == "the one of last week"
-    assert "no progress file could be read" in capsys.readouterr().err
+    where = paths[0] if paths else "nothing"
+    assert f"no progress file could be read in {where}." in capsys.readouterr().err
 
 
-def test_a_disk_that_is_full_leaves_the_old_table(files, tmp_path, monkeypatch):
+def test_a_disk_that_is_full_leaves_the_old_table(files, tmp_path, full_disk, capsys):
     out = tmp_path / "class.csv"
     out.write_text("the one of last week")
-
-    def full(*paths):
-        raise OSError("No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", full)
-        with pytest.raises(OSError, match="No space left"):
-            class_table.main(files, str(out))
+    assert class_table.main(files, str(out)) == 1
+    said, err = capsys.readouterr()
+    assert said == ""
+    assert f"{out} can't be written (No space left on device)" in err
     assert out.read_text() == "the one of last week"
     assert not list(tmp_path.glob(".unfinished*"))
+
+
+@pytest.mark.parametrize("place", ["missing/class.csv", "Max.md", "ada.json/a.csv"])
+def test_a_place_where_nothing_can_be_written_is_named(files, tmp_path, place, capsys):
+    (tmp_path / "Max.md").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    assert class_table.main(files, str(tmp_path / place)) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"class: {tmp_path / place} can't be written (")
+    assert err.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_another_kind_of_file_is_refused(files, tmp_path, capsys):
@@ -203,6 +211,14 @@ def test_a_folder_that_is_there_is_left_as_it_is(tmp_path, capsys):
     assert commands.main(["export", str(tmp_path)]) == 1
     assert "is there already. Name a new folder" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_place_where_no_folder_can_be_made_is_named(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert class_copy.main(str(tmp_path / "file" / "new")) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"export: {tmp_path / 'file' / 'new'} can't be made (")
+    assert err.count("\n") == 1
 
 
 def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch, capsys):

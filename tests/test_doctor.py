@@ -188,8 +188,10 @@ def test_memory_is_the_containers_where_it_sets_a_limit(tmp_path):
     assert memory.total_and_free(tmp_path) == (1.0, 0.6)
 
 
-def test_memory_is_the_machines_without_a_limit(tmp_path):
-    (tmp_path / "memory.max").write_text("max\n")
+@pytest.mark.parametrize("limit", ["max", f"{10**18}"])
+def test_memory_is_the_machines_without_a_limit_below_it(tmp_path, limit):
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.stat").write_text("anon 0\n")
     assert memory.total_and_free(tmp_path)[0] == psutil.virtual_memory().total / 1e9
 
 
@@ -270,6 +272,38 @@ def test_command_prints_the_table():
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.stdout.endswith("The lessons will run here.\n")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("torch", ["device", "threads", "digits"]),
+        ("platformdirs", ["compiler", "mnist"]),
+        ("matplotlib", ["matplotlib"]),
+        ("h5py", ["h5py"]),
+    ],
+)
+def test_a_broken_library_is_a_line_and_all_else_is_examined(tmp_path, name, lines):
+    (tmp_path / f"{name}.py").write_text("raise ImportError('no such symbol')")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+    code += "from course_lib import doctor\n"
+    code += "print(doctor.report(doctor.examine(kernel=False)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    table = done.stdout.splitlines()
+    assert [line for line in table if line.startswith("ok       disk ")]
+    for line in lines:
+        (found,) = (text for text in table if text.split()[:2] == ["fault", line])
+        assert found.endswith("no such symbol")
+    assert table[-1].startswith("A lesson would fail here. Repair first: ")
+
+
+def test_a_data_folder_of_nobody(monkeypatch):
+    monkeypatch.setenv("COURSE_DATA", "~no-such-user/data")
+    check = folders.data_folder()
+    assert (check.status, "which is no folder" in check.found) == (WARNING, True)
+    assert "COURSE_DATA" in check.remedy
+    assert named(folders.data_sets(), "cifar10").status == OK
 
 
 def test_broken_torch_is_a_line_of_the_table(tmp_path):

@@ -25,6 +25,7 @@ import course_lib.lessons
 from course_lib.lessons import progress_file
 from course_lib.lessons.checks import require_written
 from course_lib.lessons.exercises import Exercise, NotYet, Verdict, lessons
+from tests.desk import Desk, cell_with, exercises_of
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 HINTS = ("Look.", "Look at `w < 0`.", "It is 3.")
@@ -291,48 +292,12 @@ def test_progress_that_can_not_be_stored_is_reported_and_costs_nothing(
 # The exercises of every lesson
 
 
-def exercises_of(module):
-    """Return {name: Exercise}; the name is that of the cells' tags."""
-    found = (v for v in vars(module).values() if isinstance(v, Exercise))
-    return {exercise.name.partition(".")[2]: exercise for exercise in found}
-
-
-def cell_with(notebook, tag):
-    (cell,) = (c for c in notebook.cells if tag in c.metadata.get("tags", ()))
-    return cell.source
-
-
 def solution_in(words):
     """Return the code of a closed <details> block."""
     details = re.fullmatch(r"<details>\s*<summary>.+?</details>", words.strip(), re.S)
     assert details, f"no closed <details> block: {words!r}"
     (code,) = re.findall(r"^```python\n(.*?)^```$", words, re.M | re.S)
     return code
-
-
-class Desk:
-    """A learner's kernel: the notebook's `setup` cells have been run in it."""
-
-    def __init__(self, notebook):
-        self.notebook, self.names = notebook, {"__name__": "__main__"}
-        for cell in notebook.cells:
-            if "setup" in cell.metadata.get("tags", ()):
-                self.run(cell.source)
-
-    def run(self, source):
-        exec(compile(source, "<cell>", "exec"), self.names)
-
-    def check(self, name, answer):
-        """Run an answer and the exercise's check cell; return its Verdict."""
-        self.run(answer)
-        return self.verdict(name)
-
-    def verdict(self, name):
-        """Run the exercise's check cell on the answer that has been run."""
-        *before, last = cell_with(self.notebook, f"check:{name}").splitlines()
-        assert last.startswith(f"lesson.{name}.check("), last
-        self.run("\n".join(before))
-        return eval(last, self.names)
 
 
 def prove(notebook, module, wrong):

@@ -81,16 +81,10 @@ def test_a_damaged_file_is_named_and_left_as_it_is(path, content):
     assert {p.name for p in path.parent.iterdir()} == {path.name, "good.json"}
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(path, monkeypatch):
-    progress_file.mark_solved("closures.guess")
-
-    def full(*paths):
-        raise OSError("No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", full)
-        with pytest.raises(OSError, match="No space left"):
-            progress_file.mark_solved("closures.watch")
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(path, full_disk):
+    saved(path, "closures.guess")
+    with pytest.raises(OSError, match="No space left"):
+        progress_file.mark_solved("closures.watch")
     assert progress_file.solved() == {"closures.guess"}
     assert list(path.parent.iterdir()) == [path]
 

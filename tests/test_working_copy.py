@@ -224,8 +224,11 @@ def test_an_unknown_lesson_is_refused_with_the_names(folders, name):
 
 
 def test_a_package_without_lessons_says_where_they_are(tmp_path):
-    with pytest.raises(ValueError, match="They come with the course's repository"):
+    words = "no lessons in .* They come with the course's repository"
+    with pytest.raises(ValueError, match=f"lab: .*{words}"):
         update(tmp_path, tmp_path / "work")
+    with pytest.raises(ValueError, match=f"reset: .*{words}"):
+        reset("01", tmp_path, tmp_path / "work")
     assert not (tmp_path / "work").exists()
 
 
@@ -251,7 +254,8 @@ def test_lab_makes_the_copy_and_opens_it(called, capsys):
     assert "--ip=127.0.0.1" in command  # for this machine alone, with a token
     assert not any("token" in option for option in command)
     assert command[-2:] == ["--no-browser", "--port=9999"]
-    assert "--LabApp.default_url=/lab/tree/work/00_start_here.ipynb" in command
+    page = "/".join(["/lab/tree", "work", "00_start_here.ipynb"])
+    assert f"--LabApp.default_url={page}" in command
     assert "01_closures: ready." in capsys.readouterr().out
 
 
@@ -265,7 +269,10 @@ def test_a_folder_that_can_not_be_written_is_said_in_a_line(called, capsys):
     working_copy.WORK.write_text("a file, where the folder should be")
     assert commands.main(["lab"]) == 1
     assert called == []
-    assert capsys.readouterr().err.count("\n") == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert err.startswith(f"lab: {working_copy.WORK} can't be written")
+    assert "a folder of your own" in err
 
 
 def test_reset_says_what_it_does_not_know(capsys):
@@ -273,9 +280,11 @@ def test_reset_says_what_it_does_not_know(capsys):
     assert "reset: got '77'; wanted one of 00_start_here," in capsys.readouterr().err
 
 
-def test_only_lab_takes_options_of_another_program(capsys):
+@pytest.mark.parametrize("command", [["doctor"], ["lab", "--prepare"]])
+def test_only_what_opens_jupyterlab_takes_its_options(called, command, capsys):
     with pytest.raises(SystemExit):
-        commands.main(["doctor", "--no-browser"])
+        commands.main([*command, "--no-browser"])
+    assert not working_copy.WORK.exists()
     assert "unrecognized arguments: --no-browser" in capsys.readouterr().err
 
 

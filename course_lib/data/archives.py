@@ -88,7 +88,7 @@ def suppress_torchvision_warnings() -> Iterator[None]:
 def search_path(root: Root) -> list[Path]:
     """Return the folders to search: the root, or else COURSE_DATA; then the cache."""
     given = root or os.environ.get("COURSE_DATA") or cache()
-    return list(dict.fromkeys([Path(given).expanduser(), cache()]))
+    return list(dict.fromkeys([Path(os.path.expanduser(given)), cache()]))
 
 
 def cache() -> Path:

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from course_lib.doctor import advice
@@ -62,7 +63,7 @@ def data_folder() -> Result:
     given = os.environ.get("COURSE_DATA")
     if not given:
         return OK, f"{archives.cache()}, for what is downloaded"
-    if Path(given).expanduser().is_dir():
+    if os.path.isdir(os.path.expanduser(given)):
         return OK, given
     unset = advice.variables({"COURSE_DATA": None})
     remedy = f"Correct its path, or do without the variable. {unset}"
@@ -71,14 +72,20 @@ def data_folder() -> Result:
 
 def data_sets() -> Iterator[Check]:
     """The data: do the digits load, and which other sets are here?"""
+    yield digits()
+    try:
+        from course_lib import data
+    except Exception:  # the line of the digits says it
+        return
+    others = (name for name in data.NAMES if name != "digits")
+    yield from (check(name)(partial(_other_set, name))() for name in others)
+
+
+def _other_set(name: str) -> Result:
     from course_lib import data
 
-    yield digits()
-    for name in data.NAMES:
-        if name != "digits":
-            here = data.available(name)
-            fetch = f"{advice.python()} -m course_lib data {name}"
-            yield Check(name, OK, "here" if here else f"not here; `{fetch}` fetches it")
+    fetch = f"{advice.python()} -m course_lib data {name}"
+    return OK, "here" if data.available(name) else f"not here; `{fetch}` fetches it"
 
 
 @check("digits")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import platform
 import subprocess
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 TESTED = ((3, 10), (3, 11), (3, 12), (3, 13))  # the Pythons of constraints.txt
 CONSTRAINTS = advice.CHECKOUT / "constraints.txt"
+IMPORTED = ("h5py", "ipywidgets", "matplotlib")  # by lessons, and by no other check
 VENV = advice.CHECKOUT / ".venv"  # as `make lab` makes it
 
 
@@ -64,7 +66,7 @@ def versions() -> list[Check]:
 
 
 def version(requirement: Requirement, pin: Requirement | None) -> Check:
-    """One library: within the range that the course allows, and as it was tested?
+    """One library: in the range that the course allows, whole, and as it was tested?
 
     Args:
         requirement: the range, from the package's metadata.
@@ -77,6 +79,13 @@ def version(requirement: Requirement, pin: Requirement | None) -> Check:
         fits = requirement.specifier.contains(found, prereleases=True)
     if not fits:
         return Check(name, FAULT, found, advice.install(_wanted(requirement, pin)))
+    try:
+        if name in IMPORTED:
+            importlib.import_module(name)
+    except Exception as error:
+        found = f"{found} can't be imported: {first_line(error)}"
+        again = advice.install(_wanted(requirement, pin), again=True)
+        return Check(name, FAULT, found, again)
     if pin and not pin.specifier.contains(found):
         remedy = f"Stored outputs are of {pin.specifier}; last digits may differ."
         return Check(name, WARNING, found, remedy)

@@ -18,7 +18,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from course_lib.lessons.working_copy import CHECKOUT, STORED, names
+from course_lib.lessons.working_copy import CHECKOUT, STORED, cleared, required
 
 _LINK = re.compile(r"\]\(\.\./([\w./-]+)")
 _SHOWN = "docs/results"  # pages and measurements that code cells read as well
@@ -28,8 +28,15 @@ def main(folder: str) -> int:
     """Make the folder and say so; return the exit status."""
     try:
         count = export(Path(folder))
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(
+            f"export: {folder} can't be made ({error}). Name a new folder in a place "
+            "where you can write.",
+            file=sys.stderr,
+        )
         return 1
     print(f"{count} lessons without solutions: {Path(folder) / 'notebooks'}")
     return 0
@@ -40,14 +47,10 @@ def export(folder: Path, checkout: Path = CHECKOUT) -> int:
 
     Raises:
         ValueError: the folder is there already, or there are no lessons to export.
+        OSError: it can't be made there.
     """
     stored = checkout / STORED.name
-    lessons = names(stored)
-    if not lessons:
-        raise ValueError(
-            f"export: there are no lessons in {stored}. They come with the course's "
-            "repository, and not with the package: clone it, and run this there."
-        )
+    lessons = required("export", stored)
     if folder.exists():
         raise ValueError(
             f"export: {folder} is there already. Name a new folder, or remove it."
@@ -69,10 +72,7 @@ def export(folder: Path, checkout: Path = CHECKOUT) -> int:
 def without_solutions(notebook: NotebookNode) -> NotebookNode:
     """Remove the solutions, and the outputs, which answer the guesses."""
     notebook.cells = [cell for cell in notebook.cells if not _is_solution(cell)]
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    return notebook
+    return cleared(notebook)
 
 
 def _is_solution(cell: NotebookNode) -> bool:

@@ -22,7 +22,7 @@ Table = list[list[str]]  # the first row names the columns
 def main(
     paths: Sequence[str], out: str | None = None, *, exercises: bool = False
 ) -> int:
-    """Print the table, or write it; return 1 if a file could not be read.
+    """Print the table, or write it; return 1 if a file could not be read or written.
 
     Args:
         paths: files, and folders in which every .json file is one.
@@ -30,24 +30,34 @@ def main(
         exercises: a column for each exercise, and not for each lesson.
     """
     if out is not None and Path(out).suffix not in _FORMATS:
-        print(
-            f"class: {out} is not written; wanted a .csv or .md file.", file=sys.stderr
-        )
-        return 1
+        return _complain(f"{out!r} is not written; wanted a .csv or .md file.")
     found, faults = collect(paths)
     for fault in faults:
         print(fault, file=sys.stderr)
     if not found:
-        print("class: no progress file could be read.", file=sys.stderr)
-        return 1
+        return _complain(
+            f"no progress file could be read in {', '.join(paths) or 'nothing'}. Name "
+            "the course_progress.json of each learner, or a folder of them."
+        )
     made = table(found, lessons(), exercises=exercises)
     if out is None:
         print(markdown(made), end="")
-    else:
+        return 1 if faults else 0
+    try:
         with replacing(out) as stream:
             stream.write(_FORMATS[Path(out).suffix](made).encode())
-        print(f"{out}: {len(found)} learners.")
+    except OSError as error:
+        return _complain(
+            f"{out} can't be written ({error.strerror or error}). Name a file in a "
+            "folder that is there and your own."
+        )
+    print(f"{out}: {len(found)} learners.")
     return 1 if faults else 0
+
+
+def _complain(words: str) -> int:
+    print(f"class: {words}", file=sys.stderr)
+    return 1
 
 
 def collect(paths: Iterable[str | Path]) -> tuple[dict[str, set[str]], list[str]]:
@@ -59,7 +69,7 @@ def collect(paths: Iterable[str | Path]) -> tuple[dict[str, set[str]], list[str]
     faults = []
     for path in _files(paths):
         try:
-            solved = progress_file.read(path)
+            solved = progress_file.read(path, "Ask the learner for it again.")
         except ValueError as error:
             faults.append(str(error))
         else:

@@ -8,7 +8,7 @@ import html
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import ipywidgets
 from IPython.display import display
@@ -18,13 +18,8 @@ from course_lib.lessons import working_copy
 
 def prepare() -> int:
     """Bring the copy up to date and say so; return the exit status."""
-    try:
-        said = working_copy.update()
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(*said, f"Your copy of the lessons: {working_copy.WORK}", sep="\n")
-    return 0
+    place = f"Your copy of the lessons: {working_copy.WORK}"
+    return _status("lab", lambda: "\n".join([*working_copy.update(), place]))
 
 
 def main(options: Sequence[str] = ()) -> int:
@@ -36,10 +31,22 @@ def main(options: Sequence[str] = ()) -> int:
 
 def reset(lesson: str) -> int:
     """Make one lesson as it was at first; return the exit status."""
+    return _status("reset", lambda: working_copy.reset(lesson))
+
+
+def _status(place: str, act: Callable[[], str]) -> int:
+    """Print what an action says, or in a line why it failed; return the exit status."""
     try:
-        print(working_copy.reset(lesson))
-    except (ValueError, OSError) as error:
+        print(act())
+    except ValueError as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(
+            f"{place}: {working_copy.WORK} can't be written ({error}). Copy the course "
+            "to a folder of your own, or move away what is in the way.",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
@@ -54,7 +61,7 @@ def _command(options: Sequence[str]) -> list[str]:
         sys.executable,
         *("-m", "jupyterlab", "--ip=127.0.0.1"),
         f"--ServerApp.root_dir={working_copy.CHECKOUT}",
-        "--LabApp.default_url=/lab/tree/work/00_start_here.ipynb",
+        f"--LabApp.default_url=/lab/tree/{working_copy.WORK.name}/00_start_here.ipynb",
         "--KernelManager.transport_encryption=auto",
         *(["--allow-root"] if is_root else []),
         *options,

@@ -25,7 +25,8 @@ def solved() -> set[str]:
     Raises:
         ValueError: the file is not one that this course wrote.
     """
-    return read(file()) if file().exists() else set()
+    cure = "Move it away to begin again, or bring back an older copy."
+    return read(file(), cure) if file().exists() else set()
 
 
 def mark_solved(name: str) -> None:
@@ -48,13 +49,17 @@ def bring_back(path: str | Path) -> str:
     Raises:
         ValueError: no such file, or not one that this course wrote. Nothing changes.
     """
-    brought, known = read(Path(path)), solved()
+    brought, known = read(Path(path), "Bring back an older copy of it."), solved()
     _write(file(), known | brought)
     return f"Brought back: {len(brought - known)}. Here before: {len(known)}."
 
 
-def read(path: Path) -> set[str]:
+def read(path: Path, cure: str) -> set[str]:
     """Return the solved exercises of any progress file.
+
+    Args:
+        path: of the file.
+        cure: what to do if it can't be read, for the error.
 
     Raises:
         ValueError: no such file, or not one that this course wrote.
@@ -67,10 +72,7 @@ def read(path: Path) -> set[str]:
             "give its full path."
         ) from None
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"progress: {path} can't be read ({error}). Move it away to begin again, "
-            "or bring back an older copy."
-        ) from error
+        raise ValueError(f"progress: {path} can't be read ({error}). {cure}") from error
 
 
 def _names(content: Any) -> set[str]:

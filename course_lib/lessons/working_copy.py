@@ -39,12 +39,7 @@ def update(stored: Path = STORED, work: Path = WORK) -> list[str]:
         ValueError: there are no lessons, as in an installed package without them.
         OSError: the folder can't be written. The lessons before are up to date.
     """
-    lessons = names(stored)
-    if not lessons:
-        raise ValueError(
-            f"lab: there are no lessons in {stored}. They come with the course's "
-            "repository, and not with the package: clone it, and run this there."
-        )
+    lessons = required("lab", stored)
     (work / ".stored").mkdir(parents=True, exist_ok=True)
     older = stored / PROGRESS  # from when people worked on the stored lessons
     if older.exists() and not (work / PROGRESS).exists():
@@ -58,6 +53,20 @@ def names(stored: Path = STORED) -> list[str]:
     return [path.stem for path in sorted(stored.glob("[0-9][0-9]_*.ipynb"))]
 
 
+def required(place: str, stored: Path) -> list[str]:
+    """Return the names of the lessons.
+
+    Raises:
+        ValueError: there are none, as in an installed package without them.
+    """
+    if found := names(stored):
+        return found
+    raise ValueError(
+        f"{place}: there are no lessons in {stored}. They come with the course's "
+        "repository, and not with the package: clone it, and run this there."
+    )
+
+
 def reset(lesson: str, stored: Path = STORED, work: Path = WORK) -> str:
     """Set a lesson's copy aside and make a new one; say where the old one is.
 
@@ -67,9 +76,9 @@ def reset(lesson: str, stored: Path = STORED, work: Path = WORK) -> str:
         work: the folder of the copies.
 
     Raises:
-        ValueError: there is no such lesson, or several.
+        ValueError: there is no such lesson, or several, or no lesson at all.
     """
-    known = names(stored)
+    known = required("reset", stored)
     wanted = Path(lesson).name.removesuffix(".ipynb")
     found = [n for n in known if wanted in (n, n[:2], n[3:], n[:2].lstrip("0") or "0")]
     if len(found) != 1:

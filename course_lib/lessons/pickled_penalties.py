@@ -88,7 +88,7 @@ def _made(answer: Callable[..., Any], model: nn.Sequential, rules: list[Any]) ->
     try:
         penalties = answer(model, rules)
     except TypeError as error:
-        if "NoneType" not in str(error):
+        if "NoneType" not in str(error) or "not callable" in str(error):
             raise
         raise NotYet(
             "Step 1: an entry of `rules` may be None, and your code looks into it "

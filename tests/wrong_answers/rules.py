@@ -216,6 +216,21 @@ WRONG = {
             "not the inner rule's",
         ),
         (_careful(("init(x), 0", "init(x), 1")), "the count is 1; wanted 0"),
+        (_careful(("/ self.warmup", "/ 4")), "the warm-up takes 4 steps"),
+        (
+            _careful(("dx * g > 0", "(dx * g > 0) & (x.abs() >= 1)")),
+            "In Chain(WeightDecay(0.1), Careful(...), ClipGrad(0.1))",
+        ),
+        (
+            _careful(
+                ("dx = self.rule.apply", "dx = Careful.kept.apply"),
+                (
+                    "return self.rule",
+                    "Careful.kept = self.rule\n        return self.rule",
+                ),
+            ),
+            "the step is not that of the new eta",
+        ),
         (
             _careful(
                 (_COUNT, "return memory, steps + 1, share"),

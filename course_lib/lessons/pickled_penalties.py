@@ -270,16 +270,16 @@ _TERMS: dict[str, Term] = {
 
 
 def _judge_gradients(
-    penalties: Sequence[Callable[[], Any]], model: nn.Sequential
+    penalties: Sequence[Callable[[], Any]], model: nn.Sequential, step: str = "Step 1"
 ) -> None:
     first, _, last = _dense(model)
     pairs = zip((first, last), _values(penalties), _wanted(model), strict=True)
     for layer, got, wanted in pairs:
         if not close(gradient(got, layer.weight), gradient(wanted, layer.weight)):
             raise NotYet(
-                "Step 1: the values are right, but no gradient reaches the weights, so "
-                "training would never feel them. Do `.item()`, `float()`, `.detach()`, "
-                "`.data` or `torch.no_grad()` stand in your code?"
+                f"{step}: the values are right, but no gradient reaches the weights, "
+                "so training would never feel them. Do `.item()`, `float()`, "
+                "`.detach()`, `.data` or `torch.no_grad()` stand in your code?"
             )
 
 
@@ -359,4 +359,4 @@ def _judge_pickle(
             "do not see that model's weights. Keep the layer itself: what stands in "
             "both is pickled once."
         )
-    _judge_gradients(twins, twin)
+    _judge_gradients(twins, twin, "Step 3, after the pickle")

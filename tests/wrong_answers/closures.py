@@ -514,7 +514,7 @@ WRONG = {
             "    return made\n",
             "has the numbers of the last rule",
         ),
-        (_penalty(f"({_SUMS}).item()"), "no gradient reaches the weights"),
+        (_penalty(f"({_SUMS}).item()"), "Step 1: the values are right, but no"),
         (
             _RIGHT + "    def __setstate__(self, state):\n"
             "        self.__dict__ = state\n"

@@ -22,7 +22,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import course_lib.lessons
-from course_lib.lessons import progress_file
+from course_lib.lessons import closures, progress_file
 from course_lib.lessons.checks import require_written
 from course_lib.lessons.exercises import Exercise, NotYet, Verdict, lessons
 from tests.desk import Desk, cell_with, exercises_of
@@ -141,6 +141,16 @@ def test_whatever_an_answer_raises_becomes_words(answer, message):
     assert verdict.message.startswith(message)
     assert "\n" not in verdict.message
     assert verdict.hints == HINTS
+
+
+@pytest.mark.parametrize(("answer", "kind"), [([1], "list"), (None, "NoneType")])
+@pytest.mark.parametrize("name", ["scalers", "pickled"])
+def test_what_is_no_function_is_named(name, answer, kind):
+    verdict = getattr(closures, name).check(answer)
+    assert verdict.message == (
+        f"The check got {kind}; wanted a function or a class. Give it the name alone, "
+        "without parentheses."
+    )
 
 
 def test_the_stop_button_still_stops():

@@ -8,6 +8,8 @@ from course_lib.lessons.exercises import Exercise, NotYet
 
 
 def judge(answer):
+    if callable(answer):
+        answer = answer()
     if answer != 2:
         raise NotYet("wanted 2")
     return "It is 2."
@@ -66,3 +68,20 @@ def test_what_the_lab_runs_by_itself_is_no_cell(shell):
     run(shell, "x = 2")
     shell.run_cell("1 / 0", store_history=False)
     assert check(shell).startswith("Right")
+
+
+def test_a_cell_that_holds_answer_and_check_is_judged_once_corrected(shell):
+    run(shell, "x = 2")
+    shell.run_cell("x = = 2\ntwo.check(x)", store_history=True, cell_id="a")
+    assert check(shell).startswith("Not yet. The cell that ran before")
+    corrected = {"store_history": True, "cell_id": "a"}
+    for _ in range(2):
+        verdict = shell.run_cell("x = 2\ntwo.check(x)", **corrected).result
+        assert repr(verdict).startswith("Right")
+    assert check(shell).startswith("Right")
+
+
+def test_a_check_that_was_stopped_by_hand_can_run_again(shell):
+    run(shell, "def x():\n    raise KeyboardInterrupt")
+    shell.run_cell("two.check(x)", store_history=True)
+    assert not check(shell).startswith("Not yet. The cell that ran before")

@@ -624,9 +624,11 @@ def test_a_mosaic_frames_the_images_that_are_marked(ax):
     assert middles == [pytest.approx([4.5, 0.5]), pytest.approx([0.5, 4.5])]
 
 
-def test_shelves_have_a_row_for_each_name_and_may_be_empty(ax, device):
+@pytest.mark.parametrize("columns", [1, 2])  # the longest row has two
+def test_shelves_have_a_row_for_each_name_and_may_be_empty(ax, device, columns):
     pixels = torch.rand(3, 1, 2, 4, device=device)
-    plots.shelves(ax, {"a": pixels[:1], "none": pixels[:0], "b": pixels[1:]}, columns=2)
+    rows = {"a": pixels[:1], "none": pixels[:0], "b": pixels[1:]}
+    plots.shelves(ax, rows, columns=columns)
     picture = np.asarray(ax.images[0].get_array())
     places = [(0, 0), (8, 0), (8, 6)]
     for (y, x), image in zip(places, pixels.cpu().numpy(), strict=True):

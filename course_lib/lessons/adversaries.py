@@ -1,17 +1,18 @@
 """Exercises of lesson 05, Train against an opponent.
 
 The oracles are sums written out by hand and one sample taken at a time; none of them
-is the code that the lesson teaches.
+is the code that the lesson teaches. The two larger exercises are judged in
+`began_step_judge` and `vat_judge`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from course_lib.began import BEGANLoss
+from course_lib.lessons import began_step_judge, vat_judge
 from course_lib.lessons.checks import (
     as_text,
     close,
@@ -20,9 +21,9 @@ from course_lib.lessons.checks import (
     require_close,
     require_kind,
     require_unchanged,
-    require_written,
 )
 from course_lib.lessons.exercises import NotYet, exercise
+from course_lib.lessons.vat_judge import judge_gradient, kl
 
 NUMBER = 5
 
@@ -233,10 +234,6 @@ def _judge_balance_gradients(
 
 # One step, two players
 
-GAMMA, LAMBDA, K = 0.5, 0.1, 0.3
-RATES = (0.1, 0.2)  # of the generator and the discriminator
-OLD = 0.7  # each entry of a gradient that an earlier step has left
-
 
 @exercise(
     "Both errors first, from the same weights: L_real from the images, L_gen from "
@@ -251,192 +248,7 @@ OLD = 0.7  # each entry of a gradient that an earlier step has left
 )
 def began_step(answer: Callable[..., tuple[Tensor, Tensor]]) -> None:
     """A step of BEGAN: both players, then k; returns L_real and L_gen."""
-    players = _Players()
-    for number in (1, 2):
-        at = "" if number == 1 else "In a second step with other images: "
-        images, z = players.draw(number)
-        given = images.clone(), z.clone()
-        before = players.weights()
-        slopes, errors = _slopes(players, images, z)
-        k = players.loss.k.item()
-        arguments = players.loss, players.generator, players.discriminator
-        got = answer(*arguments, players.optimizers, images, z)
-        require_written(got)
-        require_unchanged((images, z), given, "the images or z")
-        _require_trainable(players)
-        moved = [
-            (old - new) / rate
-            for old, new, rate in zip(before, players.weights(), RATES, strict=True)
-        ]
-        _judge_moves(at, moved, slopes, k, players.loss.k.item())
-        _, later = _slopes(players, images, z)
-        _judge_k(at, players.loss, k, errors, later)
-        _judge_errors(at, got, errors)
-
-
-def _require_trainable(players: "_Players") -> None:
-    for name, player in zip(("generator", "discriminator"), players.both, strict=True):
-        if not all(parameter.requires_grad for parameter in player.parameters()):
-            raise NotYet(
-                f"After your step the {name} is frozen: its `requires_grad` is off."
-            )
-        if not player.training:
-            raise NotYet(
-                f"After your step the {name} is in evaluation mode: a dropout layer "
-                "would be off in all steps that follow."
-            )
-
-
-class _Players:
-    """Two small networks with optimizers, and gradients of some earlier step."""
-
-    def __init__(self) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.generator = nn.Sequential(nn.Linear(2, 4), nn.Tanh()).double()
-            layers = nn.Linear(4, 2), nn.Tanh(), nn.Linear(2, 4)
-            self.discriminator = nn.Sequential(*layers).double()
-        self.loss = BEGANLoss(gamma=GAMMA, lambda_k=LAMBDA, k=K)
-        self.both = self.generator, self.discriminator
-        self.optimizers = tuple(
-            torch.optim.SGD(player.parameters(), lr=rate)
-            for player, rate in zip(self.both, RATES, strict=True)
-        )
-        for player in self.both:
-            for parameter in player.parameters():
-                parameter.grad = torch.full_like(parameter, OLD)
-
-    def draw(self, number: int) -> tuple[Tensor, Tensor]:
-        random = torch.Generator().manual_seed(number)
-        images = torch.rand(5, 4, generator=random, dtype=torch.float64)
-        return images, torch.randn(5, 2, generator=random, dtype=torch.float64)
-
-    def weights(self) -> list[Tensor]:
-        """Return all weights of each player, as one vector."""
-        return [nn.utils.parameters_to_vector(p.parameters()) for p in self.both]
-
-
-def _slopes(
-    players: _Players, images: Tensor, z: Tensor
-) -> tuple[dict[str, Tensor], list[float]]:
-    """Return the gradients that a step is made of, and L_real and L_gen."""
-    generator, discriminator = (list(p.parameters()) for p in players.both)
-
-    def of(error: Tensor, weights: list[nn.Parameter]) -> Tensor:
-        grads = torch.autograd.grad(error, weights, retain_graph=True)
-        return torch.cat([g.flatten() for g in grads])
-
-    def distance(one: Tensor, other: Tensor) -> Tensor:
-        return (one - other).abs().sum() / one.numel()
-
-    made = players.generator(z)
-    rebuilt, rebuilt_made = map(players.discriminator, (images, made))
-    real, fake = distance(rebuilt, images), distance(rebuilt_made, made)
-    slopes = {
-        "real": of(real, discriminator),
-        "made": of(fake, discriminator),
-        "own": of(fake, generator),
-        "cut": of(distance(rebuilt_made, made.detach()), generator),
-    }
-    return slopes, [real.item(), fake.item()]
-
-
-def _judge_moves(
-    at: str, moved: list[Tensor], slopes: dict[str, Tensor], k: float, later: float
-) -> None:
-    real, made, own = slopes["real"], slopes["made"], slopes["own"]
-    discriminator = {
-        "did not move": 0 * real,
-        "got the gradient of L_gen as well. It should see L_gen times -k, and nothing "
-        "else: take each player's own gradient": real + (1 - k) * made,
-        "has no k: L_gen is subtracted as a whole": real - made,
-        "is trained on real images only: -k * L_gen is missing": real,
-        "has +k * L_gen. It rebuilds generated images *badly*": real + k * made,
-        "climbs: its step goes the other way": k * made - real,
-        "has L_gen - k * L_real in its loss: call `loss(real, generated)`": (
-            made - k * real
-        ),
-        "follows the generator's loss": made,
-        "has the new k in its loss already. k moves last": real - later * made,
-    }
-    generator = {
-        "did not move": 0 * own,
-        "moved against L_gen. It wants to be rebuilt *well*": -own,
-        "follows the discriminator's loss, -k * L_gen": -k * own,
-        "got the gradient of the discriminator's loss as well": (1 - k) * own,
-        "moved as if the image were a fixed target. In L_gen = |made - rebuilt| both "
-        "sides have a gradient": slopes["cut"],
-    }
-    ratio = RATES[1] / RATES[0]
-    wanted = real - k * made
-    _judge_move(f"{at}The discriminator", moved[1], wanted, discriminator, 1 / ratio)
-    _judge_move(f"{at}The generator", moved[0], own, generator, ratio)
-
-
-def _judge_move(
-    who: str, moved: Tensor, wanted: Tensor, mistakes: dict[str, Tensor], ratio: float
-) -> None:
-    """Compare one player's step, divided by its rate, with its own gradient."""
-    if close(moved, wanted):
-        return
-    named = mistakes | {
-        "was moved by the other one's optimizer": wanted * ratio,
-        "moved twice": 2 * wanted,
-    }
-    for name, slope in named.items():
-        if close(moved, slope):
-            raise NotYet(f"{who} {name}.")
-    for name, slope in {"": wanted, **named}.items():
-        if close(moved, slope + OLD):
-            also = f" Besides, it {name}." if name else ""
-            raise NotYet(
-                f"{who} moved along the sum of its old gradient and the new one. Set "
-                f"or clear `.grad` in each step.{also}"
-            )
-    length = (moved @ wanted / wanted.square().sum()).item()
-    if close(moved, length * wanted):
-        raise NotYet(
-            f"{who} moved along its own gradient, and {length:.2g} times as far as its "
-            "optimizer would. Are both errors means?"
-        )
-    raise NotYet(
-        f"{who} moved along another direction than its own gradient at the weights of "
-        "before the step. Compute both gradients, then move both."
-    )
-
-
-def _judge_k(
-    at: str, loss: BEGANLoss, k: float, errors: list[float], later: list[float]
-) -> None:
-    real, made = errors
-    named = {
-        "k did not move. Call `loss.update_` after both steps": k,
-        "`loss.update_` takes L_real first, then L_gen": k
-        + LAMBDA * (GAMMA * made - real),
-        "k was moved by errors that were taken after the step. Take those of before": k
-        + LAMBDA * (GAMMA * later[0] - later[1]),
-        "k moved twice in one step": k + 2 * LAMBDA * (GAMMA * real - made),
-    }
-    wanted = k + LAMBDA * (GAMMA * real - made)
-    what = f"{at}The new k"
-    require_close(loss.k, torch.tensor(wanted), what, named, what="k", verb="is")
-
-
-def _judge_errors(at: str, got: Any, errors: list[float]) -> None:
-    wanted = "two numbers, L_real and L_gen"
-    require_kind(got, tuple | list, wanted)
-    if len(got) != 2:
-        raise NotYet(f"Your function returned {len(got)} things; wanted {wanted}.")
-    if close(got[0], errors[1]) and close(got[1], errors[0]):
-        raise NotYet(f"{at}You returned L_gen first. L_real comes first.")
-    for name, number, error in zip(("L_real", "L_gen"), got, errors, strict=True):
-        place = f"{at}{name}, from before the step"
-        require_close(number, error, place, {}, what=name, verb="is")
-        if isinstance(number, Tensor) and number.requires_grad:
-            raise NotYet(
-                f"The {name} that you return still hangs on the graph of this step. "
-                "Who keeps it for a plot keeps the graph, too: detach it."
-            )
+    began_step_judge.judge(answer)
 
 
 # The worst direction
@@ -469,8 +281,8 @@ def worse_side(answer: Callable[..., Tensor]) -> None:
         }
     )
     p, ahead, behind = (model(y).log_softmax(1) for y in (x, x + step, x - step))
-    worse = _kl(p, ahead) > _kl(p, behind)
-    flipped = _kl(ahead, p) > _kl(behind, p)
+    worse = kl(p, ahead) > kl(p, behind)
+    flipped = kl(ahead, p) > kl(behind, p)
     wanted = _on_side(step, worse)
     wrong = {
         "Each step is on the side that changes the answer *less*": -wanted,
@@ -531,80 +343,35 @@ def vat_term(answer: Callable[..., Tensor]) -> None:
     log_p, log_q, far = (model(y).log_softmax(1) for y in (x, x + eps * d, x + d))
     back, square = (model(x + r * d).log_softmax(1) for r in (-eps, eps**2))
     beside = model(eps * d).log_softmax(1)
-    wanted = _kl(log_p, log_q).mean()
+    wanted = kl(log_p, log_q).mean()
     mistakes = {
         "p and q are the other way round. The clean answer is p": (
-            _kl(log_q, log_p).mean()
+            kl(log_q, log_p).mean()
         ),
-        "That is one number for each sample. Take their mean": _kl(log_p, log_q),
+        "That is one number for each sample. Take their mean": kl(log_p, log_q),
         "That is the mean over samples and classes. `reduction='mean'` of torch's "
         "`kl_div` counts both; sum over the classes": wanted / 4,
         "You summed over the batch. Take its mean": wanted * len(x),
         "That is the cross-entropy. The KL has the entropy of p taken off": (
             -(log_p.exp() * log_q).sum(1).mean()
         ),
-        "The step is d without eps": _kl(log_p, far).mean(),
-        "eps stands in front of the KL. It scales d": eps * _kl(log_p, far).mean(),
-        "The step is eps * eps * d": _kl(log_p, square).mean(),
-        "q is the answer on eps * d alone. Add x": _kl(log_p, beside).mean(),
-        "That is the largest KL of the batch. Take the mean": _kl(log_p, log_q).max(),
-        "`kl_from_logits` takes logits, and you gave it probabilities": _kl(
+        "The step is d without eps": kl(log_p, far).mean(),
+        "eps stands in front of the KL. It scales d": eps * kl(log_p, far).mean(),
+        "The step is eps * eps * d": kl(log_p, square).mean(),
+        "q is the answer on eps * d alone. Add x": kl(log_p, beside).mean(),
+        "That is the largest KL of the batch. Take the mean": kl(log_p, log_q).max(),
+        "`kl_from_logits` takes logits, and you gave it probabilities": kl(
             *(log.exp().log_softmax(1) for log in (log_p, log_q))
         ).mean(),
-        "The step goes back, along -d": _kl(log_p, back).mean(),
+        "The step goes back, along -d": kl(log_p, back).mean(),
         "The sign is wrong: the loss would ask for other answers": -wanted,
         "It is 0, as if both passes saw the same inputs": 0.0,
     }
     require_close(got, wanted, "With eps = 1.5", mistakes)
-    _judge_vat_gradient(got, model, log_p, log_q)
-
-
-def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    return (log_p.exp() * (log_p - log_q)).sum(1)  # (batch,)
-
-
-def _judge_vat_gradient(
-    got: Tensor, model: nn.Module, log_p: Tensor, log_q: Tensor
-) -> None:
-    weight = next(model.parameters())
-    if not weight.requires_grad:
-        raise NotYet(
-            "Your code has frozen the model: switch `requires_grad` on again, and run "
-            "the last pass after that."
-        )
-
-    def by_weight(p: Tensor, log_p: Tensor, log_q: Tensor) -> Tensor | None:
-        return gradient((p * (log_p - log_q)).sum(1).mean(), weight)
-
-    p = log_p.exp()
-    found = gradient(got, weight)
-    if close(found, by_weight(p.detach(), log_p.detach(), log_q)):
-        return
-    if found is None:
-        text = (
-            "no gradient comes back: both passes are detached. Let it flow through the "
-            "second one"
-        )
-    elif close(found, by_weight(p, log_p, log_q)):
-        text = (
-            "a gradient leaks into the target: the clean answer is drawn toward the "
-            "disturbed one as well. Detach p"
-        )
-    elif close(found, by_weight(p, log_p, log_q.detach())):
-        text = "the wrong pass is detached: the clean answer moves and q stands still"
-    else:
-        text = "the gradient by the weights is another one than with a fixed p"
-    raise NotYet(f"The value is right, but {text}.")
+    judge_gradient(got, model, log_p, log_q)
 
 
 # Virtual adversarial training, whole
-
-EPS, XI = 1.5, 0.5
-_STAGES = {
-    0: "With iterations=0 (the start d itself, made length 1)",
-    1: "With one gradient",
-    3: "With three gradients",
-}
 
 
 @exercise(
@@ -621,146 +388,4 @@ _STAGES = {
 )
 def vat_loss(answer: Callable[..., Tensor]) -> None:
     """A function of (model, x, d, eps, xi, iterations): power iteration and term."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        layers = nn.Flatten(), nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)
-        model = nn.Sequential(*layers).double()
-        for parameter in model.parameters():
-            parameter.data.mul_(4)
-        x, d = torch.randn(2, 4, 1, 2, 3, dtype=torch.float64)
-    d = d * torch.arange(1.0, 5.0, dtype=torch.float64)[:, None, None, None]
-    for iterations, stage in _STAGES.items():
-        setting = model, x, d, EPS, XI, iterations
-        kept = OLD if iterations == 3 else None  # of an earlier term of the loss
-        for parameter in model.parameters():
-            parameter.grad = None if kept is None else torch.full_like(parameter, kept)
-        given = x.clone(), d.clone()
-        got = answer(*setting)
-        require_unchanged((x, d), given, "x or d, which belong to the caller")
-        _require_left_alone(stage, model, x, d, kept)
-        wrong = {name: _vat(*setting, **faults)[0] for name, faults in _FAULTS.items()}
-        wanted, log_p, log_q = _vat(*setting)
-        require_close(got, wanted.detach(), stage, wrong)
-        _judge_vat_gradient(got, model, log_p, log_q)
-
-
-def _require_left_alone(
-    stage: str, model: nn.Module, x: Tensor, d: Tensor, kept: float | None
-) -> None:
-    """Refuse a search that changed gradients or what they are taken by."""
-    if x.requires_grad or d.requires_grad:
-        raise NotYet(
-            f"{stage}: x or d has `requires_grad` now, and it belongs to the caller. "
-            "Set it for a tensor of your own."
-        )
-    grads = [p.grad for p in model.parameters()]
-    if kept is None and any(grad is not None for grad in grads):
-        raise NotYet(
-            f"{stage}: your search for d has left gradients in the weights. "
-            "`torch.autograd.grad(change, d)` gives the one by d, and stores none."
-        )
-    if kept is not None and any(g is None or bool((g != kept).any()) for g in grads):
-        raise NotYet(
-            f"{stage}: the weights held gradients, of another term of the loss, and "
-            "your search has changed or cleared them. `torch.autograd.grad(change, d)` "
-            "touches none."
-        )
-
-
-def _length(d: Tensor, axes: Sequence[int]) -> Tensor:
-    return d.square().sum(axes, keepdim=True).sqrt()
-
-
-_SHORT = (
-    "d is divided by its length along axis {} alone. The length of a sample runs over "
-    "all axes but the first: flatten it"
-)
-_FAULTS: dict[str, dict[str, Any]] = {
-    "d is divided by its length over the whole batch. Each sample has its own": {
-        "length": lambda d: _length(d, (0, 1, 2, 3))
-    },
-    _SHORT.format(1): {"length": lambda d: _length(d, (1,))},
-    _SHORT.format(2): {"length": lambda d: _length(d, (2,))},
-    _SHORT.format(3): {"length": lambda d: _length(d, (3,))},
-    "d is divided by its sum and not by its length": {
-        "length": lambda d: d.sum((1, 2, 3), keepdim=True)
-    },
-    "d is divided by the square of its length": {
-        "length": lambda d: _length(d, (1, 2, 3)) ** 2
-    },
-    "The start d is not of length 1 when you first step along it": {"raw": ["start"]},
-    "What a gradient gives is not of length 1 when you step along it": {
-        "raw": ["middle", "end"]
-    },
-    "What a gradient by `xi * d` gives is not of length 1 when you step along it": {
-        "raw": ["middle", "end"],
-        "scale": 1.0,
-    },
-    "Nothing was made length 1": {"raw": ["start", "middle", "end"]},
-    "The trial step has no xi": {"trial": 1.0},
-    "The trial step takes eps and not xi": {"trial": EPS},
-    "The trial step leaves out d, where the gradient is 0": {"trial": 0.0},
-    "The last step has no eps": {"last": 1.0},
-    "The last step takes xi and not eps": {"last": XI},
-    "d goes downhill, toward the *smallest* change": {"turned": True},
-    "The last step goes back, along -d": {"last": -EPS},
-    "The last step takes eps times xi": {"last": EPS * XI},
-    "d is the start. No gradient was taken": {"turns": 0},
-    "One gradient was taken, and not `iterations`": {"turns": 1},
-    "One gradient is missing": {"turns": 2},
-    "In the search p and q are the other way round. The clean answer is p": {
-        "flips": ["search"]
-    },
-    "In the loss p and q are the other way round. The clean answer is p": {
-        "flips": ["loss"]
-    },
-    "p and q are the other way round, both times. The clean answer is p": {
-        "flips": ["search", "loss"]
-    },
-    "The gradient is taken by the d of before it was made length 1. Cut d off after "
-    "that, with `detach()`": {"projected": True},
-    "The gradient is taken by the d of before it was made length 1, and was not made "
-    "length 1 itself": {"projected": True, "raw": ["middle", "end"]},
-    "You summed over the batch. Take its mean": {"samples": 1},
-    "It is 0, as if both passes saw the same inputs": {"last": 0.0},
-}
-
-
-def _vat(
-    model: nn.Module,
-    x: Tensor,
-    d: Tensor,
-    eps: float,
-    xi: float,
-    iterations: int,
-    **faults: Any,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the loss, log p and log q; a fault makes them those of a mistake."""
-    length = faults.get("length", lambda d: _length(d, (1, 2, 3)))
-    raw, flips = faults.get("raw", ()), faults.get("flips", ())
-    turns = faults.get("turns", iterations)
-    log_p = model(x).log_softmax(1)
-    d = d if "start" in raw else d / length(d)
-    for turn in range(turns):
-        slope = _slope(model, x, faults.get("trial", xi) * d, flip="search" in flips)
-        slope = slope * faults.get("scale", xi)  # by d, and not by xi * d
-        if faults.get("projected"):
-            slope = slope - (slope * d).sum((1, 2, 3), keepdim=True) * d
-        place = "end" if turn == turns - 1 else "middle"
-        d = slope if place in raw else slope / length(slope)
-        d = -d if faults.get("turned") else d
-    log_q = model(x + faults.get("last", eps) * d).log_softmax(1)
-    each = _kl(log_q, log_p) if "loss" in flips else _kl(log_p, log_q)
-    return each.sum() / faults.get("samples", len(x)), log_p, log_q
-
-
-def _slope(model: nn.Module, x: Tensor, trial: Tensor, *, flip: bool) -> Tensor:
-    """Return the gradient of each sample's KL by its step, one sample at a time."""
-    rows = []
-    for one, step in zip(x, trial.detach(), strict=True):
-        step = step.clone().requires_grad_()
-        log_p = model(one[None]).log_softmax(1).detach()
-        log_q = model((one + step)[None]).log_softmax(1)
-        change = _kl(log_q, log_p) if flip else _kl(log_p, log_q)
-        rows += torch.autograd.grad(change.sum(), step)
-    return torch.stack(rows)
+    vat_judge.judge(answer)

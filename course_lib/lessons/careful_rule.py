@@ -1,8 +1,4 @@
-"""The larger exercise of lesson 07: a rule around a rule, judged step by step.
-
-`_walk` is the oracle: momentum by plain arithmetic, a mask, a warm-up. A `_Slip`
-changes one thing of it; `_SLIPS` names the likely ones.
-"""
+"""The larger exercise of lesson 07: a rule around a rule, judged step by step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -12,6 +8,17 @@ import torch
 from torch import Tensor
 
 from course_lib.explicit import adjust, setup, update
+from course_lib.lessons.careful_slips import (
+    ETA,
+    GRADIENTS,
+    RHO,
+    SLIPS,
+    WARMUP,
+    Slip,
+    X,
+    mask,
+    walk,
+)
 from course_lib.lessons.checks import close, reject, require_kind, require_unchanged
 from course_lib.lessons.exercises import NotYet
 from course_lib.rules import (
@@ -22,143 +29,6 @@ from course_lib.rules import (
     Momentum,
     WeightDecay,
 )
-
-ETA, RHO, WARMUP = 0.1, 0.5, 4
-X = torch.tensor([[5.0, -2.0], [3.0, 1.0]])
-GRADIENTS = torch.tensor(
-    [
-        [[1.0, 1.0], [-1.0, 2.0]],
-        [[1.0, -0.2], [-1.0, 0.0]],
-        [[-0.3, -0.4], [0.4, -0.4]],
-        [[2.0, 0.5], [-0.1, 1.0]],
-        [[0.1, -1.0], [2.0, 1.0]],
-        [[1.0, 0.0], [-0.3, 0.0]],
-    ]
-)
-
-
-@dataclass(frozen=True)
-class _Slip:
-    """One thing that a rule does otherwise; the defaults are right."""
-
-    mask: str = "agrees"  # or: none, inverted, differs, whole, ...
-    share: str = "of the step"  # or: none, from 0, one late, unbounded, ...
-    masks_memory: bool = False
-    scales_memory: bool = False
-    scales_gradient: bool = False
-    forgets: bool = False
-    lengthens: bool = False
-    gives: str = "step"  # or: new x, minus
-
-
-_SLIPS = {
-    "Nothing rests. Where dx and g have different signs, dx should be 0": (
-        _Slip(mask="none")
-    ),
-    "The wrong elements rest: those where dx and g agree should move": (
-        _Slip(mask="inverted")
-    ),
-    "The wrong elements rest: where dx and g have the same sign, dx should stay": (
-        _Slip(mask="differs")
-    ),
-    "The whole array rests or moves. Decide for each element: no `sum`, `all` or "
-    "`any`": _Slip(mask="whole"),
-    "An element with the gradient 0 still moves. Only dx * g > 0 agrees": (
-        _Slip(mask="with zero")
-    ),
-    "An element with the gradient 0 still moves, if its dx is negative. Compare signs "
-    "with `dx * g > 0`": _Slip(mask="not both positive"),
-    "dx has lost its size: multiply the inner step by the mask, not by a sign": (
-        _Slip(mask="of the signs")
-    ),
-    "The memory of the inner rule has been masked, too. The inner dx may be the very "
-    "tensor that it remembers, so make a new one: no `dx *= ...`, no `dx[...] = 0`": (
-        _Slip(masks_memory=True)
-    ),
-    "The memory of the inner rule has been scaled, too. The inner dx may be the very "
-    "tensor that it remembers, so make a new one: no `dx *= ...`": (
-        _Slip(scales_memory=True)
-    ),
-    "The memory of the inner rule has been masked and scaled. The inner dx may be the "
-    "very tensor that it remembers, so make a new one: no `dx *= ...`": (
-        _Slip(masks_memory=True, scales_memory=True)
-    ),
-    "The gradient is scaled. Give the inner rule g as it is, and scale its step": (
-        _Slip(scales_gradient=True)
-    ),
-    "The inner rule starts at its first memory in each step. Return the memory that "
-    "its `apply` gives": _Slip(forgets=True),
-    "There is no warm-up": _Slip(share="none"),
-    "The first step is scaled by 0. It should have 1 / warmup: count from 1": (
-        _Slip(share="from 0")
-    ),
-    "The first step has 2 / warmup; wanted 1 / warmup": _Slip(share="early"),
-    "Each step is scaled by 1 / warmup. Is the count returned, one larger?": (
-        _Slip(share="stuck")
-    ),
-    "After the warm-up the steps go on growing. The share is at most 1": (
-        _Slip(share="unbounded")
-    ),
-    "The share falls. It should rise from 1 / warmup to 1": _Slip(share="falling"),
-    "The first steps are whole and the later ones small: `max` where `min` should be": (
-        _Slip(share="at least 1")
-    ),
-    "The steps that remain are lengthened, as in the paper. Leave that out": (
-        _Slip(lengthens=True)
-    ),
-    "That is the new x. Return the step alone; the caller takes it": (
-        _Slip(gives="new x")
-    ),
-    "dx has the wrong sign; the caller computes x - dx": _Slip(gives="minus"),
-}
-
-
-def _share(kind: str, t: int, warmup: int) -> float:
-    """Return what step t, counted from 1, is multiplied by."""
-    return {
-        "of the step": min(1.0, t / warmup),
-        "none": 1.0,
-        "from 0": min(1.0, (t - 1) / warmup),
-        "early": min(1.0, (t + 1) / warmup),
-        "stuck": 1 / warmup,
-        "unbounded": t / warmup,
-        "falling": max(0.0, 1 - (t - 1) / warmup),
-        "at least 1": max(1.0, t / warmup),
-    }[kind]
-
-
-def _masked(kind: str, dx: Tensor, g: Tensor) -> Tensor:
-    agrees = {
-        "none": torch.ones_like(dx) > 0,
-        "inverted": dx * g <= 0,
-        "differs": dx * g < 0,
-        "whole": ((dx * g).sum() > 0).expand_as(dx),
-        "with zero": dx * g >= 0,
-        "not both positive": (dx > 0) == (g > 0),
-    }.get(kind, dx * g > 0)
-    return torch.where(agrees, dx.sign() if kind == "of the signs" else dx, 0.0)
-
-
-def _walk(slip: _Slip, gs: Tensor, seen: Tensor | None = None) -> list[Tensor]:
-    """Return dx of each step of momentum with a mask and a warm-up.
-
-    The mask asks the gradients that the outer rule has seen, by default `gs`.
-    """
-    v, steps = torch.zeros_like(X), []
-    pairs = zip(gs, gs if seen is None else seen, strict=True)
-    for t, (g, outer) in enumerate(pairs, start=1):
-        share = _share(slip.share, t, WARMUP)
-        old = torch.zeros_like(X) if slip.forgets else v
-        v = RHO * old + ETA * (share * g if slip.scales_gradient else g)
-        masked = _masked(slip.mask, v, outer)
-        dx = masked * (1.0 if slip.scales_gradient else share)
-        if slip.masks_memory or slip.scales_memory:
-            v = masked if slip.masks_memory else v
-            v = share * v if slip.scales_memory else v
-        if slip.lengthens:
-            dx = dx / (masked != 0).double().mean().clamp(min=1e-8).float()
-        steps.append({"new x": X - dx, "minus": -dx}.get(slip.gives, dx))
-    return steps
 
 
 def judge_careful(answer: Any) -> None:
@@ -314,11 +184,11 @@ def _judge_steps(answer: Any) -> None:
             raise NotYet(f"dx has shape {tuple(dx.shape)}; wanted {tuple(X.shape)}.")
         got.append(dx.clone())
         counts.append(state[1])
-    wanted = _walk(_Slip(), GRADIENTS)
+    wanted = walk(Slip(), GRADIENTS)
     if not _same(got, wanted):
         found = {
-            f"{text}.": _same(got, _walk(slip, GRADIENTS))
-            for text, slip in _SLIPS.items()
+            f"{text}.": _same(got, walk(slip, GRADIENTS))
+            for text, slip in SLIPS.items()
         }
         reject(found)
         step = next(i for i in range(len(got)) if not close(got[i], wanted[i]))
@@ -354,7 +224,7 @@ def _judge_purity(answer: Any) -> None:
             "The same state gives two different steps, so something is remembered "
             "outside of it. One rule serves all arrays: keep nothing but settings in "
             "`self` or in the class.": (
-                not close(again, once) or not close(once, _walk(_Slip(), GRADIENTS)[1])
+                not close(again, once) or not close(once, walk(Slip(), GRADIENTS)[1])
             ),
         }
     )
@@ -364,7 +234,7 @@ def _judge_resting(answer: Any) -> None:
     inner = Chain(AccumulateGradients(2), Momentum(ETA, RHO))
     rule = _made(answer, inner, WARMUP)
     means = GRADIENTS.reshape(3, 2, *X.shape).mean(dim=1)
-    wanted = _walk(_Slip(), means, GRADIENTS[1::2])
+    wanted = walk(Slip(), means, GRADIENTS[1::2])
     state = rule.init(X)
     for i, g in enumerate(GRADIENTS):
         try:
@@ -403,10 +273,16 @@ def _judge_any_rule(answer: Any) -> None:
     adam = Adam(0.1)
     rule = _made(answer, adam, 1)
     state, memory = rule.init(X), adam.init(X)
-    for g in GRADIENTS:
+    for t, g in enumerate(GRADIENTS, start=1):
         state, dx = _applied(rule, state, X, g)
         memory, inner = adam.apply(memory, X, g)
-        if not close(dx, _masked("agrees", inner, g)):
+        whole = mask("agrees", inner, g)
+        if not close(dx, whole):
+            if close(dx, min(1.0, t / WARMUP) * whole):
+                raise NotYet(
+                    f"With warmup 1 the warm-up takes {WARMUP} steps, as with warmup "
+                    f"{WARMUP}. Ask `self.warmup`."
+                )
             raise NotYet(
                 "With Adam inside and warmup 1 (no warm-up) the steps are wrong. Does "
                 "your code expect the inner rule to be Momentum?"
@@ -423,7 +299,7 @@ def _judge_chain(answer: Any) -> None:
         state, params = update(state, params, {"a": g, "b": {"c": -g[0]}})
         decayed = g + 0.1 * x
         v = RHO * v + ETA * decayed
-        step = min(1.0, t / WARMUP) * _masked("agrees", v, decayed)
+        step = min(1.0, t / WARMUP) * mask("agrees", v, decayed)
         x = x - step.clamp(-0.1, 0.1)
         if not close(params["a"], x):
             raise NotYet(

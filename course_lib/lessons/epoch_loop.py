@@ -66,7 +66,7 @@ def _run_with(
     batches: Batches,
     test: Any,
     *rest: Any,
-    state: Tree = None,
+    state: Tree | None = None,
 ) -> tuple[Tree, Tree, list]:
     own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     params = map_tree(lambda path, x: x.clone(), given)

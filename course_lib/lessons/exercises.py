@@ -93,7 +93,7 @@ class Exercise:
         except KeyboardInterrupt:  # the learner's own stop button
             raise
         except BaseException as error:  # SystemExit and CancelledError too
-            return self._not_yet(_describe(error))
+            return self._not_yet(_describe(error, answer))
         return Verdict(True, praise + self._store())
 
     def _not_yet(self, message: str) -> Verdict:
@@ -141,8 +141,14 @@ def exercise(*hints: str, right: str) -> Callable[[Callable[[Any], None]], Exerc
     return make
 
 
-def _describe(error: BaseException) -> str:
+def _describe(error: BaseException, answer: Any) -> str:
     kind, text = type(error).__name__, str(error).split("\n")[0]
+    given = type(answer).__name__
+    if not callable(answer) and text == f"'{given}' object is not callable":
+        return (
+            f"The check got {given}; wanted a function or a class. Give it the name "
+            "alone, without parentheses."
+        )
     if isinstance(error, NameError):
         return f"Your code raised {kind}: {text}. Run the cells above first."
     if isinstance(error, TypeError) and "ellipsis" in text.lower():

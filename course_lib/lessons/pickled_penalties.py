@@ -5,10 +5,7 @@ just been made, what may change later, and what comes back from a pickle.
 """
 
 import inspect
-import io
-import pickle
 from collections.abc import Callable, Mapping, Sequence
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -16,6 +13,7 @@ from torch import Tensor, nn
 
 from course_lib.lessons.checks import as_text, close, gradient, reject, require_kind
 from course_lib.lessons.exercises import NotYet
+from course_lib.lessons.pickles import round_trip
 
 Rule = Mapping[str, float]
 Term = Callable[[nn.Module, Rule], Tensor]  # what one layer pays
@@ -23,20 +21,6 @@ Term = Callable[[nn.Module, Rule], Tensor]  # what one layer pays
 _BEFORE, _AFTER = {"l1": 0.5, "l2": 0.25}, {"l2": 0.125, "l1": 2.0}
 _LIST = "a list of penalties, to be called later"
 _WANTED = "l1 * sum |w| + l2 * sum w**2"
-
-
-def through_pickle(functions: Sequence[Callable[[], Any]]) -> list[Any] | str:
-    """Pickle functions, call what comes back, and return the results; or "refused".
-
-    >>> through_pickle([dict, lambda: 1])
-    'refused'
-    >>> through_pickle([dict])
-    [{}]
-    """
-    try:
-        return [function() for function in pickle.loads(pickle.dumps(functions))]
-    except (pickle.PicklingError, AttributeError, TypeError):
-        return "refused"
 
 
 def judge(answer: Callable[..., Any]) -> None:
@@ -104,7 +88,7 @@ def _made(answer: Callable[..., Any], model: nn.Sequential, rules: list[Any]) ->
     try:
         penalties = answer(model, rules)
     except TypeError as error:
-        if "NoneType" not in str(error):
+        if "NoneType" not in str(error) or "not callable" in str(error):
             raise
         raise NotYet(
             "Step 1: an entry of `rules` may be None, and your code looks into it "
@@ -286,16 +270,16 @@ _TERMS: dict[str, Term] = {
 
 
 def _judge_gradients(
-    penalties: Sequence[Callable[[], Any]], model: nn.Sequential
+    penalties: Sequence[Callable[[], Any]], model: nn.Sequential, step: str = "Step 1"
 ) -> None:
     first, _, last = _dense(model)
     pairs = zip((first, last), _values(penalties), _wanted(model), strict=True)
     for layer, got, wanted in pairs:
         if not close(gradient(got, layer.weight), gradient(wanted, layer.weight)):
             raise NotYet(
-                "Step 1: the values are right, but no gradient reaches the weights, so "
-                "training would never feel them. Do `.item()`, `float()`, `.detach()`, "
-                "`.data` or `torch.no_grad()` stand in your code?"
+                f"{step}: the values are right, but no gradient reaches the weights, "
+                "so training would never feel them. Do `.item()`, `float()`, "
+                "`.detach()`, `.data` or `torch.no_grad()` stand in your code?"
             )
 
 
@@ -346,7 +330,7 @@ def _judge_pickle(
     penalties: Sequence[Callable[[], Any]],
     model: nn.Sequential,
 ) -> None:
-    twin, twins = _round_trip((model, penalties), answer)
+    twin, twins = round_trip((model, penalties), answer)
     try:
         come_back = _values(twins)
     except (AttributeError, IndexError, KeyError, TypeError, NotYet) as error:
@@ -375,53 +359,4 @@ def _judge_pickle(
             "do not see that model's weights. Keep the layer itself: what stands in "
             "both is pickled once."
         )
-    _judge_gradients(twins, twin)
-
-
-def _round_trip(thing: Any, answer: Callable[..., Any]) -> Any:
-    """Pickle and load; classes and functions of the notebook are found by name."""
-    space = getattr(answer, "__globals__", {})
-    stream = io.BytesIO()
-    try:
-        _Pickler(stream, space).dump(thing)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise NotYet(
-            f"Step 3: a penalty can't be pickled: {error}. A lambda, or what is "
-            "defined inside a function, can't be found by its name. Define a class at "
-            "the top of the cell."
-        ) from error
-    stream.seek(0)
-    try:
-        return _Unpickler(stream, space).load()
-    except Exception as error:
-        raise NotYet(
-            f"Step 3: the pickle can't be loaded: {type(error).__name__}: {error}."
-        ) from error
-
-
-class _Pickler(pickle.Pickler):
-    """Stores what the learner defined as its name, as it is in the notebook.
-
-    Where a judge is tested, the answer stands in no module that pickle could import.
-    """
-
-    def __init__(self, stream: io.BytesIO, space: Mapping[str, Any]) -> None:
-        super().__init__(stream)
-        self.space = space
-
-    def persistent_id(self, thing: Any) -> str | None:
-        """Return the name of a class or function of the notebook's top level."""
-        if not isinstance(thing, type | FunctionType):
-            return None
-        is_there = self.space.get(thing.__qualname__) is thing
-        return thing.__qualname__ if is_there else None
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, stream: io.BytesIO, space: Mapping[str, Any]) -> None:
-        super().__init__(stream)
-        self.space = space
-
-    def persistent_load(self, name: str) -> Any:
-        """Return what has this name now."""
-        return self.space[name]
+    _judge_gradients(twins, twin, "Step 3, after the pickle")

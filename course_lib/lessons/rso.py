@@ -226,7 +226,10 @@ def passes(answer: Callable[[nn.Module, int], int]) -> None:
     half = nn.Linear(3, 2)
     half.weight.requires_grad_(False)
     words = "You ask a layer's weight; each parameter has a `requires_grad` of its own"
-    mistakes = {words: 0, f"{words}.": 24}
+    frozen = (
+        "You count a frozen weight; each parameter has a `requires_grad` of its own"
+    )
+    mistakes = {words: 0, frozen: 24}
     count("With a frozen weight and a free bias", 1, 6, mistakes, half)
     if not zeros[0].weight.requires_grad:
         raise NotYet("Your function has frozen the model. It should only count.")

@@ -45,11 +45,13 @@ def mosaic(
 
 
 def shelves(ax: "Axes", rows: Mapping[str, Tensor], *, columns: int = 16) -> "Axes":
-    """Draw a row of images `(n, 1, height, width)` for each name, n up to `columns`.
+    """Draw a row of images `(n, 1, height, width)` for each name.
 
-    What is missing in a row is left white.
+    Rows have `columns` places, or as many as the longest needs; a place without an
+    image is white.
     """
     height, width = next(iter(rows.values())).shape[2:]
+    columns = max(columns, *map(len, rows.values()))
     shown = torch.zeros(len(rows), columns, 1, height, width)
     for row, images in zip(shown, rows.values(), strict=True):
         row[: len(images)] = images.detach().cpu()

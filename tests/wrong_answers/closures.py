@@ -514,7 +514,13 @@ WRONG = {
             "    return made\n",
             "has the numbers of the last rule",
         ),
-        (_penalty(f"({_SUMS}).item()"), "no gradient reaches the weights"),
+        (_penalty(f"({_SUMS}).item()"), "Step 1: the values are right, but no"),
+        (
+            _RIGHT + "    def __setstate__(self, state):\n"
+            "        self.__dict__ = state\n"
+            "        self.layer.requires_grad_(False)\n" + _LOOP,
+            "Step 3, after the pickle: the values are right",
+        ),
         (_penalty("self.l1 * w.abs().sum()"), "l2 is missing"),
         (_penalty("self.l2 * w.square().sum()"), "l1 is missing"),
         (_penalty("self.l1 * w.abs() + self.l2 * w**2"), "has the shape (2, 2)"),

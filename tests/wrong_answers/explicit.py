@@ -1,12 +1,10 @@
 """Wrong answers to the exercises of lesson 06, each with a piece of its message."""
 
+from tests.wrong_answers import changed, function
 
-def _lines(head, *body):
-    return f"def {head}:\n" + "".join(f"    {line}\n" for line in body)
-
-
-def _descend(*body):
-    return _lines("descend(params, grads, eta)", *body)
+_descend = function("descend(params, grads, eta)")
+_samples = function("sample_gradients(model, params, x, y)")
+_evaluate = function("evaluate(model, params, stats, x)")
 
 
 def _recursive(step):
@@ -19,20 +17,12 @@ def _recursive(step):
     )
 
 
-def _samples(*body):
-    return _lines("sample_gradients(model, params, x, y)", *body)
-
-
 _BATCH = "loss = lambda p: cross_entropy(call(model, p, x), y)"
 _ONE = "loss = lambda p, a, b: cross_entropy(call(model, p, a[None]), b[None])"
 
 
 def _stale(reused, added_up):
     return f'answer = {{"reused": {reused}, "added_up": {added_up}}}\n'
-
-
-def _evaluate(*body):
-    return _lines("evaluate(model, params, stats, x)", *body)
 
 
 _FIT = """\
@@ -58,8 +48,7 @@ def fit(model, params, state, batches, test, epochs, goal):
 
 
 def _fit(old, new):
-    assert _FIT.count(old) == 1, old
-    return _FIT.replace(old, new)
+    return changed(_FIT)((old, new))
 
 
 _SKIP = "            if not math.isfinite(value):\n                continue\n"

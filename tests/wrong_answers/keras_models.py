@@ -1,8 +1,10 @@
 """Wrong answers to the exercises of lesson 03, each with a piece of its message."""
 
+from tests.wrong_answers import function
 
-def _cost(*lines):
-    return "def cost(file, kernels):\n" + "".join(f"    {x}\n" for x in lines)
+_cost = function("cost(file, kernels)")
+_pads = function("same_padding(size, kernel, stride)")
+_run = function("run(file, modules, x)")
 
 
 def _each(term, *, end="return total"):
@@ -25,16 +27,6 @@ def _gate(expression):
 
 def _weight(expression):
     return f"def linear_weight(kernel, shape):\n    return {expression}\n"
-
-
-def _pads(*lines):
-    return "def same_padding(size, kernel, stride):\n" + "".join(
-        f"    {x}\n" for x in lines
-    )
-
-
-def _run(*lines):
-    return "def run(file, modules, x):\n" + "".join(f"    {x}\n" for x in lines)
 
 
 def _recursive(inputs, end, stop="not calls[name]"):

@@ -1,5 +1,7 @@
 """Wrong answers to the exercises of lesson 02, each with a piece of its message."""
 
+from tests.wrong_answers import changed, function
+
 
 def _by_hand(expression):
     return f"def l1l2(w, l1, l2):\n    return {expression}\n"
@@ -9,12 +11,8 @@ def _shrink(expression):
     return f"def shrink(w, by):\n    return {expression}\n"
 
 
-def _optimizer(*lines):
-    return "def make_optimizer(model, l2, lr):\n" + "".join(f"    {x}\n" for x in lines)
-
-
-def _count(*lines):
-    return "def count_once(model, l2):\n" + "".join(f"    {x}\n" for x in lines)
+_optimizer = function("make_optimizer(model, l2, lr)")
+_count = function("count_once(model, l2)")
 
 
 def _groups(settings, decay="2 * l2"):
@@ -64,14 +62,7 @@ def _outer(lines):
     return "".join(line[4:] for line in lines.splitlines(keepends=True))
 
 
-def _loop(*changes):
-    """The right loop, with (old, new) replaced in it."""
-    text = _LOOP
-    for old, new in changes:
-        assert old in text, old
-        text = text.replace(old, new)
-    return text
-
+_loop = changed(_LOOP)
 
 _LINEARS = "linears = [m for m in model.modules() if isinstance(m, nn.Linear)]"
 

@@ -1,33 +1,22 @@
 """Wrong answers to the exercises of lesson 08, each with a piece of its message."""
 
+from tests.wrong_answers import changed, function
+
+_best = function("best(loss, w, dw)")
+_passes = function("forward_passes(model, cycles)")
+_anneal = function("anneal(sigma, cycle, cycles, final)")
+
 
 def _assign(*lines, before=""):
-    body = "".join(f"    {line}\n" for line in lines)
-    return f"{before}def assign(model, values):\n{body}"
+    return before + function("assign(model, values)")(*lines)
 
 
 _PAIRS = "for weight, fresh in zip(model.parameters(), values):"
 _NO_GRAD = "@torch.no_grad()\n"
 
 
-def _best(*lines):
-    return "def best(loss, w, dw):\n" + "".join(f"    {line}\n" for line in lines)
-
-
-def _passes(*lines):
-    return "def forward_passes(model, cycles):\n" + "".join(
-        f"    {line}\n" for line in lines
-    )
-
-
 def _he(expression):
     return f"def he(weight):\n    return {expression}\n"
-
-
-def _anneal(*lines):
-    return "def anneal(sigma, cycle, cycles, final):\n" + "".join(
-        f"    {line}\n" for line in lines
-    )
 
 
 _CYCLE = """
@@ -50,14 +39,7 @@ def run_cycle(model, sigmas, draw, take, loss):
 """
 
 
-def _cycle(*changes):
-    """Return a right cycle with pieces of it exchanged: (old, new)."""
-    answer = _CYCLE
-    for old, new in changes:
-        assert old in answer, old
-        answer = answer.replace(old, new)
-    return answer
-
+_cycle = changed(_CYCLE)
 
 _KINDS = "if not isinstance(layer, (nn.Linear, nn.Conv2d)):"
 _TAKE = "                inputs, targets = take()\n"

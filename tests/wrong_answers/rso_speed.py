@@ -1,31 +1,25 @@
 """Wrong answers to the exercises of lesson 09, each with a piece of its message."""
 
+from tests.wrong_answers import function
 
-def _function(head, *lines):
-    return f"def {head}:\n" + "".join(f"    {line}\n" for line in lines)
+_time = function("prefix_seconds(costs, weights, batch, rate)")
+_mend = function("mend(x, a, z, second, o, i, by)")
+_normalize = function("normalize(x, candidates)")
+_decide = function("decide(shares)")
+_kernel = function("fold(weight, size)")
 
 
 def _seconds(expression):
-    return _function(
-        "prefix_seconds(costs, weights, batch, rate)", f"return {expression}"
-    )
+    return _time(f"return {expression}")
 
 
 def _sweeps(term, factor="3 * batch / rate"):
     return _seconds(f"{factor} * sum({term} for d, n in enumerate(weights))")
 
 
-def _mend(*lines):
-    return _function("mend(x, a, z, second, o, i, by)", *lines)
-
-
 _NEW = "new = a[:, o] + by * x[:, i]"
 _CHANGE = "change = new.relu() - a[:, o].relu()"
 _STORE = "a[:, o] = new"
-
-
-def _normalize(*lines):
-    return _function("normalize(x, candidates)", *lines)
 
 
 _APART = "apart = x.view(candidates, -1, x.shape[1])"
@@ -41,11 +35,7 @@ def _fold(expression, places=_PLACES):
     shifts = "[(x, size - 1 - x, y, size - 1 - y) for y, x in places]"
     shifted = f"[pad(weight, shift) for shift in {shifts}]"
     lines = f"places = {places}", f"shifted = {shifted}", f"return {expression}"
-    return _function("fold(weight, size)", *lines)
-
-
-def _decide(*lines):
-    return _function("decide(shares)", *lines)
+    return _kernel(*lines)
 
 
 _SUMS = "sums = [s for s, _ in shares]"
@@ -113,8 +103,7 @@ WRONG = {
             "You round to whole seconds",
         ),
         (
-            _function(
-                "prefix_seconds(costs, weights, batch, rate)",
+            _time(
                 "total = 0",
                 "for n in weights:",
                 "    total += n * sum(costs)",
@@ -267,7 +256,7 @@ WRONG = {
         ),
     ],
     "fold": [
-        (_function("fold(weight, size)", "return ..."), "There is still a"),
+        (_kernel("return ..."), "There is still a"),
         (_fold("sum(shifted)"), "A mean divides by size * size"),
         (_fold("sum(shifted) / size"), "You divide by size; a block has"),
         (_fold("sum(shifted) / 4"), "You divide by 4"),
@@ -288,24 +277,21 @@ WRONG = {
         (_fold("avg_pool2d(weight, size)"), "(4, 2, 1, 1)"),
         (_fold("sum(shifted).flip(2, 3) / size**2"), "upside down"),
         (
-            _function(
-                "fold(weight, size)",
+            _kernel(
                 "corners = [(0, 0), (0, 1), (1, 0), (1, 1)]",
                 "return sum(pad(weight, (x, 1 - x, y, 1 - y)) for y, x in corners) / 4",
             ),
             "right for blocks of 2 x 2 alone",
         ),
         (
-            _function(
-                "fold(weight, size)",
+            _kernel(
                 "grown = pad(weight, (size - 1, size - 1, size - 1, size - 1))",
                 "return grown / size**2",
             ),
             "on both sides of each axis",
         ),
         (
-            _function(
-                "fold(weight, size)",
+            _kernel(
                 "places = [(y, x) for y in range(size) for x in range(size)]",
                 "grown = [pad(weight, (x, size - x, y, size - y)) for y, x in places]",
                 "return sum(grown) / size**2",
@@ -373,8 +359,7 @@ WRONG = {
             "of 200 and of 10 images by",
         ),
         (
-            _function(
-                "decide(shares)",
+            _decide(
                 "a, b, c = (sum(sums[k] for sums, _ in shares) for k in range(3))",
                 "if a <= min(b, c):",
                 "    return 0",
@@ -383,16 +368,14 @@ WRONG = {
             "w + dw stands first",
         ),
         (
-            _function(
-                "decide(shares)",
+            _decide(
                 "sums = [round(sum(s[k] for s, _ in shares), 2) for k in range(3)]",
                 "return (0, 1, -1)[sums.index(min(sums))]",
             ),
             "Do not round them",
         ),
         (
-            _function(
-                "decide(shares)",
+            _decide(
                 "sums = [a + b for a, b in zip(shares[0][0], shares[-1][0])]",
                 "sums = sums if len(shares) > 1 else shares[0][0]",
                 "return (0, 1, -1)[sums.index(min(sums))]",
@@ -400,16 +383,14 @@ WRONG = {
             "one of them does not count",
         ),
         (
-            _function(
-                "decide(shares)",
+            _decide(
                 "sums = [abs(sum(s[k] for s, _ in shares)) for k in range(3)]",
                 "return (0, 1, -1)[sums.index(min(sums))]",
             ),
             "a sum may be negative",
         ),
         (
-            _function(
-                "decide(shares)",
+            _decide(
                 "total = shares[0][0]",
                 "for sums, _ in shares[1:]:",
                 "    for k in range(3):",

@@ -1,10 +1,9 @@
 """Wrong answers to the exercises of lesson 07, each with a piece of its message."""
 
+from tests.wrong_answers import changed, function
 
-def _nesterov(*lines):
-    head = "def nesterov(v, x, g, eta, rho):\n"
-    return head + "".join(f"    {line}\n" for line in lines)
-
+_nesterov = function("nesterov(v, x, g, eta, rho)")
+_freeze = function("freeze_part(state, name)")
 
 _NEW = "v = rho * v - eta * g"
 
@@ -19,10 +18,6 @@ MEAN, CLIP, DECAY = (
     "WeightDecay(0.1)",
 )
 BALL = "Momentum(0.1, 0.5)"
-
-
-def _freeze(*lines):
-    return "def freeze_part(state, name):\n" + "".join(f"    {x}\n" for x in lines)
 
 
 def _schedule(rise, fall, done="(step - warmup) / (total - warmup)"):
@@ -67,13 +62,7 @@ class Careful:
 """
 
 
-def _careful(*changes):
-    text = _CAREFUL
-    for old, new in changes:
-        assert text.count(old) == 1, old
-        text = text.replace(old, new)
-    return text
-
+_careful = changed(_CAREFUL)
 
 _AGREES = "        agrees = dx * g > 0\n"
 _REST = "        if dx is None:\n            return (memory, steps), None\n"
@@ -227,6 +216,21 @@ WRONG = {
             "not the inner rule's",
         ),
         (_careful(("init(x), 0", "init(x), 1")), "the count is 1; wanted 0"),
+        (_careful(("/ self.warmup", "/ 4")), "the warm-up takes 4 steps"),
+        (
+            _careful(("dx * g > 0", "(dx * g > 0) & (x.abs() >= 1)")),
+            "In Chain(WeightDecay(0.1), Careful(...), ClipGrad(0.1))",
+        ),
+        (
+            _careful(
+                ("dx = self.rule.apply", "dx = Careful.kept.apply"),
+                (
+                    "return self.rule",
+                    "Careful.kept = self.rule\n        return self.rule",
+                ),
+            ),
+            "the step is not that of the new eta",
+        ),
         (
             _careful(
                 (_COUNT, "return memory, steps + 1, share"),

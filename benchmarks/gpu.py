@@ -35,8 +35,6 @@ from course_lib.files import replacing
 from course_lib.models import small_cnn
 from course_lib.rso import RSO, proposals
 from course_lib.rso.eager.on_device import OnDevice
-from course_lib.rso.eager.sweeps import Task
-from course_lib.rso.losses import cross_entropy
 from course_lib.rso.modes import search_mode
 from course_lib.rso.parallel.processes import Processes
 from course_lib.rso.steps import DeviceStep, RecordedStep, Rules
@@ -178,14 +176,7 @@ def cycle(case: Case, kind: type[DeviceStep], timed: int) -> dict[str, float]:
     found = {}
     with search_mode(case.model):
         for target in reversed(case.targets()):
-            task = Task(
-                case.model,
-                target,
-                case.values(target, torch.Generator().manual_seed(0)),
-                case.dealt,
-                cross_entropy,
-                case.network,
-            )
+            task = case.task(target)
             sweep = OnDevice(task)
             is_recorded = kind is RecordedStep and sweep.is_repeatable
             step = (RecordedStep if is_recorded else DeviceStep)(rules, task, sweep)
@@ -211,14 +202,7 @@ def profile(case: Case) -> Iterator[str]:
     target = max(case.targets(), key=lambda t: len(t.values))
     both = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with search_mode(case.model):
-        task = Task(
-            case.model,
-            target,
-            case.values(target, torch.Generator().manual_seed(0)),
-            case.dealt,
-            cross_entropy,
-            case.network,
-        )
+        task = case.task(target)
         rules = Rules(case.dealt, Processes.current(), 1e-6, 1)
         step = DeviceStep(rules, task, OnDevice(task))
         for weight in range(4):

@@ -92,21 +92,20 @@ class Case:
         parameters = [target.parameter for target in reversed(self.targets())]
         return Prefixes(self.network, parameters, math.inf)
 
-    def values(self, target: Target, generator: torch.Generator) -> Tensor:
-        """Return what each weight may become, as a search draws it."""
-        weights = target.values
+    def task(self, target: Target) -> Task:
+        """Return a parameter's task; what each weight may become is drawn as usual."""
+        generator, weights = torch.Generator().manual_seed(0), target.values
         drawn = torch.randn(len(weights), generator=generator).to(weights)
         moves = proposals.base_sigma(target, "measured") * drawn
-        return torch.stack([weights, weights + moves, weights - moves], dim=1)
+        values = torch.stack([weights, weights + moves, weights - moves], dim=1)
+        return Task(self.model, target, values, self.dealt, cross_entropy, self.network)
 
     def sweep(self, target: Target, engine: str) -> Timed:
         """Return one engine's sweep of a parameter, not yet begun."""
-        generator, dealt = torch.Generator().manual_seed(0), self.dealt
-        values = self.values(target, generator)
-        task = Task(self.model, target, values, dealt, cross_entropy, self.network)
+        task, generator = self.task(target), torch.Generator().manual_seed(1)
         if engine == "incremental":
             task.prefixes = self.prefixes
-        apart = self.minibatches / len(dealt)
+        apart = self.minibatches / len(self.dealt)
         return Timed(SWEEPS[engine](task), task, apart, generator)
 
 
@@ -271,13 +270,11 @@ class Counted:
 def host_work(case: Case) -> None:
     """Print what the host starts for a proposal: its operations, or a recording."""
     target = max(case.targets(), key=lambda t: len(t.values))
-    values = case.values(target, torch.Generator().manual_seed(0))
     rules = Rules(case.dealt, Processes.current(), 1e-6, 1)
     found = {}
     for kind in (DeviceStep, RecordedStep):
         with search_mode(case.model):
-            network = case.network
-            task = Task(case.model, target, values, case.dealt, cross_entropy, network)
+            task = case.task(target)
             step = kind(rules, task, OnDevice(task))
             step.recordings = recordings = Counted()
             for weight in range(20, 30):

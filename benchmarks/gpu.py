@@ -29,7 +29,7 @@ from rso import Case, matmul_rate, multiply_adds, paper, synchronize
 
 from course_lib import data
 from course_lib.began import FOLDER_64, Config
-from course_lib.began.training import Run
+from course_lib.began.run import Run
 from course_lib.data import Split
 from course_lib.files import replacing
 from course_lib.models import small_cnn

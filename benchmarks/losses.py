@@ -19,7 +19,7 @@ from _timing import Ways, compare, complain, parse
 from torch import Tensor, nn
 
 from course_lib.began import DIGITS
-from course_lib.began.training import Run
+from course_lib.began.run import Run
 from course_lib.device import pick_device
 from course_lib.losses import absolute_error
 from course_lib.vat import virtual_adversarial_loss

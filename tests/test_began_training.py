@@ -11,16 +11,9 @@ import torch
 from PIL import Image
 from torch.utils.data import TensorDataset
 
-from course_lib.began import DIGITS, Config
-from course_lib.began.training import (
-    History,
-    Record,
-    Run,
-    image_folder,
-    learning_rate,
-    train,
-    watch,
-)
+from course_lib.began import DIGITS, Config, History, Run, image_folder, train, watch
+from course_lib.began.history import Record
+from course_lib.began.run import learning_rate
 from course_lib.data import load
 from course_lib.training import TrainingError
 

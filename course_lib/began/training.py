@@ -11,11 +11,9 @@
 import contextlib
 import inspect
 import itertools
-import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,135 +23,13 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from tqdm.auto import tqdm
 
-from course_lib.began.history import History, Record
-from course_lib.began.losses import BEGANLoss, gradients_
-from course_lib.began.networks import Config, autoencoder, generator
+from course_lib.began.history import Record
+from course_lib.began.networks import Config
+from course_lib.began.run import PARTS, Run, stream
 from course_lib.checks import require_ints
-from course_lib.device import forget_casts, pick_device
+from course_lib.device import pick_device
 from course_lib.files import replacing
-from course_lib.training.history import TrainingError
-from course_lib.trees import all_finite
 from course_lib.vision import import_torchvision
-
-__all__ = ["History", "Run", "image_folder", "learning_rate", "train", "watch"]
-
-
-class Run:
-    """The state of a run: `generator`, `discriminator`, `loss`, `history`, `steps`.
-
-    `train` and `watch` make one and train it. Its weights, batches and latents depend
-    on the seed alone, whatever else draws random numbers.
-    """
-
-    def __init__(self, config: Config, *, seed: int, device: torch.device) -> None:
-        self.config, self.seed, self.device = config, seed, device
-        self.steps, self.history = 0, History()
-        with torch.random.fork_rng(devices=[]):  # the weights are drawn on the CPU
-            torch.default_generator.set_state(_stream(seed, 0).get_state())
-            self.generator = generator(config).to(device)
-            self.discriminator = autoencoder(config).to(device)
-        self.loss = BEGANLoss(gamma=config.gamma, lambda_k=config.lambda_k).to(device)
-        both = [*self.generator.parameters(), *self.discriminator.parameters()]
-        self.optimizer = torch.optim.Adam(both, fused=True)
-        self._random = _stream(seed, 1)
-
-    def step(self, images: Tensor) -> Tensor:
-        """Update both players, then k and M; return L_real, L_gen and M, shape (3,).
-
-        Raises:
-            TrainingError: an error or a gradient is not finite; the weights and k are
-                unchanged.
-        """
-        latents = self._latents(len(images), self._random)
-        self.optimizer.param_groups[0]["lr"] = learning_rate(self.config, self.steps)
-        self.optimizer.zero_grad()
-        players = self.loss, self.generator, self.discriminator
-        mixed = self.config.mixed_precision
-        errors = gradients_(*players, images, latents, mixed_precision=mixed)
-        self._require_finite(torch.stack(errors))
-        self.optimizer.step()
-        forget_casts()
-        self.loss.update_(*errors)
-        self.steps += 1
-        return torch.stack([*errors, self.loss.M])
-
-    @torch.no_grad()
-    def samples(self, count: int = 64) -> Tensor:
-        """Return generated pixels in [0, 1], from the same latents at each call."""
-        latents = self._latents(count, _stream(self.seed, 2))
-        return self.generator(latents).clamp(0, 1)
-
-    def _latents(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw from U(-1, 1), on the CPU: the same numbers for every device."""
-        drawn = torch.rand(count, self.config.latent, generator=generator)
-        return (2 * drawn - 1).to(self.device)
-
-    def _require_finite(self, errors: Tensor) -> None:
-        real, made = errors.tolist()  # the step's one wait for a GPU
-        moved = self.optimizer.param_groups[0]["params"]
-        if not (math.isfinite(real) and math.isfinite(made)):
-            found = f"L_real is {real:.4g} and L_gen {made:.4g}; wanted finite numbers"
-            advice = ", or look for nan in the images"
-        elif not all_finite([p.grad for p in moved if p.grad is not None]):
-            found = "a gradient is nan or infinite, though the errors are finite"
-            advice = ""
-        else:
-            return
-        raise TrainingError(
-            f"began: step {self.steps + 1}: {found}. The weights and k are those "
-            f"before this step. Lower the learning rate{advice}.",
-            self.history,
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything that a run needs to continue to the same numbers."""
-        parts = {name: getattr(self, name).state_dict() for name in _PARTS}
-        records = [tuple(record) for record in self.history.records]
-        own = {"steps": self.steps, "records": records, "seed": self.seed}
-        random = self._random.get_state()
-        return {**parts, **own, "random": random, "config": asdict(self.config)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state of a run with the same seed and configuration.
-
-        The number of steps in the configuration may differ: a run can be extended.
-
-        Raises:
-            ValueError: the seed or the configuration differs.
-        """
-        ours = {**asdict(self.config), "seed": self.seed, "steps": None}
-        theirs = {**state["config"], "seed": state["seed"], "steps": None}
-        for name, value in ours.items():
-            if theirs.get(name) != value:
-                raise ValueError(
-                    f"load_state_dict: the checkpoint's run has {name}="
-                    f"{theirs.get(name)!r}, this one {value!r}. Take that value, or "
-                    "another file."
-                )
-        for name in _PARTS:
-            getattr(self, name).load_state_dict(state[name])
-        self._random.set_state(state["random"])
-        self.steps = state["steps"]
-        self.history.records[:] = [Record(*each) for each in state["records"]]
-
-
-_PARTS = ("generator", "discriminator", "loss", "optimizer")
-
-
-def _stream(seed: int, number: int) -> torch.Generator:
-    """Return generator 0 to 3: of weights, latents, samples, order of the images."""
-    return torch.Generator().manual_seed(4 * seed + number)
-
-
-def learning_rate(config: Config, step: int) -> float:
-    """Return the rate of a step, counted from 0.
-
-    >>> from course_lib.began import FOLDER_64
-    >>> [learning_rate(FOLDER_64, step) for step in (0, 4999, 5000, 10**6)]
-    [0.0001, 0.0001, 9e-05, 1e-05]
-    """
-    rate = config.learning_rate * config.decay ** (step // config.decay_every)
-    return max(rate, config.lowest_rate)
 
 
 def image_folder(path: str | os.PathLike[str], *, size: int = 64) -> TorchDataset:
@@ -305,6 +181,7 @@ def _stretches(
         total += run.step(batch)
         if run.steps % every and run.steps != run.config.steps:
             continue
+        run.check()
         real, made, convergence = (total / (run.steps - first)).tolist()
         errors, k = (run.steps, real, made), run.loss.k.item()
         seconds = time.perf_counter() - start
@@ -337,7 +214,7 @@ def _order(count: int, size: int, seed: int) -> Iterator[Tensor]:
 
     The samples that don't fill the last batch of a pass are left out of it.
     """
-    generator = _stream(seed, 3)
+    generator = stream(seed, 3)
     while True:
         shuffled = torch.randperm(count, generator=generator)
         yield from shuffled[: count - count % size].split(size)
@@ -347,7 +224,7 @@ def _read(path: Path) -> dict[str, Any]:
     """Read a checkpoint; nothing in the file is run."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if not {*_PARTS, "steps", "records", "seed", "random", "config"} <= set(state):
+        if not {*PARTS, "steps", "records", "seed", "random", "config"} <= set(state):
             raise ValueError("entries are missing")
     except Exception as error:  # a damaged file can fail in any way
         raise ValueError(

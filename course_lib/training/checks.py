@@ -163,8 +163,11 @@ class BufferCopies:
         self._kinds: list[tuple[Any, ...]] = []
 
     @torch.no_grad()
-    def take(self) -> None:
-        """Copy the buffers; a lazy one has no values yet."""
+    def take(self, *, unless: Tensor | None = None) -> None:
+        """Copy the buffers; a lazy one has no values yet.
+
+        Where `unless` is 1, after a failure that nobody has read, the copies stay.
+        """
         found = [
             (space, name, buffer)
             for space in (module._buffers for module in self.model.modules())
@@ -175,8 +178,12 @@ class BufferCopies:
         self.buffers = [buffer for _, _, buffer in found]
         kinds = [(b.shape, b.dtype, b.device, b.layout) for b in self.buffers]
         if kinds and kinds == self._kinds:
-            torch._foreach_copy_(self.copies, self.buffers)
-        else:
+            new = self.buffers
+            if unless is not None:
+                pairs = zip(self.copies, self.buffers, strict=True)
+                new = [torch.where(unless > 0, *pair) for pair in pairs]
+            torch._foreach_copy_(self.copies, new)
+        elif unless is None or not self._kinds or not unless:
             self.copies = [buffer.clone() for buffer in self.buffers]
             self._kinds = kinds
 

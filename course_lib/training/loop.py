@@ -3,8 +3,8 @@
 import math
 import os
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,9 +36,10 @@ from course_lib.training.checks import (
     require_optimizer,
     scalar,
 )
+from course_lib.training.finite import FiniteSteps, read_scalars
 from course_lib.training.history import Epoch, History, TrainingError
 from course_lib.training.reach import Reach, all_parameters, names_of
-from course_lib.trees import all_finite, require_module
+from course_lib.trees import require_module
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -102,6 +103,9 @@ def fit(
             train on one sample.
         progress: show a bar; TQDM_DISABLE=1 in the environment hides it too.
 
+    A step waits for a GPU once, to see that its numbers are finite; with a fused
+    optimizer, such as Adam(..., fused=True), a hundred steps do so together.
+
     Raises:
         TrainingError: the loss, the penalty, a term or a gradient is not finite. The
             weights and buffers are those before that batch; the error has the History.
@@ -132,7 +136,7 @@ def fit(
     batches = Batches("fit", data, device_of(model), generator=generator, **options)
     hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
     bar = tqdm(range(1, epochs + 1), unit="epoch", disable=hidden)
-    with closing(bar), closing(trainer.reach), restored_modes(model.modules()):
+    with closing(bar), closing(trainer), restored_modes(model.modules()):
         for number in bar:
             start = time.perf_counter()
             terms = trainer.run_epoch(batches, number)
@@ -159,18 +163,20 @@ def evaluate(
     """
     require_module("evaluate", model)
     require_loss("evaluate", loss)
-    total, right, samples = 0.0, 0.0, 0
+    losses, rights, sizes = [], [], []
     batches = Batches("evaluate", split, device_of(model), batch_size, shuffle=False)
     # The collector's terms are not used.
     with restored_modes(model.modules()), LossCollector():
         model.eval()
         for batch in batches:
             outputs = call_model("evaluate", model, batch)
-            value = call_loss("evaluate", loss, outputs, batch)
-            total += float(value) * batch.size
-            right += _count_right(outputs, batch.targets)
-            samples += batch.size
-    return total / samples, right / samples
+            losses.append(call_loss("evaluate", loss, outputs, batch))
+            rights.append(_count_right(outputs, batch.targets))
+            sizes.append(batch.size)
+    total = sum(
+        mean * size for mean, size in zip(read_scalars(losses), sizes, strict=True)
+    )
+    return total / sum(sizes), sum(read_scalars(rights)) / sum(sizes)
 
 
 @dataclass
@@ -190,51 +196,69 @@ class _Trainer:
         self.needs_closure = needs_closure(self.optimizer)
         self.reach = Reach(self.model, self.optimizer)
         self.buffers = BufferCopies(self.model)
+        self.steps = FiniteSteps(self.optimizer)
         self.place = "fit"
+        self.records: list[tuple[int, dict[str, float]]] = []  # of an epoch's steps
+
+    def close(self) -> None:
+        """Remove what helps to train from the model and the optimizer."""
+        self.reach.close()
+        self.steps.close()
 
     def run_epoch(self, batches: Batches, epoch: int) -> dict[str, float]:
         """Return the means over the samples of loss, penalty and each term."""
         self.model.train()
         for part in self.frozen:
             part.training = False
-        totals: dict[str, float] = {}
-        samples = 0
+        self.records = []
         for number, batch in enumerate(batches, start=1):
             self.place = f"fit: epoch {epoch}, batch {number}"
-            for name, value in self.step(batch).items():
-                totals[name] = totals.get(name, 0.0) + value * batch.size
-            samples += batch.size
+            with self._undone_if_it_fails():
+                self.buffers.take(unless=self.steps.skips)
+                step = self._step_with_closure if self.needs_closure else self._step
+                step(batch)
+        with self._undone_if_it_fails():
+            self._read()
         self.reach.warn()
+        totals = {"loss": 0.0, "penalty": 0.0}  # columns of every History
+        for size, values in self.records:
+            for name, value in values.items():
+                totals[name] = totals.get(name, 0.0) + value * size
+        samples = sum(size for size, _ in self.records)
         return {name: total / samples for name, total in totals.items()}
 
-    def step(self, batch: Batch) -> dict[str, float]:
-        self.buffers.take()
+    @contextmanager
+    def _undone_if_it_fails(self) -> Iterator[None]:
+        """Restore the buffers if this step fails, or one that was not read before."""
         try:
-            if self.needs_closure:
-                return self._step_with_closure(batch)
-            values = self._backward(batch)
-            self._step()
-            return values
+            yield
         except Exception:
-            self.buffers.restore()
+            try:
+                self._read()
+            finally:
+                self.buffers.restore()
             raise
 
-    def _step(self) -> None:
+    def _step(self, batch: Batch) -> None:
+        self._backward(batch)
+        if self.steps.is_due:
+            self._read()
         try:
             self.optimizer.step()
         except ERRORS as error:
             explain(error, self.place, type(self.optimizer).__name__)
             raise
 
-    def _step_with_closure(self, batch: Batch) -> dict[str, float]:
+    def _step_with_closure(self, batch: Batch) -> None:
         """Let the optimizer compute loss and gradients as often as it needs them."""
         moved = all_parameters(self.optimizer)
         before = [p.detach().clone() for p in moved]
-        calls: list[dict[str, float]] = []
+        steps = len(self.records)
 
         def closure() -> float:
-            calls.append(self._backward(batch))
-            return sum(calls[-1].values())
+            self._backward(batch)
+            self._read()
+            return sum(self.records[-1][1].values())
 
         try:
             self.optimizer.step(closure)
@@ -242,15 +266,15 @@ class _Trainer:
             with torch.no_grad():
                 torch._foreach_copy_(moved, before)
             raise
-        return calls[0]
+        del self.records[steps + 1 :]  # only its first call is a step of the History
 
-    def _backward(self, batch: Batch) -> dict[str, float]:
-        """Leave finite gradients in .grad; return the parts of the loss."""
+    def _backward(self, batch: Batch) -> None:
+        """Leave gradients in .grad, and note the numbers of the step."""
         parts = self.parts(batch)
         self.reach.note(self.place, parts)
-        values = {"loss": 0.0, "penalty": 0.0}  # both are columns of the History
-        values |= {name: part.item() for name, part in parts.items()}
-        self._require_finite(values)
+        self.steps.note((self.place, batch.size, tuple(parts)), list(parts.values()))
+        if self.steps.is_on_cpu:  # nothing to wait for: before the hook sees gradients
+            self._read()
         total, *others = parts.values()
         for part in others:
             total = total + part
@@ -262,20 +286,20 @@ class _Trainer:
             raise
         if self.after_backward:
             self.after_backward(self.model)
-        self._require_finite_gradients()
-        return values
-
-    def _require_finite_gradients(self) -> None:
         moved = [p for p in all_parameters(self.optimizer) if p.grad is not None]
-        if not all_finite([p.grad for p in moved]):
-            wrong = [p for p in moved if not all_finite([p.grad])]
-            raise TrainingError(
-                f"{self.place}: the loss is finite, but the gradient of "
-                f"{', '.join(names_of(self.model, wrong))} is not. The weights are "
-                "those before this batch. Look for a root, a norm or a logarithm at 0 "
-                "and for where() around one, or lower the learning rate.",
-                self.history,
+        self.steps.note_gradients((self.place, 0, moved), [p.grad for p in moved])
+
+    def _read(self) -> None:
+        """Record the losses noted since the last time; refuse the first failure."""
+        for (place, size, names), numbers in self.steps.read():
+            values = dict(zip(names, numbers, strict=True))
+            if all(map(math.isfinite, numbers)):
+                self.records += [(size, values)] if size else []
+                continue
+            reason = (
+                _wrong_loss(values) if size else _wrong_gradient(self.model, values)
             )
+            raise TrainingError(f"{place}: {reason}", self.history)
 
     def parts(self, batch: Batch) -> dict[str, Tensor]:
         """Return the scalars to be minimized, by name."""
@@ -297,26 +321,34 @@ class _Trainer:
                 )
         return parts | collector.terms
 
-    def _require_finite(self, values: dict[str, float]) -> None:
-        if not all(map(math.isfinite, values.values())):
-            others = [f"{name} {v:.4g}" for name, v in values.items() if name != "loss"]
-            raise TrainingError(
-                f"{self.place}: the loss is {values['loss']:.4g} "
-                f"and the {' and the '.join(others)}; wanted finite numbers. The "
-                "weights are those before this batch. Lower the learning rate, or "
-                "look for nan in the inputs.",
-                self.history,
-            )
+
+def _wrong_loss(values: dict[str, float]) -> str:
+    first, *others = ({"loss": 0.0, "penalty": 0.0} | values).items()
+    shown = [f"{name} {value:.4g}" for name, value in others]
+    return (
+        f"the loss is {first[1]:.4g} and the {' and the '.join(shown)}; wanted finite "
+        "numbers. The weights are those before this batch. Lower the learning rate, or "
+        "look for nan in the inputs."
+    )
 
 
-def _count_right(outputs: Any, labels: Any) -> float:
+def _wrong_gradient(model: nn.Module, marks: dict[Tensor, float]) -> str:
+    wrong = [p for p, mark in marks.items() if not math.isfinite(mark)]
+    return (
+        f"the loss is finite, but the gradient of {', '.join(names_of(model, wrong))} "
+        "is not. The weights are those before this batch. Look for a root, a norm or a "
+        "logarithm at 0 and for where() around one, or lower the learning rate."
+    )
+
+
+def _count_right(outputs: Any, labels: Any) -> Tensor:
+    """Return how many class numbers are right; nan where there are no classes."""
     are_logits = isinstance(outputs, Tensor) and outputs.dim() == 2
-    if not are_logits or outputs.shape[1] < 2:
-        return math.nan
-    are_labels = isinstance(labels, Tensor) and labels.shape == outputs.shape[:1]
-    if not are_labels or labels.dtype not in _INTEGERS:
-        return math.nan
-    return float((outputs.argmax(dim=1) == labels).sum())
+    are_logits = are_logits and outputs.shape[1] >= 2
+    are_labels = isinstance(labels, Tensor) and labels.dtype in _INTEGERS
+    if not (are_logits and are_labels and labels.shape == outputs.shape[:1]):
+        return torch.tensor(math.nan)
+    return (outputs.argmax(dim=1) == labels).sum()
 
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)

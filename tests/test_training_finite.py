@@ -9,8 +9,10 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils.data import TensorDataset
 
+from course_lib.losses import add_loss
 from course_lib.training import TrainingError, evaluate, fit
 from course_lib.training.finite import FiniteSteps, read_scalars
+from course_lib.vat import virtual_adversarial_loss
 from tests.pretended_gpu.patches import pretended_gpu
 from tests.pretended_gpu.tensors import waits
 
@@ -65,6 +67,20 @@ def test_terms_and_penalties_are_read_with_the_loss(gpu):
     waits.clear()
     train(model, adam(model), data(3), penalty=lambda m: m[0].weight.square().sum())
     assert sum(waits.values()) == 3
+
+
+def test_a_virtual_adversarial_term_waits_for_nothing(gpu):
+    def add(model, inputs, outputs):
+        add_loss("vat", virtual_adversarial_loss(model, inputs))
+
+    for batches in (3, 6):
+        model = network().to(gpu)
+        waits.clear()
+        history = train(
+            model, adam(model, fused=True), data(batches), after_forward=add
+        )
+        assert sum(waits.values()) == 1
+        assert history["vat"][0] > 0
 
 
 def test_evaluate_waits_twice(gpu):

@@ -6,13 +6,15 @@ from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from rso_cases import random_split, side_by_side
 from torch import nn
 
 from course_lib import data
 from course_lib.data import Split
 from course_lib.models import rso_mnist_cnn, small_cnn
-from course_lib.rso import RSO, SearchError, steps
+from course_lib.rso import RSO, SearchError, proposals, steps
 from course_lib.rso import search as searches
 from course_lib.rso.eager.incremental import Incremental
 from course_lib.rso.eager.sweeps import Task
@@ -175,13 +177,39 @@ def test_a_nan_of_the_host_changes_nothing():
 def test_which_calls_are_close(losses, expected, samples):
     slack = 1e-6 * 2 * samples
     sums = [samples + slack * each for each in losses]
-    assert steps.is_close(sums, samples, 1e-6) is expected
+    assert is_close(sums, samples, 1e-6) is expected
+
+
+def is_close(losses, samples, tolerance):
+    """Tell whether two of the losses were asked for again, and give the same winner."""
+    asked = []
+
+    def exact(number):
+        asked.append(number)
+        return losses[number]
+
+    found = steps.certain_winner(losses, samples, tolerance, exact)
+    assert found == proposals.winner(losses, samples, tolerance)
+    assert len(asked) == len(set(asked)) != 1
+    return bool(asked)
 
 
 def test_a_call_is_close_only_where_rounding_can_decide_it():
     losses = [100.0, 100.0 + 1e-5, 300.0]  # of 100 samples, a slack above the bar
-    assert not steps.is_close(losses, 100, 1e-6)
-    assert steps.is_close([loss / 10 for loss in losses], 10, 1e-6)
+    assert not is_close(losses, 100, 1e-6)
+    assert is_close([loss / 10 for loss in losses], 10, 1e-6)
+
+
+@given(st.lists(st.integers(-3, 3), min_size=6, max_size=6))
+def test_rounding_decides_nothing_about_a_winner(numbers):
+    """Losses off by less than half of what is close give the exact ones' winner."""
+    wanted = [100 + number / 2 * 2e-4 for number in numbers[:3]]
+    off = [number / 3 * 0.24 * steps.rounding(100, 100) for number in numbers[3:]]
+    losses = [a + b for a, b in zip(wanted, off, strict=True)]
+    if losses[0] in losses[1:]:  # means to have no effect
+        return
+    found = steps.certain_winner(losses, 100, 1e-6, wanted.__getitem__)
+    assert found == proposals.winner(wanted, 100, 1e-6)
 
 
 def narrow(depth=5, width=6):

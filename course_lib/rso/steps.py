@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from course_lib.rso import proposals
 from course_lib.rso.eager.on_device import OnDevice
 from course_lib.rso.eager.plan import State
 from course_lib.rso.eager.prefixes import multiply_adds
-from course_lib.rso.eager.sweeps import Cached, Reference, Sweep, Task
+from course_lib.rso.eager.sweeps import Cached, Referee, Reference, Sweep, Task
 from course_lib.rso.graphs import Recordings
 from course_lib.rso.interrupts import StopRequest
 from course_lib.rso.minibatches import Minibatches
@@ -76,7 +77,7 @@ class HostStep:
         self.rules, self.sweep, self.target = rules, sweep, task.target
         self.flat, self.values = task.target.values, task.values.tolist()
         self.winners = [0] * len(self.values)
-        self.referee = Reference(task) if _needs_referee(rules, task, sweep) else None
+        self.referee = Referee(task) if _needs_referee(rules, task, sweep) else None
 
     def __call__(self, group: Sequence[int], minibatch: int, asked: bool) -> bool:
         """Judge a group of weights; tell whether any process was asked to stop."""
@@ -98,13 +99,11 @@ class HostStep:
                 "weight was changed by it. Look at the loss and the scale of the "
                 "inputs."
             )
-        if (
-            self.referee
-            and len(group) == 1
-            and is_close(losses, samples, rules.tolerance)
-        ):
-            losses = self.referee.losses(group, minibatch).tolist()
-        winners = self._pick(losses, group, samples)
+        if self.referee and len(group) == 1:
+            exact = functools.partial(self.referee.loss, group[0], minibatch)
+            winners = [certain_winner(losses, samples, rules.tolerance, exact)]
+        else:
+            winners = self._pick(losses, group, samples)
         for weight, winner in zip(group, winners, strict=True):
             self.flat[weight] = self.values[weight][winner]
             self.winners[weight] = winner
@@ -135,17 +134,30 @@ class HostStep:
         return [winner if i == best else 0 for i, winner in enumerate(winners)]
 
 
-def is_close(losses: Sequence[float], samples: int, tolerance: float) -> bool:
-    """Tell whether rounding may decide which of [kept, w + dw, w - dw] has won.
+def certain_winner(
+    losses: Sequence[float],
+    samples: int,
+    tolerance: float,
+    exact: Callable[[int], float],
+) -> int:
+    """Return `proposals.winner` of [kept, w + dw, w - dw], whatever rounding does.
 
-    It may where a loss is near to the bar that it has to pass in `proposals.winner`. A
-    candidate that gives exactly the loss of the unchanged weight has no effect.
+    Two losses are compared again, as `exact` gives them, if one is so near to the bar
+    that the other sets that rounding may decide. A candidate that gives exactly the
+    loss of the unchanged weight has no effect.
     """
-    kept, plus, minus = losses
-    near, slack = rounding(kept, samples), tolerance * (abs(kept) + samples)
-    bar = kept - slack
-    is_tie = any(loss != kept and abs(loss - bar) < near for loss in (plus, minus))
-    return is_tie or (plus < bar and abs(minus - (plus - slack)) < near)
+    near, best = rounding(losses[0], samples), 0
+    known: dict[int, float] = {}
+    for number in (1, 2):
+        gap = losses[number] - losses[best] + tolerance * (abs(losses[0]) + samples)
+        has_effect = best or losses[number] != losses[0]
+        if abs(gap) < near and has_effect:
+            known |= {n: exact(n) for n in {0, best, number} - known.keys()}
+            bar = known[best] - tolerance * (abs(known[0]) + samples)
+            gap = known[number] - bar
+        if gap < 0:
+            best = number
+    return best
 
 
 def rounding(loss: float, samples: int) -> float:

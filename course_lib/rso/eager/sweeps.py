@@ -156,6 +156,19 @@ class Cached(Reference):
         return loss_sum(self.task.loss, env[network.output], labels)
 
 
+class Referee(Cached):
+    """Judges single candidates again, where another engine's rounding might decide."""
+
+    def loss(self, weight: int, number: int, candidate: int) -> float:
+        """Return the loss of `task.values[weight, candidate]` on a mini-batch."""
+        judge, old = self._judge(number), self.flat[weight].item()
+        try:
+            self.flat[weight] = self.task.values[weight, candidate]
+            return judge().item()
+        finally:
+            self.flat[weight] = old
+
+
 def _cut(
     network: Network, parameter: nn.Parameter
 ) -> tuple[list[fx.Node], list[fx.Node], set[fx.Node]]:

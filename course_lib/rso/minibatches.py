@@ -40,6 +40,7 @@ class Minibatches:
             generator = generator_of(seed, "partition")
             shuffled = torch.randperm(len(labels), generator=generator)
             self.parts = list(shuffled.tensor_split(self._count))
+        self._sizes = list(map(len, self.parts))
 
     def __len__(self) -> int:
         """Return how many mini-batches are fixed; 0 of fresh ones."""
@@ -82,7 +83,7 @@ class Minibatches:
 
     def size(self, number: int) -> int:
         """Return the samples of a mini-batch, those of all processes."""
-        return len(self.parts[number]) if self.parts else self.batch_size
+        return self._sizes[number] if self._sizes else self.batch_size
 
     def all(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Return an iterator over this process's parts of the whole data."""

@@ -316,6 +316,31 @@ RIGHT = {
         "    done = Fraction(cycle, max(cycles - 1, 1))\n"
         "    return Fraction(sigma) * (1 - (1 - Fraction(final)) * done)\n"
     ),
+    "closures.guess as a tuple": "answer = 10, 10, 10\n",
+    "closures.guess as a tensor": "answer = torch.full((3,), 10.0)\n",
+    "closures.guess as an array": "import numpy as np\nanswer = np.full(3, 10)\n",
+    "closures.scalers by fractions": (
+        "from fractions import Fraction\n"
+        "def make_scalers(factors):\n"
+        "    def scaler(factor, /):\n"
+        "        return lambda x, *more, **named: Fraction(factor) * Fraction(x)\n"
+        "    return tuple(map(scaler, factors))\n"
+    ),
+    "closures.scalers by partial": (
+        "import operator\n"
+        "def make_scalers(factors):\n"
+        "    return [functools.partial(operator.mul, f) for f in factors]\n"
+    ),
+    "closures.shares by writing and writing back": (
+        "def shares_cell(f, g):\n"
+        "    for a in f.__closure__ or ():\n"
+        "        kept, a.cell_contents = a.cell_contents, (mark := object())\n"
+        "        hit = any(b.cell_contents is mark for b in g.__closure__ or ())\n"
+        "        a.cell_contents = kept\n"
+        "        if hit:\n"
+        "            return True\n"
+        "    return False\n"
+    ),
     "closures.shares": (
         "import numpy as np\n"
         "def shares_cell(f, g):\n"
@@ -331,6 +356,30 @@ RIGHT = {
         "    for child in names:\n"
         "        child.register_forward_hook(hook)\n"
         "    return seen\n"
+    ),
+    "closures.watch with keyword arguments": (
+        "def watch(model):\n"
+        "    seen = []\n"
+        "    def note(name, module, args, kwargs, output):\n"
+        "        seen.extend([name])\n"
+        "        return output\n"
+        "    for name, layer in model.named_children():\n"
+        "        hook = functools.partial(note, name)\n"
+        "        layer.register_forward_hook(hook, with_kwargs=True)\n"
+        "    return seen\n"
+    ),
+    "closures.live as a module": (
+        "class Total(nn.Module):\n"
+        "    def __init__(self, model, coefficients):\n"
+        "        super().__init__()\n"
+        "        found = map(model.get_submodule, coefficients)\n"
+        "        self.layers = nn.ModuleList(found)\n"
+        "        self.numbers = torch.tensor(list(coefficients.values()))\n"
+        "    def forward(self):\n"
+        "        sums = [torch.vdot(m.weight.flatten(), m.weight.flatten())\n"
+        "                for m in self.layers]\n"
+        "        return (torch.stack(sums) * self.numbers).sum(0, keepdim=True)\n"
+        "make_total = Total\n"
     ),
     "closures.live": (
         "def make_total(model, coefficients):\n"
@@ -556,6 +605,19 @@ RIGHT = {
         "    dense = [m for m in model.modules() if isinstance(m, nn.Linear)]\n"
         "    return tuple(functools.partial(cost, m, **r)\n"
         "                 for m, r in zip(dense, rules) if r)\n"
+    ),
+    "closures.pickled by a penalty that notes itself in a list": (
+        "made = []\n"
+        "class Penalty:\n"
+        "    def __init__(self, weight, l1, l2):\n"
+        "        self.weight, self.l1, self.l2 = weight, l1, l2\n"
+        "        made.append(self)\n"
+        "    def __call__(self):\n"
+        "        w = self.weight\n"
+        "        return self.l1 * w.abs().sum() + self.l2 * (w * w).sum()\n"
+        "def make_penalties(model, rules):\n"
+        "    dense = [m for m in model.modules() if isinstance(m, nn.Linear)]\n"
+        "    return [Penalty(m.weight, **r) for m, r in zip(dense, rules) if r]\n"
     ),
     "closures.pickled by a module": (
         "class Penalty(nn.Module):\n"

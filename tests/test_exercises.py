@@ -117,6 +117,10 @@ def fail_in_two_lines():
     raise ValueError("first line\nsecond line")
 
 
+def add_to_a_name_of_outside():
+    total += 1  # noqa: F821, F841
+
+
 def cancel():
     raise asyncio.CancelledError
 
@@ -127,6 +131,8 @@ FAILURES = {
     add_to_the_stub: "There is still a ... in your code. Replace it, then check again.",
     use_a_missing_name: "Your code raised NameError: name 'missing' is not defined. "
     "Run the cells above first.",
+    add_to_a_name_of_outside: "Your code raised UnboundLocalError: cannot access local "
+    "variable 'total' where it is not associated with a value",
     fail_in_two_lines: "Your code raised ValueError: first line",
     cancel: "Your code raised CancelledError: ",
     int: "`0` is not 3.",

@@ -89,6 +89,17 @@ def require_parameters(model: nn.Module, *given: nn.Module) -> None:
     )
 
 
+def settings_of(model: nn.Module) -> list[Any]:
+    """Return what a function that only looks at a model leaves as it is.
+
+    >>> before = settings_of(nn.Linear(1, 1))
+    >>> before == settings_of(nn.Linear(1, 1).eval())
+    False
+    """
+    modes = [module.training for module in model.modules()]
+    return modes + [(p.dtype, p.requires_grad) for p in model.parameters()]
+
+
 def close(got: Any, wanted: Tensor | float, *, within: float = 1e-5) -> bool:
     """Tell whether the answer has the wanted shape and numbers.
 

@@ -149,7 +149,7 @@ def _describe(error: BaseException, answer: Any) -> str:
             f"The check got {given}; wanted a function or a class. Give it the name "
             "alone, without parentheses."
         )
-    if isinstance(error, NameError):
+    if isinstance(error, NameError) and "is not defined" in text:
         return f"Your code raised {kind}: {text}. Run the cells above first."
     if isinstance(error, TypeError) and "ellipsis" in text.lower():
         return "There is still a ... in your code. Replace it, then check again."

@@ -1,8 +1,10 @@
 """Lesson 01: what comes back from a pickle, in its text and its last exercise."""
 
+import contextlib
+import copy
 import io
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import FunctionType
 from typing import Any
 
@@ -42,6 +44,29 @@ def round_trip(thing: Any, answer: Callable[..., Any]) -> Any:
         raise NotYet(
             f"Step 3: the pickle can't be loaded: {type(error).__name__}: {error}."
         ) from error
+
+
+def stores_of(answer: Callable[..., Any]) -> dict[str, Any]:
+    """Return the lists and dictionaries of a notebook's globals and of its classes."""
+    space = dict(getattr(answer, "__globals__", {}))
+    for name, thing in list(space.items()):
+        if isinstance(thing, type) and thing.__module__ == answer.__module__:
+            space |= {f"{name}.{part}": value for part, value in vars(thing).items()}
+    return {k: v for k, v in space.items() if isinstance(v, list | dict)}
+
+
+@contextlib.contextmanager
+def emptied(stores: Iterable[Any]) -> Iterator[None]:
+    """Empty lists and dictionaries for a while: what another process would find."""
+    kept = [(store, copy.copy(store)) for store in stores]
+    for store, _ in kept:
+        store.clear()
+    try:
+        yield
+    finally:
+        for store, content in kept:
+            store.clear()
+            (store.extend if isinstance(store, list) else store.update)(content)
 
 
 class _Pickler(pickle.Pickler):

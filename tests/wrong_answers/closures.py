@@ -29,12 +29,49 @@ def _penalty(value: str) -> str:
     return _CLASS.format(value) + _LOOP
 
 
+def _scaler(
+    *lines: str, before: str = "", after: str = "return [s(f) for f in factors]"
+) -> str:
+    """A factory of factories: `lines` are the body of scale(x), inside of s(f)."""
+    body = "".join(f"            {line}\n" for line in lines)
+    head = "def make_scalers(factors):\n"
+    make = f"    def s(f):\n        def scale(x):\n{body}        return scale\n"
+    return head + before + make + f"    {after}\n"
+
+
+def _watched(
+    *lines: str, hook: str = "seen.append(name)", after: str = "return seen"
+) -> str:
+    """Hooks that are right; `lines` follow the registration of each, in the loop."""
+    return (
+        "def watch(model):\n"
+        "    seen = []\n"
+        "    def reporter(name):\n"
+        "        def hook(module, args, output):\n"
+        f"            {hook}\n"
+        "        return hook\n"
+        "    for name, layer in model.named_children():\n"
+        "        layer.register_forward_hook(reporter(name))\n"
+        + "".join(f"        {line}\n" for line in lines)
+        + f"    {after}\n"
+    )
+
+
+def _shared(condition: str) -> str:
+    """Whether a pair of cells meets a condition."""
+    return (
+        "def shares_cell(f, g):\n"
+        "    mine, theirs = f.__closure__ or (), g.__closure__ or ()\n"
+        f"    return {condition}\n"
+    )
+
+
 WRONG = {
     "guess": [
         ("answer = [0, 1, 2]", "early binding"),
         ("answer = [2, 2, 2]", "changes once more"),
         ("answer = 10", "list of three"),
-        ("answer = (10, 10, 10)", "The values are right; write a list"),
+        ("answer = {10}", "does not return {10}"),
         ("answer = [10, 10]", "does not return [10, 10]"),
     ],
     "scalers": [
@@ -51,7 +88,7 @@ WRONG = {
         (
             "def make_scalers(factors):\n"
             "    return [factor * 10 for factor in factors]\n",
-            "returned numbers",
+            "The list holds int; wanted a function",
         ),
         (
             "def make_scalers(factors):\n"
@@ -60,8 +97,8 @@ WRONG = {
         ),
         (
             "def make_scalers(factors):\n"
-            "    return [lambda x, *, factor=f: factor * x for f in factors]\n",
-            "`scale(10, factor=7)` quietly",
+            "    return [lambda x, *, k=f: k * x for f in factors]\n",
+            "`scale(10, k=7)` quietly",
         ),
         (
             "def make_scalers(factors):\n"
@@ -85,6 +122,81 @@ WRONG = {
         (
             "def make_scalers(factors):\n    [lambda x: f * x for f in factors]\n",
             "returned None; wanted a list",
+        ),
+        (
+            "def make_scalers(factors):\n"
+            "    return [(lambda f: lambda x: f * x) for f in factors]\n",
+            "the list holds the factory itself",
+        ),
+        (
+            "def make_scalers(factors):\n"
+            "    return [lambda x, i=i: factors[i] * x for i in range(len(factors))]\n",
+            "raises IndexError: a default argument is still",
+        ),
+        (
+            "def make_scalers(factors):\n"
+            "    return [(lambda f: lambda x, **more: more.get('factor', f) * x)(f)\n"
+            "            for f in factors]\n",
+            "`scale(10, factor=7)` quietly replaces",
+        ),
+        (
+            "def make_scalers(factors):\n"
+            "    it = iter(list(factors))\n"
+            "    return [lambda x: next(it) * x for _ in factors]\n",
+            "and it is empty",
+        ),
+        (
+            "def make_scalers(factors):\n"
+            "    import itertools\n"
+            "    it = itertools.cycle(list(factors))\n"
+            "    return [lambda x: next(it) * x for _ in factors]\n",
+            "they return [8, 12, 20]; wanted [20, 12, 8]",
+        ),
+        (
+            _scaler("nonlocal f", "f = f * x", "return f"),
+            "A call leaves something behind",
+        ),
+        (_scaler("return f * 10"), "Or does it ignore x?"),
+        (_scaler("x *= f", "return x"), "changes a tensor x in place"),
+        (_scaler("return int(f) * x"), "they return [0, -9, 0, 0]"),
+        (_scaler("return abs(f) * x"), "they return [1.5, 9, 0, 1.5]"),
+        (
+            _scaler("return f * x", after="return [s(f) for f in sorted(factors)]"),
+            "they return [-9, 0, 1.5, 1.5]",
+        ),
+        (
+            _scaler(
+                "return f * x",
+                after="return list({f: s(f) for f in factors}.values())",
+            ),
+            "they return [1.5, -9, 0];",
+        ),
+        (
+            "def make_scalers(factors):\n"
+            "    return [lambda x: 2 * x, lambda x: 3 * x, lambda x: 5 * x]\n",
+            "they return [6, 9, 15]",
+        ),
+        (
+            _scaler(
+                "return f * x",
+                after="return [s(factors.pop(0)) for _ in range(len(factors))]",
+            ),
+            "You changed `factors`",
+        ),
+        (
+            _scaler("return f * x", after="made.extend(s(f) for f in factors)")
+            .replace("(factors)", "(factors, made=[])", 1)
+            .rstrip()
+            + "\n    return made\n",
+            "returned one list",
+        ),
+        (
+            _scaler(
+                "return kept[f] * x",
+                before="    global kept\n    kept = list(factors)\n",
+                after="return [s(i) for i in range(len(kept))]",
+            ),
+            "called with other factors",
         ),
     ],
     "watch": [
@@ -202,6 +314,84 @@ WRONG = {
             "    return seen\n",
             "nothing sorts or leaves out",
         ),
+        (
+            _watched()
+            .replace("(model)", "(model, seen=[])")
+            .replace("    seen = []\n", ""),
+            "returned one list",
+        ),
+        (
+            _watched()
+            .replace("named_children()", "named_modules()")
+            .replace("        layer.register", "        if name: layer.register"),
+            "gave ['stem.inner', 'stem', 'head']",
+        ),
+        (
+            _watched()
+            .replace("named_children()", "named_modules()")
+            .replace(
+                "        layer.register",
+                "        if not list(layer.children()): layer.register",
+            ),
+            "gave ['stem.inner', 'head']",
+        ),
+        (
+            _watched().replace(
+                "model.named_children()",
+                "zip([n for n, _ in model.named_children()], model)",
+            ),
+            "A model that is no `nn.Sequential`",
+        ),
+        (_watched("layer.eval()"), "Leave its mode"),
+        (
+            _watched().replace(
+                "        layer.register",
+                "        layer._forward_hooks.clear()\n        layer.register",
+            ),
+            "A hook that somebody else had registered is gone",
+        ),
+        (
+            _watched(hook="seen.extend(name)"),
+            "the list holds letters",
+        ),
+        (
+            _watched(
+                after="return [layer.register_forward_hook(reporter(name))\n"
+                "            for name, layer in model.named_children()]"
+            ),
+            "It holds RemovableHandle",
+        ),
+        (
+            "def watch(model):\n"
+            "    seen = []\n"
+            "    def wrap(name, forward):\n"
+            "        def run(x):\n"
+            "            seen.append(name)\n"
+            "            return forward(x)\n"
+            "        return run\n"
+            "    for name, layer in model.named_children():\n"
+            "        layer.forward = wrap(name, layer.forward)\n"
+            "    return seen\n",
+            "The `forward` of a layer was replaced",
+        ),
+        (
+            "def watch(model):\n"
+            "    seen, handles = [], []\n"
+            "    def start(module, args):\n"
+            "        for name, layer in model.named_children():\n"
+            "            hook = lambda *_, name=name: seen.append(name)\n"
+            "            handles.append(layer.register_forward_hook(hook))\n"
+            "    def stop(module, args, output):\n"
+            "        while handles: handles.pop().remove()\n"
+            "    model.register_forward_pre_hook(start)\n"
+            "    model.register_forward_hook(stop)\n"
+            "    return seen\n",
+            "a hook for all modules would see every model",
+        ),
+        (
+            _watched(hook="seen += [name]"),
+            "cannot access local variable",
+        ),
     ],
     "shares": [
         (
@@ -247,6 +437,31 @@ WRONG = {
             "    mine, theirs = f.__closure__ or (), g.__closure__ or ()\n"
             "    return not theirs or any(a is b for a in mine for b in theirs)\n",
             "shares nothing",
+        ),
+        (
+            _shared("any(a is b and a.cell_contents for a in mine for b in theirs)")
+            .replace("any(", "any(bool(", 1)
+            .replace("contents for", "contents) for"),
+            "share a cell that holds None",
+        ),
+        (
+            _shared(
+                "len(mine) == len(theirs) and any(\n"
+                "        a is b for a in mine for b in theirs)"
+            ),
+            "the other has two",
+        ),
+        (
+            _shared("sum(a is b for a in mine for b in theirs) == 1"),
+            "share both of their cells",
+        ),
+        (
+            "def shares_cell(f, g):\n"
+            "    mark = object()\n"
+            "    for a in f.__closure__ or ():\n"
+            "        a.cell_contents = mark\n"
+            "    return any(b.cell_contents is mark for b in g.__closure__ or ())\n",
+            "leave in them what they hold",
         ),
     ],
     "live": [
@@ -403,7 +618,7 @@ WRONG = {
         ),
         (
             _PAIRS + "    return lambda: sum(c * w.norm() for w, c in pairs)\n",
-            "wanted 12.5",
+            "wanted 10.75",
         ),
         (
             _PAIRS + "    return lambda: [c * w.square() for w, c in pairs]\n",
@@ -443,6 +658,74 @@ WRONG = {
             "        return sum(c * m.weight.square().sum() for m, c in chosen)\n"
             "    return total\n",
             "names such as 'head'",
+        ),
+        (
+            _PAIRS + "    kept = []\n"
+            "    def total():\n"
+            "        if not kept:\n"
+            "            kept.append(sum(c * w.square().sum() for w, c in pairs))\n"
+            "        return kept[0]\n"
+            "    return total\n",
+            "keeps what its first call computed",
+        ),
+        (
+            _PAIRS.replace("[(", "((").replace("()]", "())") + "    found = []\n"
+            "    def total():\n"
+            "        found.extend(pairs)\n"
+            "        return sum(c * w.square().sum() for w, c in found)\n"
+            "    return total\n",
+            "a generator would wait",
+        ),
+        (
+            _DEF + "    pairs = []\n"
+            "    while coefficients:\n"
+            "        n, c = coefficients.popitem()\n"
+            "        pairs.append((model.get_submodule(n).weight, c))\n"
+            "    return lambda: sum(c * w.square().sum() for w, c in pairs)\n",
+            "You changed `coefficients`",
+        ),
+        (
+            _PAIRS
+            + "    return lambda: torch.stack([c * (w * w).sum() for w, c in pairs])\n",
+            "a tensor of shape (2,); wanted one",
+        ),
+        (
+            _DEF + "    pairs = [(p, c) for n, c in coefficients.items()\n"
+            "             for q, p in model.named_parameters()\n"
+            "             if q.startswith(n) and q.endswith('weight')]\n"
+            "    return lambda: sum(c * w.square().sum() for w, c in pairs)\n",
+            "only a part of the name was compared",
+        ),
+        (
+            _DEF + "    numbers = dict(coefficients)\n"
+            "    pairs = [(m.weight, numbers[n]) for n, m in model.named_modules()\n"
+            "             if n in numbers and isinstance(m, nn.Linear)]\n"
+            "    return lambda: sum(c * w.square().sum() for w, c in pairs)\n",
+            "not for its class",
+        ),
+        (
+            _DEF + "    found = {c: model.get_submodule(n).weight\n"
+            "             for n, c in coefficients.items()}\n"
+            "    return lambda: sum(c * w.square().sum() for c, w in found.items())\n",
+            "a key of a dictionary",
+        ),
+        (
+            _DEF + "    global kept\n"
+            "    kept = {model.get_submodule(n): c for n, c in coefficients.items()}\n"
+            "    return lambda: sum(kept[m] * m.weight.square().sum() for m in kept)\n",
+            "`make_total` was called again",
+        ),
+        (
+            _PAIRS + "    def total():\n"
+            "        model.zero_grad()\n"
+            "        return sum(c * w.square().sum() for w, c in pairs)\n"
+            "    return total\n",
+            "has changed the gradients",
+        ),
+        (
+            _PAIRS + "    model.float()\n"
+            "    return lambda: sum(c * w.square().sum() for w, c in pairs)\n",
+            "You changed the model",
         ),
     ],
     "pickled": [
@@ -684,17 +967,81 @@ WRONG = {
             "    def __call__(self):\n"
             "        w = kept[self.number].weight\n"
             f"        return {_SUMS}\n" + _LOOP,
-            "look at the first model",
+            "without its parts",
         ),
         (
             _RIGHT + "    def __getstate__(self):\n"
             "        return {'l1': self.l1, 'l2': self.l2}\n" + _LOOP,
-            "without its parts",
+            "without its parts ('Penalty' object has no attribute 'layer')",
         ),
         (
             _RIGHT + "    def __reduce__(self):\n"
             "        return Penalty, (self.layer, self.l2, self.l1)\n" + _LOOP,
             "come back from the pickle as",
+        ),
+        (
+            "kept = ()\n"
+            "class Penalty:\n"
+            "    def __init__(self, layer, l1, l2):\n"
+            "        global kept\n"
+            "        kept += (layer,)\n"
+            "        self.place, self.l1, self.l2 = len(kept) - 1, l1, l2\n"
+            "    def __call__(self):\n"
+            "        w = kept[self.place].weight\n"
+            f"        return {_SUMS}\n" + _LOOP,
+            "look at the first model",
+        ),
+        (
+            "class Penalty:\n"
+            "    rules = []\n"
+            "    def __init__(self, layer, l1, l2):\n"
+            "        self.layer, self.place = layer, len(self.rules)\n"
+            "        self.rules.append((l1, l2))\n"
+            "    def __call__(self):\n"
+            "        w, (l1, l2) = self.layer.weight, self.rules[self.place]\n"
+            "        return l1 * w.abs().sum() + l2 * w.square().sum()\n" + _LOOP,
+            "without its parts (list index out of range)",
+        ),
+        (
+            _RIGHT + "made = []\n" + _DENSE + "    made.extend(\n"
+            "        Penalty(m, r['l1'], r['l2'])\n"
+            "        for m, r in zip(dense, rules) if r is not None)\n"
+            "    return made\n",
+            "returned one list",
+        ),
+        (
+            "import functools\n"
+            + _RIGHT.replace(
+                "    def __call__", "    @functools.cache\n    def __call__"
+            )
+            + _LOOP,
+            "Compute in each call, and keep no result",
+        ),
+        (
+            _RIGHT + _LOOP.replace("if r is not None", "if r and r['l1']"),
+            "Only None is free",
+        ),
+        (
+            _RIGHT + _LOOP.replace("r['l1']", "r['l1'] or 0.1"),
+            "A 0 is a number as any other",
+        ),
+        (
+            _RIGHT + _LOOP.replace("    dense", "    model.eval()\n    dense", 1),
+            "Leave its mode",
+        ),
+        (
+            "class Penalty:\n"
+            "    def __init__(self, model, rank, l1, l2):\n"
+            "        self.model, self.rank = model, rank\n"
+            "        self.l1, self.l2 = l1, l2\n"
+            "    def __call__(self):\n"
+            "        dense = [m for m in self.model if isinstance(m, nn.Linear)]\n"
+            "        w = dense[self.rank].weight\n"
+            f"        return {_SUMS}\n"
+            + _MAKE
+            + "    return [Penalty(model, i, r['l1'], r['l2'])\n"
+            "            for i, r in enumerate(rules) if r is not None]\n",
+            "they count the dense layers at each call",
         ),
     ],
 }

@@ -172,6 +172,7 @@ _PIECES = (  # samples, and how they are cut
     (_ROWS, [4, 1]),
     (_ROWS, [1, 1, 3]),
     (_ROWS, [2, 2]),
+    (_ROWS, [3]),
     (_CUBE, [2, 4, 1]),
 )
 

@@ -228,8 +228,145 @@ RIGHT = {
     ),
     "rules.nesterov": (
         "def nesterov(v, x, g, eta, rho):\n"
-        "    new = torch.stack([rho * a - eta * b for a, b in zip(v, g)])\n"
+        "    pairs = zip(v.flatten(), g.flatten())\n"
+        "    new = torch.stack([rho * a - eta * b for a, b in pairs]).view_as(v)\n"
         "    return [new, x - (x + rho * new - eta * g)]\n"
+    ),
+    "rules.nesterov with methods": (
+        "def nesterov(velocity, where, slope, eta, rho):\n"
+        "    velocity = velocity.clone().mul_(rho).sub_(slope, alpha=eta)\n"
+        "    return velocity, slope.mul(eta).sub(velocity, alpha=rho)\n"
+    ),
+    "rules.nesterov by the library": (
+        "def nesterov(v, x, g, eta, rho):\n"
+        "    return rules.Nesterov(eta=eta, rho=rho).apply(v, x, g)\n"
+    ),
+    "rules.in_order with rules of one's own": (
+        "class Pair:\n"
+        "    def init(self, x):\n"
+        "        return []\n"
+        "    def apply(self, state, x, g):\n"
+        "        state = [*state, g]\n"
+        "        return ([], sum(state) / 2) if len(state) == 2 else (state, None)\n"
+        "class Ball:\n"
+        "    def init(self, x):\n"
+        "        return torch.zeros_like(x)\n"
+        "    def apply(self, v, x, g):\n"
+        "        v = 0.5 * v + g\n"
+        "        return v, 0.1 * v\n"
+        "clips = rules.ClipGrad(3), rules.ClipGrad(1)\n"
+        "half = WeightDecay(0.05)\n"
+        "chain = Chain(Pair(), *clips, half, half, Ball())\n"
+    ),
+    "rules.in_order in one rule": (
+        "class All:\n"
+        "    def init(self, x):\n"
+        "        return torch.zeros_like(x), None\n"
+        "    def apply(self, state, x, g):\n"
+        "        v, first = state\n"
+        "        if first is None:\n"
+        "            return (v, g), None\n"
+        "        g = ((first + g) / 2).clamp(-1, 1) + 0.1 * x\n"
+        "        v = 0.5 * v + 0.1 * g\n"
+        "        return (v, None), v\n"
+        "chain = All()\n"
+    ),
+    "rules.freeze_part by hand": (
+        "from dataclasses import replace\n"
+        "def freeze_part(state, name):\n"
+        "    def rest(tree):\n"
+        "        if isinstance(tree, dict):\n"
+        "            return {k: rest(v) for k, v in tree.items()}\n"
+        "        return replace(tree, frozen=True)\n"
+        "    return OrderedDict(state, **{name: rest(state[name])})\n"
+    ),
+    "rules.freeze_part on a deep copy": (
+        "import copy\n"
+        "def freeze_part(state, name):\n"
+        "    new = copy.deepcopy(state)\n"
+        "    new[name] = freeze(new[name])\n"
+        "    return new\n"
+    ),
+    "rules.freeze_part from all": (
+        "def freeze_part(state, name):\n"
+        "    new = freeze(state)\n"
+        "    new.update((k, v) for k, v in state.items() if k != name)\n"
+        "    return new\n"
+    ),
+    "rules.warm_cosine as a class": (
+        "class Schedule:\n"
+        "    def __init__(self, peak, warmup, total):\n"
+        "        self.peak, self.warmup, self.length = peak, warmup, total - warmup\n"
+        "    def __call__(self, step):\n"
+        "        if step < self.warmup:\n"
+        "            return np.linspace(0, self.peak, self.warmup + 1)[step + 1]\n"
+        "        done = (step - self.warmup) / self.length\n"
+        "        return self.peak * math.cos(math.pi / 2 * done) ** 2\n"
+        "import numpy as np\n"
+        "warm_cosine = Schedule\n"
+    ),
+    "rules.warm_cosine as the smaller of two": (
+        "def warm_cosine(peak, warmup, total):\n"
+        "    def at(step):\n"
+        "        done = torch.tensor(max(step - warmup, 0) / (total - warmup))\n"
+        "        wave = torch.cos(torch.pi * done).item()\n"
+        "        return peak * min((step + 1) / warmup, 0.5 + 0.5 * wave)\n"
+        "    return at\n"
+    ),
+    "rules.accumulate as a running mean": (
+        "def accumulate(grads, sizes):\n"
+        "    mean, seen = torch.zeros_like(grads[0]), 0\n"
+        "    for g, n in zip(grads, sizes):\n"
+        "        seen += n\n"
+        "        mean += (g - mean) * n / seen\n"
+        "    return mean\n"
+    ),
+    "rules.accumulate as a product": (
+        "def accumulate(grads, sizes):\n"
+        "    share = torch.tensor([n / sum(sizes) for n in sizes]).to(grads[0])\n"
+        "    return torch.einsum('i,i...->...', share, torch.stack(tuple(grads)))\n"
+    ),
+    "rules.accumulate one row for each sample": (
+        "def accumulate(grads, sizes):\n"
+        "    rows = [g for g, n in zip(grads, sizes) for _ in range(n)]\n"
+        "    return torch.stack(rows).mean(0)\n"
+    ),
+    "rules.careful with a named pair": (
+        "from typing import NamedTuple\n"
+        "class Pair(NamedTuple):\n"
+        "    memory: object\n"
+        "    count: torch.Tensor\n"
+        "@dataclass(frozen=True, slots=True)\n"
+        "class Careful:\n"
+        "    rule: object = Momentum()\n"
+        "    warmup: int = 10\n"
+        "    def init(self, x):\n"
+        "        return Pair(self.rule.init(x), torch.zeros(()))\n"
+        "    def apply(self, state, x, g):\n"
+        "        memory, dx = self.rule.apply(state.memory, x, g)\n"
+        "        if dx is None:\n"
+        "            return Pair(memory, state.count), None\n"
+        "        count = state.count + 1\n"
+        "        up, down = dx.clamp(min=0), dx.clamp(max=0)\n"
+        "        dx = torch.where(g > 0, up, torch.where(g < 0, down, 0.0))\n"
+        "        return Pair(memory, count), (count / self.warmup).clamp(max=1) * dx\n"
+    ),
+    "rules.careful as a rule of the library": (
+        "@dataclass(frozen=True)\n"
+        "class Careful(rules.Rule):\n"
+        "    rule: rules.Rule\n"
+        "    warmup: int\n"
+        "    def _init(self, x):\n"
+        "        return self.rule.init(x), 0.0\n"
+        "    def _apply(self, state, x, g):\n"
+        "        memory, t = state\n"
+        "        memory, dx = self.rule.apply(memory, x, g)\n"
+        "        if dx is not None:\n"
+        "            t += 1\n"
+        "            agrees = (dx.sign() == g.sign()) & (g != 0)\n"
+        "            share = min(t, self.warmup) / self.warmup\n"
+        "            dx = dx.masked_fill(~agrees, 0) * share\n"
+        "        return (memory, t), dx\n"
     ),
     "rules.in_order": (
         "chain = Chain(\n"

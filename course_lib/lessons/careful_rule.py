@@ -19,7 +19,13 @@ from course_lib.lessons.careful_slips import (
     mask,
     walk,
 )
-from course_lib.lessons.checks import close, reject, require_kind, require_unchanged
+from course_lib.lessons.checks import (
+    close,
+    reject,
+    require_dtype_of,
+    require_kind,
+    require_unchanged,
+)
 from course_lib.lessons.exercises import NotYet
 from course_lib.rules import (
     AccumulateGradients,
@@ -41,8 +47,11 @@ def judge_careful(answer: Any) -> None:
     _judge_start(answer)
     _judge_steps(answer)
     _judge_purity(answer)
-    _judge_resting(answer)
+    _judge_whole_rest(answer)
+    for inner in _SELDOM, _Hidden(_SELDOM):
+        _judge_resting(answer, inner)
     _judge_any_rule(answer)
+    _judge_dtype(answer)
     _judge_chain(answer)
     _judge_adjust(answer)
 
@@ -230,8 +239,47 @@ def _judge_purity(answer: Any) -> None:
     )
 
 
-def _judge_resting(answer: Any) -> None:
-    inner = Chain(AccumulateGradients(2), Momentum(ETA, RHO))
+def _judge_whole_rest(answer: Any) -> None:
+    """At the second step all that moves would move uphill."""
+    rule, ones = _made(answer, Momentum(ETA, RHO), WARMUP), torch.ones_like(X)
+    state, _ = _applied(rule, rule.init(X), X, ones)
+    state, dx = _applied(rule, state, X, -ETA * ones)
+    kind = "a tensor of zeros where each element rests"
+    require_kind(dx, Tensor, kind, what="dx", verb="is")
+    state, dx = _applied(rule, state, X, ones)
+    v = RHO * (RHO * ETA - ETA * ETA) + ETA
+    if close(state[1], 2) or not close(dx, 3 / WARMUP * v * ones):
+        raise NotYet(
+            "A step in which each element rests is a step, too: count it, and keep "
+            "the new memory."
+        )
+    state, _ = _applied(rule, _with_count(state, 9_997), X, ones)
+    _require_count(state[1], 10_001, "One step after ten thousand")
+
+
+def _with_count(state: Any, more: int) -> Any:
+    """Return a pair of the same kind, with a count that is larger."""
+    pair = state[0], state[1] + more
+    return type(state)(*pair) if hasattr(state, "_fields") else type(state)(pair)
+
+
+_SELDOM = Chain(AccumulateGradients(2), Momentum(ETA, RHO))
+
+
+@dataclass(frozen=True)
+class _Hidden:
+    """A rule around a rule, for who asks which class the inner rule is of."""
+
+    rule: Any
+
+    def init(self, x: Tensor) -> Any:
+        return self.rule.init(x)
+
+    def apply(self, state: Any, x: Tensor, g: Tensor) -> Any:
+        return self.rule.apply(state, x, g)
+
+
+def _judge_resting(answer: Any, inner: Any) -> None:
     rule = _made(answer, inner, WARMUP)
     means = GRADIENTS.reshape(3, 2, *X.shape).mean(dim=1)
     wanted = walk(Slip(), means, GRADIENTS[1::2])
@@ -287,6 +335,12 @@ def _judge_any_rule(answer: Any) -> None:
                 "With Adam inside and warmup 1 (no warm-up) the steps are wrong. Does "
                 "your code expect the inner rule to be Momentum?"
             )
+
+
+def _judge_dtype(answer: Any) -> None:
+    rule = _made(answer, Momentum(ETA, RHO), WARMUP)
+    for x, g in (X, GRADIENTS[0]), (X.double(), GRADIENTS[0].double()):
+        require_dtype_of(x, _applied(rule, rule.init(x), x, g)[1], "dx")
 
 
 def _judge_chain(answer: Any) -> None:

@@ -79,7 +79,7 @@ SLIPS = {
         Slip(share="from 0")
     ),
     "The first step has 2 / warmup; wanted 1 / warmup": Slip(share="early"),
-    "Each step is scaled by 1 / warmup. Is the count returned, one larger?": (
+    "Each step is scaled by 1 / warmup: the count that is returned does not grow": (
         Slip(share="stuck")
     ),
     "After the warm-up the steps go on growing. The share is at most 1": (

@@ -64,6 +64,18 @@ def require_unchanged(
         )
 
 
+def require_dtype_of(
+    given: Tensor, got: Tensor, what: str, *, or_wider: bool = False
+) -> None:
+    """Refuse another dtype than that of the tensor that was given."""
+    is_wider = torch.promote_types(got.dtype, given.dtype) == got.dtype
+    if got.dtype != given.dtype and not (or_wider and is_wider):
+        raise NotYet(
+            f"{what} is of {got.dtype}; wanted {given.dtype}, as what you were given. "
+            "Compute with these tensors themselves."
+        )
+
+
 def require_parameters(model: nn.Module, *given: nn.Module) -> None:
     """Refuse a module that does not train exactly the modules that it was given."""
     given_parameters = [p for part in given for p in part.parameters()]
@@ -159,7 +171,18 @@ def require_close(
     for name, wrong in mistakes.items():
         if same(got, wrong):
             raise NotYet(f"{name}. {numbers}")
+    if _differs_in_shape(got, wanted):
+        raise NotYet(
+            f"{place}: the numbers are right, but not their shape. Got "
+            f"{tuple(got.shape)}, wanted {tuple(wanted.shape)}."
+        )
     raise NotYet(numbers)
+
+
+def _differs_in_shape(got: Any, wanted: Any) -> bool:
+    if not (isinstance(got, Tensor) and isinstance(wanted, Tensor)):
+        return False
+    return got.shape != wanted.shape and close(got.flatten(), wanted.flatten())
 
 
 def require_scalar(got: Any, wanted: float, place: str, mistakes: Mistakes) -> None:

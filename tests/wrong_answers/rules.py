@@ -5,6 +5,11 @@ from tests.wrong_answers import changed, function
 _nesterov = function("nesterov(v, x, g, eta, rho)")
 _freeze = function("freeze_part(state, name)")
 
+
+def _each(branch):
+    return _freeze(f"return {{k: {branch} for k, b in state.items()}}")
+
+
 _NEW = "v = rho * v - eta * g"
 
 
@@ -89,6 +94,43 @@ WRONG = {
         (_nesterov("v = rho * v - g", "return v, g - rho * v"), "lost its eta"),
         (_nesterov(_NEW, "return v, eta * g + rho * v"), "the wrong sign in dx"),
         (_nesterov("return print(v), g"), "The new v is None; wanted a tensor."),
+        (
+            _nesterov("v = rho * v - 0.1 * g", "return v, 0.1 * g - rho * v"),
+            "Your eta is 0.1 whatever",
+        ),
+        (
+            _nesterov("v = 0.9 * v - eta * g", "return v, eta * g - 0.9 * v"),
+            "Your rho is 0.9 whatever",
+        ),
+        (
+            _nesterov("v = 0.5 * v - 0.1 * g", "return v, 0.1 * g - 0.5 * v"),
+            "eta and rho are 0.1 and 0.5 whatever",
+        ),
+        (
+            _nesterov(
+                "v = torch.stack([rho * v[i] - eta * g[i] for i in range(len(v))])",
+                "return v, eta * g - rho * v",
+            ),
+            "With tensors of shape () it raised TypeError",
+        ),
+        (
+            _nesterov(
+                "v, g = v.flatten(), g.flatten()", _NEW, "return v, eta * g - rho * v"
+            ),
+            "the numbers are right, but not their shape",
+        ),
+        (
+            _nesterov(_NEW, "return v, (eta * g - rho * v).clamp(-1, 1)"),
+            "dx: got [-1, 0.863",
+        ),
+        (
+            _nesterov(_NEW, "return v, (eta * g - rho * v).double()"),
+            "dx is of torch.float64; wanted torch.float32",
+        ),
+        (
+            _nesterov("v = (rho * v - eta * g).float()", "return v, eta * g - rho * v"),
+            "The new v is of torch.float32; wanted torch.float64",
+        ),
     ],
     "in_order": [
         ("chain = [rules.ClipGrad(1.0), Momentum(0.1, 0.5)]\n", "wanted a rule"),
@@ -103,6 +145,34 @@ WRONG = {
         (_chain(MEAN, CLIP, BALL), "The penalty is missing"),
         (_chain(MEAN, CLIP, DECAY), "The momentum is missing"),
         (_chain(MEAN, CLIP, DECAY, "Momentum(1.0, 0.5)"), "word by word"),
+        ("chain = Chain\n", "is the class Chain"),
+        (_chain(MEAN, CLIP, DECAY, BALL).strip() + ",\n", "a comma stands after"),
+        (_chain(MEAN, CLIP, DECAY, "Momentum(rho=0.5)"), "eta is still 0.01"),
+        (_chain(MEAN, CLIP, DECAY, "Momentum(0.5, 0.1)"), "have changed places"),
+        (_chain(MEAN, CLIP, DECAY, "Descent(0.1)"), "remembers nothing"),
+        (_chain("rules.AccumulateGradients()", CLIP, DECAY, BALL), "of four gradients"),
+        (_chain(MEAN, "rules.ClipNorm(1.0)", DECAY, BALL), "The whole array is made"),
+        (_chain(MEAN, CLIP, DECAY, CLIP, BALL), "There are two clips"),
+        (_chain(MEAN, CLIP, DECAY, BALL, CLIP), "x ends at [597, -2997]"),
+        (_chain(MEAN, CLIP, DECAY, BALL, "rules.ClipGrad()"), "x ends at [575, -2970]"),
+        (
+            _chain("rules.ClipGrad(10.0)", MEAN, CLIP, DECAY, BALL),
+            "x ends at [575, -2873.7]",
+        ),
+        (
+            "class Gather:\n"
+            "    first = None\n"
+            "    def init(self, x):\n"
+            "        return ()\n"
+            "    def apply(self, state, x, g):\n"
+            "        first, self.first = self.first, g\n"
+            "        if first is None:\n"
+            "            return state, None\n"
+            "        self.first = None\n"
+            "        return state, (first + g) / 2\n"
+            + _chain("Gather()", CLIP, DECAY, BALL),
+            "One array comes out right, two do not",
+        ),
     ],
     "freeze_part": [
         (
@@ -123,6 +193,48 @@ WRONG = {
                 "return {**state, name: freeze(setup(Momentum(0.01), empty))}",
             ),
             "The velocity or the rule of the encoder is lost",
+        ),
+        (_freeze("return {name: freeze(state[name])}"), "has lost decoder"),
+        (_freeze("return dict(state, name=freeze(state[name]))"), "a new branch, name"),
+        (
+            _each("freeze(b) if k == name else thaw(b)"),
+            "The decoder was frozen before, and your function thawed it",
+        ),
+        (_each("freeze(b) if name in k else b"), "The encoder_2 is frozen, too"),
+        (_each("freeze(b) if k in name else b"), "The code is frozen, too"),
+        (
+            _each("freeze(b) if k is name else b"),
+            "the encoder does not rest. Take `name` as it comes, and compare it with",
+        ),
+        (
+            _freeze(
+                "key = 'encoder' if name == 'encoder' else 'decoder'",
+                "return {**state, key: freeze(state[key])}",
+            ),
+            "With four branches the encoder_2 does not rest",
+        ),
+        (
+            _freeze(
+                "other = next(key for key in state if key != name)",
+                "return {name: freeze(state[name]), other: state[other]}",
+            ),
+            "has lost code, decoder",
+        ),
+        (
+            _freeze(
+                "from dataclasses import replace",
+                "leaves = state[name].items()",
+                "branch = {key: replace(leaf, frozen=True) for key, leaf in leaves}",
+                "return {**state, name: branch}",
+            ),
+            "`freeze` takes any branch",
+        ),
+        (
+            "kept = {}\n"
+            + _freeze(
+                "return {**state, name: kept.setdefault(name, freeze(state[name]))}"
+            ),
+            "Keep nothing from one call to the next",
         ),
     ],
     "warm_cosine": [
@@ -152,6 +264,50 @@ WRONG = {
         (_schedule(_RISE, "peak * (1 + math.cos(done)) / 2"), "counts in radians"),
         ("def warm_cosine(peak, warmup, total):\n    return peak\n", "returned float"),
         (_schedule(_RISE, "peak"), "step 5 has eta 0.2"),
+        (_schedule("peak * (step + 1) / (warmup + 1)", _FALL), "by `warmup + 1`"),
+        (
+            _schedule(
+                "peak * (1 - math.cos(math.pi * (step + 1) / warmup)) / 2", _FALL
+            ),
+            "The warm-up follows a cosine",
+        ),
+        (
+            _schedule(_RISE, _FALL, "(step - warmup) / (total - warmup - 1)"),
+            "0 one step early",
+        ),
+        (
+            _schedule(_RISE, _FALL, "(step - warmup) / ((total - warmup) // 2 * 2)"),
+            "With peak 0.5, warmup 3 and total 10: The cosine reaches 0 one step early",
+        ),
+        (
+            _schedule(_RISE, _FALL, "(step - warmup + 1) / (total - warmup)"),
+            "which still has the peak.",
+        ),
+        (
+            _schedule(_RISE, _FALL, "(step - warmup + 1) / (total - warmup + 1)"),
+            "step `warmup - 1` has it, too",
+        ),
+        (
+            "def warm_cosine(peak, warmup, total):\n"
+            "    return lambda n: peak * (1 + math.cos(math.pi * n / total)) / 2\n",
+            "There is no warm-up, and the cosine starts",
+        ),
+        (
+            _schedule(_RISE, "max(0.0, peak * math.cos(math.pi * done))"),
+            "eta is 0 from the middle",
+        ),
+        (_schedule(_RISE, "(1 + math.cos(math.pi * done)) / 2"), "the peak is missing"),
+        (_schedule(_RISE, "peak * (1 + math.cos(180 * done)) / 2"), "not 180"),
+        (
+            _schedule(_RISE, "peak * (1 - done * done * (3 - 2 * done))"),
+            "step 5 has eta 0.1977539; wanted 0.1980785",
+        ),
+        (
+            _schedule(_RISE, _FALL)
+            .replace("def eta(step):", "calls = iter(range(10**9))\n    def eta(_):")
+            .replace("        if step", "        step = next(calls)\n        if step"),
+            "it counts no calls",
+        ),
         (
             "def warm_cosine(peak, warmup, total):\n"
             "    def eta(step):\n"
@@ -179,7 +335,7 @@ WRONG = {
             "def accumulate(grads, sizes):\n"
             "    for g, n in zip(grads, sizes):\n"
             "        return g * n / sum(sizes)\n",
-            "`return` inside of the loop",
+            "`return` stands inside of the loop",
         ),
         (
             "def accumulate(grads, sizes):\n"
@@ -187,6 +343,48 @@ WRONG = {
             "        g *= n\n"
             "    return sum(grads) / sum(sizes)\n",
             "You changed a gradient",
+        ),
+        (
+            "def accumulate(grads, sizes):\n"
+            "    total, n = 0, sum(sizes)\n"
+            "    while grads:\n"
+            "        total = total + grads.pop() * sizes.pop()\n"
+            "    return total / n\n",
+            "You changed a list",
+        ),
+        (
+            "def accumulate(grads, sizes):\n"
+            "    for g, n in zip(grads, sizes):\n"
+            "        total = g * n\n"
+            "    return total / sum(sizes)\n",
+            "The last piece is the only one",
+        ),
+        (_accumulate(f"{_WEIGHTED}.sum() / sum(sizes)"), "It keeps its shape"),
+        (
+            _accumulate(f"{_WEIGHTED}.flatten() / sum(sizes)"),
+            "the numbers are right, but not their shape",
+        ),
+        (_accumulate(f"({_WEIGHTED} / sum(sizes)).float()"), "wanted torch.float64"),
+        (
+            "def accumulate(grads, sizes):\n"
+            "    total = torch.zeros(2)\n"
+            "    for g, n in zip(grads, sizes):\n"
+            "        total += g * n\n"
+            "    return total / sum(sizes)\n",
+            "With vectors it runs. With tensors of shape (3, 2)",
+        ),
+        (
+            "def accumulate(grads, sizes):\n"
+            "    last = sizes[-1] / sizes[0]\n"
+            "    full = len(sizes) - 1 + last\n"
+            "    return (sum(grads[:-1]) + grads[-1] * last) / full\n",
+            "Only the last piece has a weight of its own",
+        ),
+        (
+            _accumulate(
+                "sum(g * round(n / sum(sizes), 2) for g, n in zip(grads, sizes))"
+            ),
+            "With sizes [2, 4, 1] and gradients of shape (3, 2): got [-1.13",
         ),
     ],
     "careful": [
@@ -287,7 +485,10 @@ WRONG = {
         ),
         (_careful(("share * dx", "dx")), "There is no warm-up"),
         (_careful(("(steps + 1) / self", "steps / self")), "scaled by 0"),
-        (_careful((_COUNT, "return (memory, steps), share")), "Is the count returned"),
+        (
+            _careful((_COUNT, "return (memory, steps), share")),
+            "that is returned does not grow",
+        ),
         (
             _careful(
                 ("min(1, (steps + 1) / self.warmup)", "(steps + 1) / self.warmup")
@@ -295,6 +496,28 @@ WRONG = {
             "go on growing",
         ),
         (_careful(("share * dx", "x - share * dx")), "That is the new x"),
+        (
+            _careful(("(memory, steps + 1)", "(memory, steps + bool(agrees.any()))")),
+            "is a step, too: count it",
+        ),
+        (
+            _careful(
+                (_AGREES, _AGREES + _REST.replace("dx is None", "not agrees.any()"))
+            ),
+            "dx is None; wanted a tensor of zeros",
+        ),
+        (
+            _careful(("(memory, steps + 1)", "(memory, (steps + 1) % 100)")),
+            "One step after ten thousand: the count is 1;",
+        ),
+        (
+            _careful(("share * dx * agrees", "share * dx.double() * agrees")),
+            "dx is of torch.float64; wanted torch.float32",
+        ),
+        (
+            _careful(("share * dx * agrees", "share * dx.float() * agrees")),
+            "dx is of torch.float32; wanted torch.float64",
+        ),
         (
             _careful(
                 ("share * dx * agrees", "share * dx * agrees / agrees.float().mean()")

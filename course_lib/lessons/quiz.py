@@ -87,8 +87,8 @@ class Quiz:
         name: of the lesson.
         questions: what is asked, in order.
 
-    >>> Quiz("closures", quiz_file.read("closures")).answer(1, 2).solved
-    True
+    >>> Quiz("closures", quiz_file.read("closures")).answer(2, 3).solved
+    False
     """
 
     def __init__(self, name: str, questions: tuple[Question, ...]) -> None:

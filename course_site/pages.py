@@ -1,7 +1,8 @@
 """Make a page of a lesson's notebook.
 
 What a guess asks for is folded, widgets get their stand-ins, pictures become files, and
-the lesson's question with the buttons that open it comes below the title.
+the lesson's question with the buttons that open it comes below the title. A quiz shows
+what is stored, each reply folded below its choice.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ def page(
         cell.execution_count = None
         if states.has_widget(cell):
             number = _replace_widgets(cell, drawn.get(cell.id, []), number)
+        cell.outputs = [output for output in cell.outputs if not _is_script(output)]
         for output in cell.outputs:
             output.get("data", {}).pop(states.WIDGET, None)  # what is left says it
             _move_picture(output, static)
@@ -87,10 +89,13 @@ def fold_answers(notebook: NotebookNode) -> None:
 
 
 def fold_setup(notebook: NotebookNode) -> None:
-    """Fold the imports: a reader of the page needs them last."""
+    """Fold the imports and the call of the quiz: a reader of the page needs neither."""
     for cell in notebook.cells:
-        if "setup" in cell.metadata.get("tags", ()):
+        tags = cell.metadata.get("tags", ())
+        if "setup" in tags:
             _fold(cell, "hide-input", "Show the imports and settings")
+        elif "quiz" in tags:
+            _fold(cell, "hide-input", "Show the code")
 
 
 def _fold(cell: NotebookNode, tag: str, words: str) -> None:
@@ -106,7 +111,7 @@ def _replace_widgets(
     outputs = iter(cell.outputs)
     for output in outputs:
         data = output.get("data", {})
-        if data.get("text/html", "").startswith("<script>"):
+        if _is_script(output):
             continue
         if states.WIDGET not in data:
             kept.append(output)
@@ -121,6 +126,11 @@ def _replace_widgets(
         kept.append(new_output("display_data", {"text/html": made}))
     cell.outputs = kept
     return number
+
+
+def _is_script(output: NotebookNode) -> bool:
+    """Return whether it is for JupyterLab's controls, of which a page has none."""
+    return output.get("data", {}).get("text/html", "").startswith("<script>")
 
 
 def _stand_in(widget: dict[str, Any], number: int) -> str:

@@ -97,6 +97,7 @@ def test_a_lesson_runs_and_its_widgets_move(notebook, lab, browser):
         assert least["src"] != greatest["src"]
         assert least["alt"] != greatest["alt"]
     assert pictures_without_words(page) == 0
+    work_through_the_quiz(page)
     before = notebook.read_bytes()
     answer_and_save(page)
     saved = (lab[2] / notebook.name).read_text(encoding="utf-8")
@@ -226,6 +227,48 @@ def sweep(page, cell):
             page.keyboard.press("ArrowLeft")
         wait_for_words(cell, operator.eq, picture["alt"])
         assert control.evaluate("c => c === document.activeElement")
+
+
+def work_through_the_quiz(page):
+    """Reach each choice of each question by keys, read its reply, end at the right one.
+
+    The last right one says that all are.
+    """
+    groups = page.locator(f"{ACTIVE} .course-quiz").get_by_role("radiogroup").all()
+    assert len(groups) >= 3
+    for group in groups:
+        assert group.get_attribute("aria-label").strip()
+        radios = group.get_by_role("radio").all()
+        assert not any(radio.is_checked() for radio in radios)
+        radios[0].focus()
+        keys = ["Space", *["ArrowDown"] * (len(radios) - 1), "ArrowUp", "Home", "End"]
+        places = [*range(len(radios)), len(radios) - 2, 0, len(radios) - 1]
+        replies = {}
+        for key, place in zip(keys, places, strict=True):
+            page.keyboard.press(key)
+            playwright.expect(radios[place]).to_be_checked()
+            playwright.expect(radios[place]).to_be_focused()
+            replies[place] = wait_for_reply(group, replies.get(place), replies.values())
+        assert len(set(replies.values())) == len(radios)
+        (right,) = (n for n, words in replies.items() if words.startswith("✓ Right."))
+        radios[right].focus()
+        page.keyboard.press("Space")
+        playwright.expect(radios[right]).to_be_checked()
+        last = wait_for_reply(group, None, set(replies.values()) - {replies[right]})
+        assert last.startswith("✓ Right.")
+    assert last.endswith("this quiz is done.")
+
+
+def wait_for_reply(group, wanted, others, seconds=60):
+    """Return the words below a question: those wanted, or else none of the others."""
+    reply = group.locator("xpath=../following-sibling::*")
+    deadline = time.monotonic() + seconds
+    while True:
+        words = reply.inner_text().strip()
+        if words == wanted or (wanted is None and words and words not in others):
+            return words
+        assert time.monotonic() < deadline, f"the reply still is {words!r}"
+        time.sleep(0.05)
 
 
 def play(page, cell):

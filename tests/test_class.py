@@ -33,18 +33,18 @@ def files(tmp_path):
     """Three learners: two files by name, and one in a folder of its own."""
     return [
         saved(tmp_path / "Zoë.json", "closures.guess", "rso.best"),
-        saved(tmp_path / "ada.json", "closures.guess", "closures.watch"),
+        saved(tmp_path / "ada.json", "closures.guess", "closures.watch", "rso.quiz"),
         saved(tmp_path / "Max" / "course_progress.json"),
     ]
 
 
 TABLE = """\
-| learner | closures (of 2) | rso (of 1) | all (of 3) |
-| --- | ---: | ---: | ---: |
-| ada | 2 | 0 | 2 |
-| Max | 0 | 0 | 0 |
-| Zoë | 1 | 1 | 2 |
-| all learners | 3 | 1 | 4 |
+| learner | closures (of 2) | rso (of 1) | all (of 3) | quizzes (of 2) |
+| --- | ---: | ---: | ---: | ---: |
+| ada | 2 | 0 | 2 | 1 |
+| Max | 0 | 0 | 0 | 0 |
+| Zoë | 1 | 1 | 2 | 0 |
+| all learners | 3 | 1 | 4 | 1 |
 """
 
 
@@ -64,8 +64,9 @@ def test_it_is_written_as_markdown_or_for_a_spreadsheet(files, tmp_path, capsys)
     assert (tmp_path / "class.md").read_text(encoding="utf-8") == TABLE
     text = (tmp_path / "class.csv").read_text(encoding="utf-8")
     head, *rows = csv.reader(io.StringIO(text))
-    assert head == ["learner", "closures (of 2)", "rso (of 1)", "all (of 3)"]
-    assert rows[0] == ["ada", "2", "0", "2"]
+    counted = ["closures (of 2)", "rso (of 1)", "all (of 3)", "quizzes (of 2)"]
+    assert head == ["learner", *counted]
+    assert rows[0] == ["ada", "2", "0", "2", "1"]
     assert "class.csv: 3 learners." in capsys.readouterr().out
 
 
@@ -73,9 +74,9 @@ def test_a_column_for_each_exercise(files, capsys):
     assert commands.main(["class", "--exercises", *files]) == 0
     head, _, ada, *_, sums = capsys.readouterr().out.splitlines()
     listed = "closures.guess | closures.watch | rso.best"
-    assert head == f"| learner | {listed} | all (of 3) |"
-    assert ada == "| ada | 1 | 1 | 0 | 2 |"
-    assert sums == "| all learners | 2 | 1 | 1 | 4 |"
+    assert head == f"| learner | {listed} | all (of 3) | quizzes (of 2) |"
+    assert ada == "| ada | 1 | 1 | 0 | 2 | 1 |"
+    assert sums == "| all learners | 2 | 1 | 1 | 4 | 1 |"
 
 
 def test_two_files_of_one_learner_are_added_up(tmp_path):
@@ -87,7 +88,7 @@ def test_two_files_of_one_learner_are_added_up(tmp_path):
 
 def test_exercises_that_the_course_has_not_are_not_counted(tmp_path):
     found, _ = class_table.collect([saved(tmp_path / "ada.json", "old.gone")])
-    assert class_table.table(found, KNOWN)[1] == ["ada", "0", "0", "0"]
+    assert class_table.table(found, KNOWN)[1] == ["ada", "0", "0", "0", "0"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff\xfe", b'{"solved": ["clo'])
@@ -147,8 +148,8 @@ def test_another_kind_of_file_is_refused(files, tmp_path, capsys):
 def test_a_name_is_no_formula_and_no_column(tmp_path):
     found = {"=1+2": set(), "a|b, c": set()}
     rows = class_table.table(found, KNOWN)
-    assert "\n'=1+2,0,0,0\n" in class_table.comma_separated(rows)
-    assert '\n"a|b, c",0,0,0\n' in class_table.comma_separated(rows)
+    assert "\n'=1+2,0,0,0,0\n" in class_table.comma_separated(rows)
+    assert '\n"a|b, c",0,0,0,0\n' in class_table.comma_separated(rows)
     assert r"| a\|b, c | 0 |" in class_table.markdown(rows)
 
 
@@ -158,7 +159,7 @@ def test_the_command_knows_the_lessons_of_the_course(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     head, _, ada, _ = done.stdout.splitlines()
     names = re.findall(r"(\w+) \(of \d+\)", head)
-    assert names == [n[3:] for n in working_copy.names()] + ["all"]
+    assert names == [n[3:] for n in working_copy.names()] + ["all", "quizzes"]
     assert ada.startswith("| ada | 1 | 1 | 0 |")
 
 

@@ -29,7 +29,8 @@ EXCEPTIONS = {
     ("07_rules", "raises-exception"): (1, "an unknown name is refused"),
     ("08_rso", "raises-exception"): (1, "the number of mistakes has no gradient"),
 }
-ALLOWED = {"setup", "nbval-ignore-output", "raises-exception"}
+ALLOWED = {"setup", "quiz", "nbval-ignore-output", "raises-exception"}
+BESIDE = {"setup", "quiz"}  # not among the cells of the lesson's own course
 ALLOWED_WITH_NAME = {"exercise", "check", "solution"}
 
 
@@ -54,6 +55,10 @@ class Lesson(NamedTuple):
 
     def tags(self):
         return [(tag, c) for c in self.cells for tag in c.metadata.get("tags", ())]
+
+
+def tags_of(cell):
+    return cell.metadata.get("tags", ())
 
 
 def read(path):
@@ -164,10 +169,13 @@ def words_stand_between_the_cells(lesson):
 
 @rule(code("1"))
 @rule(*[words("a")] * 20, *[code("1")] * 41)
+@rule(*[words("a")] * 20, *[code("1", tags=["quiz"])] * 2)
 def a_lesson_has_a_bearable_length(lesson):
-    if len(lesson.code) > 40:
-        yield f"{len(lesson.code)} code cells"
-    beside = {id(c) for tag, c in lesson.tags() if ":" in tag or tag == "setup"}
+    """At most forty cells of code to read; that of the quiz has none."""
+    read = [c for c in lesson.code if "quiz" not in tags_of(c)]
+    if len(read) > 40:
+        yield f"{len(read)} code cells"
+    beside = {id(c) for tag, c in lesson.tags() if ":" in tag or tag in BESIDE}
     count = sum(id(cell) not in beside for cell in lesson.cells)
     if count < (12 if lesson.number == 0 else 30):
         yield f"{count} cells beside the exercises"
@@ -322,7 +330,7 @@ def a_lesson_has_two_widgets_with_a_picture_each(lesson):
         cell
         for cell, data in bundles(lesson)
         if "application/vnd.jupyter.widget-view+json" in data
-        and not data["text/plain"].startswith("Buttons: ")
+        and not data["text/plain"].startswith(("Buttons: ", "Quiz: "))
     ]
     if lesson.number and min(calls, len(views)) < 2:
         yield f"{calls} calls of explore, {len(views)} stored views"
@@ -338,6 +346,30 @@ def every_widget_could_draw(lesson):
     for cell, text in stored_text(lesson):
         if "can't be drawn" in text:
             yield cell.source
+
+
+# The quiz
+
+
+@rule(words("No quiz"))
+@rule(code("quiz('broken')"))
+@rule(*[code("quiz('broken')", tags=["quiz"])] * 2)
+@rule(code("quiz('another')", tags=["quiz"]), words("## What we saw"))
+@rule(words("## What we saw"), code('quiz("broken")', tags=["quiz"]))
+@rule(code('quiz("broken")', {"text/plain": "Quiz"}, tags=["quiz"]))
+def a_quiz_stands_before_the_summary(lesson):
+    places = [i for i, c in enumerate(lesson.cells) if "quiz" in tags_of(c)]
+    if len(places) != 1:
+        yield f"{len(places)} cells with the tag quiz"
+        return
+    cell, after = lesson.cells[places[0]], lesson.cells[places[0] + 1 :]
+    if not cell.source.endswith(f'\nquiz("{lesson.name[3:]}")'):
+        yield f"another quiz: {cell.source}"
+    if not after or not after[0].source.startswith("## What we saw"):
+        yield "no summary behind the quiz"
+    folded = [o.data.get("text/html", "") for o in cell.outputs if "data" in o]
+    if not any("<details>" in text for text in folded):
+        yield "no questions are stored for readers without a kernel"
 
 
 # Nothing of one machine, one moment

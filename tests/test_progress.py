@@ -147,3 +147,12 @@ def test_the_overview_counts_the_solved_exercises_of_each_lesson(path, monkeypat
         "closures       1 of 2  watch\n"  # names line up
         "regularization 0 of 1"
     )
+
+
+def test_a_quiz_is_named_in_the_overview_and_not_counted(path, monkeypatch):
+    lessons = {"closures": ["guess", "watch"], "regularization": ["by_hand"]}
+    monkeypatch.setattr(progress, "lessons", lambda: lessons)
+    saved(path, "closures.watch", "closures.quiz", "regularization.quiz")
+    assert progress.overview() == (
+        "closures       1 of 2, quiz done  watch\nregularization 0 of 1, quiz done"
+    )

@@ -193,6 +193,18 @@ def test_buttons_that_need_a_kernel_are_words(tmp_path):
     assert "They work once this cell runs." in text
 
 
+@pytest.mark.parametrize("one", LESSONS, ids=lambda one: one.name)
+def test_a_quiz_is_folded_and_without_its_script(one, tmp_path):
+    path = ROOT / "notebooks" / f"{one.name}.ipynb"
+    made = pages.page(nbformat.read(path, as_version=4), one, {}, HERE, tmp_path)
+    (cell,) = (c for c in made.cells if "quiz" in c.metadata.get("tags", ()))
+    (output,) = cell.outputs
+    assert "hide-input" in cell.metadata["tags"]
+    assert output.data["text/html"].count("<details>") >= 9
+    assert list(output.data) == ["text/html", "text/plain"]
+    assert "<script" not in output.data["text/html"]
+
+
 def test_a_page_has_one_title(tmp_path):
     header, code = new_markdown_cell("# A\n\nText."), new_code_cell("# a comment")
     notebook = new_notebook(cells=[header, new_markdown_cell("# B\n\n## C"), code])

@@ -15,6 +15,7 @@ from pathlib import Path
 from course_lib.files import replacing
 from course_lib.lessons import progress_file
 from course_lib.lessons.exercises import lessons
+from course_lib.lessons.progress_file import QUIZ
 
 Table = list[list[str]]  # the first row names the columns
 
@@ -100,6 +101,8 @@ def table(
         found: {learner: the solved exercises, as "lesson.exercise"}.
         known: {lesson: the names of its exercises}, in order.
         exercises: a column for each exercise, and not for each lesson.
+
+    The last column counts the quizzes, which are no exercises.
     """
     groups = {
         lesson: {f"{lesson}.{n}" for n in names} for lesson, names in known.items()
@@ -108,8 +111,10 @@ def table(
         names = [f"{lesson}.{n}" for lesson, listed in known.items() for n in listed]
         groups = {name: {name} for name in names}
     every = set().union(*groups.values())
+    quizzes = {f"{lesson}.{QUIZ}" for lesson in known}
+    counted = (*groups.values(), every, quizzes)
     rows = [
-        [learner, *(str(len(solved & group)) for group in (*groups.values(), every))]
+        [learner, *(str(len(solved & group)) for group in counted)]
         for learner, solved in sorted(
             found.items(), key=lambda item: item[0].casefold()
         )
@@ -119,7 +124,8 @@ def table(
     heads = [f"{name} (of {len(group)})" for name, group in groups.items()]
     if exercises:
         heads = list(groups)
-    return [["learner", *heads, f"all (of {len(every)})"], *rows, sums]
+    heads += [f"all (of {len(every)})", f"quizzes (of {len(quizzes)})"]
+    return [["learner", *heads], *rows, sums]
 
 
 def markdown(rows: Table) -> str:

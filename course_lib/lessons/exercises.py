@@ -48,13 +48,13 @@ class Verdict:
 
     def _repr_html_(self) -> str:
         word = "✓ Right." if self.solved else "✗ Not yet."
-        return f"<p><b>{word}</b> {_to_html(self.message)}</p>{self._nested_hints()}"
+        return f"<p><b>{word}</b> {to_html(self.message)}</p>{self._nested_hints()}"
 
     def _nested_hints(self) -> str:
         nested = ""
         for number, hint in reversed(list(enumerate(self.hints, start=1))):
             title = f"<summary>Hint {number} of {len(self.hints)}</summary>"
-            nested = f"<details>{title}<p>{_to_html(hint)}</p>{nested}</details>"
+            nested = f"<details>{title}<p>{to_html(hint)}</p>{nested}</details>"
         return nested
 
 
@@ -94,17 +94,19 @@ class Exercise:
             raise
         except BaseException as error:  # SystemExit and CancelledError too
             return self._not_yet(_describe(error, answer))
-        return Verdict(True, praise + self._store())
+        return Verdict(True, praise + store(self.name))
 
     def _not_yet(self, message: str) -> Verdict:
         return Verdict(False, message, self.hints)
 
-    def _store(self) -> str:
-        try:
-            progress_file.mark_solved(self.name)
-        except (OSError, ValueError) as error:
-            return f" (Your progress could not be stored: {error})"
-        return ""
+
+def store(name: str) -> str:
+    """Note in the progress file that this is solved; say it if that was impossible."""
+    try:
+        progress_file.mark_solved(name)
+    except (OSError, ValueError) as error:
+        return f" (Your progress could not be stored: {error})"
+    return ""
 
 
 def lessons() -> dict[str, list[str]]:
@@ -156,7 +158,7 @@ def _describe(error: BaseException, answer: Any) -> str:
     return f"Your code raised {kind}: {text}"
 
 
-def _to_html(text: str) -> str:
+def to_html(text: str) -> str:
     """Escape, and set what stands in `backticks` as code."""
     parts = html.escape(text, quote=False).split("`")
     return "".join(f"<code>{p}</code>" if i % 2 else p for i, p in enumerate(parts))

@@ -24,10 +24,11 @@ def count(notebook: NotebookNode) -> dict[str, int]:
     """Return how much there is of each of COUNTS.
 
     Words are those of all text cells, solutions included; pictures are the stored
-    ones, also those under a widget.
+    ones, also those under a widget. The cell of the quiz has no code to read: it is
+    not counted.
     """
     text = [c.source for c in notebook.cells if c.cell_type == "markdown"]
-    code = [c for c in notebook.cells if c.cell_type == "code"]
+    code = [c for c in notebook.cells if c.cell_type == "code" and not _is_quiz(c)]
     shown = [o.get("data", {}) for c in code for o in c.outputs]
     tags = [tag for c in notebook.cells for tag in c.metadata.get("tags", ())]
     return {
@@ -40,6 +41,10 @@ def count(notebook: NotebookNode) -> dict[str, int]:
         "exercises": sum(tag.startswith("exercise:") for tag in tags),
         "guesses": sum(len(re.findall("guess first", s, re.I)) for s in text),
     }
+
+
+def _is_quiz(cell: NotebookNode) -> bool:
+    return "quiz" in cell.metadata.get("tags", ())
 
 
 def record(measured: Mapping[Path, tuple[float, int]], page: Path = PAGE) -> None:

@@ -1,4 +1,4 @@
-"""Which exercises are solved, in one small file.
+"""Which exercises are solved, and which quizzes, in one small file.
 
 The file is `course_progress.json` beside the notebooks, or what COURSE_PROGRESS names.
 """
@@ -11,6 +11,7 @@ from typing import Any
 from course_lib.files import replacing
 
 NAME = "course_progress.json"
+QUIZ = "quiz"  # "closures.quiz" stands there when all its questions are answered right
 _FORMAT = 1
 
 

@@ -32,3 +32,12 @@ def test_without_a_compiler_torch_does_the_work(monkeypatch):
     finally:
         module._compiled.cache_clear()
     assert out.tolist() == WANTED
+
+
+def test_rates_are_pixels_over_seconds(monkeypatch):
+    monkeypatch.setattr(module, "seconds_of", lambda f, own, *_: 1e-9 * len(own))
+    rates = module.loop_rates(8, 240)
+    assert list(rates) == [
+        f"{n} images, {f}" for n in (8, 240) for f in ("four_calls", "one_loop")
+    ]
+    assert all(rate == pytest.approx(1) for rate in rates.values())

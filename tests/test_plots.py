@@ -458,8 +458,11 @@ def test_swings_are_lines_over_steps_with_room_for_the_legend(ax):
 def test_extremes_are_the_images_of_the_smallest_and_of_the_largest(figure):
     axes = figure.subplots(1, 4)
     pixels = torch.arange(6.0).reshape(6, 1, 1, 1) / 5
-    plots.extremes(axes, pixels, torch.tensor([0.5, 2.0, 1e-3, 3.0, 0.2, 1.0]))
-    assert [ax.get_title() for ax in axes] == ["1e-03", "0.2", "2.0", "3.0"]
+    values = torch.tensor([0.5, 2.5, 1e-3, 3.0, 0.2, 1.0])
+    words = plots.extremes(axes, pixels, values)
+    assert words.startswith("2 images with the smallest values and 2 with the largest")
+    assert words.endswith("more than 10 times as large.")
+    assert [ax.get_title() for ax in axes] == ["1e-03", "0.2", "2.5", "3.0"]
     drawn = [ax.images[0].get_array().item() for ax in axes]
     np.testing.assert_allclose(drawn, [2 / 5, 4 / 5, 1 / 5, 3 / 5], atol=1e-6)
 

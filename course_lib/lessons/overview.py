@@ -24,11 +24,10 @@ def count(notebook: NotebookNode) -> dict[str, int]:
     """Return how much there is of each of COUNTS.
 
     Words are those of all text cells, solutions included; pictures are the stored
-    ones, also those under a widget. The cell of the quiz has no code to read: it is
-    not counted.
+    ones, also those under a widget.
     """
     text = [c.source for c in notebook.cells if c.cell_type == "markdown"]
-    code = [c for c in notebook.cells if c.cell_type == "code" and not _is_quiz(c)]
+    code = [c for c in notebook.cells if c.cell_type == "code"]
     shown = [o.get("data", {}) for c in code for o in c.outputs]
     tags = [tag for c in notebook.cells for tag in c.metadata.get("tags", ())]
     return {
@@ -41,10 +40,6 @@ def count(notebook: NotebookNode) -> dict[str, int]:
         "exercises": sum(tag.startswith("exercise:") for tag in tags),
         "guesses": sum(len(re.findall("guess first", s, re.I)) for s in text),
     }
-
-
-def _is_quiz(cell: NotebookNode) -> bool:
-    return "quiz" in cell.metadata.get("tags", ())
 
 
 def record(measured: Mapping[Path, tuple[float, int]], page: Path = PAGE) -> None:

@@ -60,12 +60,18 @@ def units(ax: "Axes", rows: Mapping[str, Tensor]) -> "Axes":
     return ax
 
 
-def extremes(axes: Sequence["Axes"], pixels: Tensor, values: Tensor) -> None:
+def extremes(axes: Sequence["Axes"], pixels: Tensor, values: Tensor) -> str:
     """Draw the images of the smallest values, then those of the largest, with titles.
 
-    Half of the Axes are for either. Images are `(n, 1, height, width)`, in [0, 1].
+    Half of the Axes are for either. Images are `(n, 1, height, width)`, in [0, 1], and
+    values positive. Returns what one sees, in words.
     """
     order, half = values.argsort(), len(axes) // 2
     shown = torch.cat([order[:half], order[-half:]])
     titles = [f"{value:.0e}" if value < 0.1 else f"{value:.1f}" for value in values]
     images(axes, pixels[shown], [titles[i] for i in shown])
+    power = int((values[order[-half]] / values[order[half - 1]]).log10())
+    return (
+        f"{half} images with the smallest values and {half} with the largest, which "
+        f"are more than {10**power:,} times as large."
+    )

@@ -97,6 +97,17 @@ def dial(seed: int, **changes: Any) -> float:
 
 
 @claim(
+    "(w + dw) - dw is not w for more than a quarter and less than half of 10,000 "
+    "random pairs. Share in %.",
+    lambda v: all(25 < share < 50 for share in v["not w"]),
+)
+def a_step_taken_back(seed: int) -> dict[str, float]:
+    generator = torch.Generator().manual_seed(seed)
+    w, dw = torch.randn(2, 10_000, generator=generator)
+    return {"not w": 100 * ((w + dw) - dw != w).float().mean().item()}
+
+
+@claim(
     "Six convolutions with 16 channels: how much of their outputs differs from image "
     "to image, in % (variance over the mean square). It is less with biases drawn by "
     "the rule of the weights than with biases of 0.",

@@ -249,7 +249,7 @@ def play(page, cell):
         button.focus()
         page.keyboard.press("Space")
         playwright.expect(button).to_have_attribute("aria-label", "Pause")
-        seconds = int(last) - int(first)  # it takes one for each step
+        seconds = float(last) - float(first)  # it takes one for each step
         finished = playwright.expect(slider)
         finished.to_have_attribute("aria-valuenow", last, timeout=1e3 * (seconds + 5))
         playwright.expect(button).to_have_attribute("aria-label", "Play")

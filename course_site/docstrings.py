@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 _CODE = re.compile(r"(``?)([^`]+)\1")
 _NAME = re.compile(r"[A-Za-z_][\w.]*")
@@ -50,3 +51,15 @@ def _literal(code: str) -> str:
 
 def _escape(text: str) -> str:
     return _MARKED.sub(r"\\\1", text)
+
+
+def is_field(member: Any) -> bool:
+    """Return whether it is a field of a named tuple, which its signature shows.
+
+    >>> from collections import namedtuple
+    >>> Point = namedtuple("Point", "x y")
+    >>> is_field(Point.x), is_field(Point.count)
+    (True, False)
+    """
+    words = str(member.__doc__)  # not always a string, for a descriptor of C
+    return bool(re.match(r"Alias for field number \d+$", words))

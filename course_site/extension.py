@@ -1,4 +1,4 @@
-"""What Sphinx sees of this package: docstrings and formulas."""
+"""What Sphinx sees of this package: docstrings, which members, formulas."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register everything; called by Sphinx."""
     # Before napoleon (500), which makes its sections of what is left.
     app.connect("autodoc-process-docstring", _docstring, priority=400)
+    app.connect("autodoc-skip-member", _skip)
     app.add_html_math_renderer(
         "mathml", (mathml.visit_inline, None), (mathml.visit_block, None)
     )
@@ -23,3 +24,9 @@ def _docstring(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
 ) -> None:
     lines[:] = docstrings.to_rst(lines)
+
+
+def _skip(
+    app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any
+) -> bool | None:
+    return True if docstrings.is_field(obj) else None  # None: as Sphinx would

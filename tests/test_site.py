@@ -15,7 +15,16 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from pins import ROOT
 
-from course_site import __main__, api, explorers, links, pages, repository, results
+from course_site import (
+    __main__,
+    api,
+    docstrings,
+    explorers,
+    links,
+    pages,
+    repository,
+    results,
+)
 from course_site.course_map import assign_lanes, course_map
 from course_site.docstrings import to_rst
 from course_site.explorers import Dial
@@ -29,7 +38,7 @@ def lesson(number, after=()):
     return Lesson(f"{number}_x", f"Title {number}", "Why?", 60, after)
 
 
-@pytest.mark.parametrize("module", [explorers, results])
+@pytest.mark.parametrize("module", [docstrings, explorers, results])
 def test_examples_in_docstrings_are_right(module):
     done = doctest.testmod(module)
     assert done.attempted

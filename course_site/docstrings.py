@@ -12,9 +12,9 @@ _SECTION = re.compile(r"^(?:Args|Returns|Raises|Yields):$", re.M)
 _DISPLAYED = re.compile(
     r"^(?!- |>>>|::)(\S.*)\n\n?((?: {4}.*(?:\n|\Z)|\n(?= {4}))+)", re.M
 )
-_UNTOUCHED = re.compile(
-    r"(^ *>>> [\s\S]*?(?:\n\s*\n|\Z)|^::\n\n(?: {4}.*\n?|\n(?= {4}))+)", re.M
-)
+_EXAMPLE = r"^ *>>> [\s\S]*?(?:\n\s*\n|\Z)"
+_EXAMPLES = re.compile(rf"({_EXAMPLE})", re.M)
+_UNTOUCHED = re.compile(rf"({_EXAMPLE}|^::\n\n(?: {{4}}.*\n?|\n(?= {{4}}))+)", re.M)
 _MARKED = re.compile(r"([*|\\]|_(?=\W|$))")
 
 
@@ -27,8 +27,9 @@ def to_rst(lines: list[str]) -> list[str]:
     text = "\n".join(lines)
     section = _SECTION.search(text)
     end = section.start() if section else len(text)
-    text = _DISPLAYED.sub(r"\1\n\n::\n\n\2\n", text[:end]) + text[end:]
-    parts = _UNTOUCHED.split(text)
+    head = _EXAMPLES.split(text[:end])  # the odd parts are examples
+    head[::2] = [_DISPLAYED.sub(r"\1\n\n::\n\n\2\n", part) for part in head[::2]]
+    parts = _UNTOUCHED.split("".join(head) + text[end:])
     return "".join(
         part if number % 2 else _prose(part) for number, part in enumerate(parts)
     ).split("\n")

@@ -1,4 +1,4 @@
-"""Replace a file in one step or not at all."""
+"""Replace a file in one step or not at all; make a folder that does not stay empty."""
 
 import contextlib
 import os
@@ -43,6 +43,34 @@ def replacing(
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def made(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Make a folder, with those above it; what is empty at the end goes again.
+
+    So nothing stays of a block that fails before it writes. Folders that were there
+    before are left, empty or not.
+
+    Raises:
+        OSError: it is a file, or can't be made; then none of them stays.
+
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     with made(Path(place, "new", "newer")):
+    ...         os.listdir(Path(place, "new"))
+    ...     os.listdir(place)
+    ['newer']
+    []
+    """
+    folder = Path(folder).absolute()
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for path in new:  # the deepest first
+            with contextlib.suppress(OSError):  # something is in it
+                path.rmdir()
 
 
 def _umask() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 _CODE = re.compile(r"(``?)([^`]+)\1")
 _NAME = re.compile(r"[A-Za-z_][\w.]*")
@@ -11,9 +12,9 @@ _SECTION = re.compile(r"^(?:Args|Returns|Raises|Yields):$", re.M)
 _DISPLAYED = re.compile(
     r"^(?!- |>>>|::)(\S.*)\n\n?((?: {4}.*(?:\n|\Z)|\n(?= {4}))+)", re.M
 )
-_UNTOUCHED = re.compile(
-    r"(^ *>>> [\s\S]*?(?:\n\s*\n|\Z)|^::\n\n(?: {4}.*\n?|\n(?= {4}))+)", re.M
-)
+_EXAMPLE = r"^ *>>> [\s\S]*?(?:\n\s*\n|\Z)"
+_EXAMPLES = re.compile(rf"({_EXAMPLE})", re.M)
+_UNTOUCHED = re.compile(rf"({_EXAMPLE}|^::\n\n(?: {{4}}.*\n?|\n(?= {{4}}))+)", re.M)
 _MARKED = re.compile(r"([*|\\]|_(?=\W|$))")
 
 
@@ -26,8 +27,9 @@ def to_rst(lines: list[str]) -> list[str]:
     text = "\n".join(lines)
     section = _SECTION.search(text)
     end = section.start() if section else len(text)
-    text = _DISPLAYED.sub(r"\1\n\n::\n\n\2\n", text[:end]) + text[end:]
-    parts = _UNTOUCHED.split(text)
+    head = _EXAMPLES.split(text[:end])  # the odd parts are examples
+    head[::2] = [_DISPLAYED.sub(r"\1\n\n::\n\n\2\n", part) for part in head[::2]]
+    parts = _UNTOUCHED.split("".join(head) + text[end:])
     return "".join(
         part if number % 2 else _prose(part) for number, part in enumerate(parts)
     ).split("\n")
@@ -50,3 +52,15 @@ def _literal(code: str) -> str:
 
 def _escape(text: str) -> str:
     return _MARKED.sub(r"\\\1", text)
+
+
+def is_field(member: Any) -> bool:
+    """Return whether it is a field of a named tuple, which its signature shows.
+
+    >>> from collections import namedtuple
+    >>> Point = namedtuple("Point", "x y")
+    >>> is_field(Point.x), is_field(Point.count)
+    (True, False)
+    """
+    words = str(member.__doc__)  # not always a string, for a descriptor of C
+    return bool(re.match(r"Alias for field number \d+$", words))

@@ -108,10 +108,11 @@ def figure(
         _slider(f"explorer-{number}-{place}", label, values, position)
         for place, (label, values, position) in enumerate(_sliders(dials, chosen))
     )
+    long = "" if chosen.grid else " explorer-sentences"  # beside the slider
     states = json.dumps(pictures, ensure_ascii=True).replace("</", "<\\/")
     return (
         f'<figure class="explorer" id="explorer-{number}">'
-        f'<div class="explorer-controls" hidden>{sliders}</div>'
+        f'<div class="explorer-controls{long}" hidden>{sliders}</div>'
         f"{_image(pictures[start])}"
         f"<figcaption>{_caption(pictures[start], len(pictures))}</figcaption>"
         f'<script type="application/json">{states}</script></figure>'

@@ -88,8 +88,9 @@ def runs():
     dates, versions = ({row[k] for row in rows} for k in ("date", "versions"))
     torch = sorted({re.search(r"torch ([\d.]*\d)", text)[1] for text in versions})
     return [
-        f"To run all of a lesson takes {seconds[0]} to {seconds[-1]} seconds of",
-        f"computing and at most {memory:.1f} GB ([measured](docs/results/lessons.md)",
+        f"To run all of a lesson takes {seconds[0]} to {seconds[-1]} seconds and at",
+        f"most {memory:.1f} GB on {overview.QUIET}",
+        "([measured](docs/results/lessons.md)",
         f"on {max(dates)} with PyTorch {' and '.join(torch)}).",
     ]
 

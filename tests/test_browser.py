@@ -292,7 +292,9 @@ def play(page, cell):
         button.focus()
         page.keyboard.press("Space")
         playwright.expect(button).to_have_attribute("aria-label", "Pause")
-        playwright.expect(slider).to_have_attribute("aria-valuenow", last)
+        seconds = float(last) - float(first)  # it takes one for each step
+        finished = playwright.expect(slider)
+        finished.to_have_attribute("aria-valuenow", last, timeout=1e3 * (seconds + 5))
         playwright.expect(button).to_have_attribute("aria-label", "Play")
         wait_for_words(cell, operator.ne, begun)
         slider.focus()

@@ -227,7 +227,7 @@ def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch, capsys):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(nbformat, "write", full)
-    assert class_copy.main(str(tmp_path / "new")) == 1
+    assert class_copy.main(str(tmp_path / "course" / "spring" / "new")) == 1
     assert "No space left" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 

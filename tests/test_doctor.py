@@ -281,6 +281,7 @@ def test_command_prints_the_table():
         ("platformdirs", ["compiler", "mnist"]),
         ("matplotlib", ["matplotlib"]),
         ("h5py", ["h5py"]),
+        ("packaging", ["packaging"]),
     ],
 )
 def test_a_broken_library_is_a_line_and_all_else_is_examined(tmp_path, name, lines):

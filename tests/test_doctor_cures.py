@@ -316,6 +316,27 @@ def test_ipywidgets_is_missing(checkout, hidden):
 
 
 @unix
+def test_the_library_that_reads_requirements_is_missing(checkout, hidden):
+    version = metadata.version("packaging")
+    (checkout / "constraints.txt").write_text(f"numpy==1\npackaging=={version}\n")
+    name = (
+        "(lambda: setattr(software, 'CONSTRAINTS', advice.CHECKOUT / 'constraints.txt')"
+    )
+    name += " or next(c for c in software.versions() if c.name == 'packaging'))"
+    check = cured(name, hidden("packaging"), checkout, status=FAULT)
+    assert (check.name, check.found) == ("packaging", "not installed")
+    assert f'-m pip install "packaging=={version}"' in check.remedy
+
+
+def test_without_constraints_any_packaging_will_do(monkeypatch, tmp_path):
+    monkeypatch.setattr(software, "CONSTRAINTS", tmp_path / "constraints.txt")
+    monkeypatch.setitem(sys.modules, "packaging.requirements", None)
+    [check] = software.versions()
+    assert (check.status, check.found) == (FAULT, "not installed")
+    assert '-m pip install "packaging"`' in check.remedy
+
+
+@unix
 def test_the_extension_of_the_widgets_is_missing(checkout, hidden):
     env = {**hidden("jupyterlab_widgets"), "JUPYTER_PATH": None}
     check = cured("software.widgets", env, checkout, status=FAULT)

@@ -125,7 +125,7 @@ def test_the_header_states_what_was_measured(notebook, stored):
     assert 50 < megabytes < 5000
     header = notebook.cells[0].source
     assert header.startswith("# Measure\n\n**A full run** takes about 4 seconds and ")
-    gigabytes = float(re.search(r"([\d.]+) GB of memory on a quiet", header)[1])
+    gigabytes = float(re.search(r"([\d.]+) GB of memory on two quiet", header)[1])
     assert 0 <= gigabytes * 1000 - megabytes < 100
     assert header.endswith("\n\n**Before** it, nothing.")
 
@@ -207,7 +207,7 @@ def test_what_was_measured_is_rounded_up(measured, sentence):
     words = notebook.cells[0].source
     assert words == HEADER.replace(
         "takes a while.",
-        f"takes {sentence} of memory on a quiet machine "
+        f"takes {sentence} of memory on two quiet cores "
         "([measured](../docs/results/lessons.md)).",
     )
 

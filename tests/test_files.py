@@ -1,11 +1,12 @@
-"""A file is replaced whole or not at all."""
+"""A file is replaced whole or not at all; a new folder does not stay empty."""
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
-from course_lib.files import replacing
+from course_lib.files import made, replacing
 
 
 @pytest.fixture(params=[True, False], ids=["an old file", "none"])
@@ -94,3 +95,47 @@ def test_a_file_system_without_modes(path, monkeypatch):
     with replacing(path) as stream:
         stream.write(b"new")
     assert contents(path) == {"file": b"new"}
+
+
+# Folders
+
+
+def test_a_new_folder_stays_with_what_is_in_it(tmp_path):
+    with made(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "file").touch()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "file"]
+
+
+@pytest.mark.parametrize("kind", [str, lambda path: path])
+def test_nothing_stays_of_a_block_that_fails(tmp_path, monkeypatch, kind):
+    def fail():
+        with made(kind("a/b/c")):
+            assert (tmp_path / "a" / "b" / "c").is_dir()
+            monkeypatch.chdir("a")  # the path is that of the beginning
+            raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_was_there_stays_though_it_is_empty(tmp_path):
+    (tmp_path / "old").mkdir()
+    with made(tmp_path / "old" / "new"):
+        pass
+    assert list(tmp_path.rglob("*")) == [tmp_path / "old"]
+
+
+def test_half_of_a_path_that_can_not_be_made_goes_again(tmp_path, monkeypatch):
+    mkdir = Path.mkdir
+
+    def refuse(path, *arguments, **options):
+        if path.name == "b":
+            raise PermissionError("not here")
+        mkdir(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(OSError, match="not here"), made(tmp_path / "a" / "b"):
+        pytest.fail("there is no folder")
+    assert list(tmp_path.iterdir()) == []

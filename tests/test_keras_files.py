@@ -319,6 +319,17 @@ def test_the_command(tmp_path, capsys):
     assert "parameters" in capsys.readouterr().out
 
 
+def test_weights_that_can_not_be_saved_leave_the_old_file(tmp_path, full_disk, capsys):
+    folder, saved = CASES / "1.1.0-tf_k1_lstm", tmp_path / "m.pt"
+    saved.write_bytes(b"old")
+    command = ["keras", str(folder / "model.json"), "--weights"]
+    command += [str(folder / "weights.h5"), "--save", str(saved)]
+    assert commands.main(command) == 1
+    assert "No space left" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["m.pt"]
+    assert saved.read_bytes() == b"old"
+
+
 def test_bytes_of_a_file_may_lie_anywhere(tmp_path):
     """A name with spaces and a path object are paths; text with a brace is JSON."""
     path = tmp_path / "my model.json"

@@ -79,7 +79,7 @@ ONE_AXES = {
     "cut": lambda ax: plots.cut(ax, {"a": torch.ones(3)}, at=1, ylabel="y"),
     "lengths": lambda ax: plots.lengths(ax, {"a": torch.ones(3, 2)}),
     "phases": lambda ax: plots.phases(ax, {"a": [2.0, 1.0], "b": [1.0]}),
-    "visit": lambda ax: plots.visit(ax, bowl, torch.zeros(2, 2), 0, 1.0),
+    "visit": lambda ax: plots.visit(ax, bowl, [torch.zeros(3, 2)], [0]),
     "feeds": lambda ax: plots.feeds(ax, torch.zeros(2, 3), 0),
     "growth": lambda ax: plots.growth(ax, {"a": [1.0]}, xlabel="x", ylabel="y"),
     "fractions": lambda ax: plots.fractions(ax, {"a": [1.0]}, xlabel="x", ylabel="y"),
@@ -579,18 +579,35 @@ def test_a_mosaic_lays_images_out_row_by_row(ax, device, channels):
     assert (list(ax.get_xticks()), ax.get_title()) == ([], "samples")
 
 
-@pytest.mark.parametrize("kept", [2.0, 5.0, -1.0])
-def test_the_last_visit_of_a_walk_has_a_dot_two_rings_and_a_star(ax, device, kept):
-    path = torch.tensor([[0.0, 2.0], [1.0, 2.0], [1.0, kept]], device=device)
-    plots.visit(ax, bowl, path, 1, 3.0, title="all")
-    walk, _, was, rings, star = (line.get_xydata().tolist() for line in ax.lines)
-    assert walk == path.tolist()
-    assert was == [[1, 2]]
-    assert rings == [[1, 5], [1, -1]]
+@pytest.mark.parametrize(
+    ("winner", "kept", "refused"), [(0, 2, (5, -1)), (1, 5, (2, -1)), (-1, -1, (2, 5))]
+)
+def test_a_visit_has_a_star_on_what_it_keeps_and_crosses_on_the_rest(
+    ax, device, winner, kept, refused
+):
+    before = torch.tensor([[0.0, 2.0], [1.0, 2.0], [-1.0, 2.0]], device=device)
+    tries = torch.tensor([[1.0, 2.0], [1.0, 5.0], [1.0, -1.0]], device=device)
+    plots.visit(ax, bowl, [before, tries], [1, winner], title="all")
+    walk, _, star, now, earlier = (line.get_xydata().tolist() for line in ax.lines)
+    assert walk == [[0, 2], [1, 2], [1, kept]]
     assert star == [[1, kept]]
-    assert ax.lines[3].get_markerfacecolor() == "white"
-    assert ax.lines[4].get_marker() == "*"
+    assert now == [[1, y] for y in refused]
+    assert earlier == [[0, 2], [-1, 2]]
+    assert [line.get_marker() for line in ax.lines[2:]] == ["*", "x", "x"]
+    heights = [f"{1 + y**2:.2f}" for y in (kept, *refused)]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "the walk",
+        f"kept: {heights[0]}",
+        f"refused: {heights[1]} and {heights[2]}",
+        "refused before",
+    ]
     assert ax.get_title() == "all"
+
+
+def test_a_first_visit_has_refused_nothing_before(ax):
+    plots.visit(ax, bowl, [torch.tensor([[0.0, 0], [1, 0], [-1, 0]])], [0])
+    assert ax.lines[2].get_xydata().tolist() == [[0, 0]]
+    assert ax.lines[4].get_xydata().tolist() == []
 
 
 @pytest.mark.parametrize(
@@ -649,6 +666,31 @@ def test_errors_of_both_kinds_are_drawn_over_the_steps(ax):
     np.testing.assert_array_equal(generated.get_xydata(), [[10, 0.3], [20, 900.0]])
     assert (real.get_label(), generated.get_label()) == ("L_real", "L_gen")
     assert ax.get_yscale() == "log"
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_balance_is_drawn_up_to_a_step_with_room_for_the_rest(figure, step):
+    history = {"step": [1, 2, 3], "real": [0.5, 0.25, 0.25]}
+    history |= {"generated": [0.2, 0.75, 0.25], "k": [0.1, 0.0, 0.0]}
+    axes = figure.subplots(1, 3)
+    drawn = plots.balance(axes, torch.ones(2, 1, 2, 2), history, step, gamma=0.5)
+    assert drawn is axes
+    assert np.asarray(axes[0].images[0].get_array()).sum() == 8
+    assert axes[0].get_title() == f"step {step}"
+    lines = {line.get_label(): line for ax in axes[1:] for line in ax.lines[::2]}
+    values = [0.25, 0.125, 0.125], history["generated"], history["k"]
+    for name, ys in zip(("0.5 · L_real", "L_gen", "k"), values, strict=True):
+        assert lines[name].get_ydata().tolist() == ys[:step]
+        assert lines[name].get_xdata().tolist() == history["step"][:step]
+    ends = [line.get_xydata().tolist() for ax in axes[1:] for line in ax.lines[1::2]]
+    assert ends == [[[step, ys[step - 1]]] for ys in values]
+    for ax, top in zip(axes[1:], (0.75, 0.1), strict=True):
+        (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+        assert left < 1
+        assert right > 3
+        assert low < 0
+        assert high > top
+        assert ax.get_xscale() == "log"
 
 
 def test_turning_draws_the_contours_and_an_arrow_for_each_direction(ax):

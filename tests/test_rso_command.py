@@ -239,14 +239,16 @@ def test_a_folder_that_can_not_be_written(tmp_path, rso, monkeypatch, capsys, co
     assert rso() == 1
     err = capsys.readouterr().err
     assert f"nothing can be written to {tmp_path / 'run'} ({os.strerror(code)})" in err
-    assert not (tmp_path / "run").exists()
+    assert rso(out="runs/today/run") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["net.py"]
 
 
 def test_a_mistake_leaves_no_folder(tmp_path, rso):
     assert rso("--final-sigma", "0") == 1
     assert not (tmp_path / "run").exists()
     assert rso("--resume") == 1
-    assert not (tmp_path / "run").exists()
+    assert rso("--final-sigma", "0", out="runs/today/run") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["net.py"]
 
 
 # One run at a time

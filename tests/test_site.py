@@ -15,7 +15,16 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from pins import ROOT
 
-from course_site import __main__, api, explorers, links, pages, repository, results
+from course_site import (
+    __main__,
+    api,
+    docstrings,
+    explorers,
+    links,
+    pages,
+    repository,
+    results,
+)
 from course_site.course_map import assign_lanes, course_map
 from course_site.docstrings import to_rst
 from course_site.explorers import Dial
@@ -29,7 +38,7 @@ def lesson(number, after=()):
     return Lesson(f"{number}_x", f"Title {number}", "Why?", 60, after)
 
 
-@pytest.mark.parametrize("module", [explorers, results])
+@pytest.mark.parametrize("module", [docstrings, explorers, results])
 def test_examples_in_docstrings_are_right(module):
     done = doctest.testmod(module)
     assert done.attempted
@@ -159,6 +168,7 @@ def test_a_stand_in_has_labels_and_begins_where_the_lesson_does():
     ids = re.findall(r'<input type="range" id="([^"]+)"', made)
     assert re.findall(r'<label for="([^"]+)"', made) == ids
     assert re.findall(r'aria-valuetext="([^"]+)"', made) == ["1", "a"]
+    assert 'class="explorer-controls"' in made
     assert '<img src="2.png" alt="&lt;2&gt;"' in made
     data = re.search(r'<script type="application/json">(.*)</script>', made)[1]
     assert [p["src"] for p in json.loads(data)] == [f"{i}.png" for i in range(6)]
@@ -171,6 +181,7 @@ def test_many_controls_share_one_slider():
     made = explorers.figure(0, dials, chosen, pictures)
     assert made.count("<input") == 1
     assert "n 1, b x, c off" in made
+    assert 'class="explorer-controls explorer-sentences"' in made
     assert '<img src="0.png"' in made
 
 
@@ -347,6 +358,7 @@ def test_every_module_is_in_the_reference_or_internal():
         ("dx = eta * |g|, in place: update_", r"dx = eta \* \|g\|, in place: update\_"),
         ("Use `Adam`s and `x * 2`.", r"Use :py:obj:`Adam`\s and ``x * 2``."),
         (">>> a * b\n2", ">>> a * b\n2"),
+        (">>> t\na  b\n    2", ">>> t\na  b\n    2"),  # a table, no formula
         ("It sets\n    k = a * b\nBoth", "It sets\n\n::\n\n    k = a * b\n\nBoth"),
         ("Args:\n    a: one\n        or two", "Args:\n    a: one\n        or two"),
     ],

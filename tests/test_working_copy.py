@@ -1,7 +1,9 @@
 """The learner's copy of the lessons: nothing that was typed is lost."""
 
+import errno
 import subprocess
 import sys
+from functools import partial
 
 import hypothesis
 import nbformat
@@ -215,6 +217,51 @@ def test_a_reset_before_the_first_start_makes_the_copy(folders):
     stored, work = folders
     assert reset("01", stored, work) == "01_closures is as it was at first."
     assert load(work / "01_closures.ipynb") == LESSON
+
+
+@pytest.mark.parametrize("writes", [0, 1])
+@pytest.mark.parametrize("act", [update, partial(reset, "01")])
+def test_a_copy_that_can_not_be_made_leaves_nothing(folders, monkeypatch, writes, act):
+    stored, work = folders
+    allow_writes(monkeypatch, writes)
+    with pytest.raises(OSError, match="No space left"):
+        act(stored, work)
+    assert not (work / "01_closures.ipynb").exists()
+    assert not (work / "set_aside").exists()
+    assert work.exists() == bool(writes)
+    monkeypatch.undo()
+    assert update(stored, work) == ["01_closures: ready."]
+
+
+@pytest.mark.parametrize("writes", [0, 1])
+def test_a_reset_that_can_not_write_leaves_the_copy(folders, monkeypatch, writes):
+    stored, work = folders
+    update(stored, work)
+    store(work / "01_closures.ipynb", notebook(INTRO, ANSWER, CHECK))
+    before = (work / "01_closures.ipynb").read_bytes()
+    allow_writes(monkeypatch, writes)
+    with pytest.raises(OSError, match="No space left"):
+        reset("01", stored, work)
+    assert (work / "01_closures.ipynb").read_bytes() == before
+    assert sorted(path.name for path in work.iterdir()) == [
+        ".stored",
+        "01_closures.ipynb",
+    ]
+    monkeypatch.undo()
+    assert update(stored, work) == []
+
+
+def allow_writes(monkeypatch, count):
+    """Let the disk be full after so many notebooks."""
+    write, done = working_copy._write, []
+
+    def full(path, lesson):
+        if len(done) == count:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        done.append(path)
+        write(path, lesson)
+
+    monkeypatch.setattr(working_copy, "_write", full)
 
 
 @pytest.mark.parametrize("name", ["2", "", "closure", "/etc/passwd"])

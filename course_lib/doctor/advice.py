@@ -13,8 +13,7 @@ import shutil
 import sys
 import sysconfig
 from pathlib import Path
-
-from packaging.requirements import Requirement
+from typing import NamedTuple, Protocol
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -31,6 +30,25 @@ _COMPILER = {  # package manager -> its command
     "pacman": "pacman -S gcc",
     "apk": "apk add g++",
 }
+
+
+class Wanted(Protocol):
+    """A package to install: packaging's Requirement is one, and so is `Package`."""
+
+    @property
+    def name(self) -> str:
+        """As pip calls it."""
+
+    @property
+    def specifier(self) -> object:
+        """The versions, such as "==2.4.6", or "" for any."""
+
+
+class Package(NamedTuple):
+    """What is wanted, without the library that reads requirements."""
+
+    name: str
+    specifier: str = ""
 
 
 def setup() -> str:
@@ -61,7 +79,7 @@ def run(*commands: str) -> str:
     return f'Run `cd "{CHECKOUT}"`, then {listed}.'
 
 
-def install(*wanted: Requirement, again: bool = False) -> str:
+def install(*wanted: Wanted, again: bool = False) -> str:
     """Say how to install packages, such as numpy==2.4.6.
 
     Args:
@@ -98,7 +116,7 @@ def install_course() -> str:
     return run(f"{python()} -m pip install {options}")
 
 
-def _conda(requirement: Requirement) -> str:
+def _conda(requirement: Wanted) -> str:
     """Return a requirement as conda writes it, such as "pytorch=2.13.0=cpu*"."""
     name = CONDA_NAMES.get(requirement.name, requirement.name)
     version = str(requirement.specifier)

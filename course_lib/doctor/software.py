@@ -6,19 +6,19 @@ import contextlib
 import importlib
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from packaging.requirements import Requirement
-
 from course_lib.doctor import advice, folders
 from course_lib.doctor.check import FAULT, OK, WARNING, Check, Result, check, first_line
 
 if TYPE_CHECKING:
     from jupyter_client.manager import KernelManager
+    from packaging.requirements import Requirement
 
 TESTED = ((3, 10), (3, 11), (3, 12), (3, 13))  # the Pythons of constraints.txt
 CONSTRAINTS = advice.CHECKOUT / "constraints.txt"
@@ -56,8 +56,11 @@ def versions() -> list[Check]:
         requirements = metadata.requires("course-lib") or []
     except metadata.PackageNotFoundError:
         return [Check("course-lib", FAULT, "not installed", advice.install_course())]
+    try:
+        needed = [_requirement(line) for line in requirements]
+    except Exception as error:  # a broken library can fail in any way
+        return [_no_packaging(error)]
     pins = _pins(CONSTRAINTS)
-    needed = [Requirement(line) for line in requirements]
     return [
         version(requirement, pins.get(requirement.name))
         for requirement in needed
@@ -92,8 +95,25 @@ def version(requirement: Requirement, pin: Requirement | None) -> Check:
     return Check(name, OK, found)
 
 
+def _no_packaging(error: Exception) -> Check:
+    """The library that reads requirements: without it no other can be examined."""
+    is_missing = isinstance(error, ModuleNotFoundError)
+    found = "not installed" if is_missing else f"can't be imported: {first_line(error)}"
+    text = CONSTRAINTS.read_text(encoding="utf-8") if CONSTRAINTS.exists() else ""
+    pin = re.search(r"^packaging(==[\w.]+)$", text, re.MULTILINE)
+    package = advice.Package("packaging", pin[1] if pin else "")
+    remedy = advice.install(package, again=not is_missing)
+    return Check("packaging", FAULT, found, f"{remedy} Then call the doctor again.")
+
+
+def _requirement(line: str) -> Requirement:
+    from packaging.requirements import Requirement
+
+    return Requirement(line)
+
+
 def _wanted(requirement: Requirement, pin: Requirement | None) -> Requirement:
-    return Requirement(f"{requirement.name}{(pin or requirement).specifier}")
+    return _requirement(f"{requirement.name}{(pin or requirement).specifier}")
 
 
 def _pins(constraints: Path) -> dict[str, Requirement]:
@@ -101,12 +121,12 @@ def _pins(constraints: Path) -> dict[str, Requirement]:
     if not constraints.exists():
         return {}
     lines = constraints.read_text(encoding="utf-8").splitlines()
-    pins = (Requirement(line) for line in lines if line and not line.startswith("#"))
+    pins = (_requirement(line) for line in lines if line and not line.startswith("#"))
     return {pin.name: pin for pin in pins if not pin.marker or pin.marker.evaluate()}
 
 
 def _pinned(name: str) -> Requirement:
-    return _pins(CONSTRAINTS).get(name, Requirement(name))
+    return _pins(CONSTRAINTS).get(name, _requirement(name))
 
 
 @check("device")

@@ -5,6 +5,7 @@ import sys
 
 import torch
 
+from course_lib.files import replacing
 from course_lib.keras_models import KerasFormatError, load_keras
 from course_lib.keras_models.graph.model import KerasModel
 from course_lib.keras_models.summary import compare, summary
@@ -24,7 +25,8 @@ def run(arguments: argparse.Namespace) -> int:
             print(summary(model))
         status = _check(model, arguments.check) if arguments.check else 0
         if arguments.save:
-            torch.save(model.state_dict(), arguments.save)
+            with replacing(arguments.save) as stream:
+                torch.save(model.state_dict(), stream)
             print(f"The state_dict is in {arguments.save}.")
     except (KerasFormatError, OSError) as error:
         print(error, file=sys.stderr)

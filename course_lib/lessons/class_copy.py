@@ -18,6 +18,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from course_lib.files import made
 from course_lib.lessons.working_copy import CHECKOUT, STORED, cleared, required
 
 _LINK = re.compile(r"\]\(\.\./([\w./-]+)")
@@ -55,8 +56,8 @@ def export(folder: Path, checkout: Path = CHECKOUT) -> int:
         raise ValueError(
             f"export: {folder} is there already. Name a new folder, or remove it."
         )
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.absolute().parent) as private:
+    above = folder.absolute().parent
+    with made(above), tempfile.TemporaryDirectory(dir=above) as private:
         new = Path(private, "new")
         shutil.copytree(checkout / _SHOWN, new / _SHOWN)
         (new / "notebooks").mkdir()

@@ -144,7 +144,7 @@ def _sentence(seconds: float, megabytes: int) -> str:
     step = 1 if seconds < 10 else 5
     return (
         f"**A full run** takes about {math.ceil(seconds / step) * step} seconds and "
-        f"{math.ceil(megabytes / 100) / 10:.1f} GB of memory on a quiet machine "
+        f"{math.ceil(megabytes / 100) / 10:.1f} GB of memory on {overview.QUIET} "
         "([measured](../docs/results/lessons.md))."
     )
 

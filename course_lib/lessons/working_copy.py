@@ -12,7 +12,6 @@ cell, both stand there, one below the other.
 
 import itertools
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
-from course_lib.files import replacing
+from course_lib.files import made, replacing
 from course_lib.lessons.progress_file import NAME as PROGRESS
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -40,12 +39,13 @@ def update(stored: Path = STORED, work: Path = WORK) -> list[str]:
         OSError: the folder can't be written. The lessons before are up to date.
     """
     lessons = required("lab", stored)
-    (work / ".stored").mkdir(parents=True, exist_ok=True)
-    older = stored / PROGRESS  # from when people worked on the stored lessons
-    if older.exists() and not (work / PROGRESS).exists():
-        shutil.copy(older, work / PROGRESS)
     paths = [stored / f"{name}.ipynb" for name in lessons]
-    return [said for path in paths if (said := _update_one(path, work))]
+    older = stored / PROGRESS  # from when people worked on the stored lessons
+    with made(work / ".stored"):
+        if older.exists() and not (work / PROGRESS).exists():
+            with replacing(work / PROGRESS) as stream:
+                stream.write(older.read_bytes())
+        return [said for path in paths if (said := _update_one(path, work))]
 
 
 def names(stored: Path = STORED) -> list[str]:
@@ -77,6 +77,7 @@ def reset(lesson: str, stored: Path = STORED, work: Path = WORK) -> str:
 
     Raises:
         ValueError: there is no such lesson, or several, or no lesson at all.
+        OSError: the folder can't be written; the copy is as it was.
     """
     known = required("reset", stored)
     wanted = Path(lesson).name.removesuffix(".ipynb")
@@ -85,9 +86,14 @@ def reset(lesson: str, stored: Path = STORED, work: Path = WORK) -> str:
         raise ValueError(f"reset: got {lesson!r}; wanted one of {', '.join(known)}.")
     (name,) = found
     old = work / f"{name}.ipynb"
-    (work / ".stored").mkdir(parents=True, exist_ok=True)
-    aside = _set_aside(old) if old.exists() else None
-    _make(stored / f"{name}.ipynb", work)
+    with made(work / ".stored"), made(work / "set_aside"):
+        aside = _set_aside(old) if old.exists() else None
+        try:
+            _make(stored / f"{name}.ipynb", work)
+        except BaseException:
+            if aside:
+                aside.replace(old)
+            raise
     new = f"{name} is as it was at first."
     return f"{new} Your old one: {aside.relative_to(work.parent)}" if aside else new
 
@@ -198,9 +204,9 @@ def _with_ids_of_their_own(cells: Sequence[NotebookNode]) -> list[NotebookNode]:
 
 
 def _make(lesson: Path, work: Path) -> None:
-    made = cleared(_read(lesson))
-    _write(work / lesson.name, made)
-    _write(work / ".stored" / lesson.name, made)
+    new = cleared(_read(lesson))
+    _write(work / ".stored" / lesson.name, new)  # first: a copy without it is no use
+    _write(work / lesson.name, new)
 
 
 def cleared(notebook: NotebookNode) -> NotebookNode:

@@ -4,7 +4,14 @@ Those of one lesson are in the module of its name, those of several in `common` 
 `boxes`; read `common` first. Here all of them have one place: `plots.NAME(...)`.
 """
 
-from course_lib.plots.adversaries import errors, mosaic, shelves, spread, turning
+from course_lib.plots.adversaries import (
+    balance,
+    errors,
+    mosaic,
+    shelves,
+    spread,
+    turning,
+)
 from course_lib.plots.boxes import owners
 from course_lib.plots.closures import cells, cells_beside
 from course_lib.plots.common import (
@@ -45,6 +52,7 @@ from course_lib.plots.start_here import losses
 __all__ = [
     "COLORS",
     "arrows",
+    "balance",
     "bars",
     "cells",
     "cells_beside",

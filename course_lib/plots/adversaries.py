@@ -99,6 +99,40 @@ def errors(ax: "Axes", history: Mapping[str, Sequence[float]]) -> "Axes":
     return finish(ax, xlabel="step", ylabel="error of a pixel", yscale="log")
 
 
+def balance(
+    axes: Sequence["Axes"],
+    images: Tensor,
+    history: Mapping[str, Sequence[float]],
+    step: int,
+    *,
+    gamma: float,
+) -> Sequence["Axes"]:
+    """Draw a BEGAN run after `step` steps: its images, its errors, its k.
+
+    `history` is the whole run's, with a record for each step, from 1 on: the axes have
+    room for all of it, so pictures of one run can be laid over each other. The axis of
+    the steps is logarithmic. Where L_gen is below gamma * L_real, k rises.
+    """
+    mosaic(axes[0], images, title=f"step {step}")
+    series = {
+        f"{gamma} · L_real": [gamma * real for real in history["real"]],
+        "L_gen": history["generated"],
+        "k": history["k"],
+    }
+    for i, (name, values) in enumerate(series.items()):
+        ax, color = axes[1 + i // 2], line_color(i)
+        steps, style = history["step"][:step], {"linewidth": 2 - i % 2, "label": name}
+        ax.plot(steps, values[:step], color=color, **style)
+        ax.plot(step, values[step - 1], color=color, marker="o")
+    across = {"xscale": "log", "xlim": (0.9, 1.1 * len(history["step"]))}
+    *errors, ks = (max(values) for values in series.values())
+    for ax, top in zip(axes[1:], (max(errors), ks), strict=True):
+        finish(ax, ylim=(-0.04 * top, 1.1 * top or 1), xlabel="step", **across)
+        ax.legend(loc="upper right", frameon=False)
+        ax.xaxis.set_major_formatter("{x:g}")
+    return axes
+
+
 def spread(ax: "Axes", groups: Mapping[str, Sequence[float]], *, xlabel: str) -> "Axes":
     """Draw each group's numbers as dots in a row of its own, and their mean as a bar.
 

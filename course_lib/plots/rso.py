@@ -16,34 +16,41 @@ if TYPE_CHECKING:
 def visit(
     ax: "Axes",
     height: Callable[[Tensor], Tensor],
-    path: Tensor,
-    j: int,
-    dw: float,
+    tries: Sequence[Tensor],
+    winners: Sequence[int],
     *,
-    xlim: tuple[float, float] = (-2, 4),
+    xlim: tuple[float, float] = (-2, 4.7),
     ylim: tuple[float, float] = (-2, 3),
     title: str = "",
 ) -> "Axes":
     """Draw the last visit of a walk over two weights, on contours of `height`.
 
-    path: (visits + 1, 2); the last visit was to weight `j` with the change `dw`. A dot
-    stands where the weight was, rings at its two candidates, a star on what was kept.
+    For each visit `tries` has three points (3, 2), and `winners` the one that was kept:
+    the number of its row, 0, 1 or -1. A star stands on what the last visit kept, two
+    crosses on what it refused, small ones on what was refused before it. The legend
+    says how high they are.
     """
-    path = path.detach().cpu()
+    points = torch.stack(list(tries)).detach().cpu()  # (visits, 3, 2)
+    lost = torch.ones(points.shape[:2], dtype=torch.bool)
+    kept = torch.arange(len(points)), torch.tensor(winners)
+    lost[kept] = False
+    refused = points[lost].view(-1, 2, 2)
     descent(ax, height, {}, xlim=xlim, ylim=ylim)
-    was, kept = path[-2:]
-    step = torch.zeros(2)
-    step[j] = dw
-    rings = torch.stack([was + step, was - step])
-    ax.plot(*path.T, color="0.4", linewidth=1, zorder=2, label="the walk")
-    ax.plot(*rings.T, color="0.4", linewidth=1, linestyle=":", zorder=2)
-    style = {"linestyle": "", "marker": "o", "color": COLORS[0], "markersize": 8}
-    ax.plot(*was, label="as it was", **style)
-    ax.plot(*rings.T, label="w + dw, w - dw", **style, markerfacecolor="white")
-    star = {**style, "marker": "*", "color": COLORS[5], "markersize": 15}
-    ax.plot(*kept, label="kept", **star)
+    path = torch.cat([points[:1, 0], points[kept]])
+    ax.plot(*path.T, color="0.3", linewidth=1.2, zorder=2, label="the walk")
+    ax.plot(*points[-1, 1:].T, color="0.3", linewidth=1, linestyle=":", zorder=2)
+    heights = [f"{h:.2f}" for h in height(torch.stack([path[-1], *refused[-1]]))]
+    star = {"marker": "*", "color": COLORS[5], "markersize": 15, "zorder": 3}
+    ax.plot(*path[-1], linestyle="", label=f"kept: {heights[0]}", **star)
+    cross = {"marker": "x", "linestyle": ""}
+    now = {**cross, "color": COLORS[0], "markersize": 9, "markeredgewidth": 2.5}
+    ax.plot(*refused[-1].T, label=f"refused: {' and '.join(heights[1:])}", **now)
+    before = {**cross, "color": "0.5", "markersize": 5, "zorder": 2}
+    ax.plot(*refused[:-1].flatten(0, 1).T, label="refused before", **before)
+    finish(ax, legend=False)
     ax.set_title(title, fontsize=11)
-    return finish(ax)
+    ax.legend(loc="upper left", framealpha=0.9, edgecolor="none")
+    return ax
 
 
 def feeds(ax: "Axes", weight: Tensor, output: int, *, title: str = "") -> "Axes":

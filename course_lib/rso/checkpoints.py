@@ -46,8 +46,10 @@ def replacing(path: str | os.PathLike[str], what: str) -> Iterator[IO[bytes]]:
     """
     path = Path(path)
     try:
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        with files.replacing(path, prefix=TEMPORARY) as stream:
+        with (
+            files.made(path.absolute().parent),
+            files.replacing(path, prefix=TEMPORARY) as stream,
+        ):
             yield stream
     except (OSError, RuntimeError) as error:  # torch's word for a full disk
         raise OSError(

@@ -13,43 +13,37 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
+from course_lib.files import made
+
 NAME = "rso.lock"
 _BUSY = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Make a folder, if need be, and hold its lock; no file of it is left behind.
+    """Make a folder, if need be, and hold its lock; of both nothing empty stays.
 
     Raises:
         ValueError: another run holds it.
         OSError: it is no folder, or can't be written.
     """
-    is_new = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        number = _acquire(folder / NAME)
-    except FileExistsError:
-        raise OSError(f"rso: {folder} is a file. Choose another --out.") from None
-    except OSError as error:
-        _remove_if_empty(folder, is_new)
-        raise OSError(
-            f"rso: nothing can be written to {folder} ({error.strerror or error}). "
-            "Make room, see to its permissions, or choose another --out."
-        ) from error
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):  # Windows removes no file that is open
-            (folder / NAME).unlink()  # while it is held: see `_acquire`
-        os.close(number)
-        _remove_if_empty(folder, is_new)
-
-
-def _remove_if_empty(folder: Path, is_new: bool) -> None:
-    if is_new:
-        with contextlib.suppress(OSError):  # something was written
-            folder.rmdir()
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(made(folder))
+            number = _acquire(folder / NAME)
+        except FileExistsError:
+            raise OSError(f"rso: {folder} is a file. Choose another --out.") from None
+        except OSError as error:
+            raise OSError(
+                f"rso: nothing can be written to {folder} ({error.strerror or error}). "
+                "Make room, see to its permissions, or choose another --out."
+            ) from error
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # Windows removes no file that is open
+                (folder / NAME).unlink()  # while it is held: see `_acquire`
+            os.close(number)
 
 
 def _acquire(path: Path) -> int:

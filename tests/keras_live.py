@@ -13,6 +13,8 @@ import keras
 import numpy as np
 from keras import layers, ops, regularizers
 
+RANDOM = 30  # models of the first three kinds; those of films come after them
+
 
 class Draw:
     """Random models; the seed decides all of them."""
@@ -119,6 +121,23 @@ class Draw:
             x = self.sequence_layer()(x)
         return keras.Model(start, layers.Dense(2)(self.recurrent(3)(x)))
 
+    def films(self):
+        """Convolutions that remember, over one to three axes of space."""
+        rank = self.one(1, 2, 3)
+        kind = (layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D)[rank - 1]
+        padding = self.one("same", "valid")
+        options = self.common("kernel", "recurrent", "bias")
+        options |= {"kernel_size": self.one(2, 3), "padding": padding}
+        # A dilation and a stride don't go together.
+        options |= self.one({"strides": 2}, {"dilation_rate": 2}, {})
+        options |= {"recurrent_activation": self.one("sigmoid", "hard_sigmoid")}
+        options |= {"go_backwards": self.one(True, False)}
+        x = start = keras.Input((4, *[6] * rank, 2))
+        if padding == "same":
+            x = kind(2, return_sequences=True, kernel_size=2, padding="same")(x)
+        x = layers.Flatten()(kind(3, **options)(x))
+        return keras.Model(start, layers.Dense(2)(x))
+
     def graphs(self):
         """Shared layers, a nested model called twice, merges and operations."""
         inputs = [keras.Input((6,)), keras.Input((6,))]
@@ -184,7 +203,8 @@ def record(model, draw, folder, number):
 def main(folder, count):
     for number in range(count):
         draw = Draw(number)
-        model = (draw.images, draw.sequences, draw.graphs)[number % 3]()
+        kinds = draw.images, draw.sequences, draw.graphs
+        model = draw.films() if number >= RANDOM else kinds[number % 3]()
         draw.fill(model)
         record(model, draw, folder, number)
 

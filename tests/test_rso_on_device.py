@@ -16,6 +16,9 @@ from tests.pretended_gpu.tensors import operations
 
 NETS = {
     "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 3)),
+    "few weights": lambda: nn.Sequential(
+        nn.AvgPool2d(3), nn.Flatten(), nn.Linear(4, 3)
+    ),
     "batch norm": lambda: nn.Sequential(
         *(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()),
         *(nn.AvgPool2d(2), nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5), nn.ReLU()),
@@ -140,17 +143,21 @@ def test_what_can_not_be_recorded_is_judged_plainly(device, kinds, options):
         options = {**options, "cycles": 1}
         torch.manual_seed(0)
         searching = RSO(
-            NETS["linear"](), random_split(), batch_size=7, device=device, **options
+            NETS["few weights"](),
+            random_split(),
+            batch_size=7,
+            device=device,
+            **options,
         )
     else:
-        searching = search_of("linear", device, **options)
+        searching = search_of("few weights", device, **options)
     next(searching)
     plain = HostStep if device.type == "cpu" else DeviceStep
     assert {type(step) for step in kinds} == {plain}
 
 
 def test_several_weights_at_once_are_judged_on_the_host(device, kinds):
-    next(search_of("linear", device, proposals_at_once=2))
+    next(search_of("few weights", device, proposals_at_once=2))
     assert {type(step) for step in kinds} == {HostStep}
 
 
@@ -169,7 +176,7 @@ def test_a_function_is_recorded_at_its_third_call(device):
 
 
 def test_a_loss_that_is_not_finite_is_found_at_the_end_of_a_sweep(device):
-    searching = search_of("linear", device)
+    searching = search_of("few weights", device)
     with torch.no_grad():
         searching.minibatches.inputs[3] = torch.inf
     with pytest.raises(steps.SearchError, match="finite"):

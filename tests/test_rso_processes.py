@@ -1,5 +1,6 @@
 """Two real processes decide as one does; a lost one ends the run, and soon."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
+from course_lib.__main__ import main
 from course_lib.data import Split
 from course_lib.models import RSOCifar10CNN, mlp, rso_mnist_cnn, small_cnn
 from course_lib.rso import RSO
@@ -113,6 +115,7 @@ def in_cases(folder):
 def in_process(work, rank, count, folder, timeout, arguments):
     """What a child runs: join, work, leave its last words in a file."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # see `ctrl_c`
     dist.init_process_group(
         "gloo",
         init_method=f"file://{folder}/rendezvous",
@@ -129,11 +132,20 @@ def in_process(work, rank, count, folder, timeout, arguments):
     os._exit(0)  # a broken group would wait for what is gone
 
 
+@functools.cache
+def _context():
+    """How processes are started: from one that has imported torch, where there is."""
+    if "forkserver" not in mp.get_all_start_methods():
+        return mp.get_context("spawn")
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", "torch.distributed", "course_lib.rso"])
+    return context
+
+
 def together(work, folder, *arguments, count=2, timeout=60.0):
     """Run `work(folder, *arguments)` in processes of one group; yield them started."""
-    context = mp.get_context("spawn")
     started = [
-        context.Process(
+        _context().Process(
             target=in_process, args=(work, rank, count, folder, timeout, arguments)
         )
         for rank in range(count)
@@ -329,19 +341,22 @@ def test_other_errors_pass_the_guard():
         raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed")
 
 
-def test_torchrun_runs_the_command_on_two_processes(tmp_path):
+def test_torchrun_runs_the_command_on_two_processes(tmp_path, capsys):
     options = ["--data", "digits", "--cycles", "1", "--batch-size", "1437"]
     options += ["--net", f"{net_file(tmp_path)}:net", "--device", "cpu"]
+    command = ["rso", *options, "--out"]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = ["-m", "course_lib", "rso", *options, "--out"]
-    for out, start in (("two", launch), ("one", [])):
-        arguments = [sys.executable, *start, *command, tmp_path / out]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-        done = subprocess.run(
-            arguments, capture_output=True, text=True, timeout=200, env=environment
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("Stored in") == 1
+    done = subprocess.run(
+        [sys.executable, *launch, "-m", "course_lib", *command, tmp_path / "two"],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Stored in") == 1
+    assert main([*command, str(tmp_path / "one")]) == 0
+    assert capsys.readouterr().out.count("Stored in") == 1
     one, two = (read(tmp_path / name / "checkpoint.pt") for name in ("one", "two"))
     assert two["decisions"].equal(one["decisions"])
     settings = (tmp_path / "two" / "settings.json").read_text()

@@ -5,11 +5,12 @@ device, too, and so must a generator. `waits` counts what would make the host wa
 a GPU, by its name and place; `operations` counts what would be sent to one.
 """
 
+import functools
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -117,43 +118,89 @@ class Device(TorchDispatchMode):
 
 def run(function: Any, args: tuple, kwargs: dict) -> Any:
     """Run an operation as a GPU would take it, or refuse it as a GPU would."""
-    flat = list(_leaves((args, *kwargs.values())))
+    flat = _leaves(args, [])
     is_here = any(isinstance(part, PretendedTensor) for part in flat)
-    target = kwargs.get("device")
-    goes_here = target is not None and torch.device(target).type == "cuda"
+    goes_here = False
+    if kwargs:
+        _leaves(kwargs.values(), flat)
+        is_here = is_here or any(isinstance(part, PretendedTensor) for part in flat)
+        target = kwargs.get("device")
+        goes_here = target is not None and torch.device(target).type == "cuda"
     if function in _PINNING:
         return args[0]
     if not (is_here or goes_here):
         return function(*args, **kwargs)
-    name = function.overloadpacket.__name__
-    operations[name] += 1
-    if is_here and function not in _MIXING:
+    known = _known(function)
+    operations[known.name] += 1
+    if is_here and known.own is None:
         _require_one_device(function, flat)
-    _require_generator(name, kwargs.get("generator"))
-    _note_waits(function, args)
+    _require_generator(known.name, kwargs.get("generator"))
+    if known.waits is not None:
+        _wait(known.waits)
+    if known.is_indexing:
+        _note_index(args[1])
     args_of = _mapped(_inner, args)
     kwargs_of = {key: _mapped(_inner, part) for key, part in kwargs.items()}
     if kwargs_of.get("pin_memory"):
         kwargs_of["pin_memory"] = None
-    kernel = KERNELS.get(function, function)
-    if function in _OWN:
-        result = _OWN[function](function, args, args_of, kwargs_of, goes_here)
-        _record(flat, kernel, args_of, kwargs_of, _mapped(_inner, result))
+    if known.own is not None:
+        result = known.own(function, args, args_of, kwargs_of, goes_here)
+    else:
+        result = known.kernel(*args_of, **kwargs_of)
+    if recorder is not None and not known.is_view:
+        found = result if known.own is None else _mapped(_inner, result)
+        _record(flat, known.kernel, args_of, kwargs_of, found)
+    if known.own is not None:
         return result
-    result = kernel(*args_of, **kwargs_of)
-    _record(flat, kernel, args_of, kwargs_of, result)
+    if known.written is not None and is_here:
+        return args[0] if known.written == 0 else kwargs[known.written]
     wrapped = _mapped(_wrap, result)
-    if not is_here or not isinstance(result, Tensor | tuple | list):
+    if known.is_pure or not is_here or not isinstance(result, _PARTS):
         return wrapped
     return return_and_correct_aliasing(function, args, kwargs, wrapped)
+
+
+class _Known(NamedTuple):
+    """What is known of an operation before it is called."""
+
+    name: str
+    kernel: Any
+    own: Any  # runs it in the kernel's place
+    waits: str | None
+    is_indexing: bool
+    is_view: bool
+    is_pure: bool  # returns new memory alone
+    written: int | str | None  # the one argument that it returns
+
+
+@functools.cache
+def _known(function: Any) -> _Known:
+    name, kernel = function.overloadpacket.__name__, KERNELS.get(function, function)
+    returns = [r.alias_info for r in function._schema.returns]
+    is_resized = torch.Tag.inplace_view in function.tags
+    written: int | str | None = None
+    if len(returns) == 1 and returns[0] and returns[0].is_write and not is_resized:
+        takes = function._schema.arguments
+        if takes[0].alias_info and takes[0].alias_info.is_write:
+            written = 0
+        elif any(each.name == "out" and each.alias_info for each in takes):
+            written = "out"
+    return _Known(
+        name=name,
+        kernel=kernel,
+        own=_OWN.get(function),
+        waits=_WAITING.get(function),
+        is_indexing=function in _INDEXING,
+        is_view=_is_view(kernel),
+        is_pure=not any(returns) and not is_resized,
+        written=written,
+    )
 
 
 def _record(
     flat: list[Any], kernel: Any, args: tuple, kwargs: dict, found: Any
 ) -> None:
-    """Give a call to the graph that is recorded, if any is; views are no work."""
-    if recorder is None or _is_view(kernel):
-        return
+    """Give a call to the graph that is recorded."""
     reads_cpu = any(
         isinstance(part, Tensor)
         and part.dim() > 0
@@ -166,6 +213,7 @@ def _record(
 
 
 def _is_view(kernel: Any) -> bool:
+    """Views are no work."""
     if not isinstance(kernel, torch._ops.OpOverload):
         return False
     returns = [r.alias_info for r in kernel._schema.returns]
@@ -186,20 +234,24 @@ def _wrap(part: Any) -> Any:
     return PretendedTensor(part) if is_of_cpu else part
 
 
+_SERIES = tuple, list
+_PARTS = Tensor, tuple, list
+
 # An operation takes and gives parts, and lists and tuples of them. torch's own trees
 # take four times as long over these.
 
 
-def _leaves(parts: Iterable[Any]) -> Iterator[Any]:
+def _leaves(parts: Iterable[Any], found: list[Any]) -> list[Any]:
     for part in parts:
-        if isinstance(part, tuple | list):
-            yield from _leaves(part)
+        if isinstance(part, _SERIES):
+            _leaves(part, found)
         else:
-            yield part
+            found.append(part)
+    return found
 
 
 def _mapped(change: Callable[[Any], Any], part: Any) -> Any:
-    if isinstance(part, tuple | list):
+    if isinstance(part, _SERIES):
         return type(part)([_mapped(change, each) for each in part])
     return change(part)
 
@@ -270,12 +322,11 @@ _INDEXING = (
     aten._index_put_impl_.default,
 )
 _PINNING = aten.pin_memory.default, aten._pin_memory.default  # memory of the CPU
-_OWN = {
+_OWN = {  # these take a tensor of the CPU beside one of the device, too
     **dict.fromkeys(_INDEXING, _index),
     aten.copy_.default: _copy,
     aten._to_copy.default: _to,
 }
-_MIXING = {*_OWN}  # these take a tensor of the CPU beside one of the device
 
 # Waits
 
@@ -289,15 +340,12 @@ _WAITING = {
 }
 
 
-def _note_waits(function: Any, args: tuple) -> None:
-    if function in _WAITING:
-        _wait(_WAITING[function])
-    if function in _INDEXING:
-        indices = [i for i in args[1] if i is not None]
-        if any(i.dtype in (torch.bool, torch.uint8) for i in indices):
-            _wait("index by a mask")
-        elif any(not isinstance(i, PretendedTensor) for i in indices):
-            _wait("index on the CPU")
+def _note_index(parts: Iterable[Any]) -> None:
+    indices = [i for i in parts if i is not None]
+    if any(i.dtype in (torch.bool, torch.uint8) for i in indices):
+        _wait("index by a mask")
+    elif any(not isinstance(i, PretendedTensor) for i in indices):
+        _wait("index on the CPU")
 
 
 def _wait(name: str) -> None:

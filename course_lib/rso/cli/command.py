@@ -157,16 +157,18 @@ def _work(search: RSO, dataset: Dataset, folder: Folder) -> None:
         f"{', '.join(engines)}"
     )
     print("".join(f"{title:>12}" for title in TITLES))
-    if search.reports and search.is_between_cycles:
+    if search.reports:
         last = search.reports[-1].cycle
-        if math.isnan(tested.get(last, math.nan)):  # killed before it was tested
+        is_tested = not math.isnan(tested.get(last, math.nan))
+        if is_tested or not search.is_between_cycles:
+            folder.write_reports(search.reports, tested)
+        else:  # killed before it was tested
             _test(search, dataset, folder, tested)
     for report in search:
         _test(search, dataset, folder, tested)
         print(_row(report, tested[report.cycle]), flush=True)
         if search.precision != "float32":
             print(f"{search.changed:.2%} of the decisions differ from those in float32")
-    folder.write_reports(search.reports, tested)
     print(f"Stored in {folder.path}: {', '.join(FILES)}")
 
 

@@ -23,6 +23,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from keras_reader import reader
 from keras_weights import hdf5_file
 
 from course_lib.keras_models import KerasFormatError, load_keras
@@ -63,6 +64,20 @@ def refused(match, source=DENSE, **options):
 # HDF5
 
 
+@pytest.fixture(scope="module")
+def quick():
+    with reader() as found:
+        yield found
+
+
+@pytest.fixture
+def one_reader(monkeypatch, quick):
+    """Start one Python for all HDF5 files, of which most are odd or damaged."""
+    if os.name != "nt":  # it forks
+        monkeypatch.setattr(hdf5, "subprocess", quick)
+
+
+@pytest.mark.usefixtures("one_reader")
 @pytest.mark.parametrize("seed", range(40))
 def test_flipped_bytes_of_hdf5(tmp_path, seed):
     rng = random.Random(seed)
@@ -498,6 +513,7 @@ def test_any_bytes(tmp_path_factory, start, rest, as_text):
 NAMES = ["layers", "dense", "_layer_checkpoint_dependencies", "vars", "0", "1", ""]
 
 
+@pytest.mark.usefixtures("one_reader")
 @pytest.mark.parametrize("seed", range(25))
 def test_odd_groups_of_windows(tmp_path, seed):
     """Names joined by backslashes, in any order, over arrays and over the root."""

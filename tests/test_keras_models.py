@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from keras_reader import reader
 from torch import nn
 from torch.testing import assert_close
 
 from course_lib.keras_models import KerasFormatError, load_keras
 from course_lib.keras_models.constraints import apply_constraints, constrain
+from course_lib.keras_models.source import hdf5
 from course_lib.lessons.keras_models import question
 from course_lib.regularization import penalties, penalty
 
@@ -31,6 +34,15 @@ FORMS += ["model.h5"]
 WHOLE = ["m.keras", "m_legacy.h5", "model.h5"]
 # In 1.1 the activity penalty was computed in the training phase, after dropout.
 RANDOM_PENALTY = {"1.1.0_adv"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_reader():
+    """Start one Python for all HDF5 files; the files' own tests start one for each."""
+    with pytest.MonkeyPatch.context() as patch, reader() as quick:
+        if os.name != "nt":  # it forks
+            patch.setattr(hdf5, "subprocess", quick)
+        yield
 
 
 def halves(case):

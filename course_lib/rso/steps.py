@@ -75,10 +75,12 @@ class HostStep:
 
     def __init__(self, rules: Rules, task: Task, sweep: Sweep) -> None:
         self.rules, self.sweep, self.target = rules, sweep, task.target
-        self.flat, self.values = task.target.values, task.values.tolist()
+        self.flat = task.target.values
+        # One list: thousands of short ones would keep Python's garbage collector busy.
+        self.values = task.values.flatten().tolist()
         if self.flat.device.type == "cpu" and self.flat.dtype != torch.bfloat16:
             self.flat = self.flat.numpy()  # writes a number ten times as fast
-        self.winners = [0] * len(self.values)
+        self.winners = [0] * len(task.values)
         self.referee = Referee(task) if _needs_referee(rules, task, sweep) else None
 
     def __call__(self, group: Sequence[int], minibatch: int, asked: bool) -> bool:
@@ -100,7 +102,7 @@ class HostStep:
         else:
             winners = self._pick(losses, group, samples)
         for weight, winner in zip(group, winners, strict=True):
-            self.flat[weight] = self.values[weight][winner]
+            self.flat[weight] = self.values[3 * weight + winner]
             self.winners[weight] = winner
             self.sweep.record_decision(weight, winner)
         return is_asked

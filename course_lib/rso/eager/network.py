@@ -255,6 +255,9 @@ class Network:
 
     def call(self, node: fx.Node, env: Env) -> Any:
         """Run one node as the model would, on one candidate."""
+        is_called = node.op == "call_module" and not node.kwargs
+        if is_called and all(type(part) is fx.Node for part in node.args):
+            return self.module(node)(*[env[part] for part in node.args])  # as a rule
         if kinds.overwrites(node):  # others may read these values again
             env = {n: _copied(env[n]) for n in node.all_input_nodes}
         args = fx.map_arg(node.args, env.__getitem__)

@@ -33,7 +33,7 @@ class Compiled:
         self.task = task
         self.plan = Plan(task.network, task.target.parameter)
         self.lowered = LoweredPlan(self.plan, task.loss, task.minibatches)
-        self.values = task.values.tolist()
+        self.values = task.values.flatten().tolist()  # three of each weight
         self.steps = (task.values - task.target.values[:, None]).tolist()
         self.decays = any(step[0] for step in self.steps)
         self.per_channel = len(self.steps) // self.plan.channels
@@ -59,7 +59,7 @@ class Compiled:
         """Record a change until each mini-batch has seen it."""
         if change := self.steps[weight][winner]:
             self.moves.append((weight, change))
-            self.weights[weight] = self.values[weight][winner]
+            self.weights[weight] = self.values[3 * weight + winner]
 
     def _judge(
         self,

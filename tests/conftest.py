@@ -64,6 +64,16 @@ def device(request):
 
 
 @pytest.fixture
+def gpu():
+    """The pretended GPU, which counts its waits: a real one can't."""
+    if torch.cuda.is_available() or hooks.obstacle is not None:
+        reason = hooks.obstacle or "there is one"
+        pytest.skip(f"the GPU is not pretended: {reason}")
+    with pretended_gpu() as found:
+        yield found
+
+
+@pytest.fixture
 def cache(monkeypatch, tmp_path):
     """An empty cache for data, and no COURSE_DATA."""
     monkeypatch.setattr(archives, "cache", lambda: tmp_path / "cache")

@@ -16,7 +16,6 @@ from course_lib.began.history import Record
 from course_lib.began.run import learning_rate
 from course_lib.data import load
 from course_lib.training import TrainingError
-from tests.pretended_gpu.patches import pretended_gpu
 from tests.pretended_gpu.tensors import waits
 
 TINY = Config(
@@ -506,42 +505,40 @@ def test_a_gradient_that_is_nan_stops_before_the_update():
 
 
 @pytest.mark.parametrize("spoils", ["errors", "a gradient"])
-def test_a_gpu_is_asked_later_and_nothing_moves_after_the_failure(spoils):
+def test_a_gpu_is_asked_later_and_nothing_moves_after_the_failure(gpu, spoils):
     """The third of five steps fails; nobody waits until the check."""
     batches = pixels(5 * TINY.batch_size).split(TINY.batch_size)
-    with pretended_gpu() as gpu:
-        run, twin = start(device=gpu), start()
+    run, twin = start(device=gpu), start()
+    waits.clear()
+    for number, images in enumerate(batches):
+        images = images.to(gpu)
+        if number == 2 and spoils == "errors":
+            images[1] = math.nan
+        elif number == 2:
+            hook = run.generator.register_forward_hook(lambda *a: Spoil.apply(a[2]))
+        run.step(images)
+        if number == 2 and spoils != "errors":
+            hook.remove()
+    assert not waits
+    with pytest.raises(TrainingError, match=r"^began: step 3: .*those before this"):
+        run.check()
+    for images in batches[:2]:
+        twin.step(images)
+    assert run.steps == 2
+    for name in ("generator", "discriminator"):
+        for key, tensor in getattr(twin, name).state_dict().items():
+            ours = getattr(run, name).state_dict()[key]
+            torch.testing.assert_close(ours.cpu(), tensor)
+    torch.testing.assert_close(run.loss.k.cpu(), twin.loss.k)
+    assert twin.loss.k > 0
+    run.step(batches[2].to(gpu))  # and it goes on from there
+    assert not torch.equal(run.loss.k.cpu(), twin.loss.k)
+
+
+def test_a_run_on_a_gpu_waits_for_its_records_alone(gpu):
+    counts = []
+    for steps in (4, 8):
         waits.clear()
-        for number, images in enumerate(batches):
-            images = images.to(gpu)
-            if number == 2 and spoils == "errors":
-                images[1] = math.nan
-            elif number == 2:
-                hook = run.generator.register_forward_hook(lambda *a: Spoil.apply(a[2]))
-            run.step(images)
-            if number == 2 and spoils != "errors":
-                hook.remove()
-        assert not waits
-        with pytest.raises(TrainingError, match=r"^began: step 3: .*those before this"):
-            run.check()
-        for images in batches[:2]:
-            twin.step(images)
-        assert run.steps == 2
-        for name in ("generator", "discriminator"):
-            for key, tensor in getattr(twin, name).state_dict().items():
-                ours = getattr(run, name).state_dict()[key]
-                torch.testing.assert_close(ours.cpu(), tensor)
-        torch.testing.assert_close(run.loss.k.cpu(), twin.loss.k)
-        assert twin.loss.k > 0
-        run.step(batches[2].to(gpu))  # and it goes on from there
-        assert not torch.equal(run.loss.k.cpu(), twin.loss.k)
-
-
-def test_a_run_on_a_gpu_waits_for_its_records_alone():
-    with pretended_gpu() as gpu:
-        counts = []
-        for steps in (4, 8):
-            waits.clear()
-            train(replace(TINY, steps=steps), pixels(), every=steps, device=gpu)
-            counts.append(sum(waits.values()))
+        train(replace(TINY, steps=steps), pixels(), every=steps, device=gpu)
+        counts.append(sum(waits.values()))
     assert counts[0] == counts[1] > 0

@@ -19,19 +19,12 @@ from course_lib.rso import RSO
 from course_lib.rules import Adam
 from tests.pretended_gpu import hooks
 from tests.pretended_gpu.limits import LIMITS
-from tests.pretended_gpu.patches import pretended_gpu
 from tests.pretended_gpu.tensors import waits
 
 pytestmark = pytest.mark.skipif(
     hooks.obstacle is not None or torch.cuda.is_available(),
     reason=f"the GPU is not pretended: {hooks.obstacle or 'there is one'}",
 )
-
-
-@pytest.fixture
-def gpu():
-    with pretended_gpu() as device:
-        yield device
 
 
 def test_numbers_are_those_of_the_cpu(gpu):

@@ -13,14 +13,7 @@ from course_lib.losses import add_loss
 from course_lib.training import TrainingError, evaluate, fit
 from course_lib.training.finite import FiniteSteps, read_scalars
 from course_lib.vat import virtual_adversarial_loss
-from tests.pretended_gpu.patches import pretended_gpu
 from tests.pretended_gpu.tensors import waits
-
-
-@pytest.fixture
-def gpu():
-    with pretended_gpu() as device:
-        yield device
 
 
 def network():

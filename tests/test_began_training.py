@@ -535,6 +535,14 @@ def test_a_gpu_is_asked_later_and_nothing_moves_after_the_failure(gpu, spoils):
     assert not torch.equal(run.loss.k.cpu(), twin.loss.k)
 
 
+def test_a_failure_that_nobody_saw_is_in_no_checkpoint(gpu):
+    run = start(device=gpu)
+    run.step(torch.full((4, 1, 4, 4), math.nan, device=gpu))
+    with pytest.raises(TrainingError, match="step 1: L_real is nan"):
+        run.state_dict()
+    assert run.state_dict()["steps"] == 0
+
+
 def test_a_run_on_a_gpu_waits_for_its_records_alone(gpu):
     counts = []
     for steps in (4, 8):

@@ -11,6 +11,7 @@ from torch.utils.data import TensorDataset
 
 from course_lib.losses import add_loss
 from course_lib.training import TrainingError, evaluate, fit
+from course_lib.training.checks import BufferCopies
 from course_lib.training.finite import FiniteSteps, read_scalars
 from course_lib.vat import virtual_adversarial_loss
 from tests.pretended_gpu.tensors import waits
@@ -171,6 +172,66 @@ def test_a_later_error_alone_is_shown_as_it_is(gpu):
         train(model, adam(model, fused=True), data(), after_forward=fail)
 
 
+def test_ctrl_c_leaves_no_buffer_of_a_failure_that_nobody_saw(gpu):
+    inputs, labels = data()
+    count = iter(range(100))
+
+    def interrupt(*_):
+        if next(count) == 6:
+            raise KeyboardInterrupt
+
+    split = breaks(inputs), labels
+    model, optimizer, words = late(gpu, split, after_forward=interrupt)
+    assert words.startswith("fit: epoch 1, batch 5: the loss is nan")
+    assert_four_steps_were_taken(model, optimizer, inputs, labels)
+
+
+def test_a_buffer_replaced_by_a_longer_one_is_undone_late(gpu):
+    inputs, labels = data()
+    model = network().to(gpu)
+    model.register_buffer("seen", torch.ones(1, 2, device=gpu))
+
+    def grow(model, *_):
+        model.seen = torch.cat([model.seen, torch.ones(1, 2, device=gpu)])
+
+    split = breaks(inputs), labels
+    with pytest.raises(TrainingError, match="epoch 1, batch 5"):
+        train(model, adam(model, fused=True), split, after_forward=grow)
+    assert model.seen.shape == (5, 2)
+
+
+@pytest.mark.parametrize("skips", [0.0, 1.0])
+def test_copies_stay_after_a_failure(skips):
+    """Of sparse buffers, for which there is no where(), and of whole numbers, too."""
+    model = nn.Module()
+    start = {"sparse": torch.eye(2).to_sparse(), "count": torch.tensor(3)}
+    for name, buffer in start.items():
+        model.register_buffer(name, buffer.clone())
+    copies = BufferCopies(model)
+    copies.take(unless=torch.tensor(0.0))
+    for buffer in model.buffers():
+        buffer.mul_(2)
+    copies.take(unless=torch.tensor(skips))
+    for buffer in model.buffers():
+        buffer.mul_(5)
+    copies.restore()
+    for name, buffer in start.items():
+        wanted = buffer.to_dense() * (1 if skips else 2)
+        assert torch.equal(getattr(model, name).to_dense(), wanted)
+
+
+def test_lbfgs_counts_its_first_call_alone():
+    """The History has the loss before the step; the calls after it are the search."""
+    model, twin = network(), network()
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=5)
+    inputs, labels = data(2)
+    history = train(model, optimizer, (inputs, labels), batch_size=16)
+    with torch.no_grad():
+        twin.train()
+        first = nn.functional.cross_entropy(twin(inputs), labels)
+    assert history["loss"] == [pytest.approx(first.item(), rel=1e-6)]
+
+
 def test_a_hundred_steps_are_read_together(gpu):
     inputs, labels = data(250)
     inputs[-1] = math.nan
@@ -210,6 +271,8 @@ def test_reading_lets_the_optimizer_go_on(gpu):
 
 
 def test_numbers_are_exact_on_every_device(device):
+    ints = [torch.tensor(n, device=device) for n in (3, 2**60 + 1)]
+    assert read_scalars(ints) == [3, 2**60 + 1]  # without float64, which MPS has not
     third = torch.tensor(1 / 3, dtype=torch.float64, device=device)
     many = torch.tensor(2**40 + 1, device=device)
     half = torch.tensor(0.5, dtype=torch.float16, device=device)
@@ -222,7 +285,7 @@ def test_a_sparse_gradient_is_looked_at_and_a_large_one_is_finite(as_on_gpu):
     weight = nn.Parameter(torch.zeros(3, 2))
     steps = FiniteSteps(torch.optim.SGD([weight], lr=1.0))
     steps.is_on_cpu = not as_on_gpu  # the pretended GPU has no sparse tensors
-    steps.note_gradients("large", [torch.full((3, 2), 1e38)])
+    steps.note_gradients("large", [torch.full((3, 2), 1e38), torch.zeros(0)])
     for number in (0.25, math.nan):
         sparse = torch.tensor([[0.0, 0.0], [0.5, number]]).to_sparse(1)
         steps.note_gradients(number, [sparse])

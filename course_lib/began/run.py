@@ -101,7 +101,12 @@ class Run:
         return (2 * drawn - 1).to(self.device)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that a run needs to continue to the same numbers."""
+        """Return everything that a run needs to continue to the same numbers.
+
+        Raises:
+            TrainingError: as `check` does.
+        """
+        self.check()
         parts = {name: getattr(self, name).state_dict() for name in PARTS}
         records = [tuple(record) for record in self.history.records]
         own = {"steps": self.steps, "records": records, "seed": self.seed}

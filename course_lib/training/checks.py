@@ -174,18 +174,20 @@ class BufferCopies:
             for name, buffer in space.items()
             if buffer is not None and not is_lazy(buffer)
         ]
+        buffers = [buffer for _, _, buffer in found]
+        kinds = [(b.shape, b.dtype, b.device, b.layout) for b in buffers]
+        is_new = not kinds or kinds != self._kinds
+        if is_new and unless is not None and self._kinds and unless:
+            return  # of other shapes than those before the failure
         self.places = [(space, name) for space, name, _ in found]
-        self.buffers = [buffer for _, _, buffer in found]
-        kinds = [(b.shape, b.dtype, b.device, b.layout) for b in self.buffers]
-        if kinds and kinds == self._kinds:
-            new = self.buffers
-            if unless is not None:
-                pairs = zip(self.copies, self.buffers, strict=True)
-                new = [torch.where(unless > 0, *pair) for pair in pairs]
-            torch._foreach_copy_(self.copies, new)
-        elif unless is None or not self._kinds or not unless:
-            self.copies = [buffer.clone() for buffer in self.buffers]
-            self._kinds = kinds
+        self.buffers, self._kinds = buffers, kinds
+        if is_new:
+            self.copies = [buffer.clone() for buffer in buffers]
+            return
+        if unless is not None:
+            pairs = zip(self.copies, buffers, strict=True)
+            buffers = [_kept(unless, *pair) for pair in pairs]
+        torch._foreach_copy_(self.copies, buffers)
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -201,6 +203,13 @@ class BufferCopies:
             with contextlib.suppress(RuntimeError), is_own:
                 if buffer.layout is not torch.strided or not buffer.equal(values):
                     buffer.copy_(values)
+
+
+def _kept(skips: Tensor, copy: Tensor, buffer: Tensor) -> Tensor:
+    """Return the copy where `skips` is 1, else the buffer; as a rule without a wait."""
+    if buffer.layout is not torch.strided:
+        return copy if skips else buffer
+    return torch.where(skips.to(buffer.device) > 0, copy, buffer)
 
 
 # Explanations of torch's errors

@@ -67,6 +67,8 @@ class FiniteSteps:
             self._noted.append((key, marks))
             return
         dense = [g.coalesce().values() if g.is_sparse else g for g in grads]
+        # An empty tensor has no largest number.
+        dense = [g if g.numel() else g.new_zeros(1) for g in dense]
         self.note(key, torch._foreach_norm(dense, math.inf))
 
     def read(self) -> list[tuple[Any, list[float]]]:
@@ -100,9 +102,11 @@ def read_scalars(tensors: Sequence[Tensor]) -> list[float]:
 @torch.no_grad()
 def _stacked(tensors: Sequence[Tensor]) -> Tensor:
     """Return the numbers of all, exactly, on the device of the first."""
-    is_exact = {t.dtype for t in tensors} <= _EXACT_IN_FLOAT32
-    dtype = torch.float32 if is_exact else torch.float64
-    return torch.cat([t.to(tensors[0].device, dtype).reshape(-1) for t in tensors])
+    dtypes, device = {t.dtype for t in tensors}, tensors[0].device
+    dtype = torch.float32 if dtypes <= _EXACT_IN_FLOAT32 else torch.float64
+    if len(dtypes) == 1:  # not every device has float64
+        (dtype,) = dtypes
+    return torch.cat([t.to(device, dtype).reshape(-1) for t in tensors])
 
 
 _EXACT_IN_FLOAT32 = {torch.float32, torch.float16, torch.bfloat16}

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,6 +74,10 @@ def fit(
     of a model in train mode (a batch norm whose statistics must not change). If the
     model itself is in eval mode, as after an evaluation, all its parts train.
 
+    A step waits for a GPU once, to see that its numbers are finite. With a fused
+    optimizer, such as Adam(..., fused=True), a hundred steps do so together: a failure
+    is noticed up to a hundred steps later, and nothing moves meanwhile.
+
     Args:
         model: takes inputs `(batch, ...)`; each batch is moved to the device of its
             first parameter.
@@ -102,9 +107,6 @@ def fit(
         drop_last: skip a last batch that is smaller than the others; a batch norm can't
             train on one sample.
         progress: show a bar; TQDM_DISABLE=1 in the environment hides it too.
-
-    A step waits for a GPU once, to see that its numbers are finite; with a fused
-    optimizer, such as Adam(..., fused=True), a hundred steps do so together.
 
     Raises:
         TrainingError: the loss, the penalty, a term or a gradient is not finite. The
@@ -198,7 +200,8 @@ class _Trainer:
         self.buffers = BufferCopies(self.model)
         self.steps = FiniteSteps(self.optimizer)
         self.place = "fit"
-        self.records: list[tuple[int, dict[str, float]]] = []  # of an epoch's steps
+        self.totals: dict[str, float] = {}  # over an epoch's samples
+        self.last: dict[str, float] = {}  # of the step read last
 
     def close(self) -> None:
         """Remove what helps to train from the model and the optimizer."""
@@ -210,29 +213,26 @@ class _Trainer:
         self.model.train()
         for part in self.frozen:
             part.training = False
-        self.records = []
+        self.totals = {"loss": 0.0, "penalty": 0.0}  # columns of every History
+        samples = 0
         for number, batch in enumerate(batches, start=1):
             self.place = f"fit: epoch {epoch}, batch {number}"
             with self._undone_if_it_fails():
                 self.buffers.take(unless=self.steps.skips)
                 step = self._step_with_closure if self.needs_closure else self._step
                 step(batch)
+            samples += batch.size
         with self._undone_if_it_fails():
             self._read()
         self.reach.warn()
-        totals = {"loss": 0.0, "penalty": 0.0}  # columns of every History
-        for size, values in self.records:
-            for name, value in values.items():
-                totals[name] = totals.get(name, 0.0) + value * size
-        samples = sum(size for size, _ in self.records)
-        return {name: total / samples for name, total in totals.items()}
+        return {name: total / samples for name, total in self.totals.items()}
 
     @contextmanager
     def _undone_if_it_fails(self) -> Iterator[None]:
         """Restore the buffers if this step fails, or one that was not read before."""
         try:
             yield
-        except Exception:
+        except BaseException:  # Ctrl-C as well
             try:
                 self._read()
             finally:
@@ -253,12 +253,13 @@ class _Trainer:
         """Let the optimizer compute loss and gradients as often as it needs them."""
         moved = all_parameters(self.optimizer)
         before = [p.detach().clone() for p in moved]
-        steps = len(self.records)
+        counted: list[dict[str, float]] = []  # the totals after each call
 
         def closure() -> float:
             self._backward(batch)
             self._read()
-            return sum(self.records[-1][1].values())
+            counted.append(dict(self.totals))
+            return sum(self.last.values())
 
         try:
             self.optimizer.step(closure)
@@ -266,7 +267,7 @@ class _Trainer:
             with torch.no_grad():
                 torch._foreach_copy_(moved, before)
             raise
-        del self.records[steps + 1 :]  # only its first call is a step of the History
+        self.totals = counted[0]  # the History has the loss before the step
 
     def _backward(self, batch: Batch) -> None:
         """Leave gradients in .grad, and note the numbers of the step."""
@@ -290,16 +291,16 @@ class _Trainer:
         self.steps.note_gradients((self.place, 0, moved), [p.grad for p in moved])
 
     def _read(self) -> None:
-        """Record the losses noted since the last time; refuse the first failure."""
+        """Count the losses noted since the last time; refuse the first failure."""
         for (place, size, names), numbers in self.steps.read():
             values = dict(zip(names, numbers, strict=True))
-            if all(map(math.isfinite, numbers)):
-                self.records += [(size, values)] if size else []
-                continue
-            reason = (
-                _wrong_loss(values) if size else _wrong_gradient(self.model, values)
-            )
-            raise TrainingError(f"{place}: {reason}", self.history)
+            if not all(map(math.isfinite, numbers)):
+                wrong = _wrong_loss if size else partial(_wrong_gradient, self.model)
+                raise TrainingError(f"{place}: {wrong(values)}", self.history)
+            if size:
+                self.last = values
+                for name, value in values.items():
+                    self.totals[name] = self.totals.get(name, 0.0) + value * size
 
     def parts(self, batch: Batch) -> dict[str, Tensor]:
         """Return the scalars to be minimized, by name."""

@@ -18,6 +18,7 @@ from course_lib.lessons.checks import (
     require_parameters,
     require_scalar,
     require_unchanged,
+    why_not_without_arguments,
 )
 from course_lib.lessons.exercises import NotYet, exercise
 
@@ -151,6 +152,12 @@ def test_a_module_must_train_exactly_what_it_was_given():
             require_parameters(model, one, other)
     with pytest.raises(NotYet, match="Your code has frozen the weights"):
         require_parameters(one.requires_grad_(False), one)
+
+
+def test_a_function_that_wants_arguments_says_which():
+    assert "missing a required argument: 'x'" in why_not_without_arguments(lambda x: x)
+    for function in (lambda x=1: x, int, nn.ReLU()):  # int tells nothing of itself
+        assert why_not_without_arguments(function) == ""
 
 
 def test_an_exercise_is_named_after_its_function_and_module(tmp_path, monkeypatch):

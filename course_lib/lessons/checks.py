@@ -3,6 +3,7 @@
 Each function raises `NotYet` with the name of a mistake, or returns.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any
@@ -99,6 +100,21 @@ def require_parameters(model: nn.Module, *given: nn.Module) -> None:
             ),
         }
     )
+
+
+def why_not_without_arguments(function: Callable[..., Any]) -> str:
+    """Return why a call without arguments would fail; nothing where it would not.
+
+    >>> why_not_without_arguments(lambda x: x)
+    "missing a required argument: 'x'"
+    """
+    try:
+        inspect.signature(function).bind()
+    except TypeError as error:
+        return str(error)
+    except ValueError:  # what is written in C may tell nothing
+        pass
+    return ""
 
 
 def settings_of(model: nn.Module) -> list[Any]:

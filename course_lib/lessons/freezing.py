@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from course_lib.explicit import Leaf, freeze, setup, update
-from course_lib.lessons.checks import reject, require_kind
+from course_lib.lessons.checks import reject, require_kind, require_unchanged
 from course_lib.lessons.exercises import NotYet
 from course_lib.rules import Momentum
 from course_lib.trees import Path, Tree, map_tree, walk
@@ -51,16 +51,14 @@ def _state(params: Tree, resting: tuple[str, ...], pull: float) -> tuple[Tree, T
     return {k: freeze(v) if k in resting else v for k, v in state.items()}, params
 
 
-def _copied(tree: Any) -> Any:
-    return {k: _copied(v) for k, v in tree.items()} if isinstance(tree, dict) else tree
-
-
 def _frozen_by(freeze_part: Freeze, before: Tree, name: str) -> Any:
     """Return what the function makes of a copy, which it may not change."""
-    given, is_large = _copied(before), len(before) > 2
+    given, is_large = map_tree(lambda _, leaf: leaf, before), len(before) > 2
     if is_large:
         name = "".join(list(name))  # equal, but another object
     flags = {path: leaf.frozen for path, leaf in walk(before)}
+    velocities = [leaf.state for _, leaf in walk(before)]
+    kept = [v.clone() for v in velocities]
     try:
         got = freeze_part(given, name)
     except Exception as error:
@@ -79,6 +77,7 @@ def _frozen_by(freeze_part: Freeze, before: Tree, name: str) -> Any:
             "You wrote into the state that you were given; whoever still holds it has "
             f"a frozen {name}, too. Build a new dict: `{{**state, ...}}`."
         )
+    require_unchanged(velocities, kept, "a velocity of the given state")
     return got
 
 

@@ -1,6 +1,5 @@
 """The judge of lesson 01's `live`: a total that follows the weights, nothing else."""
 
-import inspect
 import math
 from collections import OrderedDict
 from collections.abc import Callable
@@ -9,7 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from course_lib.lessons.checks import close, gradient, require_kind, settings_of
+from course_lib.lessons.checks import (
+    close,
+    gradient,
+    require_kind,
+    settings_of,
+    why_not_without_arguments,
+)
 from course_lib.lessons.exercises import NotYet
 
 # By hand, for these weights; all biases are 7.
@@ -180,19 +185,17 @@ def _judge_names(answer: Callable[..., Any], first: nn.Linear, last: nn.Linear) 
 
 
 def _require_function(total: Any) -> None:
-    require_kind(total, object, "the function `total`", what="`make_total`")
-    if not callable(total):
+    if _number(total) is not None:
         raise NotYet(
             "`make_total` returned a number, which does not change when the weights "
             "do. Return a function that computes it."
         )
-    try:
-        inspect.signature(total).bind()
-    except TypeError:
+    require_kind(total, Callable, "the function `total`", what="`make_total`")
+    if why_not_without_arguments(total):
         raise NotYet(
             "`total` wants arguments; it is called without any, as `total()`. It "
             "knows the model from `make_total`."
-        ) from None
+        )
 
 
 def _require_total(total: Callable[[], Any], first: nn.Linear, last: nn.Linear) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from course_lib.lessons.checks import as_text, close
+from course_lib.lessons.checks import as_text, close, require_unchanged
 from course_lib.lessons.exercises import NotYet
 
 _STEPS = ("mean", "clip", "decay", "momentum")
@@ -83,10 +83,13 @@ def _judge_kind(answer: Any) -> None:
 
 def _drive(rule: Any, starts: Sequence[Tensor], rows: Sequence[Tensor]) -> list[Tensor]:
     """Return where each array ends; the arrays take their steps in turn."""
-    xs, states = list(starts), [rule.init(x) for x in starts]
+    xs, states = list(starts), [rule.init(x.clone()) for x in starts]
     for gs in zip(*rows, strict=True):
         for i, g in enumerate(gs):
-            states[i], dx = rule.apply(states[i], xs[i], g)
+            given = xs[i].clone(), g.clone()
+            states[i], dx = rule.apply(states[i], *given)
+            if xs[i].isfinite().all():  # no NaN is equal to itself
+                require_unchanged(given, (xs[i], g), "x or g")
             xs[i] = xs[i] if dx is None else xs[i] - dx
     return xs
 

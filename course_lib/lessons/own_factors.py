@@ -49,9 +49,7 @@ def _made(answer: Callable[..., Any], factors: list[Any]) -> Sequence[Scale]:
     require_kind(made, list | tuple, "a list of functions", what="`make_scalers`")
     for part in made:
         wanted = "a function, to be called later"
-        require_kind(part, object, wanted, what="An entry of the list", verb="is")
-        if not callable(part):
-            raise NotYet(f"The list holds {type(part).__name__}; wanted {wanted}.")
+        require_kind(part, Callable, wanted, what="The list", verb="holds")
     return made
 
 

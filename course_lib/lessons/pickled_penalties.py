@@ -4,7 +4,6 @@ It goes step by step, and each message names its step: the penalties of a model 
 just been made, what may change later, and what comes back from a pickle.
 """
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from course_lib.lessons.checks import (
     reject,
     require_kind,
     settings_of,
+    why_not_without_arguments,
 )
 from course_lib.lessons.exercises import NotYet
 from course_lib.lessons.pickled_slips import (
@@ -129,25 +129,17 @@ def _judge_parts(penalties: Sequence[Any]) -> None:
                 f"Step 1: the list holds {type(part).__name__}, which can't be "
                 "called. An object needs a method `__call__`."
             )
-        _judge_signature(part)
+        if why := why_not_without_arguments(part):
+            raise NotYet(
+                f"Step 1: a penalty is called without arguments, as `penalty()`; yours "
+                f"can't be ({why}). It keeps its layer and its numbers."
+            )
     if len(penalties) != 2:
         free = " The free one, None, has none." if len(penalties) > 2 else ""
         raise NotYet(
             f"Step 1: three dense layers, one of them free, gave {len(penalties)} "
             f"penalties; wanted 2.{free}"
         )
-
-
-def _judge_signature(part: Callable[..., Any]) -> None:
-    try:
-        inspect.signature(part).bind()
-    except TypeError as error:
-        raise NotYet(
-            f"Step 1: a penalty is called without arguments, as `penalty()`; yours "
-            f"can't be ({error}). It keeps its layer and its numbers."
-        ) from None
-    except ValueError:  # what is written in C may tell nothing
-        return
 
 
 def _values(penalties: Sequence[Callable[[], Any]]) -> list[Tensor]:

@@ -51,13 +51,13 @@ def judge(answer: Callable[..., Any]) -> None:
 def _judge_without_cells(answer: Callable[..., Any], a: Callable[[], object]) -> None:
     for pair in ((a, abs_of_one), (abs_of_one, a), (abs_of_one, abs_of_one)):
         try:
-            answer(*pair)
+            shares = _asked(answer, *pair)
         except TypeError:
             raise NotYet(
                 "A function that captures nothing has `__closure__` None, and your "
                 "code fails on it, be it f or g. Treat None as no cells."
             ) from None
-        if _asked(answer, *pair):
+        if shares:
             raise NotYet(
                 "A function that captures nothing shares nothing; wanted False."
             )

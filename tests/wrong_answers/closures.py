@@ -439,9 +439,10 @@ WRONG = {
             "shares nothing",
         ),
         (
-            _shared("any(a is b and a.cell_contents for a in mine for b in theirs)")
-            .replace("any(", "any(bool(", 1)
-            .replace("contents for", "contents) for"),
+            _shared(
+                "any(a is b and bool(a.cell_contents)\n"
+                "               for a in mine for b in theirs)"
+            ),
             "share a cell that holds None",
         ),
         (
@@ -689,6 +690,7 @@ WRONG = {
             + "    return lambda: torch.stack([c * (w * w).sum() for w, c in pairs])\n",
             "a tensor of shape (2,); wanted one",
         ),
+        (_PAIRS + "    return pairs\n", "returned list; wanted the function `total`"),
         (
             _DEF + "    pairs = [(p, c) for n, c in coefficients.items()\n"
             "             for q, p in model.named_parameters()\n"
@@ -962,12 +964,12 @@ WRONG = {
             "kept = {}\n"
             "class Penalty:\n"
             "    def __init__(self, layer, l1, l2):\n"
-            "        kept[id(self)] = layer\n"
-            "        self.number, self.l1, self.l2 = id(self), l1, l2\n"
+            "        self.name, self.l1, self.l2 = f'number {len(kept)}', l1, l2\n"
+            "        kept[self.name] = layer\n"
             "    def __call__(self):\n"
-            "        w = kept[self.number].weight\n"
+            "        w = kept[self.name].weight\n"
             f"        return {_SUMS}\n" + _LOOP,
-            "without its parts",
+            "without its parts ('number 0')",
         ),
         (
             _RIGHT + "    def __getstate__(self):\n"

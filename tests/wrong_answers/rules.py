@@ -173,6 +173,15 @@ WRONG = {
             + _chain("Gather()", CLIP, DECAY, BALL),
             "One array comes out right, two do not",
         ),
+        (
+            "class Cut:\n"
+            "    def init(self, x):\n"
+            "        return None\n"
+            "    def apply(self, state, x, g):\n"
+            "        return state, g.clamp_(-1, 1)\n"
+            + _chain("Cut()", MEAN, DECAY, BALL),
+            "You changed x or g",
+        ),
     ],
     "freeze_part": [
         (
@@ -199,6 +208,21 @@ WRONG = {
         (
             _each("freeze(b) if k == name else thaw(b)"),
             "The decoder was frozen before, and your function thawed it",
+        ),
+        (
+            _freeze(
+                "for leaf in state[name].values():",
+                "    leaf.state.zero_()",
+                "return {**state, name: freeze(state[name])}",
+            ),
+            "You changed a velocity of the given state",
+        ),
+        (
+            _freeze(
+                "branch = state[name] | {'weight': freeze(state[name]['weight'])}",
+                "return {**state, name: branch}",
+            ),
+            "`encoder.bias` still moves",
         ),
         (_each("freeze(b) if name in k else b"), "The encoder_2 is frozen, too"),
         (_each("freeze(b) if k in name else b"), "The code is frozen, too"),

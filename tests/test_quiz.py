@@ -63,6 +63,8 @@ def test_a_question_is_one_with_several_choices(lesson, asked):
     assert len(asked.choices) >= 3
     for choice in asked.choices:
         assert choice.reply.endswith("."), choice
+        words = re.sub("`.+?`", "", choice.text + choice.reply)
+        assert not re.search("[`*]", words), choice  # only code is set
         assert not choice.text.endswith("."), choice
 
 
@@ -81,6 +83,8 @@ def test_replies_lead_to_sections_that_are_there(lesson):
     named = [name for c in wrong for name in re.findall(r"See “(.+?)”\.$", c.reply)]
     assert set(named) <= sections
     assert len(named) > len(wrong) / 2
+    every = "".join(c.reply for asked in ASKED[lesson] for c in asked.choices)
+    assert len(named) == len(re.findall("[“”]", every)) / 2  # all end like that
 
 
 def test_neither_place_nor_length_gives_the_right_choice_away():
@@ -408,6 +412,26 @@ def test_a_file_without_questions_is_refused(text):
         ValueError, match=r"^quiz: the text, line \d: got .*; wanted a q"
     ):
         quiz_file.parse(text)
+
+
+def stored(monkeypatch, folder, content):
+    monkeypatch.setattr(quiz_file, "FOLDER", folder)
+    path = folder / "closures.md"
+    path.mkdir() if content is None else path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("content", [None, "é".encode("latin-1"), b"\xff\xfe#"])
+def test_a_file_that_can_not_be_read_is_named(tmp_path, monkeypatch, content):
+    path = re.escape(str(stored(monkeypatch, tmp_path, content)))
+    message = rf"^quiz: {path} can't be read \(.+\)\. Save it as text, in UTF-8\.$"
+    with pytest.raises(ValueError, match=message):
+        quiz("closures")
+
+
+def test_an_editor_may_mark_a_file_as_utf_8(tmp_path, monkeypatch):
+    stored(monkeypatch, tmp_path, GOOD.encode("utf-8-sig"))
+    assert quiz_file.read("closures") == quiz_file.parse(GOOD)
 
 
 @given(st.text(alphabet="#-*[] x`?\n a", max_size=60))

@@ -25,13 +25,23 @@ def run(arguments: argparse.Namespace) -> int:
             print(summary(model))
         status = _check(model, arguments.check) if arguments.check else 0
         if arguments.save:
-            with replacing(arguments.save) as stream:
-                torch.save(model.state_dict(), stream)
-            print(f"The state_dict is in {arguments.save}.")
+            _save(model, arguments.save)
     except (KerasFormatError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     return status
+
+
+def _save(model: KerasModel, path: str) -> None:
+    try:
+        with replacing(path) as stream:
+            torch.save(model.state_dict(), stream)
+    except OSError as error:
+        raise OSError(
+            f"keras: {path} can't be written ({error.strerror or error}). Name a file "
+            "in a folder that is there and your own."
+        ) from error
+    print(f"The state_dict is in {path}.")
 
 
 def _check(model: KerasModel, path: str) -> int:

@@ -81,11 +81,11 @@ class ResetButtons:
 
     def _reset(self, name: str, button: ipywidgets.Button) -> None:
         try:
-            said = working_copy.reset(name)
+            again = "If its tab is open, close it without saving and open it again."
+            said = f"{working_copy.reset(name)} {again}"
         except OSError as error:
             said = f"Nothing was changed: {error}"
-        again = "If its tab is open, close it without saving and open it again."
-        self.message.value = html.escape(f"{said} {again}")
+        self.message.value = html.escape(said)
 
     def _ipython_display_(self) -> None:
         layout = ipywidgets.Layout(flex_flow="row wrap")

@@ -67,7 +67,7 @@ def read(name: str) -> tuple[Question, ...]:
     """Return the questions of a lesson.
 
     Raises:
-        ValueError: there is no such lesson, or its file is none as above.
+        ValueError: there is no such lesson, or its file can't be read or has a fault.
 
     >>> read("closures")[0].choices[0].right
     False
@@ -75,7 +75,13 @@ def read(name: str) -> tuple[Question, ...]:
     if name not in names():
         raise ValueError(f"quiz: got {name!r}; wanted one of {', '.join(names())}.")
     path = FOLDER / f"{name}.md"
-    return parse(path.read_text(encoding="utf-8"), path.name)
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # -sig: some editors write a mark
+    except (OSError, UnicodeError) as error:
+        raise ValueError(
+            f"quiz: {path} can't be read ({error}). Save it as text, in UTF-8."
+        ) from error
+    return parse(text, path.name)
 
 
 def parse(text: str, file: str = "the text") -> tuple[Question, ...]:

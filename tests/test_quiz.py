@@ -262,6 +262,8 @@ def test_no_exercise_has_the_name_of_the_quiz():
         ((0, 1), r"Quiz\.answer: got question 0; wanted 1 to 4\."),
         ((5, 1), r"got question 5; wanted 1 to 4\."),
         ((1, 0), r"got choice 0 of question 1; wanted 1 to 4\."),
+        ((1.0, 1), r"got question 1\.0; wanted 1 to 4\."),
+        ((1, 2.0), r"got choice 2\.0 of question 1; wanted 1 to 4\."),
         ((1, "a"), r"got choice 'a' of question 1; wanted 1 to 4\."),
     ],
 )

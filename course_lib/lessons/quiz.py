@@ -11,6 +11,7 @@ import html
 import ipywidgets
 from IPython.display import display
 
+from course_lib.checks import is_int
 from course_lib.lessons import _SPEAKING_CONTROLS, quiz_file
 from course_lib.lessons.exercises import Verdict, store, to_html
 from course_lib.lessons.progress_file import QUIZ
@@ -110,13 +111,13 @@ class Quiz:
         Raises:
             ValueError: there is no such question, or no such choice.
         """
-        if number not in range(1, len(self.questions) + 1):
+        if not is_int(number) or number not in range(1, len(self.questions) + 1):
             raise ValueError(
                 f"Quiz.answer: got question {number!r}; wanted 1 to "
                 f"{len(self.questions)}."
             )
         choices = self.questions[number - 1].choices
-        if choice not in range(1, len(choices) + 1):
+        if not is_int(choice) or choice not in range(1, len(choices) + 1):
             raise ValueError(
                 f"Quiz.answer: got choice {choice!r} of question {number}; wanted 1 to "
                 f"{len(choices)}."

@@ -291,8 +291,8 @@ NETS = {
     ),
     "a functional layer": (
         lambda: Net(
-            lambda s, x: F.linear(torch.relu(s.first(x.amax((2, 3)))), s.weight),
-            first=nn.Linear(2, 4),
+            lambda s, x: F.linear(torch.relu(s.first(x.flatten(1))), s.weight),
+            first=nn.Linear(50, 4),
             weight=vector(21, 4),
         ),
         ("weight",),

@@ -80,7 +80,7 @@ def reader():
     finally:
         if started:
             started[1].close()
-            started[0].wait()
+            assert started[0].wait(60) == 0  # errors of `run` are taken for damage
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ RULES = [
     RAdam(0.1),
     OAdam(0.03),
     AdaBelief(0.05),
-    Lion(0.02, (0.8, 0.9)),
+    Lion(0.03, (0.5, 0.97)),
     Chain(Adam(0.05)),
     Chain(WeightDecay(0.01), Adam(0.05)),
     Chain(SignDecay(0.001), Momentum(0.02)),

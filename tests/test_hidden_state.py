@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from course_lib.lessons.hidden_state import (
+from course_lib.lessons.explicit.hidden_state import (
     PLACES,
     make_run,
     race,

@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from course_lib.lessons.stopwatch import Steps, multiply_adds, seconds_of
+from course_lib.lessons.rso_speed.stopwatch import Steps, multiply_adds, seconds_of
 
 
 def test_a_matrix_product_and_a_convolution_are_counted_by_hand():

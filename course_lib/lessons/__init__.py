@@ -2,11 +2,11 @@
 
 Here are `show`, `explore` and `compare`, which every lesson uses. Read `exercises` next
 (what an exercise is), then `checks` (what all of them need) and `start_here`, the first
-lesson: the exercises of each lesson are in the module of its name. A module of another
-name belongs to one or two lessons, which its first line names. `quiz` asks what
-`quiz_file` reads from `quizzes/`. `progress_file` stores what is solved, `progress`
-shows it. `lab` is `make lab`, which opens the copy that `working_copy` makes; `execute`
-is `make notebooks`, and `overview` its table.
+lesson: a folder has the name of each other one, with its exercises in `__init__` and
+what only they need in modules beside it. `quiz` asks what `quiz_file` reads from
+`quizzes/`. `progress_file` stores what is solved, `progress` shows it. `lab` is `make
+lab`, which opens the copy that `working_copy` makes; `class_copy` and `class_table` are
+for teachers. `execute` is `make notebooks`, and `overview` its table.
 """
 
 import base64

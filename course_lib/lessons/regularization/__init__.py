@@ -22,8 +22,8 @@ from course_lib.lessons.checks import (
     require_unchanged,
 )
 from course_lib.lessons.exercises import NotYet, exercise
-from course_lib.lessons.regularized_judge import judge_loop
-from course_lib.lessons.regularized_loop import Setting
+from course_lib.lessons.regularization.loop_judge import judge_loop
+from course_lib.lessons.regularization.loops import Setting
 from course_lib.regularization import penalties
 
 NUMBER = 2

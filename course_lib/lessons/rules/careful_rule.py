@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from course_lib.explicit import adjust, setup, update
-from course_lib.lessons.careful_slips import (
+from course_lib.lessons.checks import (
+    close,
+    reject,
+    require_dtype_of,
+    require_kind,
+    require_unchanged,
+)
+from course_lib.lessons.exercises import NotYet
+from course_lib.lessons.rules.careful_slips import (
     ETA,
     GRADIENTS,
     RHO,
@@ -19,14 +27,6 @@ from course_lib.lessons.careful_slips import (
     mask,
     walk,
 )
-from course_lib.lessons.checks import (
-    close,
-    reject,
-    require_dtype_of,
-    require_kind,
-    require_unchanged,
-)
-from course_lib.lessons.exercises import NotYet
 from course_lib.rules import (
     AccumulateGradients,
     Adam,

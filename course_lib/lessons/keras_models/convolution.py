@@ -20,7 +20,7 @@ from course_lib.lessons.checks import (
     require_unchanged,
 )
 from course_lib.lessons.exercises import NotYet
-from course_lib.lessons.keras_cases import (
+from course_lib.lessons.keras_models.cases import (
     CASES,
     CHANNELS,
     COSTLY,
@@ -35,7 +35,7 @@ from course_lib.lessons.keras_cases import (
     same_pads,
     split,
 )
-from course_lib.lessons.keras_files import layer, sequential
+from course_lib.lessons.keras_models.files import layer, sequential
 from course_lib.regularization import penalty
 
 _SWAPPED_PADS = (

@@ -11,19 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.lessons.checks import reject, require_kind, require_written
-from course_lib.lessons.epoch_loop import Fit, judge_fit
-from course_lib.lessons.evaluate_judge import (
+from course_lib.lessons.exercises import NotYet, exercise
+from course_lib.lessons.explicit.epoch_loop import Fit, judge_fit
+from course_lib.lessons.explicit.evaluate_judge import (
     judge_nested,
     judge_outputs,
     judge_untouched,
 )
-from course_lib.lessons.exercises import NotYet, exercise
-from course_lib.lessons.hidden_state import PLACES as PLACES
-from course_lib.lessons.hidden_state import make_run as make_run
-from course_lib.lessons.hidden_state import race as race
-from course_lib.lessons.hidden_state import torch_steps as torch_steps
-from course_lib.lessons.hidden_state import watch as watch
-from course_lib.lessons.tree_judge import (
+from course_lib.lessons.explicit.hidden_state import PLACES as PLACES
+from course_lib.lessons.explicit.hidden_state import make_run as make_run
+from course_lib.lessons.explicit.hidden_state import race as race
+from course_lib.lessons.explicit.hidden_state import torch_steps as torch_steps
+from course_lib.lessons.explicit.hidden_state import watch as watch
+from course_lib.lessons.explicit.tree_judge import (
     copied,
     parameters_of,
     require_dtype,

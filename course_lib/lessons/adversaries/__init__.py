@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from course_lib.lessons import began_step_judge, vat_judge
+from course_lib.lessons.adversaries import began_step_judge, vat_judge
+from course_lib.lessons.adversaries.vat_judge import judge_gradient, kl
 from course_lib.lessons.checks import (
     as_text,
     close,
@@ -23,7 +24,6 @@ from course_lib.lessons.checks import (
     require_unchanged,
 )
 from course_lib.lessons.exercises import NotYet, exercise
-from course_lib.lessons.vat_judge import judge_gradient, kl
 
 NUMBER = 5
 

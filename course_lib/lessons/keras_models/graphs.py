@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.keras_models.graph.model import KerasModel
-from course_lib.lessons.keras_files import File, functional, layer
+from course_lib.lessons.keras_models.files import File, functional, layer
 
 Ref = tuple[str, int]  # a layer, and the number of its call
 

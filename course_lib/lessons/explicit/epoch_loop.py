@@ -13,8 +13,14 @@ from torch import Tensor, nn
 
 from course_lib.explicit import Leaf, setup
 from course_lib.lessons.checks import close, reject, require_kind, require_written
-from course_lib.lessons.epoch_oracle import Batches, Epoch, Watched, accuracy, by_torch
 from course_lib.lessons.exercises import NotYet
+from course_lib.lessons.explicit.epoch_oracle import (
+    Batches,
+    Epoch,
+    Watched,
+    accuracy,
+    by_torch,
+)
 from course_lib.rules import Momentum
 from course_lib.trees import Tree, dotted, map_tree, walk
 

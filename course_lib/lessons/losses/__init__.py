@@ -10,8 +10,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from course_lib.lessons import means
-from course_lib.lessons import two_heads as two_heads_judge
 from course_lib.lessons.checks import (
     close,
     gradient,
@@ -22,6 +20,7 @@ from course_lib.lessons.checks import (
     require_unchanged,
 )
 from course_lib.lessons.exercises import NotYet, exercise
+from course_lib.lessons.losses import means, two_heads_judge
 
 NUMBER = 4
 

@@ -6,19 +6,19 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from course_lib.lessons import (
+from course_lib.lessons.checks import reject
+from course_lib.lessons.closures import (
     live_total,
     own_factors,
     pickled_penalties,
     shared_cells,
     watched_children,
 )
-from course_lib.lessons.checks import reject
+from course_lib.lessons.closures.late_binding import CASES as CASES
+from course_lib.lessons.closures.late_binding import is_late as is_late
+from course_lib.lessons.closures.late_binding import ruff_warns as ruff_warns
+from course_lib.lessons.closures.pickles import through_pickle as through_pickle
 from course_lib.lessons.exercises import exercise
-from course_lib.lessons.late_binding import CASES as CASES
-from course_lib.lessons.late_binding import is_late as is_late
-from course_lib.lessons.late_binding import ruff_warns as ruff_warns
-from course_lib.lessons.pickles import through_pickle as through_pickle
 
 NUMBER = 1
 

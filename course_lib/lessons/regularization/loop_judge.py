@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from course_lib.lessons.checks import as_text, close, reject, require_kind
 from course_lib.lessons.exercises import NotYet
-from course_lib.lessons.regularized_loop import SLIPS, Batches, Run, Setting, descend
+from course_lib.lessons.regularization.loops import (
+    SLIPS,
+    Batches,
+    Run,
+    Setting,
+    descend,
+)
 
 
 class _Small(nn.Module):

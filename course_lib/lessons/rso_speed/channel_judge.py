@@ -14,7 +14,7 @@ from torch.nn.functional import conv2d, pad
 
 from course_lib.lessons.checks import close, require_kind
 from course_lib.lessons.exercises import NotYet
-from course_lib.lessons.stopwatch import multiply_adds
+from course_lib.lessons.rso_speed.stopwatch import multiply_adds
 
 Call = tuple[str, tuple[int, int, int, int], float]  # look or accept, weight, by
 

@@ -16,7 +16,6 @@ from course_lib.data import Dataset, Split
 from course_lib.device import seed_everything
 from course_lib.keras_models import load_keras
 from course_lib.keras_models.graph.model import KerasModel
-from course_lib.lessons import keras_convolution
 from course_lib.lessons.checks import (
     as_text,
     close,
@@ -28,17 +27,18 @@ from course_lib.lessons.checks import (
     require_unchanged,
 )
 from course_lib.lessons.exercises import NotYet, exercise
-from course_lib.lessons.keras_files import File, layer, regularized, sequential
-from course_lib.lessons.keras_files import convnet as convnet
-from course_lib.lessons.keras_files import dense as dense
-from course_lib.lessons.keras_files import functional as functional
-from course_lib.lessons.keras_files import halves as halves
-from course_lib.lessons.keras_files import outspoken as outspoken
-from course_lib.lessons.keras_files import pair as pair
-from course_lib.lessons.keras_files import question as question
-from course_lib.lessons.keras_graphs import Graph, graphs
-from course_lib.lessons.keras_graphs import outputs_of_calls as outputs_of_calls
-from course_lib.lessons.keras_padding import PAD_MISTAKES, as_pads, same_pads
+from course_lib.lessons.keras_models import convolution
+from course_lib.lessons.keras_models.files import File, layer, regularized, sequential
+from course_lib.lessons.keras_models.files import convnet as convnet
+from course_lib.lessons.keras_models.files import dense as dense
+from course_lib.lessons.keras_models.files import functional as functional
+from course_lib.lessons.keras_models.files import halves as halves
+from course_lib.lessons.keras_models.files import outspoken as outspoken
+from course_lib.lessons.keras_models.files import pair as pair
+from course_lib.lessons.keras_models.files import question as question
+from course_lib.lessons.keras_models.graphs import Graph, graphs
+from course_lib.lessons.keras_models.graphs import outputs_of_calls as outputs_of_calls
+from course_lib.lessons.keras_models.padding import PAD_MISTAKES, as_pads, same_pads
 from course_lib.regularization import penalty
 
 NUMBER = 3
@@ -350,4 +350,4 @@ def same_padding(answer: Callable[[int, int, int], tuple[int, int]]) -> None:
 )
 def conv(answer: Callable[..., nn.Module]) -> None:
     """A module made of (config, kernel, bias): a Conv2D of a Keras 2 file."""
-    keras_convolution.judge(answer)
+    convolution.judge(answer)

@@ -11,7 +11,6 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
-from course_lib.lessons.assign_judge import judge_filled, judge_norm
 from course_lib.lessons.checks import (
     Mistakes,
     reject,
@@ -20,7 +19,8 @@ from course_lib.lessons.checks import (
     require_unchanged,
 )
 from course_lib.lessons.exercises import NotYet, exercise
-from course_lib.lessons.weight_visits import Lab, judge
+from course_lib.lessons.rso.assign_judge import judge_filled, judge_norm
+from course_lib.lessons.rso.weight_visits import Lab, judge
 
 NUMBER = 8
 

@@ -19,8 +19,7 @@ from course_lib.lessons.checks import (
     settings_of,
     why_not_without_arguments,
 )
-from course_lib.lessons.exercises import NotYet
-from course_lib.lessons.pickled_slips import (
+from course_lib.lessons.closures.pickled_slips import (
     AFTER,
     BEFORE,
     dense_of,
@@ -29,7 +28,8 @@ from course_lib.lessons.pickled_slips import (
     slips,
     wanted_of,
 )
-from course_lib.lessons.pickles import emptied, round_trip, stores_of
+from course_lib.lessons.closures.pickles import emptied, round_trip, stores_of
+from course_lib.lessons.exercises import NotYet
 
 _LIST = "a list of penalties, to be called later"
 _WANTED = "l1 * sum |w| + l2 * sum w**2"

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from course_lib.lessons.careful_rule import judge_careful
 from course_lib.lessons.checks import (
     close,
     require_close,
@@ -19,9 +18,10 @@ from course_lib.lessons.checks import (
     require_unchanged,
 )
 from course_lib.lessons.exercises import NotYet, exercise
-from course_lib.lessons.freezing import judge_freezing
-from course_lib.lessons.order_judge import judge_order
-from course_lib.lessons.schedule_judge import judge_schedule
+from course_lib.lessons.rules.careful_rule import judge_careful
+from course_lib.lessons.rules.freezing import judge_freezing
+from course_lib.lessons.rules.order_judge import judge_order
+from course_lib.lessons.rules.schedule_judge import judge_schedule
 
 NUMBER = 7
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from course_lib.lessons.keras_files import l1l2
+from course_lib.lessons.keras_models.files import l1l2
 
 CHANNELS, FILTERS = 2, 3
 

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from course_lib.lessons import channel_judge
 from course_lib.lessons.checks import (
     reject,
     require_close,
@@ -21,9 +20,13 @@ from course_lib.lessons.checks import (
     require_unchanged,
 )
 from course_lib.lessons.exercises import NotYet, exercise
-from course_lib.lessons.fold_judge import fold_mistakes, judge_kernel
-from course_lib.lessons.mend_judge import judge_a, judge_other_sizes, judge_z
-from course_lib.lessons.stopwatch import multiply_adds
+from course_lib.lessons.rso_speed import channel_judge
+from course_lib.lessons.rso_speed.fold_judge import fold_mistakes, judge_kernel
+from course_lib.lessons.rso_speed.mend_judge import judge_a, judge_other_sizes, judge_z
+from course_lib.lessons.rso_speed.one_loop import loop_rates as loop_rates
+from course_lib.lessons.rso_speed.stopwatch import Steps as Steps
+from course_lib.lessons.rso_speed.stopwatch import multiply_adds as multiply_adds
+from course_lib.lessons.rso_speed.stopwatch import seconds_of as seconds_of
 
 NUMBER = 9
 

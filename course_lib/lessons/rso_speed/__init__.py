@@ -23,7 +23,6 @@ from course_lib.lessons.exercises import NotYet, exercise
 from course_lib.lessons.rso_speed import channel_judge
 from course_lib.lessons.rso_speed.fold_judge import fold_mistakes, judge_kernel
 from course_lib.lessons.rso_speed.mend_judge import judge_a, judge_other_sizes, judge_z
-from course_lib.lessons.rso_speed.one_loop import loop_rates as loop_rates
 from course_lib.lessons.rso_speed.stopwatch import Steps as Steps
 from course_lib.lessons.rso_speed.stopwatch import multiply_adds as multiply_adds
 from course_lib.lessons.rso_speed.stopwatch import seconds_of as seconds_of

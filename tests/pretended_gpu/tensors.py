@@ -8,7 +8,7 @@ a GPU, by its name and place; `operations` counts what would be sent to one.
 import functools
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,6 +110,10 @@ def rebuilt(elem: Tensor, requires_grad: bool, is_parameter: bool) -> Tensor:
 class Device(TorchDispatchMode):
     """While it is entered, factories with device="cuda" make pretended tensors."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing compiles here, and its wrapper takes time at each call
+
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
@@ -118,29 +122,25 @@ class Device(TorchDispatchMode):
 
 def run(function: Any, args: tuple, kwargs: dict) -> Any:
     """Run an operation as a GPU would take it, or refuse it as a GPU would."""
-    flat = _leaves(args, [])
-    is_here = any(isinstance(part, PretendedTensor) for part in flat)
-    goes_here = False
-    if kwargs:
-        _leaves(kwargs.values(), flat)
-        is_here = is_here or any(isinstance(part, PretendedTensor) for part in flat)
-        target = kwargs.get("device")
-        goes_here = target is not None and torch.device(target).type == "cuda"
+    here: list[PretendedTensor] = []
+    others: list[Tensor] = []
+    args_of = [_inner(part, here, others) for part in args]
+    kwargs_of = {key: _inner(part, here, others) for key, part in kwargs.items()}
+    target = kwargs.get("device")
+    goes_here = target is not None and torch.device(target).type == "cuda"
     if function in _PINNING:
         return args[0]
-    if not (is_here or goes_here):
+    if not (here or goes_here):
         return function(*args, **kwargs)
     known = _known(function)
     operations[known.name] += 1
-    if is_here and known.own is None:
-        _require_one_device(function, flat)
+    if here and known.own is None:
+        _require_one_device(function, others)
     _require_generator(known.name, kwargs.get("generator"))
     if known.waits is not None:
         _wait(known.waits)
     if known.is_indexing:
         _note_index(args[1])
-    args_of = _mapped(_inner, args)
-    kwargs_of = {key: _mapped(_inner, part) for key, part in kwargs.items()}
     if kwargs_of.get("pin_memory"):
         kwargs_of["pin_memory"] = None
     if known.own is not None:
@@ -148,14 +148,18 @@ def run(function: Any, args: tuple, kwargs: dict) -> Any:
     else:
         result = known.kernel(*args_of, **kwargs_of)
     if recorder is not None and not known.is_view:
-        found = result if known.own is None else _mapped(_inner, result)
-        _record(flat, known.kernel, args_of, kwargs_of, found)
+        found = result if known.own is None else _inner(result, [], [])
+        _record(others, known.kernel, tuple(args_of), kwargs_of, found)
     if known.own is not None:
         return result
-    if known.written is not None and is_here:
+    if known.written is not None and here:
         return args[0] if known.written == 0 else kwargs[known.written]
-    wrapped = _mapped(_wrap, result)
-    if known.is_pure or not is_here or not isinstance(result, _PARTS):
+    wrapped = _wrap(result)
+    if known.is_pure or not here or not isinstance(result, _PARTS):
+        return wrapped
+    if known.views_the_first and here[0] is args[0]:
+        for view in (wrapped,) if isinstance(wrapped, Tensor) else wrapped:
+            torch._functionalize_unsafe_set(view, args[0])  # they share its memory
         return wrapped
     return return_and_correct_aliasing(function, args, kwargs, wrapped)
 
@@ -169,6 +173,7 @@ class _Known(NamedTuple):
     waits: str | None
     is_indexing: bool
     is_view: bool
+    views_the_first: bool  # returns views of its first argument alone
     is_pure: bool  # returns new memory alone
     written: int | str | None  # the one argument that it returns
 
@@ -176,11 +181,11 @@ class _Known(NamedTuple):
 @functools.cache
 def _known(function: Any) -> _Known:
     name, kernel = function.overloadpacket.__name__, KERNELS.get(function, function)
+    takes = function._schema.arguments
     returns = [r.alias_info for r in function._schema.returns]
     is_resized = torch.Tag.inplace_view in function.tags
     written: int | str | None = None
     if len(returns) == 1 and returns[0] and returns[0].is_write and not is_resized:
-        takes = function._schema.arguments
         if takes[0].alias_info and takes[0].alias_info.is_write:
             written = 0
         elif any(each.name == "out" and each.alias_info for each in takes):
@@ -192,21 +197,21 @@ def _known(function: Any) -> _Known:
         waits=_WAITING.get(function),
         is_indexing=function in _INDEXING,
         is_view=_is_view(kernel),
+        views_the_first=len(returns) == 1
+        and _is_view(function)
+        and not is_resized
+        and takes[0].alias_info is not None
+        and not any(each.alias_info for each in takes[1:]),
         is_pure=not any(returns) and not is_resized,
         written=written,
     )
 
 
 def _record(
-    flat: list[Any], kernel: Any, args: tuple, kwargs: dict, found: Any
+    others: list[Tensor], kernel: Any, args: tuple, kwargs: dict, found: Any
 ) -> None:
     """Give a call to the graph that is recorded."""
-    reads_cpu = any(
-        isinstance(part, Tensor)
-        and part.dim() > 0
-        and not isinstance(part, PretendedTensor)
-        for part in flat
-    )
+    reads_cpu = any(part.dim() > 0 for part in others)
     # Their shapes of now: some operations change a tensor's shape in place.
     call = tree_map_only(Tensor, Tensor.detach, (kernel, args, kwargs, found))
     recorder(call, not reads_cpu)
@@ -221,49 +226,46 @@ def _is_view(kernel: Any) -> bool:
     return is_alias or torch.Tag.inplace_view in kernel.tags
 
 
-def _inner(part: Any) -> Any:
+# An operation takes and gives parts, and lists and tuples of them. torch's own trees
+# take four times as long over these.
+
+_SERIES = tuple, list
+_PARTS = Tensor, tuple, list
+_PLAIN = frozenset({int, float, bool, type(None), torch.dtype, torch.layout})
+
+
+def _inner(part: Any, here: list[PretendedTensor], others: list[Tensor]) -> Any:
+    """Return what lies on the CPU; note the tensors of both devices."""
+    kind = type(part)
+    if kind in _PLAIN:
+        return part
     if isinstance(part, PretendedTensor):
+        here.append(part)
         return part.elem
-    if isinstance(part, torch.device) and part.type == "cuda":
+    if isinstance(part, Tensor):
+        others.append(part)
+    elif isinstance(part, _SERIES):
+        return kind([_inner(each, here, others) for each in part])
+    elif kind is torch.device and part.type == "cuda":
         return torch.device("cpu")
     return part
 
 
 def _wrap(part: Any) -> Any:
-    is_of_cpu = isinstance(part, Tensor) and not isinstance(part, PretendedTensor)
-    return PretendedTensor(part) if is_of_cpu else part
-
-
-_SERIES = tuple, list
-_PARTS = Tensor, tuple, list
-
-# An operation takes and gives parts, and lists and tuples of them. torch's own trees
-# take four times as long over these.
-
-
-def _leaves(parts: Iterable[Any], found: list[Any]) -> list[Any]:
-    for part in parts:
-        if isinstance(part, _SERIES):
-            _leaves(part, found)
-        else:
-            found.append(part)
-    return found
-
-
-def _mapped(change: Callable[[Any], Any], part: Any) -> Any:
+    if isinstance(part, Tensor):
+        return part if isinstance(part, PretendedTensor) else PretendedTensor(part)
     if isinstance(part, _SERIES):
-        return type(part)([_mapped(change, each) for each in part])
-    return change(part)
+        return type(part)([_wrap(each) for each in part])
+    return part
 
 
 # What a GPU refuses
 
 
-def _require_one_device(function: Any, flat: list[Any]) -> None:
+def _require_one_device(function: Any, others: list[Tensor]) -> None:
     """A tensor of the CPU may stand beside those of a GPU only as one number."""
-    for part in flat:
-        is_of_cpu = isinstance(part, Tensor) and not isinstance(part, PretendedTensor)
-        if is_of_cpu and part.dim() > 0:
+    for part in others:
+        if part.dim() > 0:
             raise RuntimeError(
                 "Expected all tensors to be on the same device, but found at least two "
                 f"devices, cuda:0 and cpu! ({function}, {tuple(part.shape)})"
@@ -278,7 +280,7 @@ def _require_generator(name: str, generator: torch.Generator | None) -> None:
 
 
 def _index(
-    function: Any, args: tuple, args_of: tuple, kwargs: dict, goes_here: bool
+    function: Any, args: tuple, args_of: list, kwargs: dict, goes_here: bool
 ) -> Any:
     """An index may be on the CPU, the values that are put may not."""
     values = args[2] if len(args) > 2 else None
@@ -287,15 +289,15 @@ def _index(
             "indices should be either on cpu or on the same device as the indexed "
             "tensor (cpu)"
         )
-    if isinstance(values, Tensor) and values.dim() > 0:
-        _require_one_device(function, [args[0], values])
+    if isinstance(values, Tensor) and not isinstance(values, PretendedTensor):
+        _require_one_device(function, [values])
     found = function(*args_of, **kwargs)
     is_in_place = function.name().rpartition("::")[2].partition(".")[0].endswith("_")
     return args[0] if is_in_place else _wrap(found)
 
 
 def _copy(
-    function: Any, args: tuple, args_of: tuple, kwargs: dict, goes_here: bool
+    function: Any, args: tuple, args_of: list, kwargs: dict, goes_here: bool
 ) -> Tensor:
     """Between the devices in both directions."""
     if not isinstance(args[0], PretendedTensor):
@@ -305,7 +307,7 @@ def _copy(
 
 
 def _to(
-    function: Any, args: tuple, args_of: tuple, kwargs: dict, goes_here: bool
+    function: Any, args: tuple, args_of: list, kwargs: dict, goes_here: bool
 ) -> Tensor:
     """To a device or a dtype."""
     if not (goes_here or kwargs.get("device") is None):

@@ -103,7 +103,7 @@ class Layer(nn.Module):
     masked_outputs = 1  # how many of the first outputs have the mask
     argument_names: tuple[str, ...] = ()  # of the tensors that a call gives by name
     call_options: tuple[str, ...] = ()  # other arguments of a call, for forward
-    group_names: tuple[str, ...] = ("layer",)  # of `sublayers`, in files of Keras 3
+    group_names: tuple[str, ...] = ()  # attributes of `sublayers`; Keras 3's names too
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class Layer(nn.Module):
 
     def sublayers(self) -> "list[Layer]":
         """Return the wrapped layers, in the order in which Keras lists their arrays."""
-        return []
+        return [getattr(self, name) for name in self.group_names]
 
 
 def accepts_mask(module: Any) -> bool:

@@ -5,9 +5,9 @@ from typing import Any
 from torch import Tensor
 
 from course_lib.keras_models.layers.base import Shape, require_axes
-from course_lib.keras_models.layers.convolution import CONVOLVE, kernel_view
+from course_lib.keras_models.layers.convolution import kernel_view
 from course_lib.keras_models.layers.recurrent import LSTM
-from course_lib.keras_models.layers.window import Window, pad, same_padding
+from course_lib.keras_models.layers.window import CONVOLVE, Window, pad, same_padding
 from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
 
@@ -48,18 +48,10 @@ class ConvLSTM(LSTM):
 
     def state_shape(self, x: Tensor) -> Shape:
         """Return (batch, filters, ...) for (batch, steps, channels, ...)."""
-        window, places = self.window, []
-        amounts = window.amounts(x.shape[3:])
-        for size, padding, kernel, stride, dilation in zip(
-            x.shape[3:],
-            amounts,
-            window.kernel,
-            window.strides,
-            window.dilation,
-            strict=True,
-        ):
-            reach = (kernel - 1) * dilation + 1
-            places.append((size + sum(padding) - reach) // stride + 1)
+        window, sizes = self.window, x.shape[3:]
+        amounts = map(sum, window.amounts(sizes))
+        rows = zip(sizes, amounts, window.reach, window.strides, strict=True)
+        places = [(size + more - reach) // step + 1 for size, more, reach, step in rows]
         if min(places) < 1:
             raise ValueError(f"the kernel {window.kernel} is larger than its images")
         return (x.shape[0], self.units, *places)

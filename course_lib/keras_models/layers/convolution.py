@@ -3,11 +3,9 @@
 Kernels are stored as torch wants them; a view shows them as (*kernel, in, out).
 """
 
-from typing import Any
+from functools import partial
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from course_lib.keras_models.layers.base import (
     Shape,
@@ -16,12 +14,15 @@ from course_lib.keras_models.layers.base import (
     require_axes,
     weight_options,
 )
-from course_lib.keras_models.layers.window import Window, pad, same_padding
+from course_lib.keras_models.layers.window import (
+    CONVOLVE,
+    CONVOLVE_BACK,
+    Window,
+    fit,
+    same_padding,
+)
 from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
-
-CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
 def kernel_view(weight: Tensor) -> Tensor:
@@ -29,17 +30,10 @@ def kernel_view(weight: Tensor) -> Tensor:
     return weight.permute(*range(2, weight.dim()), 1, 0)
 
 
-class DepthwiseView:
+def _depthwise_view(weight: Tensor, multiplier: int) -> Tensor:
     """View (channels * multiplier, 1, *kernel) as (*kernel, channels, multiplier)."""
-
-    def __init__(self, multiplier: int) -> None:
-        self.multiplier = multiplier
-
-    def __call__(self, weight: Tensor) -> Tensor:
-        """Return the view."""
-        kernel = weight.shape[2:]
-        parts = weight.view(-1, self.multiplier, *kernel)
-        return parts.permute(*range(2, parts.dim()), 0, 1)
+    parts = weight.view(-1, multiplier, *weight.shape[2:])
+    return parts.permute(*range(2, parts.dim()), 0, 1)
 
 
 class Convolution(Weighted):
@@ -61,14 +55,18 @@ class Convolution(Weighted):
         require_axes(shape, self.dims + 2, "with the batch and the channels")
         return shape[-1 if self.channels_last else 1]
 
-    def convolve(self, x: Tensor, weight: Tensor, bias: Any, groups: int) -> Tensor:
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Convolve (batch, channels, ...) with the window's padding."""
         window, padding = self.window, self.window.symmetric
         if padding is None:
             x, padding = window.pad(x), 0
         return CONVOLVE[self.dims](
-            x, weight, bias, window.strides, padding, window.dilation, groups
+            x, weight, bias, window.strides, padding, window.dilation, self.groups
         )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, ...) -> (batch, filters, ...)."""
+        return apply(self.activation, self.convolve(x, self.weight, self.bias))
 
 
 @keras_layer("Conv1D", "Conv2D", "Conv3D")
@@ -95,11 +93,6 @@ class Conv(Convolution):
         self.add("kernel", "weight", size, kernel_view, **self.kernel)
         self.add_bias(self.filters)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, ...) -> (batch, filters, ...)."""
-        y = self.convolve(x, self.weight, self.bias, self.groups)
-        return apply(self.activation, y)
-
 
 @keras_layer("DepthwiseConv1D", "DepthwiseConv2D")
 class DepthwiseConv(Convolution):
@@ -119,14 +112,9 @@ class DepthwiseConv(Convolution):
         self.groups = self.channels(shape)
         filters = self.groups * self.multiplier
         size = (filters, 1, *self.window.kernel)
-        view = DepthwiseView(self.multiplier)
+        view = partial(_depthwise_view, multiplier=self.multiplier)
         self.add("depthwise_kernel", "weight", size, view, **self.depthwise)
         self.add_bias(filters)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, ...) -> (batch, channels * multiplier, ...)."""
-        y = self.convolve(x, self.weight, self.bias, self.groups)
-        return apply(self.activation, y)
 
 
 @keras_layer("SeparableConv1D", "SeparableConv2D")
@@ -146,14 +134,14 @@ class SeparableConv(Convolution):
         self.pointwise_options = weight_options(settings, "pointwise")
         # Fields of Conv, which Keras does not use here.
         settings.only("groups", 1)
-        for part in ("initializer", "regularizer", "constraint"):
-            settings.ignore(f"kernel_{part}")
+        settings.ignore("kernel_initializer", "kernel_regularizer", "kernel_constraint")
 
     def build(self, shape: Shape) -> None:
         """Make depthwise (channels * multiplier, 1, *kernel), pointwise and bias."""
         self.groups = self.channels(shape)
         between = self.groups * self.multiplier
-        size, view = (between, 1, *self.window.kernel), DepthwiseView(self.multiplier)
+        size = (between, 1, *self.window.kernel)
+        view = partial(_depthwise_view, multiplier=self.multiplier)
         self.add("depthwise_kernel", "depthwise", size, view, **self.depthwise_options)
         size = (self.filters, between, *[1] * self.dims)
         options = self.pointwise_options
@@ -162,7 +150,7 @@ class SeparableConv(Convolution):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, ...) -> (batch, filters, ...)."""
-        x = self.convolve(x, self.depthwise, None, self.groups)
+        x = self.convolve(x, self.depthwise, None)
         y = CONVOLVE[self.dims](x, self.pointwise, self.bias)
         return apply(self.activation, y)
 
@@ -196,33 +184,17 @@ class ConvTranspose(Convolution):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, ...) -> (batch, filters, ...)."""
-        window = self.window
-        function = _TRANSPOSED[self.dims]
-        full = function(
-            x, self.weight, None, window.strides, 0, dilation=window.dilation
-        )
-        full = self._cut(full, x.shape[2:])
+        strides, dilation = self.window.strides, self.window.dilation
+        y = CONVOLVE_BACK[self.dims](x, self.weight, None, strides, 0, 0, 1, dilation)
+        y = fit(y, [self._place(i, size) for i, size in enumerate(x.shape[2:])])
         if self.bias is not None:
-            full = full + self.bias.view(-1, *[1] * self.dims)
-        return apply(self.activation, full)
-
-    def _cut(self, full: Tensor, sizes: torch.Size) -> Tensor:
-        """Cut or fill the full result to the size that Keras returns."""
-        for i, size in enumerate(sizes):
-            before, wanted = self._place(i, size)
-            missing = before + wanted - full.shape[2 + i]
-            if missing > 0:
-                amounts = [(0, 0)] * self.dims
-                amounts[i] = (0, missing)
-                full = pad(full, amounts)
-            full = full.narrow(2 + i, before, wanted)
-        return full
+            y = y + self.bias.view(-1, *[1] * self.dims)
+        return apply(self.activation, y)
 
     def _place(self, i: int, size: int) -> tuple[int, int]:
         """Return how many places are cut before, and how many are returned."""
         window = self.window
-        stride = window.strides[i]
-        reach = (window.kernel[i] - 1) * window.dilation[i] + 1
+        stride, reach = window.strides[i], window.reach[i]
         if self.places is not None:
             wanted = self.places[i]
         elif self.extra is not None:

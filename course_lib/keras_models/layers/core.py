@@ -269,14 +269,13 @@ class Rescaling(Layer):
         super().__init__(settings)
         # keras v3.0.5 keras/layers/preprocessing/rescaling.py#L38
         self.passes_mask = settings.version >= (3, 0)
-        self.scale = numbers(settings, "scale")
-        self.offset = numbers(settings, "offset", 0.0)
+        settings.left.setdefault("offset", 0.0)
+        self.given = {name: numbers(settings, name) for name in ("scale", "offset")}
 
     def build(self, shape: Shape) -> None:
         """Make the constants."""
-        for name in ("scale", "offset"):
-            value = torch.tensor(getattr(self, name))
-            delattr(self, name)
+        for name, given in self.given.items():
+            value = torch.tensor(given)
             constant = {"stored": False, "value": value.numpy()}
             self.add(name, name, tuple(value.shape), trainable=False, **constant)
 
@@ -285,15 +284,13 @@ class Rescaling(Layer):
         return x * self.scale + self.offset
 
 
-def numbers(
-    settings: Settings, key: str, default: float | None = None
-) -> list[float] | float:
+def numbers(settings: Settings, key: str) -> list[float] | float:
     """Read a number, or a list of them, also where Keras 3 writes it as an array."""
     value = settings.left.get(key)
     if isinstance(value, dict) and isinstance(value.get("config"), dict):
         value = value["config"].get("value")  # an array of Keras 3
     if not isinstance(value, list):
-        return settings.number(key, *([] if default is None else [default]))
+        return settings.number(key)
     settings.ignore(key)
     good = [v for v in value if isinstance(v, int | float) and abs(v) < 1e30]
     if len(good) != len(value) or not value:

@@ -38,8 +38,7 @@ class CategoryEncoding(Layer):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         old = settings.left.pop("max_tokens", None)  # its name in 2.4
-        if "num_tokens" not in settings.left:
-            settings.left["num_tokens"] = old
+        settings.left.setdefault("num_tokens", old)
         self.count = settings.integer("num_tokens")
         if settings.left.get("output_mode") == "binary":  # likewise
             settings.left["output_mode"] = "multi_hot"
@@ -60,8 +59,8 @@ class Discretization(Layer):
         super().__init__(settings)
         if settings.left.get("bin_boundaries") is None:
             settings.left["bin_boundaries"] = settings.left.pop("bins", None)
-        found: Any = None
-        if settings.left["bin_boundaries"] is not None:
+        found: Any = settings.left["bin_boundaries"]
+        if found is not None:
             found = numbers(settings, "bin_boundaries")
         if not isinstance(found, list):
             found = []

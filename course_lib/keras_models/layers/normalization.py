@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from course_lib.keras_models.layers.base import (
@@ -30,10 +30,7 @@ def add_affine(layer: Layer, size: Shape) -> None:
     """Make weight and bias, None where the file leaves one out."""
     for name, attribute in (("gamma", "weight"), ("beta", "bias")):
         options = layer.affine[name]
-        if options is None:
-            setattr(layer, attribute, None)
-        else:
-            layer.add(name, attribute, size, **options)
+        layer.add_if(options, name, attribute, size, **(options or {}))
 
 
 class ChannelNormalization(Layer):
@@ -69,10 +66,10 @@ class BatchNormalization(ChannelNormalization):
         self.momentum = settings.number("momentum", 0.9 if old else 0.99)
         self.epsilon = settings.number("epsilon", epsilon(settings), low=0.0)
         self.affine = affine(settings)
-        self.moving = [
-            settings.initializer(f"moving_{which}_initializer", start)
-            for which, start in (("mean", "zeros"), ("variance", "ones"))
-        ]
+        self.starts = {
+            "mean": settings.initializer("moving_mean_initializer", "zeros"),
+            "variance": settings.initializer("moving_variance_initializer", "ones"),
+        }
         version = settings.version
         # keras v3.0.5 keras/layers/normalization/batch_normalization.py#L219
         self.always_moving = version.is_new and not settings.spec.trainable
@@ -91,11 +88,9 @@ class BatchNormalization(ChannelNormalization):
         """Make weight, bias, running_mean and running_var, one number a channel."""
         size = (shape[place_of(self.axis, len(shape))],)
         add_affine(self, size)
-        for name, attribute, start in (
-            ("moving_mean", "running_mean", self.moving[0]),
-            ("moving_variance", "running_var", self.moving[1]),
-        ):
-            self.add(name, attribute, size, trainable=False, initializer=start)
+        for name, attribute in (("mean", "running_mean"), ("variance", "running_var")):
+            options = {"trainable": False, "initializer": self.starts[name]}
+            self.add(f"moving_{name}", attribute, size, **options)
 
     def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
         """Take the order as above, and note whether TensorFlow's kernel computes."""
@@ -284,12 +279,9 @@ class Normalization(Layer):
         settings.left.setdefault("axis", -1)
         self.axes = open_sizes(settings, "axis", None)
         self.invert = settings.flag("invert", False)
-        given = [settings.left.get(key) is not None for key in ("mean", "variance")]
-        self.given = (
-            (numbers(settings, "mean"), numbers(settings, "variance"))
-            if all(given)
-            else None
-        )
+        keys = ("mean", "variance")
+        has_both = all(settings.left.get(key) is not None for key in keys)
+        self.given = {key: numbers(settings, key) for key in keys} if has_both else {}
         settings.ignore("count")
 
     def build(self, shape: Shape) -> None:
@@ -298,25 +290,17 @@ class Normalization(Layer):
         places = sorted(place_of(axis, rank) for axis in self.axes)
         size = tuple(shape[axis] for axis in places)
         self.wide = tuple(n if i in places else 1 for i, n in enumerate(shape))[1:]
-        for i, (name, start) in enumerate((("mean", 0.0), ("variance", 1.0))):
-            options = {"initializer": torch.Tensor.zero_}
-            if start:
-                options["initializer"] = _fill_one
-            if self.given is not None:
-                value = torch.tensor(self.given[i])
-                value = value.expand(self.wide).reshape(size)
+        for name, start in (("mean", nn.init.zeros_), ("variance", nn.init.ones_)):
+            options: dict[str, Any] = {"initializer": start}
+            if self.given:
+                value = torch.tensor(self.given[name]).expand(self.wide).reshape(size)
                 options = {"stored": False, "value": value.numpy()}
             self.add(name, name, size, trainable=False, **options)
-        if self.given is None:
-            self.add("count", "count", (), trainable=False, initializer=_fill_one)
-        self.given = None
+        if not self.given:
+            self.add("count", "count", (), trainable=False, initializer=nn.init.ones_)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x with mean 0 and variance 1, or back."""
         mean = self.mean.view(self.wide)
         deviation = self.variance.view(self.wide).sqrt().clamp(min=1e-7)
         return x * deviation + mean if self.invert else (x - mean) / deviation
-
-
-def _fill_one(x: Tensor) -> Tensor:
-    return x.fill_(1.0)

@@ -1,7 +1,5 @@
 """Tensors made from a shape, on the `device` of the tensor that has it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """What tf.image does to (batch, height, width, channels): sizes, crops, colors."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

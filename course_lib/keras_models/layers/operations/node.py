@@ -1,7 +1,5 @@
 """An operation node as a layer: one function, and the constants of its calls."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any

@@ -1,7 +1,5 @@
 """What joins, cuts, moves and picks numbers without changing them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

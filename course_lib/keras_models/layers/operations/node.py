@@ -134,7 +134,6 @@ class Operation(Layer):
         return _apply(self.row, values)
 
     def _of_sizes(self, bound: Mapping[str, Any], found: Any, device: Any) -> Any:
-        """Compute with sizes alone."""
         values = {name: as_setting(value, found) for name, value in bound.items()}
         row = ROWS[self.row]
         tensors = [

@@ -52,8 +52,6 @@ def _saturate_cast(x: Tensor, *, dtype: Any) -> Tensor:
 
 
 def _like(number: float) -> Callable:
-    """Return a function that makes a tensor of this number in the shape of another."""
-
     def make(x: Tensor, *, dtype: Any = None) -> Tensor:
         return torch.full_like(x, number, dtype=dtype_of(dtype) if dtype else None)
 

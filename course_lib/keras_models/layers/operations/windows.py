@@ -95,7 +95,6 @@ def _sliding(function: Callable) -> Callable:
 
 @_sliding
 def _max_pool(x: Tensor, *, ksize: Any, window: WindowArguments) -> Tensor:
-    """Return the largest number in each window."""
     return _pool(x, ksize, window, MAX_POOL, float("-inf"))
 
 
@@ -213,7 +212,6 @@ def _depth_to_space(x: Tensor, *, block_size: int, window: WindowArguments) -> T
 
 @_sliding
 def _bias_add(x: Tensor, bias: Tensor, *, window: WindowArguments) -> Tensor:
-    """Add a number to each channel."""
     if tuple(bias.shape) != (x.shape[1],):
         raise ValueError(f"a bias of shape {tuple(bias.shape)} for {tuple(x.shape)}")
     if x.is_meta:  # a sum would import torch's compiler, which takes a second

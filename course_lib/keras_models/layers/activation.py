@@ -86,10 +86,9 @@ class Shaped(Layer):
         for attribute, (name, options) in self.arrays.items():
             self.add(name, attribute, tuple(sizes), **options)
 
-    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
+    def settle(self, first: bool, ranks: tuple[int, ...]) -> None:
         """Take either order."""
         self.wants_first = first
-        return first
 
     def placed(self, numbers: Tensor) -> Tensor:
         """Return learned numbers in the order of the input."""

@@ -37,7 +37,6 @@ class DotAttention(Layer):
     is 0. Source: Luong et al. 2015; keras/src/layers/attention/attention.py at v3.15.1.
     """
 
-    wants_first = False
     uses_masks = True
     call_options = ("return_attention_scores", "use_causal_mask")
 
@@ -157,7 +156,6 @@ class MultiHeadAttention(Layer):
     v3.15.1.
     """
 
-    wants_first = False
     call_options = ("return_attention_scores", "use_causal_mask")
     argument_names = ("query", "value", "key", "attention_mask")
     group_names = ("query_dense", "key_dense", "value_dense", "output_dense")
@@ -359,7 +357,5 @@ class GroupQueryAttention(MultiHeadAttention):
 
 def _band(scores: Tensor, width: int) -> Tensor:
     """Return (queries, keys): True where both are at a distance below `width`."""
-    queries, keys = (
-        torch.arange(size, device=scores.device) for size in scores.shape[-2:]
-    )
-    return (queries.unsqueeze(1) - keys).abs() < width
+    everywhere = torch.ones_like(causal(scores))
+    return everywhere.triu(1 - width).tril(width - 1)

@@ -1,11 +1,10 @@
 """Dense, Embedding, dropout, noise and the layers that reshape."""
 
 import math
-from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from course_lib.keras_models.activations import linear
@@ -27,8 +26,6 @@ from course_lib.keras_models.settings import Settings
 @keras_layer("Dense")
 class Dense(Weighted):
     """activation(x @ kernel + bias); the kernel is stored as torch does, (out, in)."""
-
-    wants_first = False
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -55,7 +52,6 @@ class Dense(Weighted):
 class Embedding(Layer):
     """A row of a table for each whole number."""
 
-    wants_first = False
     ends_mask = True
 
     def __init__(self, settings: Settings) -> None:
@@ -92,9 +88,8 @@ class Dropout(Layer):
     def __init__(self, settings: Settings, spatial: int = 0) -> None:
         super().__init__(settings)
         self.rate = settings.rate()
-        shape = open_sizes(settings, "noise_shape", None) or None
-        self.noise_shape: tuple[int, ...] | None = shape
-        self.wants_first = None if shape is None else False
+        self.noise_shape = open_sizes(settings, "noise_shape", None)
+        self.wants_first = False if self.noise_shape else None
         self.spatial = spatial
         if spatial:
             self.wants_first = settings.channels_last()
@@ -105,7 +100,7 @@ class Dropout(Layer):
             return x
         if self.spatial:
             shape = (*x.shape[:2], *[1] * self.spatial)
-        elif self.noise_shape is not None:
+        elif self.noise_shape:
             sizes = zip(self.noise_shape, x.shape, strict=True)
             shape = tuple(n if n == 1 else size for n, size in sizes)
         else:
@@ -113,18 +108,15 @@ class Dropout(Layer):
         return x * F.dropout(x.new_ones(shape), self.rate)
 
 
-class Noise(Layer):
+class Noise(Function):
     """A layer that changes its input only while training."""
 
+    wants_first = None
     passes_mask = returns_input = True
-
-    def __init__(self, settings: Settings, change: Callable[[Tensor], Tensor]) -> None:
-        super().__init__(settings)
-        self.change = change
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x, changed while training."""
-        return self.change(x) if self.training else x
+        return self.function(x) if self.training else x
 
 
 @keras_layer("GaussianNoise")
@@ -148,6 +140,19 @@ def gaussian_dropout(settings: Settings) -> Layer:
 
 def _multiply_noise(x: Tensor, deviation: float) -> Tensor:
     return x * (1 + deviation * torch.randn_like(x))
+
+
+@keras_layer("StochasticDepth")
+def stochastic_depth(settings: Settings) -> Layer:
+    """While training, leave out whole samples of a residual path.
+
+    Source: Huang et al., "Deep Networks with Stochastic Depth", 2016.
+    """
+    return Noise(settings, partial(_drop_samples, rate=settings.rate("drop_path_rate")))
+
+
+def _drop_samples(x: Tensor, rate: float) -> Tensor:
+    return x * F.dropout(x.new_ones(len(x), *[1] * (x.dim() - 1)), rate)
 
 
 @keras_layer("AlphaDropout")
@@ -243,7 +248,6 @@ def _repeat(x: Tensor, n: int) -> Tensor:
 class Masking(Layer):
     """Zero the time steps in which every feature is `mask_value`; later layers skip."""
 
-    wants_first = False
     makes_mask = True
 
     def __init__(self, settings: Settings) -> None:
@@ -263,8 +267,6 @@ class Masking(Layer):
 class Rescaling(Layer):
     """X * scale + offset; both are numbers, or one for each channel."""
 
-    wants_first = False
-
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         # keras v3.0.5 keras/layers/preprocessing/rescaling.py#L38
@@ -282,6 +284,30 @@ class Rescaling(Layer):
     def forward(self, x: Tensor) -> Tensor:
         """Return x * scale + offset."""
         return x * self.scale + self.offset
+
+
+@keras_layer("LayerScale")
+class LayerScale(Layer):
+    """A learned factor for each channel.
+
+    Source: keras/src/applications/convnext.py at v3.15.1.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        start = settings.number("init_values")
+        self.fill = partial(nn.init.constant_, val=start)
+        self.size = settings.integer("projection_dim")
+
+    def build(self, shape: Shape) -> None:
+        """Make weight (channels,)."""
+        if shape[-1] != self.size and self.size != 1:
+            raise ValueError(f"projection_dim={self.size}; it has {shape[-1]} channels")
+        self.add("gamma", "weight", (self.size,), initializer=self.fill)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, ..., channels), scaled."""
+        return x * self.weight
 
 
 def numbers(settings: Settings, key: str) -> list[float] | float:

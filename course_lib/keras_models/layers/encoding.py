@@ -33,8 +33,6 @@ def encode(ids: Tensor, mode: str, count: int) -> Tensor:
 class CategoryEncoding(Layer):
     """Vectors of zeros and ones, or of counts, for whole numbers."""
 
-    wants_first = False
-
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         old = settings.left.pop("max_tokens", None)  # its name in 2.4
@@ -52,8 +50,6 @@ class CategoryEncoding(Layer):
 @keras_layer("Discretization")
 class Discretization(Layer):
     """The number of boundaries that are not above x, from 0 to all; then encoded."""
-
-    wants_first = False
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -89,8 +85,6 @@ class IntegerLookup(Layer):
     of unknown numbers, which share them out by their remainder.
     Source: keras/src/layers/preprocessing/index_lookup.py at v3.15.1.
     """
-
-    wants_first = False
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)

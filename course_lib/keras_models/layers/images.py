@@ -111,7 +111,6 @@ class RandomChange(Layer):
     model in silence.
     """
 
-    wants_first = False
     makes_floats = True
     passes_mask = True  # outside of training the output is the very input
 

@@ -25,8 +25,6 @@ class MaxoutDense(Weighted):
     Source: Goodfellow et al. 2013, arXiv:1302.4389.
     """
 
-    wants_first = False
-
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.units = settings.integer("units")
@@ -53,8 +51,6 @@ class Highway(Weighted):
 
     Source: Srivastava et al. 2015, arXiv:1505.00387.
     """
-
-    wants_first = False
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)

@@ -77,17 +77,16 @@ class Elementwise(Joining):
     def forward(self, *inputs: Tensor, masks: Masks = ()) -> Tensor:
         """Merge from the first to the last."""
         rank = max(x.dim() for x in inputs)
+        raised = [_raise(x, rank) for x in inputs]
         if any(mask is not None for mask in masks) and not inputs[0].is_meta:
             # An input that got another axis is another tensor, without its mask.
             pairs = zip(inputs, masks, strict=True)
             wide = [self._beside(x, m) if x.dim() == rank else None for x, m in pairs]
-            return self._merge_masked([_raise(x, rank) for x in inputs], wide)
-        inputs = tuple(_raise(x, rank) for x in inputs)
-        if inputs[0].is_meta:  # see apply
-            return inputs[0].new_empty(
-                torch.broadcast_shapes(*(x.shape for x in inputs))
-            )
-        total = reduce(self.function, inputs)
+            return self._merge_masked(raised, wide)
+        if raised[0].is_meta:  # see apply
+            shape = torch.broadcast_shapes(*(x.shape for x in raised))
+            return raised[0].new_empty(shape)
+        total = reduce(self.function, raised)
         return total / len(inputs) if self.kind == "Average" else total
 
     def _beside(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
@@ -129,6 +128,19 @@ def any_of(*inputs: Tensor, masks: Masks) -> Tensor:
     return reduce(torch.logical_or, [mask for mask in masks if mask is not None])
 
 
+@keras_layer("CustomScaleLayer")
+class CustomScaleLayer(Joining):
+    """x + scale * y, of InceptionResNetV2."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.scale = settings.number("scale")
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Add the scaled path to the other."""
+        return torch.add(x, y, alpha=self.scale)
+
+
 def _raise(x: Tensor, rank: int) -> Tensor:
     """Give x axes of length 1 after the batch, as Keras does."""
     while x.dim() < rank:
@@ -150,7 +162,7 @@ class Concatenate(Joining):
         """Note how many features each input has."""
         self.sizes = [shape[-1] for shape in shapes]
 
-    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
+    def settle(self, first: bool, ranks: tuple[int, ...]) -> None:
         """Take either order, and find the axis in it."""
         super().settle(first, ranks)
         rank = ranks[0]
@@ -158,7 +170,6 @@ class Concatenate(Joining):
         self.is_last = self.place == rank - 1
         if self.wants_first and self.place:
             self.place = 1 if self.is_last else self.place + 1
-        return self.wants_first
 
     def mask_after(self, masked: tuple[bool, ...]) -> MaskRule:
         """Return the masks joined as the numbers are; up to 3.3 none in Keras 3."""
@@ -202,7 +213,6 @@ class Dot(Layer):
     divides by the lengths, and returns one more axis.
     """
 
-    wants_first = False
     ends_mask = True
 
     def __init__(self, settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""Batch and layer normalization as each era computes them, and Normalization."""
+"""Normalizations: by batch as each era computes it, by sample, and by adapted data."""
 
 from typing import Any
 
@@ -36,12 +36,11 @@ def add_affine(layer: Layer, size: Shape) -> None:
 class ChannelNormalization(Layer):
     """What normalizes along one axis: `axis`, which is `place` in the input's order."""
 
-    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
+    def settle(self, first: bool, ranks: tuple[int, ...]) -> None:
         """Take channels first where the last axis is normalized, as torch does."""
         axis = place_of(self.axis, ranks[0])
         self.wants_first = ranks[0] > 2 and axis == ranks[0] - 1
         self.place = 1 if self.wants_first else axis
-        return self.wants_first
 
 
 class BatchNormalization(ChannelNormalization):
@@ -92,10 +91,10 @@ class BatchNormalization(ChannelNormalization):
             options = {"trainable": False, "initializer": self.starts[name]}
             self.add(f"moving_{name}", attribute, size, **options)
 
-    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
+    def settle(self, first: bool, ranks: tuple[int, ...]) -> None:
         """Take the order as above, and note whether TensorFlow's kernel computes."""
         self.is_fused = self._is_fused(place_of(self.axis, ranks[0]), ranks[0])
-        return super().settle(first, ranks)
+        super().settle(first, ranks)
 
     def _is_fused(self, axis: int, rank: int) -> bool:
         """Tell whether TensorFlow's kernel computes it, which corrects the variance."""
@@ -194,10 +193,8 @@ class DeviationNormalization(BatchNormalization):
 class SampleNormalization(BatchNormalization):
     """Mode 1 of 1.x: each sample by its own mean and deviation along the last axis."""
 
-    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
-        """Take Keras's order."""
-        self.wants_first = False
-        return False
+    def settle(self, first: bool, ranks: tuple[int, ...]) -> None:
+        """Stay in Keras's order."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize along the last axis; epsilon enters twice, as in Keras 1."""
@@ -234,7 +231,6 @@ def batch_normalization(settings: Settings) -> Layer:
 class LayerNormalization(Layer):
     """gamma * (x - mean) / sqrt(variance + epsilon) + beta over axes of each sample."""
 
-    wants_first = False
     passes_mask = True
 
     def __init__(self, settings: Settings) -> None:
@@ -248,29 +244,108 @@ class LayerNormalization(Layer):
         """Make weight and bias, in the shape of the normalized axes."""
         rank = len(shape)
         self.axes = tuple(sorted(place_of(axis, rank) for axis in self.axes))
-        self.wide = tuple(n if i in self.axes else 1 for i, n in enumerate(shape))
-        size = tuple(shape[axis] for axis in self.axes)
-        add_affine(self, size)
+        add_affine(self, tuple(shape[axis] for axis in self.axes))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize each sample."""
-        trailing = tuple(range(x.dim() - len(self.axes), x.dim()))
-        if self.axes == trailing:
-            size = x.shape[trailing[0] :]
-            return F.layer_norm(x, size, self.weight, self.bias, self.epsilon)
-        mean = x.mean(self.axes, keepdim=True)
-        variance = x.var(self.axes, correction=0, keepdim=True)
-        y = (x - mean) * torch.rsqrt(variance + self.epsilon)
-        if self.weight is not None:
-            y = y * self.weight.view(self.wide[1:])
-        return y if self.bias is None else y + self.bias.view(self.wide[1:])
+        size = tuple(x.shape[axis] for axis in self.axes)
+        last = tuple(range(-len(size), 0))
+        x = x.movedim(self.axes, last)
+        y = F.layer_norm(x, size, self.weight, self.bias, self.epsilon)
+        return y.movedim(last, self.axes)
+
+
+@keras_layer("GroupNormalization")
+class GroupNormalization(ChannelNormalization):
+    """gamma * (x - mean) / sqrt(variance + epsilon) + beta over groups of channels.
+
+    `groups` = -1 makes each channel a group of its own.
+    Source: Wu & He, "Group Normalization", 2018.
+    """
+
+    passes_mask = True
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.groups = settings.integer("groups", 32, least=-1)
+        if self.groups == 0:
+            settings.problem("groups=0; wanted a number above 0, or -1")
+        self.axis = settings.integer("axis", -1, least=-8)
+        self.epsilon = settings.number("epsilon", 1e-3, low=0.0)
+        self.affine = affine(settings)
+        # keras v2.14.0 keras/layers/normalization/group_normalization.py#L169
+        self.uses_mask = (2, 14) <= settings.version < (3, 0)
+
+    def build(self, shape: Shape) -> None:
+        """Make weight and bias, one number a channel."""
+        count = shape[place_of(self.axis, len(shape))]
+        self.groups = count if self.groups == -1 else self.groups
+        if count % self.groups:
+            raise ValueError(f"{count} channels don't make {self.groups} equal groups")
+        add_affine(self, (count,))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalize each group of each sample."""
+        if mask is not None:  # tf.broadcast_to(mask, tf.shape(x)) fails there
+            raise ValueError("a mask reaches it, and Keras 2 can't normalize under one")
+        if x.is_meta:  # see base.apply
+            return x
+        y = F.group_norm(
+            x.movedim(self.place, 1), self.groups, self.weight, self.bias, self.epsilon
+        )
+        return y.movedim(1, self.place)
+
+
+@keras_layer("UnitNormalization")
+class UnitNormalization(Layer):
+    """x / sqrt(max(sum(x**2), least)): length 1 along some axes.
+
+    `least` is 1e-12, and 1e-24 since Keras 3 takes its own ops.normalize.
+    """
+
+    passes_mask = True
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.axes = settings.list_of_integers("axis", -1)
+        # keras v3.6.0 keras/src/layers/normalization/unit_normalization.py#L43
+        self.least = 1e-24 if settings.version >= (3, 6) else 1e-12
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale."""
+        squares = x.square().sum(self.axes, keepdim=True)
+        return x * squares.clamp(min=self.least).rsqrt()
+
+
+@keras_layer("RMSNormalization")
+class RMSNormalization(Layer):
+    """scale * x / sqrt(mean(x**2) + epsilon) along the last axes.
+
+    Source: Zhang & Sennrich, "Root Mean Square Layer Normalization", 2019.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.axes = settings.list_of_integers("axis", -1)
+        self.epsilon = settings.number("epsilon", 1e-6, low=0.0)
+
+    def build(self, shape: Shape) -> None:
+        """Make weight, in the shape of the normalized axes."""
+        rank, count = len(shape), len(self.axes)
+        places = sorted(place_of(axis, rank) for axis in self.axes)
+        if places != list(range(rank - count, rank)):
+            raise ValueError(f"axis={self.axes}; wanted the last ones")
+        size = shape[rank - count :]
+        self.add("scale", "weight", size, initializer=nn.init.ones_)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize each sample."""
+        return F.rms_norm(x, self.weight.shape, self.weight, self.epsilon)
 
 
 @keras_layer("Normalization")
 class Normalization(Layer):
     """(x - mean) / sqrt(variance), with statistics that were adapted to data."""
-
-    wants_first = False
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)

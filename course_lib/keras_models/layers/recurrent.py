@@ -32,7 +32,6 @@ State = tuple[Tensor, ...]
 class Recurrent(Layer):
     """A layer that walks over the time steps of (batch, steps, features)."""
 
-    wants_first = False
     uses_mask = True
     gates = 1
     states = 1

@@ -50,7 +50,6 @@ class TimeDistributed(Layer):
     neither, all steps are one batch here, which gives the same.
     """
 
-    wants_first = False
     passes_mask = True
     group_names = ("layer",)
 
@@ -131,7 +130,6 @@ class Bidirectional(Layer):
     Their outputs are joined by `merge_mode`; None returns both.
     """
 
-    wants_first = False
     uses_mask = True
     group_names = ("forward_layer", "backward_layer")
 
@@ -211,11 +209,10 @@ class SpectralNormalization(Layer):
         start = partial(truncated_normal, mean=0.0, stddev=0.02)
         self.add("vector_u", "vector_u", size, trainable=False, initializer=start)
 
-    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
+    def settle(self, first: bool, ranks: tuple[int, ...]) -> None:
         """Take the wrapped layer's order."""
         self.layer.settle(first, ranks)
         self.wants_first = self.layer.wants_first
-        return self.wants_first
 
     def mask_after(self, masked: tuple[bool, ...]) -> MaskRule:
         """Say which mask the output has: Keras leaves the wrapped layer's on it."""
@@ -251,7 +248,6 @@ class Replacement(Layer):
     `supports_masking = True` for a mask that goes on, False for one that ends.
     """
 
-    wants_first = False
     ends_mask = True
 
     def __init__(self, settings: Settings, function: Callable[..., Any]) -> None:

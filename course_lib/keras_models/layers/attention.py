@@ -357,5 +357,5 @@ class GroupQueryAttention(MultiHeadAttention):
 
 def _band(scores: Tensor, width: int) -> Tensor:
     """Return (queries, keys): True where both are at a distance below `width`."""
-    everywhere = torch.ones_like(causal(scores))
-    return everywhere.triu(1 - width).tril(width - 1)
+    ones = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device)
+    return ones.triu(1 - width).tril(width - 1)

@@ -32,9 +32,9 @@ def as_it_is(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def transposed(tensor: Tensor) -> Tensor:
-    """View (out, in) as Keras's (in, out)."""
-    return tensor.t()
+def kernel_view(weight: Tensor) -> Tensor:
+    """View (out, in, *kernel) as Keras's (*kernel, in, out)."""
+    return weight.permute(*range(2, weight.dim()), 1, 0)
 
 
 def channels_to_last(tensor: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from typing import Any
 from torch import Tensor
 
 from course_lib.keras_models.layers.base import Shape, require_axes
-from course_lib.keras_models.layers.convolution import kernel_view
 from course_lib.keras_models.layers.recurrent import LSTM
 from course_lib.keras_models.layers.window import CONVOLVE, Window, pad, same_padding
 from course_lib.keras_models.registry import keras_layer
@@ -38,13 +37,7 @@ class ConvLSTM(LSTM):
         """Make the weights for (batch, steps, ..., channels), or channels first."""
         names = "with the batch, the steps and the channels"
         require_axes(shape, self.dims + 3, names)
-        rows, kernel = 4 * self.units, self.window.kernel
-        size = (rows, shape[-1 if self.channels_last else 2], *kernel)
-        self.add("kernel", "weight_ih", size, kernel_view, **self.kernel)
-        size = (rows, self.units, *kernel)
-        self.add("recurrent_kernel", "weight_hh", size, kernel_view, **self.recurrent)
-        self.add_if(self.use_bias, "bias", "bias", (rows,), **self.bias_options)
-        self.begin_forget_gate()
+        self.add_weights(shape[-1 if self.channels_last else 2], *self.window.kernel)
 
     def state_shape(self, x: Tensor) -> Shape:
         """Return (batch, filters, ...) for (batch, steps, channels, ...)."""

@@ -11,6 +11,7 @@ from course_lib.keras_models.layers.base import (
     Shape,
     Weighted,
     apply,
+    kernel_view,
     require_axes,
     weight_options,
 )
@@ -23,11 +24,6 @@ from course_lib.keras_models.layers.window import (
 )
 from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
-
-
-def kernel_view(weight: Tensor) -> Tensor:
-    """View (out, in, *kernel) as (*kernel, in, out)."""
-    return weight.permute(*range(2, weight.dim()), 1, 0)
 
 
 def _depthwise_view(weight: Tensor, multiplier: int) -> Tensor:

@@ -15,8 +15,8 @@ from course_lib.keras_models.layers.base import (
     Shape,
     Weighted,
     apply,
+    kernel_view,
     open_sizes,
-    transposed,
     weight_options,
 )
 from course_lib.keras_models.registry import keras_layer
@@ -36,7 +36,9 @@ class Dense(Weighted):
 
     def build(self, shape: Shape) -> None:
         """Make weight (units, features) and bias (units,)."""
-        self.add("kernel", "weight", (self.units, shape[-1]), transposed, **self.kernel)
+        self.add(
+            "kernel", "weight", (self.units, shape[-1]), kernel_view, **self.kernel
+        )
         self.add_bias(self.units)
 
     def forward(self, x: Tensor) -> Tensor:

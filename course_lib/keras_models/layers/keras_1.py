@@ -11,8 +11,8 @@ from course_lib.keras_models.layers.base import (
     Weighted,
     apply,
     as_it_is,
+    kernel_view,
     require_axes,
-    transposed,
 )
 from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
@@ -63,7 +63,7 @@ class Highway(Weighted):
         width = shape[1]
         gate = {"initializer": self.kernel["initializer"]}
         start = {"initializer": partial(nn.init.constant_, val=self.start)}
-        square, bias = ((width, width), transposed), ((width,), as_it_is)
+        square, bias = ((width, width), kernel_view), ((width,), as_it_is)
         arrays = [
             ("kernel", "weight", *square, True, self.kernel),
             ("kernel_carry", "weight_carry", *square, True, gate),

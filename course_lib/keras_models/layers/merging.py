@@ -128,6 +128,13 @@ def any_of(*inputs: Tensor, masks: Masks) -> Tensor:
     return reduce(torch.logical_or, [mask for mask in masks if mask is not None])
 
 
+def _raise(x: Tensor, rank: int) -> Tensor:
+    """Give x axes of length 1 after the batch, as Keras does."""
+    while x.dim() < rank:
+        x = x.unsqueeze(1)
+    return x
+
+
 @keras_layer("CustomScaleLayer")
 class CustomScaleLayer(Joining):
     """x + scale * y, of InceptionResNetV2."""
@@ -139,13 +146,6 @@ class CustomScaleLayer(Joining):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Add the scaled path to the other."""
         return torch.add(x, y, alpha=self.scale)
-
-
-def _raise(x: Tensor, rank: int) -> Tensor:
-    """Give x axes of length 1 after the batch, as Keras does."""
-    while x.dim() < rank:
-        x = x.unsqueeze(1)
-    return x
 
 
 @keras_layer("Concatenate")

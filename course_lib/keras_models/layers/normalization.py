@@ -18,22 +18,23 @@ from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
 
 
-def affine(settings: Settings) -> dict[str, dict[str, Any] | None]:
-    """Return the options of gamma and beta; None where the file leaves one out."""
-    scale, center = settings.flag("scale", True), settings.flag("center", True)
-    gamma = weight_options(settings, "gamma", "ones")
-    beta = weight_options(settings, "beta", "zeros")
-    return {"gamma": gamma if scale else None, "beta": beta if center else None}
+class Affine(Layer):
+    """What multiplies by gamma and adds beta, of which a file may leave out each."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.has_gamma = settings.flag("scale", True)
+        self.has_beta = settings.flag("center", True)
+        self.gamma = weight_options(settings, "gamma", "ones")
+        self.beta = weight_options(settings, "beta", "zeros")
+
+    def add_affine(self, size: Shape) -> None:
+        """Make weight and bias, or None."""
+        self.add_if(self.has_gamma, "gamma", "weight", size, **self.gamma)
+        self.add_if(self.has_beta, "beta", "bias", size, **self.beta)
 
 
-def add_affine(layer: Layer, size: Shape) -> None:
-    """Make weight and bias, None where the file leaves one out."""
-    for name, attribute in (("gamma", "weight"), ("beta", "bias")):
-        options = layer.affine[name]
-        layer.add_if(options, name, attribute, size, **(options or {}))
-
-
-class ChannelNormalization(Layer):
+class ChannelNormalization(Affine):
     """What normalizes along one axis: `axis`, which is `place` in the input's order."""
 
     def settle(self, first: bool, ranks: tuple[int, ...]) -> None:
@@ -64,7 +65,6 @@ class BatchNormalization(ChannelNormalization):
         old = (1, 0) <= settings.version < (1, 0, 7)
         self.momentum = settings.number("momentum", 0.9 if old else 0.99)
         self.epsilon = settings.number("epsilon", epsilon(settings), low=0.0)
-        self.affine = affine(settings)
         self.starts = {
             "mean": settings.initializer("moving_mean_initializer", "zeros"),
             "variance": settings.initializer("moving_variance_initializer", "ones"),
@@ -86,7 +86,7 @@ class BatchNormalization(ChannelNormalization):
     def build(self, shape: Shape) -> None:
         """Make weight, bias, running_mean and running_var, one number a channel."""
         size = (shape[place_of(self.axis, len(shape))],)
-        add_affine(self, size)
+        self.add_affine(size)
         for name, attribute in (("mean", "running_mean"), ("variance", "running_var")):
             options = {"trainable": False, "initializer": self.starts[name]}
             self.add(f"moving_{name}", attribute, size, **options)
@@ -228,7 +228,7 @@ def batch_normalization(settings: Settings) -> Layer:
 
 
 @keras_layer("LayerNormalization")
-class LayerNormalization(Layer):
+class LayerNormalization(Affine):
     """gamma * (x - mean) / sqrt(variance + epsilon) + beta over axes of each sample."""
 
     passes_mask = True
@@ -237,14 +237,13 @@ class LayerNormalization(Layer):
         super().__init__(settings)
         self.axes = settings.list_of_integers("axis", -1)
         self.epsilon = settings.number("epsilon", 1e-3, low=0.0)
-        self.affine = affine(settings)
         settings.only("rms_scaling", False)
 
     def build(self, shape: Shape) -> None:
         """Make weight and bias, in the shape of the normalized axes."""
         rank = len(shape)
         self.axes = tuple(sorted(place_of(axis, rank) for axis in self.axes))
-        add_affine(self, tuple(shape[axis] for axis in self.axes))
+        self.add_affine(tuple(shape[axis] for axis in self.axes))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize each sample."""
@@ -272,7 +271,6 @@ class GroupNormalization(ChannelNormalization):
             settings.problem("groups=0; wanted a number above 0, or -1")
         self.axis = settings.integer("axis", -1, least=-8)
         self.epsilon = settings.number("epsilon", 1e-3, low=0.0)
-        self.affine = affine(settings)
         # keras v2.14.0 keras/layers/normalization/group_normalization.py#L169
         self.uses_mask = (2, 14) <= settings.version < (3, 0)
 
@@ -282,7 +280,7 @@ class GroupNormalization(ChannelNormalization):
         self.groups = count if self.groups == -1 else self.groups
         if count % self.groups:
             raise ValueError(f"{count} channels don't make {self.groups} equal groups")
-        add_affine(self, (count,))
+        self.add_affine((count,))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalize each group of each sample."""

@@ -18,8 +18,8 @@ from course_lib.keras_models.initializers import Initializer
 from course_lib.keras_models.layers.base import (
     Layer,
     Shape,
+    kernel_view,
     require_axes,
-    transposed,
     weight_options,
 )
 from course_lib.keras_models.registry import keras_layer
@@ -78,10 +78,15 @@ class Recurrent(Layer):
     def build(self, shape: Shape, *states: Shape) -> None:
         """Make the weights for (batch, steps, features)."""
         require_axes(shape, 3, "(batch, steps, features)")
+        self.add_weights(shape[-1])
+
+    def add_weights(self, features: int, *kernel: int) -> None:
+        """Make the kernels (rows, features or units, *kernel) and the bias."""
         rows = self.gates * self.units
-        self.add("kernel", "weight_ih", (rows, shape[-1]), transposed, **self.kernel)
-        size = (rows, self.units)
-        self.add("recurrent_kernel", "weight_hh", size, transposed, **self.recurrent)
+        size = (rows, features, *kernel)
+        self.add("kernel", "weight_ih", size, kernel_view, **self.kernel)
+        size = (rows, self.units, *kernel)
+        self.add("recurrent_kernel", "weight_hh", size, kernel_view, **self.recurrent)
         size = (2, rows) if self.two_biases else (rows,)
         self.add_if(self.use_bias, "bias", "bias", size, **self.bias_options)
 
@@ -224,13 +229,9 @@ class LSTM(Recurrent):
         super().__init__(settings)
         self.forget_ones = settings.flag("unit_forget_bias", True)
 
-    def build(self, shape: Shape, *states: Shape) -> None:
+    def add_weights(self, features: int, *kernel: int) -> None:
         """Make the weights; the forget gate's bias begins at 1."""
-        super().build(shape, *states)
-        self.begin_forget_gate()
-
-    def begin_forget_gate(self) -> None:
-        """Let the forget gate's bias begin at 1."""
+        super().add_weights(features, *kernel)
         if self.forget_ones and self.use_bias:
             bias = self.variables["bias"]
             bias.initializer = partial(_begin_forget_at_1, rest=bias.initializer)

@@ -62,14 +62,13 @@ def _resize_legacy(
     method: Any = 0,
     align_corners: bool = False,
     half_pixel_centers: bool = False,
-    preserve_aspect_ratio: bool = False,
 ) -> Tensor:
     """Return TensorFlow 1's resizing by method 0, "bilinear", or 1, "nearest".
 
     Pixels are points at 0, 1, ..., unless `half_pixel_centers`.
     """
     nearest = method in (1, "nearest")
-    if preserve_aspect_ratio or not (nearest or method in (0, "bilinear")):
+    if not nearest and method not in (0, "bilinear"):
         raise ValueError(f"method={method!r:.40} is not supported")
     if nearest and align_corners:
         raise ValueError("nearest pixels with align_corners are not supported")

@@ -123,11 +123,13 @@ def _binary_crossentropy(
     return F.binary_cross_entropy(output, target, reduction="none")
 
 
-def _same_words(words: str, columns: int) -> Iterator[Row]:
+def _same_words(
+    words: str, columns: int, adapt: Callable = lambda function: function
+) -> Iterator[Row]:
     """Yield rows of torch's functions that have one name in the first columns."""
     for word in words.split():
         names = (word.capitalize(), f"math.{word}", word.capitalize())
-        yield Row(getattr(torch, word), *names[:columns])
+        yield Row(adapt(getattr(torch, word)), *names[:columns])
 
 
 # What treats each number by itself, in whatever order the axes are.
@@ -229,13 +231,7 @@ ELEMENTWISE = (
     Row(_tensors(torch.logical_and), "LogicalAnd", "math.logical_and", "LogicalAnd"),
     Row(_tensors(torch.logical_or), "LogicalOr", "math.logical_or", "LogicalOr"),
     Row(_tensors(torch.logical_xor), "LogicalXor"),
-    Row(_tensors(torch.fmax), "Fmax"),
-    Row(_tensors(torch.fmin), "Fmin"),
-    Row(_tensors(torch.fmod), "Fmod"),
-    Row(_tensors(torch.heaviside), "Heaviside"),
-    Row(_tensors(torch.hypot), "Hypot"),
-    Row(_tensors(torch.logaddexp), "Logaddexp"),
-    Row(_tensors(torch.logaddexp2), "Logaddexp2"),
+    *_same_words("fmax fmin fmod heaviside hypot logaddexp logaddexp2", 1, _tensors),
     Row(_tensors(torch.atan2), "Arctan2", "math.atan2 x=y"),
     Row(_where, "Where", "where", "SelectV2"),
     Row(

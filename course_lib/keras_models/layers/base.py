@@ -217,12 +217,11 @@ class Weighted(Layer):
         axis: the place of Keras's last axis in the output.
     """
 
-    has_kernel = True  # under this name; others read their kernels' settings themselves
+    kernel_name = "kernel"  # in its settings, such as kernel_initializer
 
     def __init__(self, settings: Settings, axis: int = -1) -> None:
         super().__init__(settings)
-        if self.has_kernel:
-            self.kernel = weight_options(settings, "kernel")
+        self.kernel = weight_options(settings, self.kernel_name)
         self.use_bias = settings.flag("use_bias", True)
         self.bias_options = weight_options(settings, "bias", "zeros")
         self.activation = settings.activation(axis=axis)

@@ -94,51 +94,45 @@ class Conv(Convolution):
 class DepthwiseConv(Convolution):
     """DepthwiseConv1D and DepthwiseConv2D: each channel has filters of its own."""
 
-    has_kernel = False
+    kernel_name = "depthwise"
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.multiplier = settings.integer("depth_multiplier", 1)
-        self.depthwise = weight_options(settings, "depthwise")
         settings.only("groups", 1)
         settings.ignore("kernel_initializer")
 
     def build(self, shape: Shape) -> None:
         """Make weight (channels * multiplier, 1, *kernel) and bias."""
+        self.add_bias(self.add_depthwise(shape, "weight"))
+
+    def add_depthwise(self, shape: Shape, attribute: str) -> int:
+        """Make the kernel, and return how many channels come out."""
         self.groups = self.channels(shape)
-        filters = self.groups * self.multiplier
-        size = (filters, 1, *self.window.kernel)
+        count = self.groups * self.multiplier
+        size = (count, 1, *self.window.kernel)
         view = partial(_depthwise_view, multiplier=self.multiplier)
-        self.add("depthwise_kernel", "weight", size, view, **self.depthwise)
-        self.add_bias(filters)
+        self.add("depthwise_kernel", attribute, size, view, **self.kernel)
+        return count
 
 
 @keras_layer("SeparableConv1D", "SeparableConv2D")
-class SeparableConv(Convolution):
+class SeparableConv(DepthwiseConv):
     """SeparableConv1D and SeparableConv2D: depthwise, then across channels."""
-
-    has_kernel = False
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.filters = settings.integer("filters")
-        self.multiplier = settings.integer("depth_multiplier", 1)
         # separable_conv2d of keras/backend/theano_backend.py, tag 2.2.4, asks the
         # pointwise kernel, which is never even, whether to cut.
         self.window.cuts = False
-        self.depthwise_options = weight_options(settings, "depthwise")
         self.pointwise_options = weight_options(settings, "pointwise")
         # Fields of Conv, which Keras does not use here.
-        settings.only("groups", 1)
-        settings.ignore("kernel_initializer", "kernel_regularizer", "kernel_constraint")
+        settings.ignore("kernel_regularizer", "kernel_constraint")
 
     def build(self, shape: Shape) -> None:
         """Make depthwise (channels * multiplier, 1, *kernel), pointwise and bias."""
-        self.groups = self.channels(shape)
-        between = self.groups * self.multiplier
-        size = (between, 1, *self.window.kernel)
-        view = partial(_depthwise_view, multiplier=self.multiplier)
-        self.add("depthwise_kernel", "depthwise", size, view, **self.depthwise_options)
+        between = self.add_depthwise(shape, "depthwise")
         size = (self.filters, between, *[1] * self.dims)
         options = self.pointwise_options
         self.add("pointwise_kernel", "pointwise", size, kernel_view, **options)

@@ -349,8 +349,12 @@ def test_tf_dropout_drops_in_eval_mode_too():
         (node("image.resize", "x", size=[2, 2]), "input has 2 axes; wanted 3 or 4"),
         (node("compat.v1.image.resize_images", "x", size=[2, 2]), "2 axes; wanted 4"),
         (node("nn.bias_add", "x", bias=None), r"does not fit.*nn\.bias_add\(<x>, bias"),
+        (
+            node("compat.v1.image.resize_images", "x", preserve_aspect_ratio=True),
+            "preserve_aspect_ratio=True is not supported",
+        ),
     ],
-    ids=range(19),
+    ids=range(20),
 )
 def test_refusals_name_the_function_and_its_arguments(layer, match):
     refused(match, layer)

@@ -79,9 +79,8 @@ class KerasModel(nn.Module):
         """Return the layer of that Keras name."""
         return self._modules[module_name(name)]
 
-    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
+    def settle(self, first: bool, ranks: tuple[int, ...]) -> None:
         """Take Keras's order, as a layer of another model."""
-        return False
 
     def build(self, *shapes: tuple[int, ...]) -> None:
         """Make all variables on the meta device and plan the walk.

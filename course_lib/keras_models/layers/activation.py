@@ -1,6 +1,7 @@
 """Activation, and the layers that are activations."""
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,17 +62,19 @@ def activation_layer(settings: Settings) -> Layer:
 class Shaped(Layer):
     """An activation with learned numbers for each place of its input.
 
-    They keep Keras's axis order; shared axes have length 1.
+    They keep Keras's axis order; shared axes have length 1. `arrays` has their
+    attributes, and for each its name and options in `add`.
     """
 
     passes_mask = True
+    arrays: dict[str, tuple[str, dict[str, Any]]]
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.shared = open_sizes(settings, "shared_axes", None)
 
-    def sizes(self, shape: Shape) -> Shape:
-        """Return the shape of the learned numbers."""
+    def build(self, shape: Shape) -> None:
+        """Make the learned numbers."""
         sizes = list(shape[1:])
         for axis in self.shared:
             if not -len(sizes) <= axis - 1 < len(sizes):
@@ -80,12 +83,12 @@ class Shaped(Layer):
                     f"{len(sizes)}, since the input has {len(shape)} with the batch"
                 )
             sizes[axis - 1] = 1
-        return tuple(sizes)
+        for attribute, (name, options) in self.arrays.items():
+            self.add(name, attribute, tuple(sizes), **options)
 
-    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
+    def settle(self, first: bool, ranks: tuple[int, ...]) -> None:
         """Take either order."""
         self.wants_first = first
-        return first
 
     def placed(self, numbers: Tensor) -> Tensor:
         """Return learned numbers in the order of the input."""
@@ -98,11 +101,8 @@ class PReLU(Shaped):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self.options = weight_options(settings, "alpha", "zeros")
-
-    def build(self, shape: Shape) -> None:
-        """Make the slopes."""
-        self.add("alpha", "weight", self.sizes(shape), **self.options)
+        slope = weight_options(settings, "alpha", "zeros")
+        self.arrays = {"weight": ("alpha", slope)}
 
     def forward(self, x: Tensor) -> Tensor:
         """Return max(x, 0) + slope * min(x, 0)."""
@@ -117,17 +117,11 @@ class ParametricSoftplus(Shaped):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        defaults = {"alpha": 0.2, "beta": 5.0}
-        self.starts = {
-            name: settings.number(f"{name}_init", default)
-            for name, default in defaults.items()
-        }
-
-    def build(self, shape: Shape) -> None:
-        """Make alpha and beta."""
-        for name, value in self.starts.items():
+        self.arrays = {}
+        for name, default in (("alpha", 0.2), ("beta", 5.0)):
+            value = settings.number(f"{name}_init", default)
             start = partial(nn.init.constant_, val=value)
-            self.add(f"{name}s", name, self.sizes(shape), initializer=start)
+            self.arrays[name] = f"{name}s", {"initializer": start}
 
     def forward(self, x: Tensor) -> Tensor:
         """Return softplus(beta x) * alpha."""
@@ -156,15 +150,10 @@ class SReLU(Shaped):
             "t_right": "glorot_uniform",
             "a_right": "ones",
         }
-        self.starts = {
-            name: settings.initializer(f"{name}_init", default)
+        self.arrays = {
+            name: (name, {"initializer": settings.initializer(f"{name}_init", default)})
             for name, default in defaults.items()
         }
-
-    def build(self, shape: Shape) -> None:
-        """Make the slopes and thresholds."""
-        for name, start in self.starts.items():
-            self.add(name, name, self.sizes(shape), initializer=start)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the three pieces' sum."""

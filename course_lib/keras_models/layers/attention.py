@@ -37,7 +37,6 @@ class DotAttention(Layer):
     is 0. Source: Luong et al. 2015; keras/src/layers/attention/attention.py at v3.15.1.
     """
 
-    wants_first = False
     uses_masks = True
     call_options = ("return_attention_scores", "use_causal_mask")
 
@@ -157,9 +156,9 @@ class MultiHeadAttention(Layer):
     v3.15.1.
     """
 
-    wants_first = False
     call_options = ("return_attention_scores", "use_causal_mask")
     argument_names = ("query", "value", "key", "attention_mask")
+    group_names = ("query_dense", "key_dense", "value_dense", "output_dense")
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -172,8 +171,7 @@ class MultiHeadAttention(Layer):
         self.takes_masks_off = settings.version >= (3, 8)
         self.heads = settings.integer("num_heads")
         self.key_dim = settings.integer("key_dim")
-        value_dim = settings.left.get("value_dim") or self.key_dim
-        settings.left["value_dim"] = value_dim
+        settings.left["value_dim"] = settings.left.get("value_dim") or self.key_dim
         self.value_dim = settings.integer("value_dim")
         self.key_heads = self.key_heads_of(settings)
         self.rate = settings.rate("dropout", 0.0)
@@ -192,7 +190,9 @@ class MultiHeadAttention(Layer):
 
     def _make_projections(self, settings: Settings) -> None:
         has_bias = settings.flag("use_bias", True)
-        options = {key: settings.left.pop(key, None) for key in _COMMON}
+        kinds = ("initializer", "regularizer", "constraint")
+        common = [f"{part}_{kind}" for part in ("kernel", "bias") for kind in kinds]
+        options = {key: settings.left.pop(key, None) for key in common}
         activity = "activity_regularizer"
         options[activity] = settings.spec.config.get(activity)
 
@@ -202,7 +202,12 @@ class MultiHeadAttention(Layer):
             config = {**options, "output_shape": list(sizes), "activation": activation}
             config["equation"] = f"...{taken},{taken}{given}->...{given}"
             config["bias_axes"] = given if has_bias else None
-            return _projection(settings, name, config)
+            kind = "EinsumDense"
+            spec = LayerSpec(f"{settings.name}/{name}", kind, config, kind)
+            inner = Settings(spec, settings.version, settings.problems)
+            layer = EinsumDense(inner)
+            inner.finish()
+            return layer
 
         heads, gated = self.heads, settings.flag("use_gate", False)
         self.query_dense = dense("query", "x", "yz", heads, self.key_dim)
@@ -212,20 +217,11 @@ class MultiHeadAttention(Layer):
         if gated:
             sizes = heads, self.value_dim
             self.gate_dense = dense("gate", "x", "yz", *sizes, activation="sigmoid")
+            names = self.group_names
+            self.group_names = (*names[:2], "gate_dense", *names[2:])
         sizes = self.output_sizes or (1,)  # it is known at the first call
         letters = "abcdefg"[: len(sizes)]
         self.output_dense = dense("attention_output", "yz", letters, *sizes)
-
-    def sublayers(self) -> list[Layer]:
-        """Return the projections, in the order in which Keras lists their arrays."""
-        parts = [self.query_dense, self.key_dense, self.gate_dense, self.value_dense]
-        return [part for part in (*parts, self.output_dense) if part is not None]
-
-    @property
-    def group_names(self) -> tuple[str, ...]:
-        """Return the names that files give to the projections."""
-        gate = () if self.gate_dense is None else ("gate_dense",)
-        return ("query_dense", "key_dense", *gate, "value_dense", "output_dense")
 
     def build(self, *shapes: Shape, names: tuple[str, ...] = ()) -> None:
         """Build the projections for the tensors of these names."""
@@ -234,6 +230,8 @@ class MultiHeadAttention(Layer):
         key = given.get("key", value)
         if key[1:-1] != value[1:-1]:
             raise ValueError(f"its key has the shape {key}, its value {value}")
+        # over which it attends: all but the first and last
+        self.axes = self.axes or tuple(range(1, len(query) - 1))
         if not self.output_sizes:
             self.output_dense.output_sizes = (query[-1],)
         self.query_dense.build(query)
@@ -273,7 +271,7 @@ class MultiHeadAttention(Layer):
         result = self.output_dense(result)
         if not return_attention_scores:
             return result
-        sizes = [[x.shape[axis] for axis in self._axes(x)] for x in (query, value)]
+        sizes = [[x.shape[axis] for axis in self.axes] for x in (query, value)]
         return result, weights.unflatten(-1, sizes[1]).unflatten(
             -1 - len(sizes[1]), sizes[0]
         )
@@ -307,25 +305,19 @@ class MultiHeadAttention(Layer):
                 found.append(mask.bool().unsqueeze(axis))
         mask = given.get("attention_mask")
         if mask is not None:
-            count = len(self._axes(given["query"]))
+            count = len(self.axes)
             mask = mask.bool().flatten(-count)
             found.append(mask.flatten(-1 - count, -2))
         return found
 
-    def _axes(self, x: Tensor) -> tuple[int, ...]:
-        """Return the axes over which x is attended to: all but the first and last."""
-        return self.axes or tuple(range(1, x.dim() - 1))
-
     def _order(self, rank: int) -> list[int]:
         """Return where (batch, others, heads, attended, size) are in a projection."""
-        axes = self.axes or tuple(range(1, rank - 2))
-        others = [axis for axis in range(1, rank - 2) if axis not in axes]
-        return [0, *others, rank - 2, *axes, rank - 1]
+        others = [axis for axis in range(1, rank - 2) if axis not in self.axes]
+        return [0, *others, rank - 2, *self.axes, rank - 1]
 
     def _split(self, x: Tensor) -> Tensor:
         """(batch, ..., heads, size) -> (batch, others, heads, attended, size)."""
-        count = len(self.axes or range(1, x.dim() - 2))
-        return x.permute(self._order(x.dim())).flatten(-1 - count, -2)
+        return x.permute(self._order(x.dim())).flatten(-1 - len(self.axes), -2)
 
     def _for_all_heads(self, x: Tensor) -> Tensor:
         """Repeat each head of keys or values for the heads of queries that share it."""
@@ -334,7 +326,7 @@ class MultiHeadAttention(Layer):
 
     def _join(self, x: Tensor, query: Tensor) -> Tensor:
         """Undo `_split`, for as many places as the query has."""
-        x = x.unflatten(-2, [query.shape[axis] for axis in self._axes(query)])
+        x = x.unflatten(-2, [query.shape[axis] for axis in self.axes])
         order = self._order(x.dim())
         return x.permute([order.index(axis) for axis in range(x.dim())])
 
@@ -363,24 +355,7 @@ class GroupQueryAttention(MultiHeadAttention):
         return count
 
 
-_COMMON = (
-    *("kernel_initializer", "bias_initializer", "kernel_regularizer"),
-    *("bias_regularizer", "kernel_constraint", "bias_constraint"),
-)
-
-
 def _band(scores: Tensor, width: int) -> Tensor:
     """Return (queries, keys): True where both are at a distance below `width`."""
-    queries, keys = (
-        torch.arange(size, device=scores.device) for size in scores.shape[-2:]
-    )
-    return (queries.unsqueeze(1) - keys).abs() < width
-
-
-def _projection(settings: Settings, name: str, config: dict[str, Any]) -> EinsumDense:
-    """Return a dense layer inside this one."""
-    spec = LayerSpec(f"{settings.name}/{name}", "EinsumDense", config, "EinsumDense")
-    inner = Settings(spec, settings.version, settings.problems)
-    layer = EinsumDense(inner)
-    inner.finish()
-    return layer
+    ones = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device)
+    return ones.triu(1 - width).tril(width - 1)

@@ -32,9 +32,9 @@ def as_it_is(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def transposed(tensor: Tensor) -> Tensor:
-    """View (out, in) as Keras's (in, out)."""
-    return tensor.t()
+def kernel_view(weight: Tensor) -> Tensor:
+    """View (out, in, *kernel) as Keras's (*kernel, in, out)."""
+    return weight.permute(*range(2, weight.dim()), 1, 0)
 
 
 def channels_to_last(tensor: Tensor) -> Tensor:
@@ -74,9 +74,9 @@ class Variable:
 class Layer(nn.Module):
     """A Keras layer as a module.
 
-    Its attribute `wants_first` says which order of axes it takes: None any order, since
-    each number is treated in the same way; False the order of the file; True a
-    channels-last tensor stored with its channels at axis 1, as torch's layers want it.
+    Its attribute `wants_first` says which order of axes it takes: False that of the
+    file; True a channels-last tensor stored with its channels at axis 1, as torch's
+    layers want it; None any order, since each number is treated in the same way.
 
     A mask tells which time steps count: (batch, steps) for (batch, steps, features).
     How a layer treats the masks of its inputs is said by class attributes, or in
@@ -95,7 +95,7 @@ class Layer(nn.Module):
     (`Layer.compute_mask`, keras/engine/topology.py at 1.2.2 and 2.1.0), and so do we.
     """
 
-    wants_first: bool | None = None
+    wants_first: bool | None = False
     passes_mask = makes_mask = ends_mask = uses_mask = uses_masks = False
     returns_input = False  # the very tensor, when not training
     makes_floats = False  # of torch's default type, from whole numbers
@@ -103,7 +103,7 @@ class Layer(nn.Module):
     masked_outputs = 1  # how many of the first outputs have the mask
     argument_names: tuple[str, ...] = ()  # of the tensors that a call gives by name
     call_options: tuple[str, ...] = ()  # other arguments of a call, for forward
-    group_names: tuple[str, ...] = ("layer",)  # of `sublayers`, in files of Keras 3
+    group_names: tuple[str, ...] = ()  # attributes of `sublayers`; Keras 3's names too
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
@@ -117,9 +117,8 @@ class Layer(nn.Module):
     def build(self, *shapes: Shape) -> None:
         """Make the variables for inputs of these shapes."""
 
-    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
+    def settle(self, first: bool, ranks: tuple[int, ...]) -> None:
         """Choose the order of axes for inputs of which any is (not) channels first."""
-        return self.wants_first
 
     def mask_after(self, masked: tuple[bool, ...]) -> MaskRule:
         """Say which mask the output has, where those inputs have one.
@@ -160,7 +159,7 @@ class Layer(nn.Module):
 
     def sublayers(self) -> "list[Layer]":
         """Return the wrapped layers, in the order in which Keras lists their arrays."""
-        return []
+        return [getattr(self, name) for name in self.group_names]
 
 
 def accepts_mask(module: Any) -> bool:
@@ -218,12 +217,11 @@ class Weighted(Layer):
         axis: the place of Keras's last axis in the output.
     """
 
-    has_kernel = True  # under this name; others read their kernels' settings themselves
+    kernel_name = "kernel"  # in its settings, such as kernel_initializer
 
     def __init__(self, settings: Settings, axis: int = -1) -> None:
         super().__init__(settings)
-        if self.has_kernel:
-            self.kernel = weight_options(settings, "kernel")
+        self.kernel = weight_options(settings, self.kernel_name)
         self.use_bias = settings.flag("use_bias", True)
         self.bias_options = weight_options(settings, "bias", "zeros")
         self.activation = settings.activation(axis=axis)
@@ -244,26 +242,8 @@ def require_axes(shape: Shape, wanted: int, names: str) -> None:
         raise ValueError(f"{text}, {names}")
 
 
-class Pointwise(Layer):
-    """A function of each number by itself, or of none."""
-
-    passes_mask = True
-
-    def __init__(self, settings: Settings, function: Callable[[Tensor], Tensor]):
-        super().__init__(settings)
-        self.function = function
-        self.wants_first = None if _is_pointwise(function) else False
-        self.returns_input = function is linear
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return function(x)."""
-        return apply(self.function, x)
-
-
 class Function(Layer):
     """A function of the whole input in Keras's order of axes, without variables."""
-
-    wants_first = False
 
     def __init__(self, settings: Settings, function: Callable[[Tensor], Tensor]):
         super().__init__(settings)
@@ -274,13 +254,28 @@ class Function(Layer):
         return self.function(x)
 
 
+class Pointwise(Function):
+    """A function of each number by itself, or one along the axes `dim`."""
+
+    passes_mask = True
+
+    def __init__(self, settings: Settings, function: Callable[[Tensor], Tensor]):
+        super().__init__(settings, function)
+        along = isinstance(function, partial) and "dim" in function.keywords
+        self.wants_first = False if along else None
+        self.returns_input = function is linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return function(x)."""
+        return apply(self.function, x)
+
+
 class Joining(Layer):
     """A layer of several inputs, in either order where all have as many axes."""
 
-    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
+    def settle(self, first: bool, ranks: tuple[int, ...]) -> None:
         """Take the order of the inputs."""
         self.wants_first = first and len(set(ranks)) == 1
-        return self.wants_first
 
 
 def apply(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -292,7 +287,3 @@ def apply(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         return function(x)
     halves = isinstance(function, partial) and function.func is F.glu
     return function(x) if halves else x
-
-
-def _is_pointwise(function: Callable) -> bool:
-    return not (isinstance(function, partial) and "dim" in function.keywords)

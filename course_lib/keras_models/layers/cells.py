@@ -17,7 +17,6 @@ class StackedCells(Layer):
     So they are layers one after another, which share mask and direction.
     """
 
-    wants_first = False
     uses_mask = True
 
     def __init__(self, settings: Settings, *cells: Recurrent) -> None:

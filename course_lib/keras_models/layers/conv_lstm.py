@@ -5,9 +5,8 @@ from typing import Any
 from torch import Tensor
 
 from course_lib.keras_models.layers.base import Shape, require_axes
-from course_lib.keras_models.layers.convolution import CONVOLVE, kernel_view
 from course_lib.keras_models.layers.recurrent import LSTM
-from course_lib.keras_models.layers.window import Window, pad, same_padding
+from course_lib.keras_models.layers.window import CONVOLVE, Window, pad, same_padding
 from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
 
@@ -38,28 +37,14 @@ class ConvLSTM(LSTM):
         """Make the weights for (batch, steps, ..., channels), or channels first."""
         names = "with the batch, the steps and the channels"
         require_axes(shape, self.dims + 3, names)
-        rows, kernel = 4 * self.units, self.window.kernel
-        size = (rows, shape[-1 if self.channels_last else 2], *kernel)
-        self.add("kernel", "weight_ih", size, kernel_view, **self.kernel)
-        size = (rows, self.units, *kernel)
-        self.add("recurrent_kernel", "weight_hh", size, kernel_view, **self.recurrent)
-        self.add_if(self.use_bias, "bias", "bias", (rows,), **self.bias_options)
-        self.begin_forget_gate()
+        self.add_weights(shape[-1 if self.channels_last else 2], *self.window.kernel)
 
     def state_shape(self, x: Tensor) -> Shape:
         """Return (batch, filters, ...) for (batch, steps, channels, ...)."""
-        window, places = self.window, []
-        amounts = window.amounts(x.shape[3:])
-        for size, padding, kernel, stride, dilation in zip(
-            x.shape[3:],
-            amounts,
-            window.kernel,
-            window.strides,
-            window.dilation,
-            strict=True,
-        ):
-            reach = (kernel - 1) * dilation + 1
-            places.append((size + sum(padding) - reach) // stride + 1)
+        window, sizes = self.window, x.shape[3:]
+        amounts = map(sum, window.amounts(sizes))
+        rows = zip(sizes, amounts, window.reach, window.strides, strict=True)
+        places = [(size + more - reach) // step + 1 for size, more, reach, step in rows]
         if min(places) < 1:
             raise ValueError(f"the kernel {window.kernel} is larger than its images")
         return (x.shape[0], self.units, *places)

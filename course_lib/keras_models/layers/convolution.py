@@ -3,43 +3,33 @@
 Kernels are stored as torch wants them; a view shows them as (*kernel, in, out).
 """
 
-from typing import Any
+from functools import partial
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from course_lib.keras_models.layers.base import (
     Shape,
     Weighted,
     apply,
+    kernel_view,
     require_axes,
     weight_options,
 )
-from course_lib.keras_models.layers.window import Window, pad, same_padding
+from course_lib.keras_models.layers.window import (
+    CONVOLVE,
+    CONVOLVE_BACK,
+    Window,
+    fit,
+    same_padding,
+)
 from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
 
-CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
-
-def kernel_view(weight: Tensor) -> Tensor:
-    """View (out, in, *kernel) as (*kernel, in, out)."""
-    return weight.permute(*range(2, weight.dim()), 1, 0)
-
-
-class DepthwiseView:
+def _depthwise_view(weight: Tensor, multiplier: int) -> Tensor:
     """View (channels * multiplier, 1, *kernel) as (*kernel, channels, multiplier)."""
-
-    def __init__(self, multiplier: int) -> None:
-        self.multiplier = multiplier
-
-    def __call__(self, weight: Tensor) -> Tensor:
-        """Return the view."""
-        kernel = weight.shape[2:]
-        parts = weight.view(-1, self.multiplier, *kernel)
-        return parts.permute(*range(2, parts.dim()), 0, 1)
+    parts = weight.view(-1, multiplier, *weight.shape[2:])
+    return parts.permute(*range(2, parts.dim()), 0, 1)
 
 
 class Convolution(Weighted):
@@ -61,14 +51,18 @@ class Convolution(Weighted):
         require_axes(shape, self.dims + 2, "with the batch and the channels")
         return shape[-1 if self.channels_last else 1]
 
-    def convolve(self, x: Tensor, weight: Tensor, bias: Any, groups: int) -> Tensor:
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Convolve (batch, channels, ...) with the window's padding."""
         window, padding = self.window, self.window.symmetric
         if padding is None:
             x, padding = window.pad(x), 0
         return CONVOLVE[self.dims](
-            x, weight, bias, window.strides, padding, window.dilation, groups
+            x, weight, bias, window.strides, padding, window.dilation, self.groups
         )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, ...) -> (batch, filters, ...)."""
+        return apply(self.activation, self.convolve(x, self.weight, self.bias))
 
 
 @keras_layer("Conv1D", "Conv2D", "Conv3D")
@@ -95,66 +89,50 @@ class Conv(Convolution):
         self.add("kernel", "weight", size, kernel_view, **self.kernel)
         self.add_bias(self.filters)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, ...) -> (batch, filters, ...)."""
-        y = self.convolve(x, self.weight, self.bias, self.groups)
-        return apply(self.activation, y)
-
 
 @keras_layer("DepthwiseConv1D", "DepthwiseConv2D")
 class DepthwiseConv(Convolution):
     """DepthwiseConv1D and DepthwiseConv2D: each channel has filters of its own."""
 
-    has_kernel = False
+    kernel_name = "depthwise"
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.multiplier = settings.integer("depth_multiplier", 1)
-        self.depthwise = weight_options(settings, "depthwise")
         settings.only("groups", 1)
         settings.ignore("kernel_initializer")
 
     def build(self, shape: Shape) -> None:
         """Make weight (channels * multiplier, 1, *kernel) and bias."""
-        self.groups = self.channels(shape)
-        filters = self.groups * self.multiplier
-        size = (filters, 1, *self.window.kernel)
-        view = DepthwiseView(self.multiplier)
-        self.add("depthwise_kernel", "weight", size, view, **self.depthwise)
-        self.add_bias(filters)
+        self.add_bias(self.add_depthwise(shape, "weight"))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, ...) -> (batch, channels * multiplier, ...)."""
-        y = self.convolve(x, self.weight, self.bias, self.groups)
-        return apply(self.activation, y)
+    def add_depthwise(self, shape: Shape, attribute: str) -> int:
+        """Make the kernel, and return how many channels come out."""
+        self.groups = self.channels(shape)
+        count = self.groups * self.multiplier
+        size = (count, 1, *self.window.kernel)
+        view = partial(_depthwise_view, multiplier=self.multiplier)
+        self.add("depthwise_kernel", attribute, size, view, **self.kernel)
+        return count
 
 
 @keras_layer("SeparableConv1D", "SeparableConv2D")
-class SeparableConv(Convolution):
+class SeparableConv(DepthwiseConv):
     """SeparableConv1D and SeparableConv2D: depthwise, then across channels."""
-
-    has_kernel = False
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.filters = settings.integer("filters")
-        self.multiplier = settings.integer("depth_multiplier", 1)
         # separable_conv2d of keras/backend/theano_backend.py, tag 2.2.4, asks the
         # pointwise kernel, which is never even, whether to cut.
         self.window.cuts = False
-        self.depthwise_options = weight_options(settings, "depthwise")
         self.pointwise_options = weight_options(settings, "pointwise")
         # Fields of Conv, which Keras does not use here.
-        settings.only("groups", 1)
-        for part in ("initializer", "regularizer", "constraint"):
-            settings.ignore(f"kernel_{part}")
+        settings.ignore("kernel_regularizer", "kernel_constraint")
 
     def build(self, shape: Shape) -> None:
         """Make depthwise (channels * multiplier, 1, *kernel), pointwise and bias."""
-        self.groups = self.channels(shape)
-        between = self.groups * self.multiplier
-        size, view = (between, 1, *self.window.kernel), DepthwiseView(self.multiplier)
-        self.add("depthwise_kernel", "depthwise", size, view, **self.depthwise_options)
+        between = self.add_depthwise(shape, "depthwise")
         size = (self.filters, between, *[1] * self.dims)
         options = self.pointwise_options
         self.add("pointwise_kernel", "pointwise", size, kernel_view, **options)
@@ -162,7 +140,7 @@ class SeparableConv(Convolution):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, ...) -> (batch, filters, ...)."""
-        x = self.convolve(x, self.depthwise, None, self.groups)
+        x = self.convolve(x, self.depthwise, None)
         y = CONVOLVE[self.dims](x, self.pointwise, self.bias)
         return apply(self.activation, y)
 
@@ -196,33 +174,17 @@ class ConvTranspose(Convolution):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, ...) -> (batch, filters, ...)."""
-        window = self.window
-        function = _TRANSPOSED[self.dims]
-        full = function(
-            x, self.weight, None, window.strides, 0, dilation=window.dilation
-        )
-        full = self._cut(full, x.shape[2:])
+        strides, dilation = self.window.strides, self.window.dilation
+        y = CONVOLVE_BACK[self.dims](x, self.weight, None, strides, 0, 0, 1, dilation)
+        y = fit(y, [self._place(i, size) for i, size in enumerate(x.shape[2:])])
         if self.bias is not None:
-            full = full + self.bias.view(-1, *[1] * self.dims)
-        return apply(self.activation, full)
-
-    def _cut(self, full: Tensor, sizes: torch.Size) -> Tensor:
-        """Cut or fill the full result to the size that Keras returns."""
-        for i, size in enumerate(sizes):
-            before, wanted = self._place(i, size)
-            missing = before + wanted - full.shape[2 + i]
-            if missing > 0:
-                amounts = [(0, 0)] * self.dims
-                amounts[i] = (0, missing)
-                full = pad(full, amounts)
-            full = full.narrow(2 + i, before, wanted)
-        return full
+            y = y + self.bias.view(-1, *[1] * self.dims)
+        return apply(self.activation, y)
 
     def _place(self, i: int, size: int) -> tuple[int, int]:
         """Return how many places are cut before, and how many are returned."""
         window = self.window
-        stride = window.strides[i]
-        reach = (window.kernel[i] - 1) * window.dilation[i] + 1
+        stride, reach = window.strides[i], window.reach[i]
         if self.places is not None:
             wanted = self.places[i]
         elif self.extra is not None:

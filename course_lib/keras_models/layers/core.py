@@ -1,11 +1,10 @@
 """Dense, Embedding, dropout, noise and the layers that reshape."""
 
 import math
-from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from course_lib.keras_models.activations import linear
@@ -16,8 +15,8 @@ from course_lib.keras_models.layers.base import (
     Shape,
     Weighted,
     apply,
+    kernel_view,
     open_sizes,
-    transposed,
     weight_options,
 )
 from course_lib.keras_models.registry import keras_layer
@@ -28,8 +27,6 @@ from course_lib.keras_models.settings import Settings
 class Dense(Weighted):
     """activation(x @ kernel + bias); the kernel is stored as torch does, (out, in)."""
 
-    wants_first = False
-
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         old = settings.version < (2, 0)  # keras 2.0.3 keras/layers/core.py#L817
@@ -39,7 +36,9 @@ class Dense(Weighted):
 
     def build(self, shape: Shape) -> None:
         """Make weight (units, features) and bias (units,)."""
-        self.add("kernel", "weight", (self.units, shape[-1]), transposed, **self.kernel)
+        self.add(
+            "kernel", "weight", (self.units, shape[-1]), kernel_view, **self.kernel
+        )
         self.add_bias(self.units)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -55,7 +54,6 @@ class Dense(Weighted):
 class Embedding(Layer):
     """A row of a table for each whole number."""
 
-    wants_first = False
     ends_mask = True
 
     def __init__(self, settings: Settings) -> None:
@@ -92,9 +90,8 @@ class Dropout(Layer):
     def __init__(self, settings: Settings, spatial: int = 0) -> None:
         super().__init__(settings)
         self.rate = settings.rate()
-        shape = open_sizes(settings, "noise_shape", None) or None
-        self.noise_shape: tuple[int, ...] | None = shape
-        self.wants_first = None if shape is None else False
+        self.noise_shape = open_sizes(settings, "noise_shape", None)
+        self.wants_first = False if self.noise_shape else None
         self.spatial = spatial
         if spatial:
             self.wants_first = settings.channels_last()
@@ -105,7 +102,7 @@ class Dropout(Layer):
             return x
         if self.spatial:
             shape = (*x.shape[:2], *[1] * self.spatial)
-        elif self.noise_shape is not None:
+        elif self.noise_shape:
             sizes = zip(self.noise_shape, x.shape, strict=True)
             shape = tuple(n if n == 1 else size for n, size in sizes)
         else:
@@ -113,18 +110,15 @@ class Dropout(Layer):
         return x * F.dropout(x.new_ones(shape), self.rate)
 
 
-class Noise(Layer):
+class Noise(Function):
     """A layer that changes its input only while training."""
 
+    wants_first = None
     passes_mask = returns_input = True
-
-    def __init__(self, settings: Settings, change: Callable[[Tensor], Tensor]) -> None:
-        super().__init__(settings)
-        self.change = change
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x, changed while training."""
-        return self.change(x) if self.training else x
+        return self.function(x) if self.training else x
 
 
 @keras_layer("GaussianNoise")
@@ -148,6 +142,19 @@ def gaussian_dropout(settings: Settings) -> Layer:
 
 def _multiply_noise(x: Tensor, deviation: float) -> Tensor:
     return x * (1 + deviation * torch.randn_like(x))
+
+
+@keras_layer("StochasticDepth")
+def stochastic_depth(settings: Settings) -> Layer:
+    """While training, leave out whole samples of a residual path.
+
+    Source: Huang et al., "Deep Networks with Stochastic Depth", 2016.
+    """
+    return Noise(settings, partial(_drop_samples, rate=settings.rate("drop_path_rate")))
+
+
+def _drop_samples(x: Tensor, rate: float) -> Tensor:
+    return x * F.dropout(x.new_ones(len(x), *[1] * (x.dim() - 1)), rate)
 
 
 @keras_layer("AlphaDropout")
@@ -243,7 +250,6 @@ def _repeat(x: Tensor, n: int) -> Tensor:
 class Masking(Layer):
     """Zero the time steps in which every feature is `mask_value`; later layers skip."""
 
-    wants_first = False
     makes_mask = True
 
     def __init__(self, settings: Settings) -> None:
@@ -263,20 +269,17 @@ class Masking(Layer):
 class Rescaling(Layer):
     """X * scale + offset; both are numbers, or one for each channel."""
 
-    wants_first = False
-
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         # keras v3.0.5 keras/layers/preprocessing/rescaling.py#L38
         self.passes_mask = settings.version >= (3, 0)
-        self.scale = numbers(settings, "scale")
-        self.offset = numbers(settings, "offset", 0.0)
+        settings.left.setdefault("offset", 0.0)
+        self.given = {name: numbers(settings, name) for name in ("scale", "offset")}
 
     def build(self, shape: Shape) -> None:
         """Make the constants."""
-        for name in ("scale", "offset"):
-            value = torch.tensor(getattr(self, name))
-            delattr(self, name)
+        for name, given in self.given.items():
+            value = torch.tensor(given)
             constant = {"stored": False, "value": value.numpy()}
             self.add(name, name, tuple(value.shape), trainable=False, **constant)
 
@@ -285,15 +288,37 @@ class Rescaling(Layer):
         return x * self.scale + self.offset
 
 
-def numbers(
-    settings: Settings, key: str, default: float | None = None
-) -> list[float] | float:
+@keras_layer("LayerScale")
+class LayerScale(Layer):
+    """A learned factor for each channel.
+
+    Source: keras/src/applications/convnext.py at v3.15.1.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        start = settings.number("init_values")
+        self.fill = partial(nn.init.constant_, val=start)
+        self.size = settings.integer("projection_dim")
+
+    def build(self, shape: Shape) -> None:
+        """Make weight (channels,)."""
+        if shape[-1] != self.size and self.size != 1:
+            raise ValueError(f"projection_dim={self.size}; it has {shape[-1]} channels")
+        self.add("gamma", "weight", (self.size,), initializer=self.fill)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, ..., channels), scaled."""
+        return x * self.weight
+
+
+def numbers(settings: Settings, key: str) -> list[float] | float:
     """Read a number, or a list of them, also where Keras 3 writes it as an array."""
     value = settings.left.get(key)
     if isinstance(value, dict) and isinstance(value.get("config"), dict):
         value = value["config"].get("value")  # an array of Keras 3
     if not isinstance(value, list):
-        return settings.number(key, *([] if default is None else [default]))
+        return settings.number(key)
     settings.ignore(key)
     good = [v for v in value if isinstance(v, int | float) and abs(v) < 1e30]
     if len(good) != len(value) or not value:

@@ -21,8 +21,6 @@ class EinsumDense(Weighted):
     Source: keras/src/layers/core/einsum_dense.py at v3.15.1.
     """
 
-    wants_first = False
-
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.equation = str(settings.take("equation")).replace(" ", "")
@@ -46,11 +44,7 @@ class EinsumDense(Weighted):
         before = elided if self.ahead else 0
         middle = shape[1:elided] if self.ahead else ()
         full = (shape[0], *middle, *self.output_sizes)
-        sizes = {
-            label: full[before + i]
-            for i, label in enumerate(given)
-            if before + i < len(full)
-        }
+        sizes = dict(zip(given, full[before:], strict=False))
         sizes |= {label: shape[before + i] for i, label in enumerate(taken)}
         self.add("kernel", "weight", tuple(sizes[n] for n in kernel), **self.kernel)
         first = min(map(given.index, self.bias_axes), default=0)

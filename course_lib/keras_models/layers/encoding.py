@@ -1,11 +1,12 @@
 """Layers that turn numbers into categories, and categories into vectors."""
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from course_lib.keras_models.layers.base import Layer
+from course_lib.keras_models.layers.base import Function, Layer
 from course_lib.keras_models.layers.core import numbers
 from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
@@ -19,6 +20,7 @@ def encode(ids: Tensor, mode: str, count: int) -> Tensor:
     "one_hot": (batch, steps) -> (batch, steps, count), or (batch, 1) -> (batch, count).
     "multi_hot", "count": (batch, steps) -> (batch, count). Other numbers count nowhere.
     """
+    ids = ids.long()
     if ids.dim() < 2:
         raise ValueError(f"the input has {ids.dim()} axis; wanted at least 2")
     if mode == "one_hot" and ids.shape[-1] == 1:
@@ -30,38 +32,27 @@ def encode(ids: Tensor, mode: str, count: int) -> Tensor:
 
 
 @keras_layer("CategoryEncoding")
-class CategoryEncoding(Layer):
+def category_encoding(settings: Settings) -> Layer:
     """Vectors of zeros and ones, or of counts, for whole numbers."""
-
-    wants_first = False
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        old = settings.left.pop("max_tokens", None)  # its name in 2.4
-        if "num_tokens" not in settings.left:
-            settings.left["num_tokens"] = old
-        self.count = settings.integer("num_tokens")
-        if settings.left.get("output_mode") == "binary":  # likewise
-            settings.left["output_mode"] = "multi_hot"
-        self.mode = settings.choice("output_mode", MODES, "multi_hot")
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Encode."""
-        return encode(x.long(), self.mode, self.count)
+    old = settings.left.pop("max_tokens", None)  # its name in 2.4
+    settings.left.setdefault("num_tokens", old)
+    count = settings.integer("num_tokens")
+    if settings.left.get("output_mode") == "binary":  # likewise
+        settings.left["output_mode"] = "multi_hot"
+    mode = settings.choice("output_mode", MODES, "multi_hot")
+    return Function(settings, partial(encode, mode=mode, count=count))
 
 
 @keras_layer("Discretization")
 class Discretization(Layer):
     """The number of boundaries that are not above x, from 0 to all; then encoded."""
 
-    wants_first = False
-
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         if settings.left.get("bin_boundaries") is None:
             settings.left["bin_boundaries"] = settings.left.pop("bins", None)
-        found: Any = None
-        if settings.left["bin_boundaries"] is not None:
+        found: Any = settings.left["bin_boundaries"]
+        if found is not None:
             found = numbers(settings, "bin_boundaries")
         if not isinstance(found, list):
             found = []
@@ -90,8 +81,6 @@ class IntegerLookup(Layer):
     of unknown numbers, which share them out by their remainder.
     Source: keras/src/layers/preprocessing/index_lookup.py at v3.15.1.
     """
-
-    wants_first = False
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)

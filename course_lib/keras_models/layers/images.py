@@ -67,7 +67,10 @@ class Resizing(Sized):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self.method = _method(settings)
+        value = settings.take("interpolation", "bilinear")
+        value = value.lower() if isinstance(value, str) else value
+        settings.left["interpolation"] = value
+        self.method = settings.choice("interpolation", METHODS)
         self.crops = settings.flag("crop_to_aspect_ratio", False)
         self.pads = settings.flag("pad_to_aspect_ratio", False)
         if self.crops and self.pads:
@@ -108,7 +111,6 @@ class RandomChange(Layer):
     model in silence.
     """
 
-    wants_first = False
     makes_floats = True
     passes_mask = True  # outside of training the output is the very input
 
@@ -165,9 +167,3 @@ class RandomCrop(RandomChange):
         if not self.resizes:
             return x
         return smart_resize(as_floats(self, x), self.size, "bilinear")
-
-
-def _method(settings: Settings) -> str:
-    value = settings.take("interpolation", "bilinear")
-    settings.left["interpolation"] = value.lower() if isinstance(value, str) else value
-    return settings.choice("interpolation", METHODS)

@@ -11,8 +11,8 @@ from course_lib.keras_models.layers.base import (
     Weighted,
     apply,
     as_it_is,
+    kernel_view,
     require_axes,
-    transposed,
 )
 from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
@@ -24,8 +24,6 @@ class MaxoutDense(Weighted):
 
     Source: Goodfellow et al. 2013, arXiv:1302.4389.
     """
-
-    wants_first = False
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -54,8 +52,6 @@ class Highway(Weighted):
     Source: Srivastava et al. 2015, arXiv:1505.00387.
     """
 
-    wants_first = False
-
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         # keras 1.2.0 keras/layers/core.py: "transform_bias"; 1.2.2 has ones
@@ -67,25 +63,17 @@ class Highway(Weighted):
         width = shape[1]
         gate = {"initializer": self.kernel["initializer"]}
         start = {"initializer": partial(nn.init.constant_, val=self.start)}
-        arrays = {
-            "kernel": ("weight", (width, width), transposed, self.kernel),
-            "kernel_carry": ("weight_carry", (width, width), transposed, gate),
-        }
-        if self.use_bias:
-            arrays["bias"] = ("bias", (width,), as_it_is, self.bias_options)
-            arrays["bias_carry"] = ("bias_carry", (width,), as_it_is, start)
-        else:
-            self.bias = self.bias_carry = None
-        for name in self._listed(arrays):
-            attribute, size, view, options = arrays[name]
-            self.add(name, attribute, size, view, **options)
-
-    def _listed(self, names: dict) -> list[str]:
-        """Return the names in the order in which Keras lists the arrays."""
-        # keras 1.1.0 keras/layers/core.py#L1004
-        if self.keras_version < (1, 2):
-            return sorted(names, key=lambda name: name.endswith("carry"))
-        return list(names)
+        square, bias = ((width, width), kernel_view), ((width,), as_it_is)
+        arrays = [
+            ("kernel", "weight", *square, True, self.kernel),
+            ("kernel_carry", "weight_carry", *square, True, gate),
+            ("bias", "bias", *bias, self.use_bias, self.bias_options),
+            ("bias_carry", "bias_carry", *bias, self.use_bias, start),
+        ]
+        if self.keras_version < (1, 2):  # keras 1.1.0 keras/layers/core.py#L1004
+            arrays.sort(key=lambda array: array[0].endswith("carry"))
+        for name, attribute, size, view, wanted, options in arrays:
+            self.add_if(wanted, name, attribute, size, view, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in) -> (batch, in)."""

@@ -25,8 +25,6 @@ class LocallyConnected(Weighted):
     keras/layers/local.py, tag 1.2.2.
     """
 
-    wants_first = False
-
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.dims = int(settings.spec.kind[-2])

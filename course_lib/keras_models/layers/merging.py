@@ -14,7 +14,6 @@ of one input out of their values.
 
 from collections.abc import Callable
 from functools import reduce
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -35,27 +34,26 @@ from course_lib.keras_models.spec import Version
 
 Masks = tuple[Tensor | None, ...]
 _MASKED_VALUES = ("Multiply", "Maximum", "Minimum")
+_FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "Add": torch.add,
+    "Average": torch.add,
+    "Subtract": torch.sub,
+    "Multiply": torch.mul,
+    "Maximum": torch.maximum,
+    "Minimum": torch.minimum,
+}
 
 
-@keras_layer("Add", "Average", "Subtract", "Multiply", "Maximum", "Minimum")
+@keras_layer(*_FUNCTIONS)
 class Elementwise(Joining):
     """Add, Subtract, Multiply, Average, Maximum, Minimum; shapes may broadcast."""
 
-    functions: ClassVar[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
-        "Add": torch.add,
-        "Average": torch.add,
-        "Subtract": torch.sub,
-        "Multiply": torch.mul,
-        "Maximum": torch.maximum,
-        "Minimum": torch.minimum,
-    }
     ends_mask = True
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.kind = settings.spec.kind
-        self.drops_masks = _drops_masks(settings.version)
-        self.function = self.functions[self.kind]
+        self.function = _FUNCTIONS[self.kind]
         # keras v3.4.1 keras/src/layers/merging/multiply.py#L34
         self.uses_masks = settings.version >= (3, 4) and self.kind in _MASKED_VALUES
 
@@ -67,7 +65,7 @@ class Elementwise(Joining):
 
     def mask_after(self, masked: tuple[bool, ...]) -> MaskRule:
         """Return AND of the masks, in Keras 3 none or OR."""
-        if self.drops_masks or not any(masked):
+        if _drops_masks(self.keras_version) or not any(masked):
             return None
         if self.keras_version < (2, 0) and self.kind == "Maximum":
             # keras 1.2.2 keras/engine/topology.py#L1492
@@ -79,17 +77,16 @@ class Elementwise(Joining):
     def forward(self, *inputs: Tensor, masks: Masks = ()) -> Tensor:
         """Merge from the first to the last."""
         rank = max(x.dim() for x in inputs)
+        raised = [_raise(x, rank) for x in inputs]
         if any(mask is not None for mask in masks) and not inputs[0].is_meta:
             # An input that got another axis is another tensor, without its mask.
             pairs = zip(inputs, masks, strict=True)
             wide = [self._beside(x, m) if x.dim() == rank else None for x, m in pairs]
-            return self._merge_masked([_raise(x, rank) for x in inputs], wide)
-        inputs = tuple(_raise(x, rank) for x in inputs)
-        if inputs[0].is_meta:  # see apply
-            return inputs[0].new_empty(
-                torch.broadcast_shapes(*(x.shape for x in inputs))
-            )
-        total = reduce(self.function, inputs)
+            return self._merge_masked(raised, wide)
+        if raised[0].is_meta:  # see apply
+            shape = torch.broadcast_shapes(*(x.shape for x in raised))
+            return raised[0].new_empty(shape)
+        total = reduce(self.function, raised)
         return total / len(inputs) if self.kind == "Average" else total
 
     def _beside(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
@@ -101,10 +98,11 @@ class Elementwise(Joining):
     def _merge_masked(self, inputs: list[Tensor], masks: list[Tensor | None]) -> Tensor:
         """Merge the numbers that count; where none does, Multiply returns 0."""
         if self.kind == "Multiply":
-            total = reduce(torch.mul, map(_one_where_masked, inputs, masks))
-            counted = [mask for mask in masks if mask is not None]
-            whole = len(counted) == len(masks)
-            return total * any_of(masks=tuple(counted)) if whole else total
+            pairs = zip(inputs, masks, strict=True)
+            parts = [x if m is None else x.masked_fill(~m, 1) for x, m in pairs]
+            total = reduce(torch.mul, parts)
+            whole = all(mask is not None for mask in masks)
+            return total * any_of(masks=tuple(masks)) if whole else total
         total, counts = inputs[0], masks[0]
         for x, mask in zip(inputs[1:], masks[1:], strict=True):
             x = x if mask is None else torch.where(mask, x, total)
@@ -113,10 +111,6 @@ class Elementwise(Joining):
             counts = counts | mask if both else None
             total = self.function(total, x)
         return total
-
-
-def _one_where_masked(x: Tensor, mask: Tensor | None) -> Tensor:
-    return x if mask is None else torch.where(mask, x, torch.ones_like(x))
 
 
 def _drops_masks(version: Version) -> bool:
@@ -141,6 +135,19 @@ def _raise(x: Tensor, rank: int) -> Tensor:
     return x
 
 
+@keras_layer("CustomScaleLayer")
+class CustomScaleLayer(Joining):
+    """x + scale * y, of InceptionResNetV2."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.scale = settings.number("scale")
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Add the scaled path to the other."""
+        return torch.add(x, y, alpha=self.scale)
+
+
 @keras_layer("Concatenate")
 class Concatenate(Joining):
     """Put the inputs one after another along an axis."""
@@ -150,13 +157,12 @@ class Concatenate(Joining):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.axis = settings.integer("axis", -1, least=-8)
-        self.drops_masks = _drops_masks(settings.version)
 
     def build(self, *shapes: Shape) -> None:
         """Note how many features each input has."""
         self.sizes = [shape[-1] for shape in shapes]
 
-    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
+    def settle(self, first: bool, ranks: tuple[int, ...]) -> None:
         """Take either order, and find the axis in it."""
         super().settle(first, ranks)
         rank = ranks[0]
@@ -164,13 +170,12 @@ class Concatenate(Joining):
         self.is_last = self.place == rank - 1
         if self.wants_first and self.place:
             self.place = 1 if self.is_last else self.place + 1
-        return self.wants_first
 
     def mask_after(self, masked: tuple[bool, ...]) -> MaskRule:
         """Return the masks joined as the numbers are; up to 3.3 none in Keras 3."""
         # keras v3.4.1 keras/src/layers/merging/concatenate.py#L121
         new = self.keras_version >= (3, 0)
-        if self.drops_masks or not any(masked):
+        if _drops_masks(self.keras_version) or not any(masked):
             return None
         unmasked = [n for n, has in zip(self.sizes, masked, strict=True) if not has]
         if not new and not self.is_last and any(size != 1 for size in unmasked):
@@ -187,13 +192,10 @@ class Concatenate(Joining):
             inputs = tuple(map(channels_to_last, inputs))
         wide = []
         for x, mask in zip(inputs, masks, strict=True):
-            if mask is None:
-                part = torch.ones_like(x, dtype=torch.bool)
-            elif mask.dim() < x.dim():
-                part = mask.unsqueeze(-1)
+            part = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
+            if part.dim() < x.dim():
+                part = part.unsqueeze(-1)
                 part = part.expand_as(x) if new else part
-            else:
-                part = mask
             wide.append(part)
         joined = torch.cat(wide, self.axis)
         return joined.any(-1) if new else joined.all(-1)
@@ -211,7 +213,6 @@ class Dot(Layer):
     divides by the lengths, and returns one more axis.
     """
 
-    wants_first = False
     ends_mask = True
 
     def __init__(self, settings: Settings) -> None:

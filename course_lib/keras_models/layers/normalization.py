@@ -1,9 +1,9 @@
-"""Batch and layer normalization as each era computes them, and Normalization."""
+"""Normalizations: by batch as each era computes it, by sample, and by adapted data."""
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from course_lib.keras_models.layers.base import (
@@ -18,33 +18,30 @@ from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
 
 
-def affine(settings: Settings) -> dict[str, dict[str, Any] | None]:
-    """Return the options of gamma and beta; None where the file leaves one out."""
-    scale, center = settings.flag("scale", True), settings.flag("center", True)
-    gamma = weight_options(settings, "gamma", "ones")
-    beta = weight_options(settings, "beta", "zeros")
-    return {"gamma": gamma if scale else None, "beta": beta if center else None}
+class Affine(Layer):
+    """What multiplies by gamma and adds beta, of which a file may leave out each."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.has_gamma = settings.flag("scale", True)
+        self.has_beta = settings.flag("center", True)
+        self.gamma = weight_options(settings, "gamma", "ones")
+        self.beta = weight_options(settings, "beta", "zeros")
+
+    def add_affine(self, size: Shape) -> None:
+        """Make weight and bias, or None."""
+        self.add_if(self.has_gamma, "gamma", "weight", size, **self.gamma)
+        self.add_if(self.has_beta, "beta", "bias", size, **self.beta)
 
 
-def add_affine(layer: Layer, size: Shape) -> None:
-    """Make weight and bias, None where the file leaves one out."""
-    for name, attribute in (("gamma", "weight"), ("beta", "bias")):
-        options = layer.affine[name]
-        if options is None:
-            setattr(layer, attribute, None)
-        else:
-            layer.add(name, attribute, size, **options)
-
-
-class ChannelNormalization(Layer):
+class ChannelNormalization(Affine):
     """What normalizes along one axis: `axis`, which is `place` in the input's order."""
 
-    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
+    def settle(self, first: bool, ranks: tuple[int, ...]) -> None:
         """Take channels first where the last axis is normalized, as torch does."""
         axis = place_of(self.axis, ranks[0])
         self.wants_first = ranks[0] > 2 and axis == ranks[0] - 1
         self.place = 1 if self.wants_first else axis
-        return self.wants_first
 
 
 class BatchNormalization(ChannelNormalization):
@@ -68,11 +65,10 @@ class BatchNormalization(ChannelNormalization):
         old = (1, 0) <= settings.version < (1, 0, 7)
         self.momentum = settings.number("momentum", 0.9 if old else 0.99)
         self.epsilon = settings.number("epsilon", epsilon(settings), low=0.0)
-        self.affine = affine(settings)
-        self.moving = [
-            settings.initializer(f"moving_{which}_initializer", start)
-            for which, start in (("mean", "zeros"), ("variance", "ones"))
-        ]
+        self.starts = {
+            "mean": settings.initializer("moving_mean_initializer", "zeros"),
+            "variance": settings.initializer("moving_variance_initializer", "ones"),
+        }
         version = settings.version
         # keras v3.0.5 keras/layers/normalization/batch_normalization.py#L219
         self.always_moving = version.is_new and not settings.spec.trainable
@@ -90,17 +86,15 @@ class BatchNormalization(ChannelNormalization):
     def build(self, shape: Shape) -> None:
         """Make weight, bias, running_mean and running_var, one number a channel."""
         size = (shape[place_of(self.axis, len(shape))],)
-        add_affine(self, size)
-        for name, attribute, start in (
-            ("moving_mean", "running_mean", self.moving[0]),
-            ("moving_variance", "running_var", self.moving[1]),
-        ):
-            self.add(name, attribute, size, trainable=False, initializer=start)
+        self.add_affine(size)
+        for name, attribute in (("mean", "running_mean"), ("variance", "running_var")):
+            options = {"trainable": False, "initializer": self.starts[name]}
+            self.add(f"moving_{name}", attribute, size, **options)
 
-    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
+    def settle(self, first: bool, ranks: tuple[int, ...]) -> None:
         """Take the order as above, and note whether TensorFlow's kernel computes."""
         self.is_fused = self._is_fused(place_of(self.axis, ranks[0]), ranks[0])
-        return super().settle(first, ranks)
+        super().settle(first, ranks)
 
     def _is_fused(self, axis: int, rank: int) -> bool:
         """Tell whether TensorFlow's kernel computes it, which corrects the variance."""
@@ -199,10 +193,8 @@ class DeviationNormalization(BatchNormalization):
 class SampleNormalization(BatchNormalization):
     """Mode 1 of 1.x: each sample by its own mean and deviation along the last axis."""
 
-    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
-        """Take Keras's order."""
-        self.wants_first = False
-        return False
+    def settle(self, first: bool, ranks: tuple[int, ...]) -> None:
+        """Stay in Keras's order."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize along the last axis; epsilon enters twice, as in Keras 1."""
@@ -236,46 +228,122 @@ def batch_normalization(settings: Settings) -> Layer:
 
 
 @keras_layer("LayerNormalization")
-class LayerNormalization(Layer):
+class LayerNormalization(Affine):
     """gamma * (x - mean) / sqrt(variance + epsilon) + beta over axes of each sample."""
 
-    wants_first = False
     passes_mask = True
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.axes = settings.list_of_integers("axis", -1)
         self.epsilon = settings.number("epsilon", 1e-3, low=0.0)
-        self.affine = affine(settings)
         settings.only("rms_scaling", False)
 
     def build(self, shape: Shape) -> None:
         """Make weight and bias, in the shape of the normalized axes."""
         rank = len(shape)
         self.axes = tuple(sorted(place_of(axis, rank) for axis in self.axes))
-        self.wide = tuple(n if i in self.axes else 1 for i, n in enumerate(shape))
-        size = tuple(shape[axis] for axis in self.axes)
-        add_affine(self, size)
+        self.add_affine(tuple(shape[axis] for axis in self.axes))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize each sample."""
-        trailing = tuple(range(x.dim() - len(self.axes), x.dim()))
-        if self.axes == trailing:
-            size = x.shape[trailing[0] :]
-            return F.layer_norm(x, size, self.weight, self.bias, self.epsilon)
-        mean = x.mean(self.axes, keepdim=True)
-        variance = x.var(self.axes, correction=0, keepdim=True)
-        y = (x - mean) * torch.rsqrt(variance + self.epsilon)
-        if self.weight is not None:
-            y = y * self.weight.view(self.wide[1:])
-        return y if self.bias is None else y + self.bias.view(self.wide[1:])
+        size = tuple(x.shape[axis] for axis in self.axes)
+        last = tuple(range(-len(size), 0))
+        x = x.movedim(self.axes, last)
+        y = F.layer_norm(x, size, self.weight, self.bias, self.epsilon)
+        return y.movedim(last, self.axes)
+
+
+@keras_layer("GroupNormalization")
+class GroupNormalization(ChannelNormalization):
+    """gamma * (x - mean) / sqrt(variance + epsilon) + beta over groups of channels.
+
+    `groups` = -1 makes each channel a group of its own.
+    Source: Wu & He, "Group Normalization", 2018.
+    """
+
+    passes_mask = True
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.groups = settings.integer("groups", 32, least=-1)
+        if self.groups == 0:
+            settings.problem("groups=0; wanted a number above 0, or -1")
+        self.axis = settings.integer("axis", -1, least=-8)
+        self.epsilon = settings.number("epsilon", 1e-3, low=0.0)
+        # keras v2.14.0 keras/layers/normalization/group_normalization.py#L169
+        self.uses_mask = (2, 14) <= settings.version < (3, 0)
+
+    def build(self, shape: Shape) -> None:
+        """Make weight and bias, one number a channel."""
+        count = shape[place_of(self.axis, len(shape))]
+        self.groups = count if self.groups == -1 else self.groups
+        if count % self.groups:
+            raise ValueError(f"{count} channels don't make {self.groups} equal groups")
+        self.add_affine((count,))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalize each group of each sample."""
+        if mask is not None:  # tf.broadcast_to(mask, tf.shape(x)) fails there
+            raise ValueError("a mask reaches it, and Keras 2 can't normalize under one")
+        if x.is_meta:  # see base.apply
+            return x
+        y = F.group_norm(
+            x.movedim(self.place, 1), self.groups, self.weight, self.bias, self.epsilon
+        )
+        return y.movedim(1, self.place)
+
+
+@keras_layer("UnitNormalization")
+class UnitNormalization(Layer):
+    """x / sqrt(max(sum(x**2), least)): length 1 along some axes.
+
+    `least` is 1e-12, and 1e-24 since Keras 3 takes its own ops.normalize.
+    """
+
+    passes_mask = True
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.axes = settings.list_of_integers("axis", -1)
+        # keras v3.6.0 keras/src/layers/normalization/unit_normalization.py#L43
+        self.least = 1e-24 if settings.version >= (3, 6) else 1e-12
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale."""
+        squares = x.square().sum(self.axes, keepdim=True)
+        return x * squares.clamp(min=self.least).rsqrt()
+
+
+@keras_layer("RMSNormalization")
+class RMSNormalization(Layer):
+    """scale * x / sqrt(mean(x**2) + epsilon) along the last axes.
+
+    Source: Zhang & Sennrich, "Root Mean Square Layer Normalization", 2019.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.axes = settings.list_of_integers("axis", -1)
+        self.epsilon = settings.number("epsilon", 1e-6, low=0.0)
+
+    def build(self, shape: Shape) -> None:
+        """Make weight, in the shape of the normalized axes."""
+        rank, count = len(shape), len(self.axes)
+        places = sorted(place_of(axis, rank) for axis in self.axes)
+        if places != list(range(rank - count, rank)):
+            raise ValueError(f"axis={self.axes}; wanted the last ones")
+        size = shape[rank - count :]
+        self.add("scale", "weight", size, initializer=nn.init.ones_)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize each sample."""
+        return F.rms_norm(x, self.weight.shape, self.weight, self.epsilon)
 
 
 @keras_layer("Normalization")
 class Normalization(Layer):
     """(x - mean) / sqrt(variance), with statistics that were adapted to data."""
-
-    wants_first = False
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -284,12 +352,9 @@ class Normalization(Layer):
         settings.left.setdefault("axis", -1)
         self.axes = open_sizes(settings, "axis", None)
         self.invert = settings.flag("invert", False)
-        given = [settings.left.get(key) is not None for key in ("mean", "variance")]
-        self.given = (
-            (numbers(settings, "mean"), numbers(settings, "variance"))
-            if all(given)
-            else None
-        )
+        keys = ("mean", "variance")
+        has_both = all(settings.left.get(key) is not None for key in keys)
+        self.given = {key: numbers(settings, key) for key in keys} if has_both else {}
         settings.ignore("count")
 
     def build(self, shape: Shape) -> None:
@@ -298,25 +363,17 @@ class Normalization(Layer):
         places = sorted(place_of(axis, rank) for axis in self.axes)
         size = tuple(shape[axis] for axis in places)
         self.wide = tuple(n if i in places else 1 for i, n in enumerate(shape))[1:]
-        for i, (name, start) in enumerate((("mean", 0.0), ("variance", 1.0))):
-            options = {"initializer": torch.Tensor.zero_}
-            if start:
-                options["initializer"] = _fill_one
-            if self.given is not None:
-                value = torch.tensor(self.given[i])
-                value = value.expand(self.wide).reshape(size)
+        for name, start in (("mean", nn.init.zeros_), ("variance", nn.init.ones_)):
+            options: dict[str, Any] = {"initializer": start}
+            if self.given:
+                value = torch.tensor(self.given[name]).expand(self.wide).reshape(size)
                 options = {"stored": False, "value": value.numpy()}
             self.add(name, name, size, trainable=False, **options)
-        if self.given is None:
-            self.add("count", "count", (), trainable=False, initializer=_fill_one)
-        self.given = None
+        if not self.given:
+            self.add("count", "count", (), trainable=False, initializer=nn.init.ones_)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x with mean 0 and variance 1, or back."""
         mean = self.mean.view(self.wide)
         deviation = self.variance.view(self.wide).sqrt().clamp(min=1e-7)
         return x * deviation + mean if self.invert else (x - mean) / deviation
-
-
-def _fill_one(x: Tensor) -> Tensor:
-    return x.fill_(1.0)

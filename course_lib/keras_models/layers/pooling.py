@@ -4,16 +4,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from course_lib.keras_models.layers.base import Layer, require_axes
 from course_lib.keras_models.layers.resize import METHODS, resize, resize_corners
-from course_lib.keras_models.layers.window import Window, pad
+from course_lib.keras_models.layers.window import MAX_POOL, MEAN_POOL, Window, pad
 from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
-
-_MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
-_MEAN = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 class Spatial(Layer):
@@ -81,9 +77,9 @@ class Pooling(Spatial):
     def _pool(self, x: Tensor, padding: Any = 0) -> Tensor:
         window = self.window
         if self.takes_max:
-            return _MAX[self.dims](x, window.kernel, window.strides, padding)
+            return MAX_POOL[self.dims](x, window.kernel, window.strides, padding)
         counts = self._counts_padding
-        mean = _MEAN[self.dims]
+        mean = MEAN_POOL[self.dims]
         return mean(x, window.kernel, window.strides, padding, False, counts)
 
 

@@ -7,16 +7,19 @@ do the work; elsewhere a loop over the time steps does.
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from course_lib.keras_models.initializers import Initializer
 from course_lib.keras_models.layers.base import (
     Layer,
     Shape,
+    kernel_view,
     require_axes,
-    transposed,
     weight_options,
 )
 from course_lib.keras_models.registry import keras_layer
@@ -29,12 +32,13 @@ State = tuple[Tensor, ...]
 class Recurrent(Layer):
     """A layer that walks over the time steps of (batch, steps, features)."""
 
-    wants_first = False
     uses_mask = True
     gates = 1
     states = 1
     size_key = "units"  # the setting that says how many numbers a state has
     gate_axis = -1  # along which the gates are joined
+    two_biases = False  # x's, then h's, which torch's kernels and cuDNN have
+    kernel_of_torch: Callable[..., Any]  # computes all steps at once
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -74,16 +78,17 @@ class Recurrent(Layer):
     def build(self, shape: Shape, *states: Shape) -> None:
         """Make the weights for (batch, steps, features)."""
         require_axes(shape, 3, "(batch, steps, features)")
-        rows = self.gates * self.units
-        self.add("kernel", "weight_ih", (rows, shape[-1]), transposed, **self.kernel)
-        size = (rows, self.units)
-        self.add("recurrent_kernel", "weight_hh", size, transposed, **self.recurrent)
-        size = self.bias_shape(rows)
-        self.add_if(self.use_bias, "bias", "bias", size, **self.bias_options)
+        self.add_weights(shape[-1])
 
-    def bias_shape(self, rows: int) -> Shape:
-        """Return the shape of Keras's bias."""
-        return (rows,)
+    def add_weights(self, features: int, *kernel: int) -> None:
+        """Make the kernels (rows, features or units, *kernel) and the bias."""
+        rows = self.gates * self.units
+        size = (rows, features, *kernel)
+        self.add("kernel", "weight_ih", size, kernel_view, **self.kernel)
+        size = (rows, self.units, *kernel)
+        self.add("recurrent_kernel", "weight_hh", size, kernel_view, **self.recurrent)
+        size = (2, rows) if self.two_biases else (rows,)
+        self.add_if(self.use_bias, "bias", "bias", size, **self.bias_options)
 
     def reset_states(self) -> None:
         """Forget what a stateful layer remembers."""
@@ -191,12 +196,18 @@ class Recurrent(Layer):
         raise NotImplementedError
 
     def _fast(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        raise NotImplementedError
+        start = [part.unsqueeze(0) for part in state]
+        options = (self._weights(), True, 1, 0.0, self.training, False, True)
+        given = start if self.states > 1 else start[0]
+        outputs, *end = self.kernel_of_torch(x, given, *options)
+        return outputs, tuple(part[0] for part in end)
 
 
 @keras_layer("SimpleRNN")
 class SimpleRNN(Recurrent):
     """h' = activation(x W + b + h U)."""
+
+    kernel_of_torch = staticmethod(torch.rnn_tanh)
 
     def step(self, inputs: Tensor, state: State, drop: Tensor) -> State:
         """Return (h',)."""
@@ -205,13 +216,6 @@ class SimpleRNN(Recurrent):
     def _is_torchs(self) -> bool:
         return self.activation is torch.tanh
 
-    def _fast(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        h = state[0].unsqueeze(0)
-        outputs, h = torch.rnn_tanh(
-            x, h, self._weights(), True, 1, 0.0, self.training, False, True
-        )
-        return outputs, (h[0],)
-
 
 @keras_layer("LSTM")
 class LSTM(Recurrent):
@@ -219,21 +223,18 @@ class LSTM(Recurrent):
 
     gates = 4
     states = 2
+    kernel_of_torch = staticmethod(torch.lstm)
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.forget_ones = settings.flag("unit_forget_bias", True)
 
-    def build(self, shape: Shape, *states: Shape) -> None:
+    def add_weights(self, features: int, *kernel: int) -> None:
         """Make the weights; the forget gate's bias begins at 1."""
-        super().build(shape, *states)
-        self.begin_forget_gate()
-
-    def begin_forget_gate(self) -> None:
-        """Let the forget gate's bias begin at 1."""
+        super().add_weights(features, *kernel)
         if self.forget_ones and self.use_bias:
             bias = self.variables["bias"]
-            bias.initializer = ForgetOnes(bias.initializer)
+            bias.initializer = partial(_begin_forget_at_1, rest=bias.initializer)
 
     def step(self, inputs: Tensor, state: State, drop: Tensor) -> State:
         """Return (h', c')."""
@@ -244,42 +245,24 @@ class LSTM(Recurrent):
         c = gate(f) * c + gate(i) * self.activation(g)
         return gate(o) * self.activation(c), c
 
-    def _fast(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        start = [part.unsqueeze(0) for part in state]
-        outputs, h, c = torch.lstm(
-            x, start, self._weights(), True, 1, 0.0, self.training, False, True
-        )
-        return outputs, (h[0], c[0])
 
-
-class ForgetOnes:
-    """Fill a bias of four gates, with ones for the forget gate.
-
-    Of cuDNN's two biases, the second has them.
-    """
-
-    def __init__(self, rest: Callable[[Tensor], object]) -> None:
-        self.rest = rest
-
-    def __call__(self, bias: Tensor) -> Tensor:
-        """Fill in place."""
-        self.rest(bias)
-        units = bias.shape[-1] // 4
-        bias[..., units : 2 * units].view(-1, units)[-1] = 1.0
-        return bias
+def _begin_forget_at_1(bias: Tensor, rest: Initializer) -> Tensor:
+    """Fill a bias of four gates; of cuDNN's two biases, the second has the ones."""
+    rest(bias)
+    units = bias.shape[-1] // 4
+    bias[..., units : 2 * units].view(-1, units)[-1] = 1.0
+    return bias
 
 
 @keras_layer("CuDNNLSTM")
 class CuDNNLSTM(LSTM):
     """An LSTM that Keras 2 runs by cuDNN, with biases for x's and for h's product."""
 
+    two_biases = True
+
     def __init__(self, settings: Settings) -> None:
         _refuse_constraints(settings)
         super().__init__(settings)
-
-    def bias_shape(self, rows: int) -> Shape:
-        """Return (2, rows): x's bias, then h's."""
-        return (2, rows)
 
     def _biases(self) -> tuple[Tensor | None, Tensor | None]:
         return self.bias.sum(0), None
@@ -301,16 +284,13 @@ class GRU(Recurrent):
     """
 
     gates = 3
+    kernel_of_torch = staticmethod(torch.gru)
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         # keras v3.0.5 keras/layers/rnn/gru.py#L476
         new = settings.version >= (3, 0)
-        self.reset_after = settings.flag("reset_after", new)
-
-    def bias_shape(self, rows: int) -> Shape:
-        """Return (2, rows) with reset_after: x's bias, then h's."""
-        return (2, rows) if self.reset_after else (rows,)
+        self.reset_after = self.two_biases = settings.flag("reset_after", new)
 
     def _biases(self) -> tuple[Tensor | None, Tensor | None]:
         if self.bias is None or not self.reset_after:
@@ -337,12 +317,9 @@ class GRU(Recurrent):
     def _is_torchs(self) -> bool:
         return self.reset_after and super()._is_torchs()
 
-    def _fast(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        parts = [weight.chunk(3) for weight in self._weights()]
-        weights = [torch.cat([r, z, h]) for z, r, h in parts]  # torch's order
-        h = state[0].unsqueeze(0)
-        outputs, h = torch.gru(x, h, weights, True, 1, 0.0, self.training, False, True)
-        return outputs, (h[0],)
+    def _weights(self) -> list[Tensor]:
+        parts = [weight.chunk(3) for weight in super()._weights()]
+        return [torch.cat([r, z, h]) for z, r, h in parts]  # torch's order
 
 
 @keras_layer("CuDNNGRU")

@@ -9,6 +9,11 @@ from torch.nn import functional as F
 from course_lib.keras_models.settings import Settings
 
 Amounts = list[tuple[int, int]]
+# torch's functions by the number of dimensions
+CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+CONVOLVE_BACK = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+MEAN_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
@@ -57,6 +62,17 @@ def pad(x: Tensor, amounts: Amounts, value: float = 0.0) -> Tensor:
     """Pad the last axes by (before, after) each."""
     flat = [amount for pair in reversed(amounts) for amount in pair]
     return F.pad(x, flat, value=value) if any(flat) else x
+
+
+def fit(x: Tensor, places: Amounts) -> Tensor:
+    """Return the part (start, length) of each of the last axes; 0 behind their end."""
+    sizes = x.shape[-len(places) :]
+    ends = [start + length for start, length in places]
+    pairs = zip(ends, sizes, strict=True)
+    x = pad(x, [(0, max(end - size, 0)) for end, size in pairs])
+    for axis, (start, length) in enumerate(places, start=-len(places)):
+        x = x.narrow(axis, start, length)
+    return x
 
 
 class Window:

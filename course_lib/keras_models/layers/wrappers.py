@@ -1,7 +1,5 @@
 """TimeDistributed, Bidirectional, nested models and replacements."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -26,14 +24,8 @@ from course_lib.keras_models.registry import keras_layer
 from course_lib.keras_models.settings import Settings
 
 
-def settle_alone(layer: Layer, *shapes: Shape) -> None:
-    """Build a layer that is called by another layer, on tensors in Keras's order."""
-    layer.build(*shapes)
-    layer.settle(False, tuple(map(len, shapes)))
-
-
 def call_alone(layer: Any, x: Tensor, mask: Tensor | None = None) -> Any:
-    """Call such a layer, moving the channels for it where it wants them first."""
+    """Call a layer inside another, moving channels where it wants them first."""
     options: dict[str, Any] = {}
     if mask is not None:
         options = {"masks": (mask,)} if layer.uses_masks else {"mask": mask}
@@ -58,8 +50,8 @@ class TimeDistributed(Layer):
     neither, all steps are one batch here, which gives the same.
     """
 
-    wants_first = False
     passes_mask = True
+    group_names = ("layer",)
 
     def __init__(self, settings: Settings, layer: Layer) -> None:
         super().__init__(settings)
@@ -69,15 +61,12 @@ class TimeDistributed(Layer):
         self.uses_mask = version >= (2, 2) and (layer.uses_mask or layer.uses_masks)
         self.asks_inside = (2, 2) <= version < (3, 0)
 
-    def sublayers(self) -> list[Layer]:
-        """Return the wrapped layer."""
-        return [self.layer]
-
     def build(self, shape: Shape) -> None:
         """Build the wrapped layer for one step."""
         if len(shape) < 3:
             raise ValueError(f"the input has {len(shape)} axes; wanted at least 3")
-        settle_alone(self.layer, (shape[0], *shape[2:]))
+        self.layer.build((shape[0], *shape[2:]))
+        self.layer.settle(False, (len(shape) - 1,))
         parts = list(self.layer.modules())
         # keras v3.15.1 keras/src/layers/rnn/time_distributed.py#L73
         new = self.keras_version >= (3, 0)
@@ -141,7 +130,6 @@ class Bidirectional(Layer):
     Their outputs are joined by `merge_mode`; None returns both.
     """
 
-    wants_first = False
     uses_mask = True
     group_names = ("forward_layer", "backward_layer")
 
@@ -167,10 +155,6 @@ class Bidirectional(Layer):
         self.forward_layer, self.backward_layer = forward, backward
         self.passes_mask = forward.passes_mask
         self.masked_outputs = 1 if self.mode else 2
-
-    def sublayers(self) -> list[Layer]:
-        """Return the layer and its twin."""
-        return [self.forward_layer, self.backward_layer]
 
     def build(self, shape: Shape, *states: Shape) -> None:
         """Build both."""
@@ -206,14 +190,12 @@ class SpectralNormalization(Layer):
     keras/src/layers/normalization/spectral_normalization.py at v3.15.1.
     """
 
+    group_names = ("layer",)
+
     def __init__(self, settings: Settings, layer: Layer) -> None:
         super().__init__(settings)
         self.layer = layer
         self.iterations = settings.integer("power_iterations", 1)
-
-    def sublayers(self) -> list[Layer]:
-        """Return the wrapped layer."""
-        return [self.layer]
 
     def build(self, *shapes: Shape) -> None:
         """Build the wrapped layer, and make vector_u (1, last axis of its kernel)."""
@@ -223,33 +205,31 @@ class SpectralNormalization(Layer):
         if kernel is None:
             raise ValueError(f"it wraps a {self.layer.keras_class} without a kernel")
         self.kernel = kernel
-        size = (1, self._matrix().shape[-1])
+        size = (1, self._kernel_view().shape[-1])
         start = partial(truncated_normal, mean=0.0, stddev=0.02)
         self.add("vector_u", "vector_u", size, trainable=False, initializer=start)
 
-    def settle(self, first: bool, ranks: tuple[int, ...]) -> bool | None:
+    def settle(self, first: bool, ranks: tuple[int, ...]) -> None:
         """Take the wrapped layer's order."""
         self.layer.settle(first, ranks)
         self.wants_first = self.layer.wants_first
-        return self.wants_first
 
     def mask_after(self, masked: tuple[bool, ...]) -> MaskRule:
         """Say which mask the output has: Keras leaves the wrapped layer's on it."""
         return self.layer.mask_after(masked)
 
-    def _matrix(self) -> Tensor:
-        view = self.kernel.view(getattr(self.layer, self.kernel.attribute))
-        return view.flatten(0, -2)
+    def _kernel_view(self) -> Tensor:
+        return self.kernel.view(getattr(self.layer, self.kernel.attribute))
 
     @torch.no_grad()
     def _normalize(self) -> None:
-        kernel, u = self._matrix(), self.vector_u
+        view, u = self._kernel_view(), self.vector_u
+        kernel = view.flatten(0, -2)
         if not bool(kernel.any()):
             return
         for _ in range(self.iterations):
             v = F.normalize(u @ kernel.T, dim=None, eps=1e-6)
             u = F.normalize(v @ kernel, dim=None, eps=1e-6)
-        view = self.kernel.view(getattr(self.layer, self.kernel.attribute))
         view.div_((v @ kernel @ u.T).squeeze())
         self.vector_u.copy_(u)
 
@@ -268,7 +248,6 @@ class Replacement(Layer):
     `supports_masking = True` for a mask that goes on, False for one that ends.
     """
 
-    wants_first = False
     ends_mask = True
 
     def __init__(self, settings: Settings, function: Callable[..., Any]) -> None:

@@ -1,7 +1,5 @@
 """The arguments of a node: constants of the file, tensors of the call, their text."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any

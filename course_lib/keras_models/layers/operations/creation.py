@@ -1,7 +1,5 @@
 """Tensors made from a shape, on the `device` of the tensor that has it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any
@@ -24,8 +22,6 @@ def _fill(*, dims: Any, value: Any, device: Any = None) -> Tensor:
 
 
 def _full_of(number: float) -> Callable:
-    """Return zeros or ones."""
-
     def make(*, shape: Any, dtype: Any = None, device: Any) -> Tensor:
         made = _fill(dims=shape, value=number, device=device)
         return made.to(dtype_of(dtype or "float32"))

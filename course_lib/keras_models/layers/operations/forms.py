@@ -4,8 +4,6 @@
 `"tf.math.reduce_sum"` of tf.keras, `"tfop.Sum"` of TensorFlow's graph.
 """
 
-from __future__ import annotations
-
 import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping

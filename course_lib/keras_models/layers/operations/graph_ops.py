@@ -3,8 +3,6 @@
 tf.keras wrote a TensorFlowOpLayer for each in TensorFlow 2.0 to 2.3.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """What tf.image does to (batch, height, width, channels): sizes, crops, colors."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any
@@ -28,12 +26,11 @@ def _resize(
     if method not in resizing.METHODS:
         raise ValueError(f"method={method!r:.40}; wanted one of {resizing.METHODS}")
     size = _checked_size(size)
-    height, width = _sides(x)
+    old = _sides(x)
     if preserve_aspect_ratio:
-        old = height, width
         factor = min(new / side for new, side in zip(size, old, strict=True))
         size = _checked_size([round(factor * side) for side in old])
-    if size == (height, width):
+    if size == old:
         return x
     x = x if method == "nearest" else as_floats(x)
     first = channels_to_first(x if x.dim() == 4 else x[None])
@@ -42,11 +39,7 @@ def _resize(
 
 
 def _sides(x: Tensor, *ranks: int) -> resizing.Size:
-    """Return height and width of ((batch,) height, width, channels).
-
-    Raises:
-        ValueError: more or fewer axes.
-    """
+    """Return height and width of ((batch,) height, width, channels)."""
     ranks = ranks or (3, 4)
     if x.dim() not in ranks:
         wanted = " or ".join(map(str, ranks))
@@ -55,11 +48,6 @@ def _sides(x: Tensor, *ranks: int) -> resizing.Size:
 
 
 def _checked_size(size: Any) -> resizing.Size:
-    """Return a height and a width.
-
-    Raises:
-        ValueError: something else.
-    """
     whole = (int, torch.SymInt)
     good = isinstance(size, list | tuple) and len(size) == 2
     if not good or not all(type(n) in whole and n > 0 for n in size):
@@ -74,14 +62,13 @@ def _resize_legacy(
     method: Any = 0,
     align_corners: bool = False,
     half_pixel_centers: bool = False,
-    preserve_aspect_ratio: bool = False,
 ) -> Tensor:
     """Return TensorFlow 1's resizing by method 0, "bilinear", or 1, "nearest".
 
     Pixels are points at 0, 1, ..., unless `half_pixel_centers`.
     """
     nearest = method in (1, "nearest")
-    if preserve_aspect_ratio or not (nearest or method in (0, "bilinear")):
+    if not nearest and method not in (0, "bilinear"):
         raise ValueError(f"method={method!r:.40} is not supported")
     if nearest and align_corners:
         raise ValueError("nearest pixels with align_corners are not supported")
@@ -137,7 +124,6 @@ def _boxed(function: Callable[[Tensor, int, int, int, int], Tensor]) -> Callable
 
 
 def _crop(x: Tensor, top: int, left: int, high: int, wide: int) -> Tensor:
-    """Return a part of each image."""
     height, width = _sides(x)
     good = min(top, left) >= 0 and min(high, wide) > 0
     if not good or top + high > height or left + wide > width:
@@ -161,11 +147,9 @@ def _crop_or_pad(x: Tensor, *, target_height: int, target_width: int) -> Tensor:
     pads = []
     for axis, wanted in ((-2, wide), (-3, high)):
         spare = wanted - x.shape[axis]
-        if spare < 0:
-            x = x.narrow(axis, -spare // 2, wanted)
-        before = max(spare, 0) // 2
-        pads += [before, max(spare, 0) - before]
-    return F.pad(x, (0, 0, *pads))
+        before = spare // 2 if spare > 0 else -(-spare // 2)
+        pads += [before, spare - before]
+    return F.pad(x, (0, 0, *pads))  # which cuts where they are below 0
 
 
 def _resize_with_pad(
@@ -188,7 +172,6 @@ def _resize_with_pad(
 
 
 def _central_crop(x: Tensor, *, central_fraction: float) -> Tensor:
-    """Return the middle of each image."""
     if not 0 < central_fraction <= 1:
         raise ValueError(f"central_fraction={central_fraction!r:.40}")
     _sides(x)
@@ -236,7 +219,6 @@ yuv_to_rgb = _by_matrix(
 
 
 def _grayscale_to_rgb(x: Tensor) -> Tensor:
-    """Repeat the only channel three times."""
     if x.shape[-1] != 1:
         raise ValueError(f"got {x.shape[-1]} channels; wanted 1")
     return x.expand(*x.shape[:-1], 3)
@@ -265,7 +247,6 @@ def _rgb_to_hsv(x: Tensor) -> Tensor:
 
 @_colors
 def _hsv_to_rgb(x: Tensor) -> Tensor:
-    """Return red, green and blue."""
     hue, saturation, value = x.split(1, -1)
     turns = hue * 6
     rgb = (turns - 3).abs() - 1, 2 - (turns - 2).abs(), 2 - (turns - 4).abs()

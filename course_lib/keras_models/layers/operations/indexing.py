@@ -1,7 +1,5 @@
 """What picks numbers by their places: indices, slices, one-hot rows."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """An operation node as a layer: one function, and the constants of its calls."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -136,7 +134,6 @@ class Operation(Layer):
         return _apply(self.row, values)
 
     def _of_sizes(self, bound: Mapping[str, Any], found: Any, device: Any) -> Any:
-        """Compute with sizes alone."""
         values = {name: as_setting(value, found) for name, value in bound.items()}
         row = ROWS[self.row]
         tensors = [

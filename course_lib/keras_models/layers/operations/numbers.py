@@ -1,8 +1,6 @@
 """What treats each number by itself, and what two tensors of numbers make together."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -54,8 +52,6 @@ def _saturate_cast(x: Tensor, *, dtype: Any) -> Tensor:
 
 
 def _like(number: float) -> Callable:
-    """Return a function that makes a tensor of this number in the shape of another."""
-
     def make(x: Tensor, *, dtype: Any = None) -> Tensor:
         return torch.full_like(x, number, dtype=dtype_of(dtype) if dtype else None)
 
@@ -127,56 +123,41 @@ def _binary_crossentropy(
     return F.binary_cross_entropy(output, target, reduction="none")
 
 
+def _same_words(
+    words: str, columns: int, adapt: Callable = lambda function: function
+) -> Iterator[Row]:
+    """Yield rows of torch's functions that have one name in the first columns."""
+    for word in words.split():
+        names = (word.capitalize(), f"math.{word}", word.capitalize())
+        yield Row(adapt(getattr(torch, word)), *names[:columns])
+
+
 # What treats each number by itself, in whatever order the axes are.
 ELEMENTWISE = (
+    *_same_words("exp2 log2 log10 trunc sinc deg2rad rad2deg erfinv signbit", 1),
+    *_same_words("expm1 tan sinh cosh erfc", 2),
+    *_same_words("exp log log1p sqrt rsqrt square reciprocal sign floor ceil", 3),
+    *_same_words("sin cos tanh sigmoid erf", 3),
     Row(torch.abs, "Absolute, Abs, Fabs", "math.abs", "Abs"),
     Row(torch.neg, "Negative", "math.negative", "Neg"),
-    Row(torch.exp, "Exp", "math.exp", "Exp"),
-    Row(torch.exp2, "Exp2"),
-    Row(torch.expm1, "Expm1", "math.expm1"),
-    Row(torch.log, "Log", "math.log", "Log"),
-    Row(torch.log1p, "Log1p", "math.log1p", "Log1p"),
-    Row(torch.log2, "Log2"),
-    Row(torch.log10, "Log10"),
-    Row(torch.sqrt, "Sqrt", "math.sqrt", "Sqrt"),
-    Row(torch.rsqrt, "Rsqrt", "math.rsqrt", "Rsqrt"),
     Row(lambda x: x.sign() * x.abs() ** (1 / 3), "Cbrt"),
-    Row(torch.square, "Square", "math.square", "Square"),
-    Row(torch.reciprocal, "Reciprocal", "math.reciprocal", "Reciprocal"),
-    Row(torch.sign, "Sign", "math.sign", "Sign"),
-    Row(torch.floor, "Floor", "math.floor", "Floor"),
-    Row(torch.ceil, "Ceil", "math.ceil", "Ceil"),
     Row(
         lambda x, *, decimals=0: x.round(decimals=decimals),
         "Round",
         "math.round",
         "Round",
     ),
-    Row(torch.trunc, "Trunc"),
-    Row(torch.sin, "Sin", "math.sin", "Sin"),
-    Row(torch.cos, "Cos", "math.cos", "Cos"),
-    Row(torch.tan, "Tan", "math.tan"),
-    Row(torch.sinh, "Sinh", "math.sinh"),
-    Row(torch.cosh, "Cosh", "math.cosh"),
-    Row(torch.tanh, "Tanh", "math.tanh", "Tanh"),
     Row(torch.asin, "Arcsin", "math.asin"),
     Row(torch.acos, "Arccos", "math.acos"),
     Row(torch.atan, "Arctan", "math.atan"),
     Row(torch.asinh, "Arcsinh", "math.asinh"),
     Row(torch.acosh, "Arccosh", "math.acosh"),
     Row(torch.atanh, "Arctanh", "math.atanh"),
-    Row(torch.sinc, "Sinc"),
-    Row(torch.deg2rad, "Deg2rad"),
-    Row(torch.rad2deg, "Rad2deg"),
-    Row(torch.erf, "Erf", "math.erf", "Erf"),
-    Row(torch.erfc, "Erfc", "math.erfc"),
-    Row(torch.erfinv, "Erfinv"),
     Row(torch.lgamma, "", "math.lgamma"),
     Row(torch.digamma, "", "math.digamma"),
     Row(torch.isfinite, "Isfinite", "math.is_finite"),
     Row(torch.isnan, "Isnan", "math.is_nan"),
     Row(torch.isinf, "Isinf", "math.is_inf"),
-    Row(torch.signbit, "Signbit"),
     Row(torch.logical_not, "LogicalNot", "math.logical_not", "LogicalNot"),
     Row(_like(1), "OnesLike", "ones_like", "OnesLike"),
     Row(_like(0), "ZerosLike", "zeros_like", "ZerosLike"),
@@ -200,7 +181,6 @@ ELEMENTWISE = (
     Row(_clip_by_value, "", "clip_by_value", "ClipByValue"),
     Row(torch.relu, "Relu", "nn.relu", "Relu"),
     Row(F.relu6, "Relu6", "nn.relu6", "Relu6"),
-    Row(torch.sigmoid, "Sigmoid", "math.sigmoid", "Sigmoid"),
     Row(F.softplus, "Softplus", "math.softplus", "Softplus"),
     Row(F.softsign, "Softsign", "nn.softsign", "Softsign"),
     Row(activations.swish, "Silu", "nn.silu"),
@@ -251,13 +231,7 @@ ELEMENTWISE = (
     Row(_tensors(torch.logical_and), "LogicalAnd", "math.logical_and", "LogicalAnd"),
     Row(_tensors(torch.logical_or), "LogicalOr", "math.logical_or", "LogicalOr"),
     Row(_tensors(torch.logical_xor), "LogicalXor"),
-    Row(_tensors(torch.fmax), "Fmax"),
-    Row(_tensors(torch.fmin), "Fmin"),
-    Row(_tensors(torch.fmod), "Fmod"),
-    Row(_tensors(torch.heaviside), "Heaviside"),
-    Row(_tensors(torch.hypot), "Hypot"),
-    Row(_tensors(torch.logaddexp), "Logaddexp"),
-    Row(_tensors(torch.logaddexp2), "Logaddexp2"),
+    *_same_words("fmax fmin fmod heaviside hypot logaddexp logaddexp2", 1, _tensors),
     Row(_tensors(torch.atan2), "Arctan2", "math.atan2 x=y"),
     Row(_where, "Where", "where", "SelectV2"),
     Row(

@@ -12,8 +12,6 @@ TensorFlow 2.0 to 2.3. Several names have commas between them, each with what di
 A function's positional parameters are tensors, its keyword-only ones are settings.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """What joins, cuts, moves and picks numbers without changing them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -62,11 +60,6 @@ def _reshape(x: Tensor, *, newshape: Any) -> Tensor:
 
 
 def _ensure_shape(x: Tensor, *, shape: Any) -> Tensor:
-    """Return x.
-
-    Raises:
-        ValueError: it has another shape than the file says.
-    """
     wanted = [size if n is None else n for n, size in zip(shape, x.shape, strict=True)]
     if wanted != list(x.shape):
         raise ValueError(f"got the shape {tuple(x.shape)}; wanted {shape}")
@@ -84,15 +77,10 @@ def _expand_dims(x: Tensor, *, axis: Axis) -> Tensor:
 
 
 def _squeeze(x: Tensor, *, axis: Axis = None) -> Tensor:
-    """Remove axes of size 1.
-
-    Raises:
-        ValueError: an axis is longer; torch would leave it unchanged.
-    """
     if axis is None or axis == ():
         return x.squeeze()
     axes = axes_of(x, axis)
-    for place in axes:
+    for place in axes:  # torch would leave a longer axis unchanged
         if x.shape[place] != 1:
             raise ValueError(f"axis {place} of the shape {tuple(x.shape)} is not 1")
     return x.squeeze(axes)

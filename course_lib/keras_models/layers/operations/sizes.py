@@ -3,8 +3,6 @@
 A tensor of sizes could not be read on the meta device, nor while a model is exported.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

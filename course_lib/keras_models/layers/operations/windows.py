@@ -1,7 +1,5 @@
 """Functions of tf.nn that slide a window: pools, convolutions, blocks of pixels."""
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Callable
@@ -14,12 +12,16 @@ from torch.nn import functional as F
 
 from course_lib.keras_models.layers.base import channels_to_first, channels_to_last
 from course_lib.keras_models.layers.operations.row import Row
-from course_lib.keras_models.layers.window import pad, same_padding
-
-_CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_BACK = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
-_MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
-_MEAN = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+from course_lib.keras_models.layers.window import (
+    CONVOLVE,
+    CONVOLVE_BACK,
+    MAX_POOL,
+    MEAN_POOL,
+    Amounts,
+    fit,
+    pad,
+    same_padding,
+)
 
 
 class WindowArguments(NamedTuple):
@@ -56,7 +58,7 @@ class WindowArguments(NamedTuple):
         """Return strides and dilations."""
         return self.sizes(self.strides, dims), self.sizes(self.dilations, dims)
 
-    def amounts(self, sizes: Any, kernel: Any) -> list[tuple[int, int]]:
+    def amounts(self, sizes: Any, kernel: Any) -> Amounts:
         """Return how much is padded (before, after) each spatial axis."""
         if isinstance(self.padding, tuple):  # (before, after) for every axis
             return [tuple(pair) for pair in self.spatial(self.padding)]
@@ -93,15 +95,14 @@ def _sliding(function: Callable) -> Callable:
 
 @_sliding
 def _max_pool(x: Tensor, *, ksize: Any, window: WindowArguments) -> Tensor:
-    """Return the largest number in each window."""
-    return _pool(x, ksize, window, _MAX, float("-inf"))
+    return _pool(x, ksize, window, MAX_POOL, float("-inf"))
 
 
 @_sliding
 def _average_pool(x: Tensor, *, ksize: Any, window: WindowArguments) -> Tensor:
     """Return the mean of each window; what is padded does not count."""
-    counted = _pool(x.new_ones(1, 1, *x.shape[2:]), ksize, window, _MEAN, 0.0)
-    return _pool(x, ksize, window, _MEAN, 0.0) / counted
+    counted = _pool(x.new_ones(1, 1, *x.shape[2:]), ksize, window, MEAN_POOL, 0.0)
+    return _pool(x, ksize, window, MEAN_POOL, 0.0) / counted
 
 
 def _pool(
@@ -127,7 +128,7 @@ def _convolution(x: Tensor, filters: Tensor, *, window: WindowArguments) -> Tens
     weight = filters.permute(-1, -2, *range(dims))
     groups = max(x.shape[1] // weight.shape[1], 1)
     strides, rates = window.steps(dims)
-    return _CONVOLVE[dims](x, weight, None, strides, 0, rates, groups)
+    return CONVOLVE[dims](x, weight, None, strides, 0, rates, groups)
 
 
 def _by_channel(filters: Tensor) -> Tensor:
@@ -162,13 +163,10 @@ def _transposed_convolution(
     amounts = window.amounts(wanted, filters.shape[:-2])
     weight = filters.permute(-1, -2, *range(dims))
     strides, rates = window.steps(dims)
-    y = _BACK[dims](x, weight, None, strides, 0, 0, 1, rates)
+    y = CONVOLVE_BACK[dims](x, weight, None, strides, 0, 0, 1, rates)
     # What is left over at the end belongs to windows that found no place.
-    for axis, (size, (before, _)) in enumerate(zip(wanted, amounts, strict=True), 2):
-        missing = max(before + size - y.shape[axis], 0)
-        y = F.pad(y, [0, 0] * (y.dim() - 1 - axis) + [0, missing])
-        y = y.narrow(axis, before, size)
-    return y
+    pairs = zip(amounts, wanted, strict=True)
+    return fit(y, [(before, size) for (before, _), size in pairs])
 
 
 @_sliding
@@ -214,7 +212,6 @@ def _depth_to_space(x: Tensor, *, block_size: int, window: WindowArguments) -> T
 
 @_sliding
 def _bias_add(x: Tensor, bias: Tensor, *, window: WindowArguments) -> Tensor:
-    """Add a number to each channel."""
     if tuple(bias.shape) != (x.shape[1],):
         raise ValueError(f"a bias of shape {tuple(bias.shape)} for {tuple(x.shape)}")
     if x.is_meta:  # a sum would import torch's compiler, which takes a second

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from course_lib.device import cpu_name
+from course_lib.files import replacing
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -44,7 +45,8 @@ def main(checkout: Path = CHECKOUT) -> int:
         sections.append("\n\n".join(filter(None, parts)) + "\n")
     page = checkout / "docs" / "results" / "benchmarks.md"
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text("\n".join([header(), *sections]), encoding="utf-8")
+    with replacing(page) as stream:
+        stream.write("\n".join([header(), *sections]).encode())
     print(f"Written: {page}{', with bounds that are missed' if missed else ''}")
     return int(missed)
 

@@ -408,6 +408,17 @@ def test_a_fault_in_a_file_is_named_with_its_line(change, line, got, wanted):
         quiz_file.parse(text, "closures.md")
 
 
+def test_code_may_begin_like_a_question_or_a_choice():
+    code = "*a, b = 1, 2\n## b\n- 1\n- [x] 2"
+    rest = "- [x] `2`\n\n  It is.\n\n- [ ] `1`\n\n  No.\n"
+    asked = f"## What is b?\n\n```python\n{code}\n```\n\n{rest}\n## And a?\n\n{rest}"
+    first, second = quiz_file.parse(asked)
+    assert first.code == code
+    assert first.choices == second.choices
+    with pytest.raises(ValueError, match=r"line 3: got '```python'; wanted one block"):
+        quiz_file.parse(asked.replace("\n```\n", "\n"))
+
+
 @pytest.mark.parametrize("text", ["", "\n\n", "# Only a title\n"])
 def test_a_file_without_questions_is_refused(text):
     with pytest.raises(

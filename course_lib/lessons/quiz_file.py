@@ -94,9 +94,9 @@ def parse(text: str, file: str = "the text") -> tuple[Question, ...]:
     Raises:
         ValueError: with file, line, what stands there and what was wanted.
     """
-    lines = [line.rstrip() for line in text.splitlines()]
-    starts = [n for n, line in enumerate(lines) if line.startswith("## ")]
-    page = _Page(file, lines)
+    page = _Page(file, [line.rstrip() for line in text.splitlines()])
+    lines = page.lines
+    starts = page.beginning_with("## ", 0, len(lines))
     for n in range(starts[0] if starts else len(lines)):
         if lines[n] and not lines[n].startswith("# "):
             raise page.fault(n, "a question, such as '## What is printed?'")
@@ -117,8 +117,20 @@ class _Page:
             f"quiz: {self.file}, line {line}: got {got}; wanted {wanted}."
         )
 
+    def beginning_with(
+        self, marks: str | tuple[str, ...], start: int, end: int
+    ) -> list[int]:
+        """Return the lines that begin so, outside of a block of code."""
+        found, is_code = [], False
+        for n in range(start, end):
+            if self.lines[n].startswith("```"):
+                is_code = not is_code
+            elif not is_code and self.lines[n].startswith(marks):
+                found.append(n)
+        return found
+
     def question(self, start: int, end: int) -> Question:
-        marks = [n for n in range(start, end) if self.lines[n].startswith(_BULLETS)]
+        marks = self.beginning_with(_BULLETS, start, end)
         more, code = self._body(start + 1, marks[0] if marks else end)
         choices = tuple(self._choice(*ends) for ends in pairwise([*marks, end]))
         right = sum(choice.right for choice in choices)

@@ -4,12 +4,13 @@ It is set before anything reads it. Kernels and the workers of xdist inherit it;
 worker then makes its own, so that no two write to the same files.
 """
 
+import atexit
 import os
 import tempfile
 from pathlib import Path
 
-# The name stays bound as long as the process lives, and the folder with it.
 _private = tempfile.TemporaryDirectory(prefix="course-", ignore_cleanup_errors=True)
+atexit.register(_private.cleanup)
 _folder = Path(_private.name)
 
 os.environ.update(

@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,19 +109,14 @@ class NamedArrays:
     ordered: bool = False
 
 
-def stored(array: np.ndarray, place: str) -> Stored:
-    """Return an array that is in memory already."""
-    return Stored(array.shape, array.dtype, place, lambda: array)
-
-
 def most_bytes(size: int) -> int:
     """Return how many bytes a file of this size may expand to."""
     return min(LARGEST_WEIGHTS, max(_FLOOR, EXPANSION * size))
 
 
-def check_sizes(arrays: list[Stored], size: int, place: str) -> None:
+def check_sizes(arrays: Iterable[tuple[str, Stored]], size: int, place: str) -> None:
     """Refuse arrays that are far larger than the file in which they lie."""
-    total = sum(array.bytes for array in arrays)
+    total = sum(array.bytes for _, array in arrays)
     if total > most_bytes(size):
         raise KerasFormatError(
             f"load_keras: the arrays of {place} would take {total:,} bytes, far more "
@@ -136,14 +131,7 @@ class Zip:
         self.path = path
         self.size = path.stat().st_size
         self.archive = zipfile.ZipFile(path)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.archive.namelist()
-
-    @property
-    def names(self) -> list[str]:
-        """Return the members' names in the file's order."""
-        return self.archive.namelist()
+        self.names = self.archive.namelist()
 
     @contextmanager
     def member(self, name: str, limit: int) -> Iterator[tuple[BinaryIO, int]]:
@@ -222,20 +210,16 @@ def open_zip(path: Path) -> Iterator[Zip]:
 
 def npz_arrays(archive: Zip) -> Arrays:
     """Return the arrays of an `.npz` file in the file's order."""
-    arrays = [
-        (name.removesuffix(".npy"), archive.array(name)) for name in archive.names
-    ]
-    check_sizes([array for _, array in arrays], archive.size, str(archive.path))
+    arrays = [(n.removesuffix(".npy"), archive.array(n)) for n in archive.names]
+    check_sizes(arrays, archive.size, str(archive.path))
     return arrays
 
 
 def as_path(source: Any) -> Path | None:
     """Return the path that `source` is, None where it is JSON itself."""
-    if isinstance(source, os.PathLike):
-        return Path(source)
-    if isinstance(source, str) and not _JSON_START.match(source):
-        return Path(source)
-    return None
+    is_path = isinstance(source, os.PathLike)
+    is_path = is_path or (isinstance(source, str) and not _JSON_START.match(source))
+    return Path(source) if is_path else None
 
 
 # An object, a list of objects, or either as text in JSON.

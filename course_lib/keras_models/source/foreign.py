@@ -85,11 +85,10 @@ _PATTERNS: tuple[tuple[bytes, str], ...] = (
 
 def refuse_foreign(path: Path, start: bytes) -> None:
     """Raise an error that names the file, where its first bytes or its name show it."""
-    text = "empty; download or save it again" if not start else None
-    for pattern, meaning in _PATTERNS:
-        if text is None and re.match(pattern, start, re.DOTALL):
-            text = meaning
-    text = text or _by_name(path, start)
+    known = (text for pattern, text in _PATTERNS if re.match(pattern, start, re.DOTALL))
+    text = next(known, None) or _by_name(path, start)
+    if not start:
+        text = "empty; download or save it again"
     if text:
         raise KerasFormatError(f"load_keras: {path} is {text}.")
 

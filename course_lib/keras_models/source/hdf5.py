@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,8 +34,6 @@ _CHILD = Path(__file__).with_name("hdf5_child.py")
 # What a Python needs to start; above all, nothing that makes libhdf5 load plugins.
 _PASSED = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 _SET = {"HDF5_PLUGIN_PRELOAD": "::", "OPENBLAS_NUM_THREADS": "1"}
-
-_NEEDED = ("h5py", "numpy")
 
 Group = dict[str, Any]
 
@@ -87,7 +85,7 @@ class Hdf5:
             shape, dtype, place, lambda: _numbers(stream, data["at"], shape, dtype)
         )
 
-    def check_sizes(self, arrays: list[Stored]) -> None:
+    def check_sizes(self, arrays: Iterable[tuple[str, Stored]]) -> None:
         """Refuse arrays that are far larger than the file."""
         check_sizes(arrays, self.size, self.place)
 
@@ -156,7 +154,8 @@ def _described(
             f"load_keras: {place} can't be read here, without a Python to run in a "
             "separate process. Save the weights as .npz with numpy.savez."
         )
-    folders = {str(Path(find_spec(name).origin).parents[1]) for name in _NEEDED}
+    needed = ("h5py", "numpy")
+    folders = {str(Path(find_spec(name).origin).parents[1]) for name in needed}
     command = [sys.executable, "-I", "-S", str(_CHILD), str(most_bytes(size))]
     passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
     try:
@@ -186,10 +185,7 @@ def _damaged(place: str, text: str) -> KerasFormatError:
 
 def _answer(copies: BinaryIO, place: str) -> list[dict[str, Any]]:
     """Return the JSON at the end of the child's answer."""
-    end = copies.seek(0, os.SEEK_END) - 8
-    length = int.from_bytes(_bytes(copies, end, 8), "little")
-    return parse_json(_bytes(copies, end - length, length), f"the list of {place}")
-
-
-def _bytes(stream: BinaryIO, at: int, count: int) -> bytes:
-    return _numbers(stream, at, (count,), np.dtype(np.uint8)).tobytes()
+    end = copies.seek(-8, os.SEEK_END)
+    length = int.from_bytes(copies.read(8), "little")
+    copies.seek(end - length)
+    return parse_json(copies.read(length), f"the list of {place}")

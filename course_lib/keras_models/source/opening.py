@@ -146,16 +146,23 @@ def _model_json(data: Any, place: str, about: Any = None) -> Any:
 
 def _from_zip(archive: Zip, stack: ExitStack) -> Opened:
     """Open a `.keras` file."""
-    place = str(archive.path)
-    if "config.json" not in archive:
-        refuse_zip(archive.path, archive.names)
-    about = archive.json("metadata.json") if "metadata.json" in archive else None
-    opened = Opened(_model_json(archive.json("config.json"), place, about), place)
-    if _WEIGHTS in archive:
-        opened.open_weights = lambda: _zipped(archive, stack)
-    else:
-        opened.missing = _without_weights(archive.names)
-    return opened
+    place, names = str(archive.path), archive.names
+    if "config.json" not in names:
+        refuse_zip(archive.path, names)
+    return _from_members(place, names, archive.json, lambda: _zipped(archive, stack))
+
+
+def _from_members(
+    place: str,
+    names: list[str],
+    read_json: Callable[[str], Any],
+    open_it: Callable[[], Weights],
+) -> Opened:
+    about = read_json("metadata.json") if "metadata.json" in names else None
+    data = _model_json(read_json("config.json"), place, about)
+    if _WEIGHTS in names:
+        return Opened(data, place, open_it)
+    return Opened(data, place, missing=_without_weights(names))
 
 
 def _zipped(archive: Zip, stack: ExitStack) -> Hdf5:
@@ -178,15 +185,12 @@ def _from_folder(path: Path, stack: ExitStack) -> Opened:
     with reading(str(path)):
         if not (path / "config.json").is_file():
             refuse_folder(path)
-        about = path / "metadata.json"
-        about = _parsed(about) if about.is_file() else None
-        data = _model_json(_parsed(path / "config.json"), str(path), about)
-        opened, weights = Opened(data, str(path)), path / _WEIGHTS
-        if weights.is_file():
-            opened.open_weights = lambda: open_weights(weights, stack)
-        else:
-            opened.missing = _without_weights([item.name for item in path.iterdir()])
-    return opened
+        return _from_members(
+            str(path),
+            [item.name for item in path.iterdir()],
+            lambda name: _parsed(path / name),
+            lambda: open_weights(path / _WEIGHTS, stack),
+        )
 
 
 def _from_hdf5(file: Hdf5) -> Opened:
@@ -239,11 +243,11 @@ def open_weights(source: Any, stack: ExitStack) -> Weights:
     if kind == "json":
         return _weights_of_json(path)
     archive = stack.enter_context(open_zip(path))
-    if _WEIGHTS in archive:
+    if _WEIGHTS in archive.names:
         return _zipped(archive, stack)
     if all(name.endswith(".npy") for name in archive.names):
         return NamedArrays(npz_arrays(archive), place, ordered=True)
-    if "config.json" not in archive:
+    if "config.json" not in archive.names:
         refuse_zip(path, archive.names)
     raise _no_weights(place, _without_weights(archive.names))
 

@@ -6,7 +6,6 @@ shards. Source: tfjs-core's `io/types.ts` and `io/io_utils.ts` (decodeWeights).
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -75,7 +74,7 @@ def weights_of(data: Mapping[str, Any], path: Path | None, place: str) -> NamedA
     arrays: Arrays = []
     size = 0
     for group in _list(data, "weightsManifest", place):
-        shards = _Shards.of(_list(group, "paths", place), path.parent, place)
+        shards = _Shards(_list(group, "paths", place), path.parent, place)
         at = 0
         for about in _list(group, "weights", place):
             name, array, count = _array(about, shards, at, place)
@@ -83,11 +82,11 @@ def weights_of(data: Mapping[str, Any], path: Path | None, place: str) -> NamedA
             at += count
         if at != shards.size:
             raise KerasFormatError(
-                f"load_keras: {place}: the shards {', '.join(shards.names)[:200]} "
-                f"hold {shards.size:,} bytes; the manifest describes {at:,}."
+                f"load_keras: {place}: the shards {shards.names} hold "
+                f"{shards.size:,} bytes; the manifest describes {at:,}."
             )
         size += shards.size
-    check_sizes([array for _, array in arrays], size, place)
+    check_sizes(arrays, size, place)
     return NamedArrays(arrays, place)
 
 
@@ -101,26 +100,15 @@ def _list(data: Any, key: str, place: str) -> list[Any]:
     )
 
 
-@dataclass(frozen=True)
 class _Shards:
     """The files of one group, read as if they were one."""
 
-    paths: tuple[Path, ...]
-    starts: tuple[int, ...]
-
-    @classmethod
-    def of(cls, names: list[Any], folder: Path, place: str) -> "_Shards":
-        paths = [_beside(name, folder, place) for name in names]
-        sizes = [path.stat().st_size for path in paths]
-        return cls(tuple(paths), tuple(accumulate(sizes, initial=0)))
-
-    @property
-    def size(self) -> int:
-        return self.starts[-1]
-
-    @property
-    def names(self) -> list[str]:
-        return [path.name for path in self.paths]
+    def __init__(self, names: list[Any], folder: Path, place: str) -> None:
+        self.paths = [_beside(name, folder, place) for name in names]
+        sizes = [path.stat().st_size for path in self.paths]
+        self.starts = [*accumulate(sizes, initial=0)]
+        self.size = self.starts[-1]
+        self.names = ", ".join(path.name for path in self.paths)[:200]
 
     def read(self, at: int, count: int) -> bytearray:
         """Return some bytes of the whole, fewer where the files have become shorter."""
@@ -179,8 +167,8 @@ def _array(about: Any, shards: _Shards, at: int, place: str) -> tuple[str, Store
     if at + count > shards.size:
         raise KerasFormatError(
             f"load_keras: {place} needs the bytes {at:,} to {at + count:,} of "
-            f"{', '.join(shards.names)[:200] or 'no shard'}; there are "
-            f"{shards.size:,}. The download may not be complete."
+            f"{shards.names or 'no shard'}; there are {shards.size:,}. The download "
+            "may not be complete."
         )
 
     def load() -> np.ndarray:

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from functools import partial
+from itertools import chain, groupby
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from course_lib.keras_models.graph.model import KerasModel
 from course_lib.keras_models.initializers import Unknown
 from course_lib.keras_models.layers.base import Layer
 from course_lib.keras_models.layers.window import use_theano
-from course_lib.keras_models.source.files import Arrays, NamedArrays, Stored, stored
+from course_lib.keras_models.source.files import Arrays, NamedArrays, Stored
 from course_lib.keras_models.source.foreign import listed
 from course_lib.keras_models.source.hdf5 import Group, Hdf5
 from course_lib.keras_models.spec import KerasFormatError
@@ -71,7 +72,8 @@ def _arrays(source: Iterable[Any]) -> Arrays:
                 f"load_keras: {place} is no table of numbers; wanted an array, or "
                 "lists of which all have the same length."
             ) from error
-        arrays.append((str(i), stored(array, place)))
+        load = partial(np.asarray, array)
+        arrays.append((str(i), Stored(array.shape, array.dtype, place, load)))
     return arrays
 
 
@@ -91,28 +93,24 @@ class _Filler:
             self.origin = self.origin.of_file(file, root)
             self.slots = list(slots_of(self.model, (), self.origin))
             groups = {name: _arrays_of_group(file, root, name) for name in names}
-            file.check_sizes([a for arrays in groups.values() for _, a in arrays])
+            file.check_sizes(chain(*groups.values()))
             self._from_groups({n: a for n, a in groups.items() if a}, file.place)
         elif "nb_layers" in root["attributes"] or "graph" in root["members"]:
             arrays = _arrays_of_keras_0(file, root)
-            file.check_sizes([array for _, array in arrays])
+            file.check_sizes(arrays)
             self.from_list(arrays, file.place)
         else:
             pairs = list(pairs_of(file, root, self.model))
-            file.check_sizes([array for _, found in pairs for _, array in found])
+            file.check_sizes(chain(*(found for _, found in pairs)))
             for slots, found in pairs:
                 _fill([slots], found, file.place)
 
     def _from_groups(self, groups: dict[str, Arrays], place: str) -> None:
         """Read the arrays of each layer or nested model, by its name or its place."""
         names = [name.replace(".", "_") for name in groups]
-        owners = {
-            name: slots
-            for name, child in self.model._modules.items()
-            if (slots := list(slots_of(child, (name,), self.origin)))
-        }
-        leaves = _by_leaf(self.slots)
+        owners = {n: s for n in self.model._modules if (s := self._slots_of_child(n))}
         if sorted(names) != sorted(owners):
+            leaves = _by_leaf(self.slots)
             is_flat = {*names} <= {*leaves}  # a nested Sequential was written so
             if is_flat and sum(len(leaves[n]) for n in names) == len(self.slots):
                 for name, arrays in zip(names, groups.values(), strict=True):
@@ -128,31 +126,30 @@ class _Filler:
         for name, arrays in zip(names, groups.values(), strict=True):
             slots = owners[name]
             if len(slots) != len(arrays):  # see slots_of
-                child = self.model._modules[name]
-                slots = list(slots_of(child, (name,), self.origin, joined=True))
+                slots = self._slots_of_child(name, joined=True)
             _fill(_orders_in_layer(slots, arrays), arrays, place)
+
+    def _slots_of_child(self, name: str, *, joined: bool = False) -> list[Slot]:
+        child = self.model._modules[name]
+        return list(slots_of(child, (name,), self.origin, joined=joined))
 
     def from_npz(self, arrays: Arrays, place: str) -> None:
         """Read arrays in layer order; "003|dense_1|dense_1_b:0" also names the layer.
 
         An array that is there twice, by name and numbers, counts once.
         """
-        parts = [name.split("|") for name, _ in arrays]
-        if all(len(part) > 1 and part[0].isdigit() for part in parts):
-            arrays = _without_repeats(
-                [("|".join(p[1:]), a) for p, (_, a) in zip(parts, arrays, strict=True)]
-            )
+        named = None
+        numbered = [(name.partition("|"), array) for name, array in arrays]
+        if all(mark and number.isdigit() for (number, mark, _), _ in numbered):
+            arrays = _without_repeats([(name, a) for (*_, name), a in numbered])
             named = _named_by_leaf(self.slots, arrays)
-            if named is not None:
-                _fill([named], arrays, place)
-                return
-        self.from_list(arrays, place)
+        _fill([named] if named else self._orders(), arrays, place)
 
     def from_named(self, arrays: Arrays, place: str) -> None:
         """Read arrays whose names show the layer, or that fit in one order alone."""
         named = _named_by_leaf(self.slots, arrays)
         orders = [named] if named else self._orders()
-        fitting = [slots for slots in orders if _layouts(slots, arrays) is not None]
+        fitting = [slots for slots in orders if common_layouts(slots, arrays)]
         if any(slots != fitting[0] for slots in fitting[1:]):
             raise KerasFormatError(
                 f"load_keras: {place} has arrays whose names, such as "
@@ -176,8 +173,8 @@ class _Filler:
         """
         by_child = [
             slot
-            for name, child in self.model._modules.items()
-            for slot in _frozen_last(list(slots_of(child, (name,), self.origin)))
+            for name in self.model._modules
+            for slot in _frozen_last(self._slots_of_child(name))
         ]
         version = self.model.version
         by_layer = self.slots if version >= (3, 0) else _frozen_last_of_each(self.slots)
@@ -214,20 +211,15 @@ def _arrays_of_keras_0(file: Hdf5, root: Group) -> Arrays:
 
 def _orders_in_layer(slots: list[Slot], arrays: Arrays) -> list[Slots]:
     """Return the orders for a layer or a nested model, by inner layer if named so."""
-    by_name = _named_by_leaf(slots, arrays)
-    named = [] if by_name is None else [by_name]
-    return [*named, _frozen_last(slots), slots]
-
-
-def _layouts(slots: Slots, arrays: Arrays) -> list[int] | None:
-    return common_layouts(slots, [array.shape for _, array in arrays])
+    ordered = _frozen_last(slots)
+    return [_named_by_leaf(slots, arrays) or ordered, ordered, slots]
 
 
 def _fill(orders: Iterable[Slots], arrays: Arrays, place: str) -> None:
     """Fill the first order of slots into which all arrays fit."""
     orders = list(orders)
     for slots in (_on_named_sides(order, arrays) for order in orders):
-        layouts = _layouts(slots, arrays)
+        layouts = common_layouts(slots, arrays)
         if layouts is None:
             continue
         for slot, (_, array), layout in zip(slots, arrays, layouts, strict=True):
@@ -259,7 +251,7 @@ def _misfit(slots: Slots, arrays: Arrays) -> str:
 
 def _frozen_last(slots: Slots) -> list[Slot]:
     """Order as Keras's Model.weights: what is trained, then what is not."""
-    return sorted(slots, key=lambda slot: not slot.trainable)
+    return sorted(slots, key=lambda slot: not slot.tensor.requires_grad)
 
 
 def _frozen_last_of_each(slots: Slots) -> list[Slot]:
@@ -338,14 +330,11 @@ def _without_repeats(arrays: Arrays) -> Arrays:
 def _allocate(module: nn.Module, attribute: str) -> None:
     """Allocate a tensor that is still on the meta device."""
     old = getattr(module, attribute)
-    if not old.is_meta:
-        return
-    new = torch.empty(old.shape, dtype=old.dtype)
-    if attribute in module._parameters:
-        new = nn.Parameter(new, requires_grad=old.requires_grad)
-        module._parameters[attribute] = new
-    else:
-        module._buffers[attribute] = new
+    if old.is_meta:
+        new = torch.empty_like(old, device="cpu")
+        if isinstance(old, nn.Parameter):
+            new = nn.Parameter(new, requires_grad=old.requires_grad)
+        setattr(module, attribute, new)
 
 
 def _initialize_rest(model: KerasModel) -> None:

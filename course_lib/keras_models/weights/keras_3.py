@@ -5,6 +5,7 @@ by their class and a count: dense, dense_1. Source: `saving_lib.py` of Keras 3.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -67,14 +68,13 @@ class _Walk:
             # tf.keras's are private: _query_dense
             deeper = self.file.get(group, name) or self.file.get(group, f"_{name}")
             yield from self.child(deeper, part, path, group)
-        slots = [slot for slot in slots_of(module, path) if slot.module is module]
-        if not slots and parts:
-            return
-        slots = slots or list(slots_of(module, path))  # of a replacement
+        slots = list(slots_of(module, path))
+        if parts:
+            slots = [slot for slot in slots if slot.module is module]
         if not slots:
             return
         arrays = self.arrays(group)
-        if arrays is None:
+        if not arrays:
             raise KerasFormatError(
                 f"load_keras: {self.file.place} has no arrays for layer "
                 f"{'/'.join(path)!r}; the groups there are "
@@ -83,7 +83,7 @@ class _Walk:
         # SpectralNormalization lists the wrapped kernel once more, before its vector.
         yield slots, arrays[-len(slots) :] if parts else arrays
 
-    def arrays(self, group: Group | None) -> Arrays | None:
+    def arrays(self, group: Group | None) -> Arrays:
         """Return the numbered arrays of a layer, or of its cell."""
         for place in ("vars", "cell/vars"):
             inside = self.file.get(group, place)
@@ -91,7 +91,7 @@ class _Walk:
             if inside is not None and names:
                 names.sort(key=int)
                 return [(f"{place}/{n}", self.file.array(inside, n)) for n in names]
-        return None
+        return []
 
     def names(
         self, inside: Group | None, model: KerasModel, *, doubled: bool
@@ -129,7 +129,7 @@ class _Walk:
         """Refuse arrays of layers that the model does not have."""
         members = (inside or {}).get("members", {})
         rest = [name for name in members if name not in set(names.values())]
-        rest = [n for n in rest if self.arrays(self.file.get(inside, n)) is not None]
+        rest = [name for name in rest if self.arrays(self.file.get(inside, name))]
         if rest:
             where = f" of {'/'.join(path)!r}" if path else ""
             raise KerasFormatError(
@@ -141,13 +141,12 @@ class _Walk:
 
 def _counted(model: KerasModel) -> dict[str, str]:
     """Return the group of each layer: dense, dense_1, ..."""
-    counts: dict[str, int] = {}
+    counts = Counter()
     names = {}
     for name, child in model._modules.items():
         base = _snake(child.keras_class)
-        number = counts.get(base, 0)
-        counts[base] = number + 1
-        names[name] = f"{base}_{number}" if number else base
+        names[name] = f"{base}_{counts[base]}" if counts[base] else base
+        counts[base] += 1
     return names
 
 

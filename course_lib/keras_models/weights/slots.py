@@ -1,7 +1,8 @@
 """Where each array of a weight file goes, in the order of each era."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import repeat
 from typing import Any
 
@@ -12,10 +13,10 @@ from course_lib.keras_models.graph.model import KerasModel
 from course_lib.keras_models.layers.base import as_it_is
 from course_lib.keras_models.layers.recurrent import GRU, LSTM, Recurrent
 from course_lib.keras_models.layers.wrappers import Bidirectional, Replacement
+from course_lib.keras_models.source.files import Arrays
 from course_lib.keras_models.weights.layouts import (
-    Chain,
     Layout,
-    Part,
+    chained,
     flipped_axes,
     layouts_of,
 )
@@ -40,45 +41,41 @@ class Slot:
     name: str
     module: nn.Module
     attribute: str
-    layouts: tuple[Layout, ...]
+    layouts: tuple[Layout, ...] = field(compare=False)
     flipped: tuple[int, ...] = ()
     side: str = ""
 
     @property
-    def trainable(self) -> bool:
-        """Tell whether Keras lists it among the trainable weights."""
-        return getattr(self.module, self.attribute).requires_grad
+    def tensor(self) -> Tensor:
+        """Return what is filled; Keras lists it as trainable where it needs a grad."""
+        return getattr(self.module, self.attribute)
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
         """Return the shapes that fit."""
-        tensor = getattr(self.module, self.attribute)
-        return [layout.shape_for(tensor) for layout in self.layouts]
+        return [layout.shape_for(self.tensor) for layout in self.layouts]
 
-    def fill(self, array: Tensor, layout: int = 0) -> None:
+    @torch.no_grad()
+    def fill(self, array: Tensor, layout: int) -> None:
         """Copy an array of this layout."""
-        tensor = getattr(self.module, self.attribute)
         layout = min(layout, len(self.layouts) - 1)
-        with torch.no_grad():
-            self.layouts[layout].fill(tensor, array, self.flipped)
+        self.layouts[layout].fill(self.tensor, array, self.flipped)
 
     def __str__(self) -> str:
         return f"{'/'.join(self.path)}/{self.name}"
 
 
-def common_layouts(
-    slots: Sequence[Slot], shapes: Sequence[tuple[int, ...]]
-) -> list[int] | None:
+def common_layouts(slots: Sequence[Slot], arrays: Arrays) -> list[int] | None:
     """Return the layout of each slot, the same for all slots of a layer.
 
-    None where the arrays of these shapes don't fit.
+    None where the arrays don't fit.
     """
-    if len(slots) != len(shapes):
+    if len(slots) != len(arrays):
         return None
     possible: dict[nn.Module, set[int]] = {}
-    for slot, shape in zip(slots, shapes, strict=True):
+    for slot, (_, array) in zip(slots, arrays, strict=True):
         known = slot.shapes
-        fitting = {i for i, other in enumerate(known) if other == shape}
+        fitting = {i for i, shape in enumerate(known) if shape == array.shape}
         if len(known) == 1 and fitting:
             continue
         possible[slot.module] = possible.get(slot.module, fitting) & fitting
@@ -148,8 +145,9 @@ def _separate_gates(module: Recurrent, path: tuple[str, ...]) -> Iterator[Slot]:
     stored, listed = _GATES[LSTM if isinstance(module, LSTM) else GRU]
     letters = {"kernel": "W", "recurrent_kernel": "U", "bias": "b"}
     for gate in listed:
-        part = Part(stored.index(gate) * module.units, module.units)
+        start, count = stored.index(gate) * module.units, module.units
+        part = partial(torch.narrow, dim=-1, start=start, length=count)
         for variable in module.variables.values():
             name = f"{letters[variable.name]}_{gate}"
-            layouts = (Layout(Chain(variable.view, part)),)
+            layouts = (Layout(chained(variable.view, part)),)
             yield Slot(path, name, module, variable.attribute, layouts)

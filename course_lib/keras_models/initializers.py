@@ -77,17 +77,9 @@ class Unknown:
 
 
 _SCALED = {
-    f"{family}_{distribution}": {
-        "scale": scale,
-        "mode": mode,
-        "distribution": distribution,
-    }
-    for family, scale, mode in (
-        ("glorot", 1.0, "fan_avg"),
-        ("he", 2.0, "fan_in"),
-        ("lecun", 1.0, "fan_in"),
-    )
-    for distribution in ("uniform", "normal")
+    "glorot": {"scale": 1.0, "mode": "fan_avg"},
+    "he": {"scale": 2.0, "mode": "fan_in"},
+    "lecun": {"scale": 1.0, "mode": "fan_in"},
 }
 _ALIASES = {"zero": "zeros", "one": "ones"}
 _ALIASES |= {"uniform": "random_uniform", "normal": "random_normal"}
@@ -133,11 +125,12 @@ def parse_initializer(value: Any, version: Version) -> Initializer:
         return partial(orthogonal, gain=number("gain", "scale", default=old))
     if name == "identity":
         return partial(identity, gain=number("gain", default=1.0))
-    if name in _SCALED:
-        return _parse_scaling(_SCALED[name], version)
-    if name == "variance_scaling":
-        return _parse_scaling(config, version)
-    raise ValueError(f"{source!r:.60} is unknown here")
+    family, _, distribution = name.partition("_")
+    if family in _SCALED and distribution in ("uniform", "normal"):
+        config = {**_SCALED[family], "distribution": distribution}
+    elif name != "variance_scaling":
+        raise ValueError(f"{source!r:.60} is unknown here")
+    return _parse_scaling(config, version)
 
 
 def _plain_name(name: str) -> str:

@@ -1,7 +1,7 @@
 """A model while it is read: layers and calls are added, then it becomes a spec."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
@@ -133,6 +133,16 @@ def declared_input(config: Mapping[str, Any]) -> tuple[Any, Any]:
     if isinstance(config.get("shape"), list):
         return [None, *config["shape"]], dtype
     return None, dtype
+
+
+def parts_of(data: Any) -> Iterator[Mapping[str, Any] | list[Any]]:
+    """Yield every object and every list in nested JSON."""
+    waiting = [data]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, Mapping | list):
+            yield part
+            waiting += part.values() if isinstance(part, Mapping) else part
 
 
 def as_mapping(value: Any, place: str) -> Mapping[str, Any]:

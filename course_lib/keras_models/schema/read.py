@@ -11,13 +11,14 @@ from course_lib.keras_models.schema.draft import Draft, as_mapping, as_name
 from course_lib.keras_models.schema.dtypes import check_dtypes
 from course_lib.keras_models.schema.functional import add_functional
 from course_lib.keras_models.schema.old_graph import add_old_graph
-from course_lib.keras_models.schema.sequential import Merged, Stack, add_stack
+from course_lib.keras_models.schema.sequential import add_layer
 from course_lib.keras_models.schema.versions import find_data_format, find_version
 from course_lib.keras_models.spec import (
     KerasFormatError,
     LayerSpec,
     ModelSpec,
     Problems,
+    Ref,
     Version,
 )
 
@@ -119,30 +120,34 @@ class _Reader:
         if isinstance(config, Mapping):
             built_shape = config.get("build_input_shape")
             config = config.get("layers")
-        stack = self._stack(_layer_list(draft, config), place)
-        if not stack:
-            raise draft.error(f"got {config!r:.60} for its layers; wanted a list")
-        draft.outputs = [add_stack(draft, stack, built_shape)]
+        entries = _layer_list(draft, config)
+        draft.outputs = [self._stack(draft, entries, place, built_shape)]
 
-    def _stack(self, entries: list[Any], place: _Place) -> Stack:
-        stack: list[LayerSpec | Merged] = []
+    def _stack(
+        self, draft: Draft, entries: list[Any], place: _Place, built_shape: Any = None
+    ) -> Ref:
+        """Add layers one after another, and return what the last one returns."""
+        last: Ref | None = None
         for entry in entries:
             layer = self.layer(entry, place)
-            branches = [] if stack else _branches(entry)
+            branches = _branches(entry) if last is None else []
             if branches:
-                parts = tuple(self._branch(branch, place) for branch in branches)
-                stack.append(Merged(layer, parts))
+                ends = tuple(self._branch(draft, branch, place) for branch in branches)
+                draft.add(layer)
+                last = draft.call(layer.name, ends)
             else:
-                stack.append(layer)
-        return stack
+                last = add_layer(draft, layer, last, built_shape)
+        if last is None:
+            raise draft.error("a branch of it has no layers")
+        return last
 
-    def _branch(self, data: Any, place: _Place) -> Stack:
-        """Read a branch before a Merge; a Sequential's layers are the outer model's."""
+    def _branch(self, draft: Draft, data: Any, place: _Place) -> Ref:
+        """Add a branch before a Merge; a Sequential's layers are the outer model's."""
         data = as_mapping(data, "a branch of Merge")
         entries = data.get("config")
         if data.get("class_name") == "Sequential" and isinstance(entries, list):
-            return self._stack(entries, place.inside(None))
-        return [self.layer(data, place)]
+            return self._stack(draft, entries, place.inside(None))
+        return self._stack(draft, [data], place)
 
     def _functional(
         self, draft: Draft, config: Mapping[str, Any], place: _Place
@@ -250,7 +255,7 @@ class _Reader:
 
 
 def _layer_list(draft: Draft, entries: Any) -> list[Any]:
-    if not isinstance(entries, list):
+    if not isinstance(entries, list) or not entries:
         raise draft.error(f"got {entries!r:.60} for its layers; wanted a list")
     return entries
 

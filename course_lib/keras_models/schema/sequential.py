@@ -1,52 +1,24 @@
 """A Sequential: each layer is called with what the one before it returned."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from course_lib.keras_models.schema.draft import Draft, declared_input
 from course_lib.keras_models.spec import LayerSpec, Ref
 
 
-@dataclass(frozen=True)
-class Merged:
-    """The Merge with which a stack of Keras 1 may begin, and the stacks before it."""
-
-    layer: LayerSpec
-    branches: tuple[Stack, ...]
-
-
-Stack = Sequence[LayerSpec | Merged]
-
-
-def add_stack(draft: Draft, stack: Stack, built_shape: Any = None) -> Ref:
-    """Add layers one after another, and return what the last one returns.
+def add_layer(
+    draft: Draft, spec: LayerSpec, last: Ref | None, built_shape: Any = None
+) -> Ref:
+    """Add the next layer of a stack, and return what it returns.
 
     Args:
         draft: the model.
-        stack: its layers.
+        spec: the layer.
+        last: what the layer before it returns, None for the first one.
         built_shape: of the input, where the first layer does not say it.
     """
-    last: Ref | None = None
-    for part in stack:
-        if isinstance(part, Merged):
-            ends = tuple(add_stack(draft, branch) for branch in part.branches)
-            draft.add(part.layer)
-            last = draft.call(part.layer.name, ends)
-        elif last is None and part.kind == "InputLayer":
-            last = draft.add_input(part.name, *declared_input(part.config))
-        else:
-            last = _add_layer(draft, part, last, built_shape)
-    if last is None:
-        raise draft.error("a branch of it has no layers")
-    return last
-
-
-def _add_layer(
-    draft: Draft, spec: LayerSpec, last: Ref | None, built_shape: Any
-) -> Ref:
+    if last is None and spec.kind == "InputLayer":
+        return draft.add_input(spec.name, *declared_input(spec.config))
     known = draft.layers.get(spec.name)
     if last is None and known is not None:  # a layer that two branches share
         return Ref(spec.name, 0, 0)

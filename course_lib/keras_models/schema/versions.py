@@ -1,8 +1,9 @@
 """Which Keras wrote a file, and what the file leaves to that Keras's settings."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from course_lib.keras_models.schema.draft import parts_of
 from course_lib.keras_models.schema.keras_1 import FORMATS
 from course_lib.keras_models.spec import Version
 
@@ -44,13 +45,5 @@ def find_data_format(data: Mapping[str, Any]) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _objects(data: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield every object in nested JSON."""
-    waiting = [data]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, Mapping):
-            yield part
-            waiting += part.values()
-        elif isinstance(part, list):
-            waiting += part
+def _objects(data: Any) -> list[Mapping[str, Any]]:
+    return [part for part in parts_of(data) if isinstance(part, Mapping)]

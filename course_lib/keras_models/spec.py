@@ -132,6 +132,10 @@ class ModelSpec:
     input_keys: tuple[str, ...] = ()
     dtype: Any = None
 
+    def users_of(self, ref: Ref) -> list[CallSpec]:
+        """Return the calls that are given this tensor by position."""
+        return [call for call in self.calls if ref in refs_in(list(call.args))]
+
 
 @dataclass
 class Problems:

@@ -16,7 +16,6 @@ from torch import Tensor
 from course_lib.keras_models.graph import masks as mask_rules
 from course_lib.keras_models.graph.arguments import arguments_of, training_mode
 from course_lib.keras_models.graph.order import in_run_order
-from course_lib.keras_models.graph.tape import Tape
 from course_lib.keras_models.graph.walk import (
     LIKE,
     Call,
@@ -24,6 +23,7 @@ from course_lib.keras_models.graph.walk import (
     Nested,
     Plan,
     Step,
+    Tape,
     Value,
     call_step,
     empty_mask,
@@ -42,7 +42,6 @@ from course_lib.keras_models.spec import (
     ModelSpec,
     Ref,
     is_operation,
-    refs_in,
 )
 
 _BATCH, _LENGTH = 2, 240  # what stands for an unknown batch and length
@@ -103,8 +102,9 @@ class Planner:
             self.values[ref] = Value(tensor, first, self.tape.place())
         for ref, masked in zip(self.spec.inputs, self.masked, strict=True):
             if masked:
-                mask = self.tape.new_mask(self.values[ref].shape[:-1])
-                self.values[ref] = self.values[ref]._replace(mask=mask)
+                mask, value = self.tape.place(), self.values[ref]
+                self.tape.mask_shapes[mask] = value.shape[:-1]
+                self.values[ref] = value._replace(mask=mask)
         for call in self._calls():
             try:
                 self._call(call)
@@ -128,13 +128,11 @@ class Planner:
 
     def _comes_first(self, ref: Ref) -> bool:
         """Tell whether an input comes with channels first, as the caller wishes."""
-        rank = len(self.spec.input_shapes[self.spec.inputs.index(ref)])
         if not self.to_torch or self.file_is_first:
             return False
-        users = [call for call in self.spec.calls if ref in refs_in(list(call.args))]
-        if rank == 3:
-            return any(self.layers[call.layer].wants_first for call in users)
-        return rank > 3
+        rank = len(self.spec.input_shapes[self.spec.inputs.index(ref)])
+        users = self.spec.users_of(ref) if rank == 3 else []
+        return rank > 3 or any(self.layers[call.layer].wants_first for call in users)
 
     def _sizes(self, i: int, times: int) -> tuple[int, ...]:
         """Return sizes of input i, with `times` a number for each open one."""
@@ -157,7 +155,7 @@ class Planner:
         """Build a layer where it is new, and record a call of it."""
         module, kind = self.layers[call.layer], self.spec.layers[call.layer].kind
         refs, options, given = arguments_of(call, kind, module)
-        inputs = [self._value(ref, call) for ref in refs]
+        inputs = [self._value(ref, f"layer {call.layer!r} takes") for ref in refs]
         if not inputs:
             raise ValueError("it is called without any tensor")
         self._build(call.layer, inputs, options)
@@ -165,7 +163,7 @@ class Planner:
         mask_rules.check_mask_allowed(module, inputs[0].mask, self.spec.version)
         masks, masks_after = mask_rules.masks_of_call(
             inputs,
-            self._given_masks(given, call),
+            self._given_masks(given, call.layer),
             isinstance(given, list),
             self.spec.version,
         )
@@ -237,11 +235,11 @@ class Planner:
         module.settle(first, tuple(value.tensor.dim() for value in inputs))
         self.built.add(name)
 
-    def _value(self, ref: Ref, call: CallSpec) -> Value:
+    def _value(self, ref: Ref, who: str) -> Value:
         if ref not in self.values:
             raise KerasFormatError(
-                f"load_keras: layer {call.layer!r} takes output {ref.tensor} of "
-                f"{ref.layer!r}, which has no such output."
+                f"load_keras: {who} output {ref.tensor} of {ref.layer!r}, which has no "
+                "such output."
             )
         return self.values[ref]
 
@@ -251,14 +249,15 @@ class Planner:
         same_rank = tensor.dim() == first_input.tensor.dim()
         return Value(tensor, first_input.first and same_rank, place)
 
-    def _given_masks(self, given: Any, call: CallSpec) -> list[Value | None]:
+    def _given_masks(self, given: Any, layer: str) -> list[Value | None]:
         """Return the masks that the file gives to a call."""
-        parts = given if isinstance(given, list) else [given]
-        found = [
-            self._value(part, call) if isinstance(part, Ref) else None for part in parts
-        ]
-        for value in filter(None, found):
-            self.tape.mask_shapes[value.place] = value.shape
+        found = []
+        for part in given if isinstance(given, list) else [given]:
+            value = None
+            if isinstance(part, Ref):
+                value = self._value(part, f"layer {layer!r} takes")
+                self.tape.mask_shapes[value.place] = value.shape
+            found.append(value)
         return found
 
     def _prepared(self, value: Value, module: Layer | Nested) -> Value:
@@ -308,12 +307,7 @@ class Planner:
         """Return the places of the outputs and of their masks."""
         places, masks = [], []
         for ref in self.spec.outputs:
-            if ref not in self.values:
-                raise KerasFormatError(
-                    f"load_keras: the model returns output {ref.tensor} of "
-                    f"{ref.layer!r}, which has no such output."
-                )
-            value = self._as_tensor(self.values[ref])
+            value = self._as_tensor(self._value(ref, "the model returns"))
             is_image = value.tensor.dim() > 3 and not self.file_is_first
             first = self.to_torch and (value.first or is_image)
             places.append(self._in_order(value, first).place)

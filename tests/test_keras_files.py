@@ -17,7 +17,7 @@ from torch.testing import assert_close
 
 from course_lib import __main__ as commands
 from course_lib.keras_models import KerasFormatError, load_keras
-from course_lib.keras_models.summary import check, draw_graph, summary
+from course_lib.keras_models.summary import compare, draw_graph, summary
 
 CASES = Path(__file__).parent / "keras_cases"
 
@@ -288,16 +288,15 @@ def test_the_picture_has_a_box_for_each_call():
 def test_check_finds_a_difference(tmp_path):
     folder = CASES / "3.15_seq_mlp_reg"
     model = load_keras(folder / "m.keras")
-    error, cost = check(model, folder / "io.npz")
-    assert error < 1e-5
-    assert cost < 1e-6
+    found = compare(model, folder / "io.npz")
+    assert found.error < 1e-5
+    assert found.cost < 1e-6
     with torch.no_grad():
         model.dense_2.bias += 1
-    error, cost = check(model, folder / "io.npz")
-    assert error > 1e-2
+    assert compare(model, folder / "io.npz").error > 1e-2
     np.savez(tmp_path / "no.npz", y0=np.zeros(1))
     with pytest.raises(KerasFormatError, match="has 0 inputs x0"):
-        check(model, tmp_path / "no.npz")
+        compare(model, tmp_path / "no.npz")
 
 
 def test_the_command(tmp_path, capsys):

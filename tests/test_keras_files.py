@@ -18,6 +18,7 @@ from torch.testing import assert_close
 from course_lib import __main__ as commands
 from course_lib.keras_models import KerasFormatError, load_keras
 from course_lib.keras_models.summary import compare, draw_graph, summary
+from course_lib.regularization import penalty
 
 CASES = Path(__file__).parent / "keras_cases"
 
@@ -121,6 +122,16 @@ def test_all_that_is_not_supported_is_told_at_once():
 )
 def test_bad_files_name_the_place(source, match):
     refused(source, match)
+
+
+def test_a_coefficient_in_an_array_of_keras_3():
+    array = {"class_name": "__numpy__", "config": {"value": 0.5, "dtype": "float32"}}
+    ridge = {"class_name": "L2", "config": {"l2": array}}
+    data = stack(dense(kernel_regularizer=ridge))
+    model = load_keras(data, weights=[np.ones((3, 2)), np.zeros(2)])
+    assert penalty(model).item() == 3.0
+    array["config"] = "damaged"
+    refused(data, r"kernel_regularizer: has l2=\{.*\}; wanted a number")
 
 
 def test_a_first_layer_without_a_shape():

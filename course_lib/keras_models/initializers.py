@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.keras_models.objects import number_in
-from course_lib.keras_models.spec import KerasFormatError, Version
+from course_lib.keras_models.spec import Version, refusal
 
 Initializer = Callable[[Tensor], Any]
 _TRUNCATED = 0.87962566103423978  # standard deviation of a normal cut at 2
@@ -73,7 +73,7 @@ class Unknown:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Raise the error."""
-        raise KerasFormatError(f"load_keras: {self.problem}")
+        raise refusal(self.problem)
 
 
 _SCALED = {

@@ -122,19 +122,12 @@ def _places(model: KerasModel) -> dict[tuple[str, int], tuple[float, float]]:
 
 
 class Comparison(NamedTuple):
-    """How far a model is from what Keras computed.
+    """How far a model is from what Keras computed."""
 
-    Args:
-        error: the largest absolute difference of an output.
-        size: the largest number in the outputs of Keras.
-        cost: the relative difference of the penalty, None where the file holds none.
-        agrees: whether all outputs and the penalty are equal but for rounding.
-    """
-
-    error: float
-    size: float
-    cost: float | None
-    agrees: bool
+    error: float  # the largest absolute difference of an output
+    size: float  # the largest number in the outputs of Keras
+    cost: float | None  # the relative difference of the penalty, if the file holds one
+    agrees: bool  # whether all outputs and the penalty are equal but for rounding
 
 
 def compare(model: KerasModel, path: str | Path) -> Comparison:

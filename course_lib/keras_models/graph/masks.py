@@ -36,11 +36,8 @@ def masks_of_call(
     tf.keras and since 3.11: keras v3.11.0 keras/src/layers/layer.py#L911, and not yet
     keras v3.10.0 keras/src/layers/layer.py#L909.
 
-    Args:
-        inputs: of the call.
-        given: the masks that the file gives, for the first inputs.
-        is_list: it gives a list of them.
-        version: of the file.
+    `given` are the masks that the file gives, for the first inputs; `is_list` says that
+    it gives a list of them.
     """
     of_inputs = [value.mask for value in inputs]
     masks = [None] * len(of_inputs) if is_list and version.tf else list(of_inputs)

@@ -85,8 +85,7 @@ class KerasModel(nn.Module):
     def build(self, *shapes: tuple[int, ...]) -> None:
         """Make all variables on the meta device and plan the walk.
 
-        Args:
-            shapes: of the inputs, where another model calls this one.
+        `shapes` are those of the inputs, where another model calls this one.
         """
         self._shapes = list(shapes)
         plan = self._planned(self._unmasked)
@@ -199,7 +198,9 @@ class KerasModel(nn.Module):
         if not isinstance(x, Tensor):
             x = torch.as_tensor(np.asarray(x), device=like.device)
         wanted_type = self.input_types[i] or like.dtype
-        if x.dtype != wanted_type and not (x.is_meta or self._stays_whole(i, x)):
+        # Whole numbers, too large for floats, may be rows of a table.
+        stays_whole = self.looked_up[i] and not x.is_floating_point()
+        if x.dtype != wanted_type and not (x.is_meta or stays_whole):
             x = x.to(wanted_type)
         wanted = self.input_shapes[i]
         if self.first_inputs[i]:
@@ -216,10 +217,6 @@ class KerasModel(nn.Module):
                 f"{', channels first' if self.first_inputs[i] else ''}."
             )
         return x
-
-    def _stays_whole(self, i: int, x: Tensor) -> bool:
-        """Tell whether whole numbers, too large for floats, may be rows of a table."""
-        return self.looked_up[i] and not x.is_floating_point()
 
 
 def _are_masks(value: Any) -> bool:

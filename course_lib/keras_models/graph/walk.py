@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from course_lib.keras_models.spec import Shape
 from course_lib.modes import restored_modes
 
 LIKE = -1  # the place of a tensor of the model's type
@@ -95,22 +96,13 @@ def to_type_of(x: Tensor, like: Tensor) -> Tensor:
 
 
 class Walk(NamedTuple):
-    """A model's steps, for inputs of which certain ones are masked.
+    """A model's steps, for inputs of which certain ones are masked."""
 
-    Args:
-        steps: in the order in which they run.
-        slots: how many tensors they pass on.
-        outputs: the places of the model's outputs.
-        masks: the places of the outputs' masks; None where one has none; or in words
-            why its mask is unknown.
-        mask_shapes: the shapes of these masks, as planned.
-    """
-
-    steps: list[Step]
-    slots: int
-    outputs: tuple[int, ...]
-    masks: tuple[Mask, ...]
-    mask_shapes: tuple[tuple[int, ...], ...]
+    steps: list[Step]  # in the order in which they run
+    slots: int  # how many tensors they pass on
+    outputs: tuple[int, ...]  # the places of the model's outputs
+    masks: tuple[Mask, ...]  # of the outputs
+    mask_shapes: tuple[tuple[int, ...], ...]  # of those that there are, as planned
 
     @property
     def kept_masks(self) -> tuple[int, ...]:
@@ -120,19 +112,12 @@ class Walk(NamedTuple):
 
 @dataclass(frozen=True)
 class Call:
-    """What one call of a layer returned, for tables and diagrams.
-
-    Args:
-        layer: the layer's name.
-        number: 0 for its first call.
-        inputs: (layer, call) of what it was given.
-        shapes: of the outputs in Keras's order; None where a size is open.
-    """
+    """What one call of a layer returned, for tables and diagrams."""
 
     layer: str
-    number: int
-    inputs: tuple[tuple[str, int], ...]
-    shapes: tuple[tuple[int | None, ...], ...]
+    number: int  # 0 for its first call
+    inputs: tuple[tuple[str, int], ...]  # layer and call of what it was given
+    shapes: tuple[Shape, ...]  # of the outputs in Keras's order
 
 
 class Value(NamedTuple):
@@ -204,8 +189,7 @@ class Tape:
             used = {*step.used, *step.outputs}
             kept.append(step._replace(free=tuple(sorted(used - needed))))
             needed |= used
-        self.steps = kept[::-1]
-        return Walk(self.steps, self.count, outputs, masks, shapes)
+        return Walk(kept[::-1], self.count, outputs, masks, shapes)
 
 
 class Plan(NamedTuple):

@@ -14,14 +14,7 @@ def add_functional(
     layers: list[tuple[LayerSpec, Any]],
     version: Version,
 ) -> None:
-    """Add layers with their calls, and the model's inputs and outputs.
-
-    Args:
-        draft: the model.
-        config: the model's.
-        layers: each with its inbound_nodes.
-        version: decides how calls are counted.
-    """
+    """Add layers, each with its inbound_nodes, and the model's inputs and outputs."""
     nodes: dict[str, list[Any]] = {}
     for spec, inbound in layers:
         if spec.kind == "InputLayer":

@@ -7,7 +7,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from course_lib.keras_models.spec import KerasFormatError
+from course_lib.keras_models.spec import refusal
 
 
 def to_keras_1(data: Any, depth: int = 0) -> dict[str, Any]:
@@ -17,12 +17,12 @@ def to_keras_1(data: Any, depth: int = 0) -> dict[str, Any]:
     {'class_name': 'Dropout', 'config': {'name': 'drop', 'p': 0.5}}
     """
     if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
-        raise KerasFormatError(
-            f"load_keras: got {data!r:.60} for a layer of Keras 0.3; wanted an object "
+        raise refusal(
+            f"got {data!r:.60} for a layer of Keras 0.3; wanted an object "
             'with a "name".'
         )
     if depth > 32:
-        raise KerasFormatError("load_keras: models are nested more than 32 deep.")
+        raise refusal("models are nested more than 32 deep.")
     kind, config = data["name"], dict(data)
     config.pop("name")
     if kind == "Sequential":
@@ -60,7 +60,7 @@ def _input_shape(kind: str, config: dict[str, Any]) -> list[Any] | None:
 def _layers(config: Mapping[str, Any], depth: int) -> list[dict[str, Any]]:
     found = config.get("layers")
     if not isinstance(found, list):
-        raise KerasFormatError(f"load_keras: 'layers' is {found!r:.60}; wanted a list.")
+        raise refusal(f"'layers' is {found!r:.60}; wanted a list.")
     return [to_keras_1(layer, depth + 1) for layer in found]
 
 

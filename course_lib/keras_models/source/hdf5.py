@@ -27,7 +27,7 @@ from course_lib.keras_models.source.files import (
     parse_json,
     reading,
 )
-from course_lib.keras_models.spec import KerasFormatError
+from course_lib.keras_models.spec import KerasFormatError, refusal
 
 PATIENCE = 60  # seconds of the clock, and one more for each 4 MiB
 _CHILD = Path(__file__).with_name("hdf5_child.py")
@@ -52,9 +52,9 @@ class Hdf5:
         for part in name.split("/"):
             found = (group or {}).get("members", {}).get(part)
             if isinstance(found, str):
-                raise KerasFormatError(
-                    f"load_keras: {self.place}: {name!r} is a link ({found}), which "
-                    "is not followed."
+                raise refusal(
+                    f"{self.place}: {name!r} is a link ({found}), which is not "
+                    "followed."
                 )
             group = None if found is None else self.objects[found]
         return group
@@ -71,13 +71,10 @@ class Hdf5:
         data = self.get(group, name)
         place = f"{self.place}: {name!r}"
         if data is None or "dtype" not in data:
-            raise KerasFormatError(
-                f"load_keras: {place} is no array, though the file lists it as one."
-            )
+            raise refusal(f"{place} is no array, though the file lists it as one.")
         if "elsewhere" in data:
-            raise KerasFormatError(
-                f"load_keras: the numbers of {place} lie in another file, which is "
-                "not opened."
+            raise refusal(
+                f"the numbers of {place} lie in another file, which is not opened."
             )
         stream = self.copies if "copied" in data else self.stream
         shape, dtype = tuple(data["shape"] or ()), np.dtype(data["dtype"])
@@ -109,9 +106,7 @@ class Hdf5:
         found = group["attributes"].get(name)
         if isinstance(found, int) and 0 <= found <= 100_000:
             return found
-        raise KerasFormatError(
-            f"load_keras: {self.place} has {name}={found!r:.60}; wanted a count."
-        )
+        raise refusal(f"{self.place} has {name}={found!r:.60}; wanted a count.")
 
 
 def _strings(value: Any) -> list[str]:
@@ -150,9 +145,9 @@ def _described(
 ) -> list[dict[str, Any]]:
     """Let the child read the file; return its objects."""
     if not sys.executable or getattr(sys, "frozen", False):
-        raise KerasFormatError(
-            f"load_keras: {place} can't be read here, without a Python to run in a "
-            "separate process. Save the weights as .npz with numpy.savez."
+        raise refusal(
+            f"{place} can't be read here, without a Python to run in a separate "
+            "process. Save the weights as .npz with numpy.savez."
         )
     needed = ("h5py", "numpy")
     folders = {str(Path(find_spec(name).origin).parents[1]) for name in needed}
@@ -180,7 +175,7 @@ def _described(
 
 
 def _damaged(place: str, text: str) -> KerasFormatError:
-    return KerasFormatError(f"load_keras: {place} can't be read: {text}.")
+    return refusal(f"{place} can't be read: {text}.")
 
 
 def _answer(copies: BinaryIO, place: str) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from course_lib.keras_models.layers.window import use_theano
 from course_lib.keras_models.source.files import Arrays, NamedArrays, Stored
 from course_lib.keras_models.source.foreign import listed
 from course_lib.keras_models.source.hdf5 import Group, Hdf5
-from course_lib.keras_models.spec import KerasFormatError
+from course_lib.keras_models.spec import refusal
 from course_lib.keras_models.weights.keras_3 import pairs_of
 from course_lib.keras_models.weights.naming import check_renamed
 from course_lib.keras_models.weights.origin import Origin
@@ -68,9 +68,9 @@ def _arrays(source: Iterable[Any]) -> Arrays:
         try:
             array = np.asarray(value)
         except ValueError as error:
-            raise KerasFormatError(
-                f"load_keras: {place} is no table of numbers; wanted an array, or "
-                "lists of which all have the same length."
+            raise refusal(
+                f"{place} is no table of numbers; wanted an array, or lists of which "
+                "all have the same length."
             ) from error
         load = partial(np.asarray, array)
         arrays.append((str(i), Stored(array.shape, array.dtype, place, load)))
@@ -117,9 +117,9 @@ class _Filler:
                     _fill(_orders_in_layer(leaves[name], arrays), arrays, place)
                 return
             if len(names) != len(owners):
-                raise KerasFormatError(
-                    f"load_keras: {place} has weights for the layers {listed(names)}; "
-                    f"the model's layers with weights are {listed(owners)}."
+                raise refusal(
+                    f"{place} has weights for the layers {listed(names)}; the model's "
+                    f"layers with weights are {listed(owners)}."
                 )
             check_renamed(dict(zip(owners, names, strict=True)), place)
             names = list(owners)  # in order, as in Keras
@@ -151,10 +151,10 @@ class _Filler:
         orders = [named] if named else self._orders()
         fitting = [slots for slots in orders if common_layouts(slots, arrays)]
         if any(slots != fitting[0] for slots in fitting[1:]):
-            raise KerasFormatError(
-                f"load_keras: {place} has arrays whose names, such as "
-                f"{arrays[0][0]!r:.80}, are not those of layers, and they fit in "
-                "several orders. Pass the arrays as a list in Keras's order."
+            raise refusal(
+                f"{place} has arrays whose names, such as {arrays[0][0]!r:.80}, are "
+                "not those of layers, and they fit in several orders. Pass the arrays "
+                "as a list in Keras's order."
             )
         _fill(orders, arrays, place)
 
@@ -187,9 +187,8 @@ class _Filler:
 def _arrays_of_group(file: Hdf5, root: Group, name: str) -> Arrays:
     group = file.get(root, name)
     if group is None:
-        raise KerasFormatError(
-            f"load_keras: {file.place} lists the layer {name!r}, but holds no such "
-            "group."
+        raise refusal(
+            f"{file.place} lists the layer {name!r}, but holds no such group."
         )
     return [(w, file.array(group, w)) for w in file.strings(group, "weight_names")]
 
@@ -203,7 +202,7 @@ def _arrays_of_keras_0(file: Hdf5, root: Group) -> Arrays:
     for name in names:
         group = file.get(root, name)
         if group is None:
-            raise KerasFormatError(f"load_keras: {file.place} has no {name!r}.")
+            raise refusal(f"{file.place} has no {name!r}.")
         for i in range(file.count(group, "nb_params")):
             arrays.append((f"{name}/{i}", file.array(group, f"param_{i}")))
     return arrays
@@ -227,7 +226,7 @@ def _fill(orders: Iterable[Slots], arrays: Arrays, place: str) -> None:
             numbers = torch.from_numpy(np.asarray(array.read(), order="C"))
             slot.fill(numbers, layout)
         return
-    raise KerasFormatError(f"load_keras: {place}: {_misfit(orders[0], arrays)}")
+    raise refusal(f"{place}: {_misfit(orders[0], arrays)}")
 
 
 def _misfit(slots: Slots, arrays: Arrays) -> str:
@@ -241,9 +240,7 @@ def _misfit(slots: Slots, arrays: Arrays) -> str:
                 f"{wanted}.{hint}"
             )
     text = f"arrays: got {len(arrays)}; wanted {len(slots)}"
-    if not slots:
-        return f"too many {text}, up to 'no layer'."
-    last = str(slots[-1])
+    last = str(slots[-1]) if slots else "no layer"
     if len(arrays) > len(slots):
         return f"too many {text}, up to {last!r}."
     return f"too few {text}, up to {last!r}, and {str(slots[len(arrays)])!r} has none."
@@ -348,15 +345,15 @@ def _initialize_rest(model: KerasModel) -> None:
     ]
     count = sum(getattr(layer, v.attribute).numel() for layer, v in rest)
     if count > LARGEST_UNTRAINED:
-        raise KerasFormatError(
-            f"load_keras: the model has {count:,} parameters, and no weights are given "
-            f"for them. Without, at most {LARGEST_UNTRAINED:,} are made; pass weights=."
+        raise refusal(
+            f"the model has {count:,} parameters, and no weights are given for them. "
+            f"Without, at most {LARGEST_UNTRAINED:,} are made; pass weights=."
         )
     unknown = [
         v.initializer.problem for _, v in rest if isinstance(v.initializer, Unknown)
     ]
     if unknown:
-        raise KerasFormatError(f"load_keras: {' '.join(dict.fromkeys(unknown))}")
+        raise refusal(" ".join(dict.fromkeys(unknown)))
     for layer, variable in rest:
         _allocate(layer, variable.attribute)
         with torch.no_grad():

@@ -13,7 +13,7 @@ from course_lib.keras_models.graph.model import KerasModel
 from course_lib.keras_models.source.files import Arrays
 from course_lib.keras_models.source.foreign import listed
 from course_lib.keras_models.source.hdf5 import Group, Hdf5
-from course_lib.keras_models.spec import KerasFormatError
+from course_lib.keras_models.spec import refusal
 from course_lib.keras_models.weights.naming import check_renamed
 from course_lib.keras_models.weights.slots import Slot, slots_of
 
@@ -32,9 +32,9 @@ def pairs_of(file: Hdf5, root: Group, model: KerasModel) -> Iterator[Pair]:
     """
     _split_names(file, root)
     if not {"layers", _TWICE} & {*root["members"]} and _has_slots(model):
-        raise KerasFormatError(
-            f"load_keras: {file.place} holds no weights that Keras saved: neither "
-            f"'layers' nor layer_names; it has the groups {listed(root['members'])}."
+        raise refusal(
+            f"{file.place} holds no weights that Keras saved: neither 'layers' nor "
+            f"layer_names; it has the groups {listed(root['members'])}."
         )
     yield from _Walk(file).model(root, model, ())
 
@@ -75,10 +75,9 @@ class _Walk:
             return
         arrays = self.arrays(group)
         if not arrays:
-            raise KerasFormatError(
-                f"load_keras: {self.file.place} has no arrays for layer "
-                f"{'/'.join(path)!r}; the groups there are "
-                f"{listed((around or {}).get('members', {}))}."
+            raise refusal(
+                f"{self.file.place} has no arrays for layer {'/'.join(path)!r}; the "
+                f"groups there are {listed((around or {}).get('members', {}))}."
             )
         # SpectralNormalization lists the wrapped kernel once more, before its vector.
         yield slots, arrays[-len(slots) :] if parts else arrays
@@ -132,9 +131,9 @@ class _Walk:
         rest = [name for name in rest if self.arrays(self.file.get(inside, name))]
         if rest:
             where = f" of {'/'.join(path)!r}" if path else ""
-            raise KerasFormatError(
-                f"load_keras: {self.file.place} has arrays for layers that the model "
-                f"does not have: {listed(rest)}; its layers with weights{where} are "
+            raise refusal(
+                f"{self.file.place} has arrays for layers that the model does not "
+                f"have: {listed(rest)}; its layers with weights{where} are "
                 f"{listed(n for n, c in model._modules.items() if _has_slots(c))}."
             )
 

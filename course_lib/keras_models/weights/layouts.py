@@ -22,22 +22,17 @@ from course_lib.keras_models.layers.recurrent import (
 )
 from course_lib.keras_models.weights.origin import Origin
 
-Decode = Callable[[Tensor], Tensor]
-
 
 @dataclass(frozen=True)
 class Layout:
     """One form of a variable in a file.
 
-    Args:
-        view: shows the stored tensor, or a part of it, as `decode` returns it.
-        decode: turns the file's array into that; None where it already is.
-        shape: of the file's array, where it is not that of the view.
+    The view shows the stored tensor, or a part of it, as `decode` returns the array.
     """
 
     view: View
-    decode: Decode | None = None
-    shape: tuple[int, ...] | None = None
+    decode: Callable[[Tensor], Tensor] = as_it_is
+    shape: tuple[int, ...] | None = None  # of the array, where not that of the view
 
     def shape_for(self, tensor: Tensor) -> tuple[int, ...]:
         """Return the shape of the file's array."""
@@ -45,8 +40,7 @@ class Layout:
 
     def fill(self, tensor: Tensor, array: Tensor, flipped: tuple[int, ...]) -> None:
         """Copy the file's array into the tensor, reversed along its axes `flipped`."""
-        array = array if self.decode is None else self.decode(array)
-        target = self.view(tensor)
+        array, target = self.decode(array), self.view(tensor)
         if flipped:
             copy = torch.empty_like(tensor)
             self.view(copy).copy_(array)

@@ -16,16 +16,13 @@ _KERAS_1 = Version(1, 2, 2, False)
 class Origin:
     """Who wrote the arrays.
 
-    Args:
-        version: whose layout they have.
-        theano: they were trained on Theano, whose convolutions turn the kernel by 180
-            degrees, and whose padding for "same" differs.
-        is_given: the caller said `theano`, which no file overrides.
+    Theano's convolutions turn the kernel by 180 degrees, and its padding for "same"
+    differs.
     """
 
     version: Version
     theano: bool = False
-    is_given: bool = False
+    is_given: bool = False  # the caller said `theano`, which no file overrides
 
     @classmethod
     def of_model(cls, spec: ModelSpec, theano_kernels: bool | None) -> "Origin":

@@ -25,25 +25,15 @@ from course_lib.keras_models.weights.origin import KERAS_3, Origin
 
 @dataclass(frozen=True)
 class Slot:
-    """A variable, or the part of it that one array of the file fills.
+    """A variable, or the part of it that one array of the file fills."""
 
-    Args:
-        path: the layer's names from the outermost model inwards.
-        name: the array's name, for messages.
-        module: the module that holds the tensor.
-        attribute: the tensor's name in it.
-        layouts: what the array may look like; see `layouts_of`.
-        flipped: axes of the tensor that the file has reversed, in kernels of Theano.
-        side: "forward" or "backward" in a bidirectional layer.
-    """
-
-    path: tuple[str, ...]
-    name: str
-    module: nn.Module
-    attribute: str
-    layouts: tuple[Layout, ...] = field(compare=False)
-    flipped: tuple[int, ...] = ()
-    side: str = ""
+    path: tuple[str, ...]  # the layer's names from the outermost model inwards
+    name: str  # the array's, for messages
+    module: nn.Module  # that holds the tensor
+    attribute: str  # the tensor's name in it
+    layouts: tuple[Layout, ...] = field(compare=False)  # see `layouts_of`
+    flipped: tuple[int, ...] = ()  # axes of the tensor that Theano has reversed
+    side: str = ""  # "forward" or "backward" in a bidirectional layer
 
     @property
     def tensor(self) -> Tensor:
@@ -93,12 +83,8 @@ def slots_of(
 ) -> Iterator[Slot]:
     """Yield the slots of a layer or model, layer by layer in Keras's order.
 
-    Args:
-        module: the layer or model.
-        path: its names from the outermost model inwards.
-        origin: who wrote the arrays.
-        joined: an LSTM or GRU of Keras 1 has one array for all its gates
-            (consume_less="gpu") though its layer does not say so.
+    `joined` says that an LSTM or GRU of Keras 1 has one array for all its gates
+    (consume_less="gpu") though its layer does not say so.
     """
     if isinstance(module, KerasModel):
         for name, child in module._modules.items():

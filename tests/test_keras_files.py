@@ -286,6 +286,19 @@ def test_open_sizes_are_none():
     assert load_keras(data).calls[0].shapes == ((None, None, 7, 4),)
 
 
+def test_as_many_outputs_as_an_open_size_says():
+    config = {"keras_history": ["x", 0, 0]}
+    tensor = {"class_name": "__keras_tensor__", "config": config}
+    node = {"args": [tensor], "kwargs": {}}
+    data = graph(outputs=("u",))
+    data["keras_version"] = "3.15.1"
+    data["config"]["layers"][0]["config"]["batch_input_shape"] = [None, None, 3]
+    unstack = {"class_name": "Unstack", "module": "keras.src.ops.core", "name": "u"}
+    unstack |= {"config": {"name": "u", "axis": 1}, "inbound_nodes": [node]}
+    data["config"]["layers"].append(unstack)
+    assert load_keras(data).calls[0].shapes[0] == (None, 3)
+
+
 def test_the_picture_has_a_box_for_each_call():
     from matplotlib.figure import Figure
 

@@ -310,6 +310,8 @@ class Planner:
         """Return the calls with the shapes of their outputs, open sizes as None."""
         described = []
         for (call, values), twins in zip(self.calls, self._twins(), strict=True):
+            if len(twins) != len(values):  # one for each step, say
+                twins = values
             pairs = zip(values, twins, strict=True)
             shapes = tuple(_open(value.shape, twin.shape) for value, twin in pairs)
             parents = tuple(call.parents)

@@ -22,7 +22,7 @@ _NEW = ("code", "consts", "names", "varnames", "kinds", "file", "name", "qualnam
 # How many numbers begin a code object, the objects after them, and how many objects
 # come after the line number: Python 3.11 and later, 3.8 to 3.10, 3.0 to 3.7, 2.
 _LAYOUTS = ((5, _NEW, 2), (6, _OLD, 1), (5, _OLD, 1), (4, _OLD, 1))
-_NUMBERS = {"i": "<i", "I": "<q", "g": "<d"}
+_NUMBERS = {"i": "<i", "I": "<q", "g": "<d"}  # struct's forms, by the kind's letter
 _SHOWN = 12
 
 

@@ -170,9 +170,9 @@ class _Reader:
         """Add a branch before a Merge; a Sequential's layers are the outer model's."""
         data = as_mapping(data, "a branch of Merge")
         entries = data.get("config")
-        if data.get("class_name") == "Sequential" and isinstance(entries, list):
-            return self._stack(draft, entries, place.inside(None))
-        return self._stack(draft, [data], place)
+        if data.get("class_name") != "Sequential" or not isinstance(entries, list):
+            entries = [data]
+        return self._stack(draft, entries, place.inside(None))
 
     def _functional(
         self, draft: Draft, config: Mapping[str, Any], place: _Place

@@ -22,7 +22,7 @@ from course_lib.keras_models import KerasFormatError, load_keras
 from course_lib.keras_models.initializers import parse_initializer
 from course_lib.keras_models.source import hdf5
 from course_lib.keras_models.spec import Version
-from course_lib.keras_models.summary import check, compare
+from course_lib.keras_models.summary import compare
 
 CASES = Path(__file__).parent / "keras_cases"
 KERNEL = np.arange(6, dtype=np.float32).reshape(3, 2)
@@ -433,9 +433,9 @@ def test_a_folder_that_keras_3_saves(tmp_path):
         for name in ("config.json", "metadata.json", "model.weights.h5"):
             (tmp_path / name).write_bytes(archive.read(name))
     assert load_keras(tmp_path).version >= (3, 15)
-    error, cost = check(load_keras(tmp_path), CASES / "3.15_seq_mlp_reg" / "io.npz")
-    assert error < 1e-5
-    assert cost < 1e-6
+    found = compare(load_keras(tmp_path), CASES / "3.15_seq_mlp_reg" / "io.npz")
+    assert found.error < 1e-5
+    assert found.cost < 1e-6
     load_keras(tmp_path / "config.json", weights=tmp_path)
     (tmp_path / "model.weights.h5").unlink()
     refused("has no model.weights.h5; it holds 'config.json'", tmp_path)
@@ -511,6 +511,16 @@ def test_names_that_tell_no_layer(tmp_path):
     arrays = [(f"x{i}", np.full(3, i, np.float32), {}) for i in range(8)]
     path = shards(tmp_path, *arrays, modelTopology=data)
     refused("such as 'x0', are not those of layers, and they fit in several", path)
+
+
+def test_names_that_tell_nothing_of_an_lstm(tmp_path):
+    data = stack(("LSTM", "lstm", {"units": 2}))
+    data["config"]["layers"][0]["config"]["batch_input_shape"] = [None, 4, 3]
+    shapes = enumerate([(3, 8), (2, 8), (8,)])  # one order alone
+    arrays = [(f"x{i}", np.full(shape, i, np.float32), {}) for i, shape in shapes]
+    lstm = load_keras(shards(tmp_path, *arrays, modelTopology=data)).lstm
+    for i, weight in enumerate([lstm.weight_ih, lstm.weight_hh, lstm.bias]):
+        assert_close(weight.detach(), torch.full_like(weight, i))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
@@ -722,7 +732,7 @@ def test_a_nan_of_the_model_is_a_difference(tmp_path):
     found = compare(model, outputs(tmp_path / "io.npz", Y))
     assert found.error == np.inf
     assert not found.agrees
-    assert check(model, tmp_path / "io.npz") == (np.inf, None)
+    assert found.cost is None
     both_nan = outputs(tmp_path / "io.npz", [[np.nan, Y[0, 1]]])
     assert compare(model, both_nan).agrees
 

@@ -17,7 +17,8 @@ from torch.testing import assert_close
 
 from course_lib import __main__ as commands
 from course_lib.keras_models import KerasFormatError, load_keras
-from course_lib.keras_models.summary import check, draw_graph, summary
+from course_lib.keras_models.summary import compare, draw_graph, summary
+from course_lib.regularization import penalty
 
 CASES = Path(__file__).parent / "keras_cases"
 
@@ -121,6 +122,16 @@ def test_all_that_is_not_supported_is_told_at_once():
 )
 def test_bad_files_name_the_place(source, match):
     refused(source, match)
+
+
+def test_a_coefficient_in_an_array_of_keras_3():
+    array = {"class_name": "__numpy__", "config": {"value": 0.5, "dtype": "float32"}}
+    ridge = {"class_name": "L2", "config": {"l2": array}}
+    data = stack(dense(kernel_regularizer=ridge))
+    model = load_keras(data, weights=[np.ones((3, 2)), np.zeros(2)])
+    assert penalty(model).item() == 3.0
+    array["config"] = "damaged"
+    refused(data, r"kernel_regularizer: has l2=\{.*\}; wanted a number")
 
 
 def test_a_first_layer_without_a_shape():
@@ -275,6 +286,19 @@ def test_open_sizes_are_none():
     assert load_keras(data).calls[0].shapes == ((None, None, 7, 4),)
 
 
+def test_as_many_outputs_as_an_open_size_says():
+    config = {"keras_history": ["x", 0, 0]}
+    tensor = {"class_name": "__keras_tensor__", "config": config}
+    node = {"args": [tensor], "kwargs": {}}
+    data = graph(outputs=("u",))
+    data["keras_version"] = "3.15.1"
+    data["config"]["layers"][0]["config"]["batch_input_shape"] = [None, None, 3]
+    unstack = {"class_name": "Unstack", "module": "keras.src.ops.core", "name": "u"}
+    unstack |= {"config": {"name": "u", "axis": 1}, "inbound_nodes": [node]}
+    data["config"]["layers"].append(unstack)
+    assert load_keras(data).calls[0].shapes[0] == (None, 3)
+
+
 def test_the_picture_has_a_box_for_each_call():
     from matplotlib.figure import Figure
 
@@ -288,16 +312,15 @@ def test_the_picture_has_a_box_for_each_call():
 def test_check_finds_a_difference(tmp_path):
     folder = CASES / "3.15_seq_mlp_reg"
     model = load_keras(folder / "m.keras")
-    error, cost = check(model, folder / "io.npz")
-    assert error < 1e-5
-    assert cost < 1e-6
+    found = compare(model, folder / "io.npz")
+    assert found.error < 1e-5
+    assert found.cost < 1e-6
     with torch.no_grad():
         model.dense_2.bias += 1
-    error, cost = check(model, folder / "io.npz")
-    assert error > 1e-2
+    assert compare(model, folder / "io.npz").error > 1e-2
     np.savez(tmp_path / "no.npz", y0=np.zeros(1))
     with pytest.raises(KerasFormatError, match="has 0 inputs x0"):
-        check(model, tmp_path / "no.npz")
+        compare(model, tmp_path / "no.npz")
 
 
 def test_the_command(tmp_path, capsys):

@@ -291,6 +291,7 @@ def test_inputs_by_name_list_and_array():
     [
         (lambda m: m(torch.zeros(1, 10)), "got 1 inputs; wanted 2: a, b"),
         (lambda m: m(a=torch.zeros(1, 10)), r"inputs named \['a'\]; wanted \['a', 'b'"),
+        (lambda m: m(torch.zeros(1, 10), a=0, b=0), r"\['a', 'b'\]; wanted \['b'\]"),
         (lambda m: m(torch.zeros(1, 10), torch.zeros(1, 9)), r"'b' has shape \(1, 9\)"),
     ],
 )

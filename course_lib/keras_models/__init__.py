@@ -22,7 +22,7 @@ from course_lib.keras_models.graph.penalties import attach_penalties
 from course_lib.keras_models.schema.read import read_spec
 from course_lib.keras_models.source.files import reading
 from course_lib.keras_models.source.opening import open_source, open_weights
-from course_lib.keras_models.spec import KerasFormatError, Problems
+from course_lib.keras_models.spec import KerasFormatError, Problems, refusal
 from course_lib.keras_models.weights.fill import fill_model
 from course_lib.keras_models.weights.origin import Origin
 
@@ -167,10 +167,10 @@ def _check_arguments(
 
 def _check(name: str, got: Any, is_good: bool, wanted: str) -> None:
     if not is_good:
-        raise KerasFormatError(f"load_keras: got {name}={got!r:.60}; wanted {wanted}.")
+        raise refusal(f"got {name}={got!r:.60}; wanted {wanted}.")
 
 
 def _check_type(name: str, got: Any, types: tuple[type, ...], wanted: str) -> None:
     if not isinstance(got, types):
         kind = type(got).__name__
-        raise KerasFormatError(f"load_keras: got {kind} for {name}; wanted {wanted}.")
+        raise refusal(f"got {kind} for {name}; wanted {wanted}.")

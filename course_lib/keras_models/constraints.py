@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from course_lib.checks import is_int
 from course_lib.keras_models.objects import class_and_config, number_in
 
 Constraint = Callable[[Tensor], Tensor]
@@ -76,7 +77,7 @@ def parse_constraint(value: Any) -> Constraint | None:
 
 def _axis(value: Any) -> Any:
     axes = value if isinstance(value, list) else [value]
-    if not axes or any(isinstance(a, bool) or not isinstance(a, int) for a in axes):
+    if not axes or not all(map(is_int, axes)):
         raise ValueError(f"has axis={value!r}; wanted whole numbers")
     return tuple(axes)
 

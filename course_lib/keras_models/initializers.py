@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.keras_models.objects import number_in
-from course_lib.keras_models.spec import KerasFormatError, Version
+from course_lib.keras_models.spec import Version, refusal
 
 Initializer = Callable[[Tensor], Any]
 _TRUNCATED = 0.87962566103423978  # standard deviation of a normal cut at 2
@@ -73,21 +73,13 @@ class Unknown:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Raise the error."""
-        raise KerasFormatError(f"load_keras: {self.problem}")
+        raise refusal(self.problem)
 
 
 _SCALED = {
-    f"{family}_{distribution}": {
-        "scale": scale,
-        "mode": mode,
-        "distribution": distribution,
-    }
-    for family, scale, mode in (
-        ("glorot", 1.0, "fan_avg"),
-        ("he", 2.0, "fan_in"),
-        ("lecun", 1.0, "fan_in"),
-    )
-    for distribution in ("uniform", "normal")
+    "glorot": {"scale": 1.0, "mode": "fan_avg"},
+    "he": {"scale": 2.0, "mode": "fan_in"},
+    "lecun": {"scale": 1.0, "mode": "fan_in"},
 }
 _ALIASES = {"zero": "zeros", "one": "ones"}
 _ALIASES |= {"uniform": "random_uniform", "normal": "random_normal"}
@@ -133,11 +125,12 @@ def parse_initializer(value: Any, version: Version) -> Initializer:
         return partial(orthogonal, gain=number("gain", "scale", default=old))
     if name == "identity":
         return partial(identity, gain=number("gain", default=1.0))
-    if name in _SCALED:
-        return _parse_scaling(_SCALED[name], version)
-    if name == "variance_scaling":
-        return _parse_scaling(config, version)
-    raise ValueError(f"{source!r:.60} is unknown here")
+    family, _, distribution = name.partition("_")
+    if family in _SCALED and distribution in ("uniform", "normal"):
+        config = {**_SCALED[family], "distribution": distribution}
+    elif name != "variance_scaling":
+        raise ValueError(f"{source!r:.60} is unknown here")
+    return _parse_scaling(config, version)
 
 
 def _plain_name(name: str) -> str:

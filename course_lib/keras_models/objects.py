@@ -1,4 +1,7 @@
-"""The objects in a layer's config: their class, their package, their numbers."""
+"""The objects in a layer's config: their class, their package, their numbers.
+
+The message of a ValueError here completes a sentence.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,11 +28,7 @@ def with_package(data: Mapping[str, Any], source: str) -> str:
 
 
 def check_package(value: Any) -> None:
-    """Look at a regularizer, constraint, initializer or activation of a config.
-
-    Raises:
-        ValueError: it is not Keras's own; the message completes a sentence.
-    """
+    """Raise ValueError if a regularizer, activation or the like is not Keras's own."""
     if isinstance(value, Mapping):
         name = str(value.get("class_name"))
         found = with_package(value, name)
@@ -38,11 +37,7 @@ def check_package(value: Any) -> None:
 
 
 def class_and_config(value: Any) -> tuple[Any, Mapping[str, Any]]:
-    """Return the class name and settings of an object, as any era writes them.
-
-    Raises:
-        ValueError: it is none; the message completes a sentence.
-    """
+    """Return the class name and settings of an object, as any era writes them."""
     if not isinstance(value, Mapping):
         raise ValueError(f"{value!r:.60} is unknown here")
     name = value.get("class_name", value.get("name"))
@@ -52,13 +47,15 @@ def class_and_config(value: Any) -> tuple[Any, Mapping[str, Any]]:
     return name, config
 
 
-def number_in(config: Mapping[str, Any], *keys: str, default: float) -> float:
-    """Return a number of a config, under the first key that it has.
+def unwrapped(value: Any) -> Any:
+    """Return a number that Keras 3 wrote as a scalar array, and all else unchanged."""
+    config = value.get("config") if isinstance(value, Mapping) else None
+    return config.get("value") if isinstance(config, Mapping) else value
 
-    Raises:
-        ValueError: no number; the message completes a sentence.
-    """
-    found = next((config[key] for key in keys if key in config), default)
+
+def number_in(config: Mapping[str, Any], *keys: str, default: float) -> float:
+    """Return a number of a config, under the first key that it has."""
+    found = next((unwrapped(config[key]) for key in keys if key in config), default)
     if isinstance(found, bool) or not isinstance(found, int | float):
         raise ValueError(f"has {keys[0]}={found!r}; wanted a number")
     return float(found)

@@ -54,16 +54,9 @@ def parse_regularizer(value: Any) -> L1L2 | None:
             f"{name or value!r} is unknown here; L1, L2 and L1L2 are known"
         )
     # Keras's own default, 0.01, stands only in calls; a config is always complete.
-    l1, l2 = (_coefficient(config, key) for key in ("l1", "l2"))
+    config = {key: value for key, value in config.items() if value is not None}
+    l1, l2 = (number_in(config, key, default=0.0) for key in ("l1", "l2"))
     return L1L2(l1, l2) if l1 or l2 else None
-
-
-def _coefficient(config: Mapping[str, Any], key: str) -> float:
-    value = config.get(key)
-    if isinstance(value, Mapping):  # a scalar array of Keras 3
-        inside = value.get("config")
-        value = inside.get("value") if isinstance(inside, Mapping) else None
-    return 0.0 if value is None else number_in({key: value}, key, default=0.0)
 
 
 def times(regularizer: L1L2, count: int) -> L1L2:

@@ -4,15 +4,12 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
+from course_lib.checks import is_int
 from course_lib.keras_models import activations
 from course_lib.keras_models.activations import Activation
 from course_lib.keras_models.constraints import Constraint, parse_constraint
-from course_lib.keras_models.initializers import (
-    Initializer,
-    Unknown,
-    parse_initializer,
-)
-from course_lib.keras_models.objects import check_package
+from course_lib.keras_models.initializers import Initializer, Unknown, parse_initializer
+from course_lib.keras_models.objects import check_package, unwrapped
 from course_lib.keras_models.regularizers import parse_regularizer
 from course_lib.keras_models.spec import LayerSpec, Problems, Version
 from course_lib.regularization.regularizers import L1L2
@@ -84,8 +81,7 @@ class Settings:
     def _integer(self, key: str, value: Any, least: int) -> int:
         if isinstance(value, float) and value.is_integer() and abs(value) <= LARGEST:
             value = int(value)
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if whole and least <= value <= LARGEST:
+        if is_int(value) and least <= value <= LARGEST:
             return value
         self.problem(f"{key}={_short(value)}; wanted a whole number >= {least}")
         return max(least, 1)
@@ -116,10 +112,8 @@ class Settings:
         low: float = -1e30,
         high: float = 1e30,
     ) -> float:
-        """Return a number in [low, high]; Keras 3 may wrap it into an array."""
-        value = self.take(key, default)
-        if isinstance(value, Mapping) and isinstance(value.get("config"), Mapping):
-            value = value["config"].get("value")
+        """Return a number in [low, high]."""
+        value = unwrapped(self.take(key, default))
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if number and low <= value <= high:
             return float(value)
@@ -172,8 +166,10 @@ class Settings:
             where = f"layer {self.name!r} ({self.spec.source}): {key}"
             return Unknown(f"{where}: {error}; without weights= it is needed.")
 
-    def _parsed(self, key: str, parse: Callable[[Any], Any]) -> Any:
-        value = self.left.pop(key, None)
+    def _parsed(
+        self, key: str, parse: Callable[[Any], Any], default: Any = None
+    ) -> Any:
+        value = self.left.pop(key, default)
         try:
             check_package(value)
             return parse(value)
@@ -185,12 +181,8 @@ class Settings:
         self, key: str = "activation", default: Any = "linear", axis: int = -1
     ) -> Activation:
         """Return the function; `axis` is where Keras's last axis will lie."""
-        value = self.left.pop(key, default)
-        value = "linear" if value is None else value
-        try:
-            check_package(value)
-        except ValueError as error:
-            self.problem(f"{key}: {error}. {self.way_out}")
+        value = self._parsed(key, lambda value: value, default)
+        if value is None:
             return activations.linear
         found, options = None, {}
         if isinstance(value, Mapping):  # a function or a layer, serialized

@@ -17,6 +17,11 @@ class KerasFormatError(ValueError):
     """A Keras file that can't be loaded: place, what was found, what to do."""
 
 
+def refusal(text: str) -> KerasFormatError:
+    """Return the error that a file can't be loaded, to be raised."""
+    return KerasFormatError(f"load_keras: {text}")
+
+
 class Version(NamedTuple):
     """A Keras release; `tf` marks tf.keras, whose meaning differs in places.
 
@@ -38,9 +43,9 @@ class Version(NamedTuple):
         """Read "2.15.0", "3.15" or "2.2.4-tf"; since 2.4 every release is tf.keras."""
         match = re.match(r"(\d{1,3})\.(\d{1,3})(?:\.(\d{1,3}))?", str(text))
         if match is None:
-            raise KerasFormatError(
-                f"load_keras: got keras_version={text!r}; wanted a release such as "
-                "'1.1.0', '2.2.4-tf' or '3.15'."
+            raise refusal(
+                f"got keras_version={text!r}; wanted a release such as '1.1.0', "
+                "'2.2.4-tf' or '3.15'."
             )
         major, minor, patch = (int(part or 0) for part in match.groups())
         tf = str(text).endswith("-tf") or (2, 4) <= (major, minor) < (3, 0)
@@ -65,18 +70,11 @@ class Ref(NamedTuple):
 
 @dataclass(frozen=True)
 class CallSpec:
-    """One call of a layer: its arguments as the file nests them, with `Ref`s inside.
-
-    Args:
-        layer: name of the layer that is called.
-        number: 0 for its first call, 1 for the next; shared layers have several.
-        args: positional arguments: `Ref`s, constants, and lists of them.
-        kwargs: arguments by name.
-    """
+    """One call of a layer: its arguments as the file nests them, with `Ref`s inside."""
 
     layer: str
-    number: int
-    args: tuple[Any, ...]
+    number: int  # 0 for its first call, 1 for the next; shared layers have several
+    args: tuple[Any, ...]  # `Ref`s, constants, and lists of them
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -84,27 +82,25 @@ class CallSpec:
         """Return all tensors among its arguments."""
         return refs_in([*self.args, self.kwargs])
 
+    @property
+    def parents(self) -> list[tuple[str, int]]:
+        """Return the calls, by layer and number, that these tensors come from."""
+        return [(ref.layer, ref.call) for ref in self.refs]
+
 
 @dataclass(frozen=True)
 class LayerSpec:
     """One layer: its kind and settings in Keras 3's words.
 
-    Args:
-        name: the name in the file, unique in its model.
-        kind: Keras 3's class name; `"Model"` for a nested model.
-        config: the settings, translated; what only the file's era knows is dropped
-            by its schema, so that all that is left must be understood.
-        source: the class name in the file, for messages.
-        model: the nested model, where the layer is one.
-        inner: the layers that it wraps: of TimeDistributed and SpectralNormalization
-            one, of Bidirectional two, of RNN its cells.
-        trainable: False for a frozen layer.
+    What only the file's era knows is dropped from the config by its schema, so that all
+    that is left must be understood. TimeDistributed and SpectralNormalization have one
+    inner layer, Bidirectional two, RNN its cells.
     """
 
-    name: str
-    kind: str
+    name: str  # unique in its model
+    kind: str  # Keras 3's class name; "Model" for a nested model
     config: Mapping[str, Any]
-    source: str
+    source: str  # the class name in the file, for messages
     model: "ModelSpec | None" = None
     inner: "tuple[LayerSpec, ...]" = ()
     trainable: bool = True
@@ -132,6 +128,10 @@ class ModelSpec:
     input_keys: tuple[str, ...] = ()
     dtype: Any = None
 
+    def users_of(self, ref: Ref) -> list[CallSpec]:
+        """Return the calls that are given this tensor by position."""
+        return [call for call in self.calls if ref in refs_in(list(call.args))]
+
 
 @dataclass
 class Problems:
@@ -147,15 +147,12 @@ class Problems:
 
     def check(self) -> None:
         """Raise one error that lists every problem, if there is any."""
-        if not self.found:
-            return
         if len(self.found) == 1:
-            raise KerasFormatError(f"load_keras: {self.place}: {self.found[0]}")
-        lines = "".join(f"\n  - {text}" for text in self.found)
-        count = len(self.found)
-        raise KerasFormatError(
-            f"load_keras: {self.place}: {count} things stand in the way:{lines}"
-        )
+            raise refusal(f"{self.place}: {self.found[0]}")
+        if self.found:
+            lines = "".join(f"\n  - {text}" for text in self.found)
+            count = len(self.found)
+            raise refusal(f"{self.place}: {count} things stand in the way:{lines}")
 
 
 def is_operation(kind: str) -> bool:

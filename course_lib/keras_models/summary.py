@@ -1,11 +1,13 @@
 """A table of an imported model, its picture as a graph, and a check against Keras."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from matplotlib.axes import Axes
+from torch import Tensor
 
 from course_lib.keras_models.graph.model import KerasModel
 from course_lib.keras_models.layers.base import Layer
@@ -84,7 +86,8 @@ def draw_graph(ax: Axes, model: KerasModel) -> Axes:
     """
     places = _places(model)
     boxes = {}
-    shared = [name for name in model._modules if _count(model, name) > 1]
+    counts = Counter(call.layer for call in model.calls)
+    shared = [name for name in model._modules if counts[name] > 1]
     for (name, number), (x, y) in places.items():
         color = (f"C{shared.index(name) % 10}", 0.4) if name in shared else "0.9"
         text = f"{name}\ncall {number + 1}" if name in shared else name
@@ -103,10 +106,6 @@ def draw_graph(ax: Axes, model: KerasModel) -> Axes:
     return ax
 
 
-def _count(model: KerasModel, name: str) -> int:
-    return sum(call.layer == name for call in model.calls)
-
-
 def _places(model: KerasModel) -> dict[tuple[str, int], tuple[float, float]]:
     """Return where each call stands: as deep as its longest way from an input."""
     depth = {(name, 0): 0 for name in model.input_names}
@@ -123,25 +122,12 @@ def _places(model: KerasModel) -> dict[tuple[str, int], tuple[float, float]]:
 
 
 class Comparison(NamedTuple):
-    """How far a model is from what Keras computed.
+    """How far a model is from what Keras computed."""
 
-    Args:
-        error: the largest absolute difference of an output.
-        size: the largest number in the outputs of Keras.
-        cost: the relative difference of the penalty, None where the file holds none.
-        agrees: whether all outputs and the penalty are equal but for rounding.
-    """
-
-    error: float
-    size: float
-    cost: float | None
-    agrees: bool
-
-
-def check(model: KerasModel, path: str | Path) -> tuple[float, float | None]:
-    """Return the error and the cost of `compare`."""
-    found = compare(model, path)
-    return found.error, found.cost
+    error: float  # the largest absolute difference of an output
+    size: float  # the largest number in the outputs of Keras
+    cost: float | None  # the relative difference of the penalty, if the file holds one
+    agrees: bool  # whether all outputs and the penalty are equal but for rounding
 
 
 def compare(model: KerasModel, path: str | Path) -> Comparison:
@@ -169,25 +155,22 @@ def compare(model: KerasModel, path: str | Path) -> Comparison:
             f"outputs y0, y1, ...; the model has {len(model.input_names)} and "
             f"{len(model.output_names)}."
         )
+    relative = None
     with torch.no_grad():
         outputs = model(*inputs)
-        cost = float(penalty(model))
+        if "reg_loss" in arrays:
+            relative = _relative(float(penalty(model)), float(arrays["reg_loss"]))
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    errors, sizes, agrees = [0.0], [0.0], True
+    found = []
     for i, (output, target) in enumerate(zip(outputs, wanted, strict=True)):
         if output.shape != target.shape:
             raise KerasFormatError(
                 f"check: output {i} has shape {tuple(output.shape)}; {path} has "
                 f"{tuple(target.shape)}."
             )
-        error, size = _difference(output, target)
-        agrees = agrees and error <= _tolerance(target.dtype) * size + _ROUNDING
-        errors.append(error)
-        sizes.append(size)
-    relative = (
-        _relative(cost, float(arrays["reg_loss"])) if "reg_loss" in arrays else None
-    )
-    agrees = agrees and (relative is None or relative <= _PENALTY)
+        found.append(_difference(output, target))
+    errors, sizes, agree = zip(*found, strict=True)
+    agrees = all(agree) and (relative is None or relative <= _PENALTY)
     return Comparison(max(errors), max(sizes), relative, agrees)
 
 
@@ -195,28 +178,23 @@ def _relative(cost: float, known: float) -> float:
     return 0.0 if cost == known else abs(cost - known) / max(abs(known), 1e-12)
 
 
-def _difference(output: torch.Tensor, target: torch.Tensor) -> tuple[float, float]:
-    """Return the largest difference, infinite for a nan on one side, and the size."""
-    target = target.to(output.device).double()
-    output = output.double()
+def _difference(output: Tensor, target: Tensor) -> tuple[float, float, bool]:
+    """Return the error, infinite for a nan on one side, the size, and if they agree."""
+    rounding = torch.finfo(target.dtype).eps if target.dtype.is_floating_point else 0.0
+    target, output = target.to(output.device).double(), output.double()
     same = (output == target) | (output.isnan() & target.isnan())
     error = (output - target).abs().nan_to_num(torch.inf, torch.inf)
-    error = torch.where(same, 0.0, error)
-    size = target[target.isfinite()].abs()
-    return _largest(error), _largest(size)
+    error = _largest(torch.where(same, 0.0, error))
+    size = _largest(target[target.isfinite()].abs())
+    return error, size, error <= max(_OUTPUT, 10 * rounding) * size + _ROUNDING
 
 
-def _largest(x: torch.Tensor) -> float:
+def _largest(x: Tensor) -> float:
     return float(x.max()) if x.numel() else 0.0
 
 
-def _tolerance(dtype: torch.dtype) -> float:
-    rounding = torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
-    return max(_OUTPUT, 10 * rounding)
-
-
-def _numbered(arrays: dict[str, Any], letter: str) -> list[torch.Tensor]:
-    found: list[torch.Tensor] = []
+def _numbered(arrays: dict[str, Any], letter: str) -> list[Tensor]:
+    found: list[Tensor] = []
     while f"{letter}{len(found)}" in arrays:
         found.append(torch.from_numpy(arrays[f"{letter}{len(found)}"]))
     return found

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 from course_lib.keras_models.layers.operations import Operation
 from course_lib.keras_models.spec import (
     CallSpec,
-    KerasFormatError,
     Ref,
     Version,
     is_operation,
     refs_in,
+    refusal,
 )
 
 
@@ -94,8 +94,8 @@ def training_mode(call: CallSpec, version: Version) -> bool | None:
     if mode is None or version >= (3, 0):
         return None
     if not isinstance(mode, bool | int):
-        raise KerasFormatError(
-            f"load_keras: layer {call.layer!r} is called with training={mode!r:.60}; "
-            "wanted true or false."
+        raise refusal(
+            f"layer {call.layer!r} is called with training={mode!r:.60}; wanted true "
+            "or false."
         )
     return bool(mode)

@@ -6,8 +6,7 @@ known, which is raised where a layer needs it.
 
 from typing import Any
 
-from course_lib.keras_models.graph.tape import Tape
-from course_lib.keras_models.graph.walk import Mask, MaskPlaces, Nested, Value
+from course_lib.keras_models.graph.walk import Mask, MaskPlaces, Nested, Tape, Value
 from course_lib.keras_models.layers.base import accepts_mask
 from course_lib.keras_models.spec import Version
 
@@ -37,11 +36,8 @@ def masks_of_call(
     tf.keras and since 3.11: keras v3.11.0 keras/src/layers/layer.py#L911, and not yet
     keras v3.10.0 keras/src/layers/layer.py#L909.
 
-    Args:
-        inputs: of the call.
-        given: the masks that the file gives, for the first inputs.
-        is_list: it gives a list of them.
-        version: of the file.
+    `given` are the masks that the file gives, for the first inputs; `is_list` says that
+    it gives a list of them.
     """
     of_inputs = [value.mask for value in inputs]
     masks = [None] * len(of_inputs) if is_list and version.tf else list(of_inputs)
@@ -57,21 +53,16 @@ def places_for(module: Any, masks: list[Mask]) -> MaskPlaces:
     Raises:
         ValueError: one of them can't be known.
     """
-    found: MaskPlaces = None
-    wanted: list[Mask] = []
-    any_mask = any(mask is not None for mask in masks)
-    if isinstance(module, Nested):
+    uses_all = module.uses_masks and any(masked(masks))
+    if not uses_all and isinstance(module, Nested):  # it may make masks of its own
+        uses_all = bool(module.walk_for(masked(masks)).kept_masks)
+    wanted = masks[:1] if module.uses_mask else []
+    if uses_all:
         wanted = masks
-        if any_mask or module.walk_for(masked(masks)).kept_masks:
-            found = tuple(masks)
-    elif module.uses_masks and any_mask:
-        wanted, found = masks, tuple(masks)
-    elif module.uses_mask:
-        wanted, found = masks[:1], masks[0]
     for mask in wanted:
         if isinstance(mask, str):
             raise ValueError(mask)
-    return found
+    return tuple(masks) if uses_all else next(iter(wanted), None)
 
 
 def masks_of_model(

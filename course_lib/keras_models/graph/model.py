@@ -14,7 +14,7 @@ from course_lib.keras_models.graph.walk import Call, Plan, Walk, call_step
 from course_lib.keras_models.layers.base import MaskRule
 from course_lib.keras_models.layers.core import Embedding
 from course_lib.keras_models.schema.dtypes import integer_type
-from course_lib.keras_models.spec import ModelSpec, Ref, refs_in
+from course_lib.keras_models.spec import ModelSpec
 
 
 class KerasModel(nn.Module):
@@ -51,6 +51,7 @@ class KerasModel(nn.Module):
         self.input_keys = spec.input_keys or self.input_names
         self.output_names = spec.output_names
         self.axis_order = axis_order
+        self._unmasked = (False,) * len(self.input_names)
         self.calls: tuple[Call, ...] = ()
         # One walk for each choice of inputs that have a mask.
         self.walks: dict[tuple[bool, ...], Walk] = {}
@@ -64,12 +65,10 @@ class KerasModel(nn.Module):
             integer_type(spec.layers[name].config.get("dtype"))
             for name in self.input_names
         )
-        self.looked_up = tuple(map(self._is_looked_up, spec.inputs))
-
-    def _is_looked_up(self, ref: Ref) -> bool:
-        assert self._spec is not None
-        users = [call for call in self._spec.calls if ref in refs_in(list(call.args))]
-        return all(isinstance(self.child(call.layer), Embedding) for call in users)
+        users = ([self.child(c.layer) for c in spec.users_of(r)] for r in spec.inputs)
+        self.looked_up = tuple(
+            all(isinstance(user, Embedding) for user in each) for each in users
+        )
 
     def extra_repr(self) -> str:
         """Name the model and its era."""
@@ -85,8 +84,7 @@ class KerasModel(nn.Module):
     def build(self, *shapes: tuple[int, ...]) -> None:
         """Make all variables on the meta device and plan the walk.
 
-        Args:
-            shapes: of the inputs, where another model calls this one.
+        `shapes` are those of the inputs, where another model calls this one.
         """
         self._shapes = list(shapes)
         plan = self._planned(self._unmasked)
@@ -95,10 +93,6 @@ class KerasModel(nn.Module):
             for module in self.modules():
                 if isinstance(module, KerasModel):
                     module._spec = None
-
-    @property
-    def _unmasked(self) -> tuple[bool, ...]:
-        return (False,) * len(self.input_names)
 
     def _planned(self, masked: tuple[bool, ...]) -> Plan:
         assert self._spec is not None
@@ -174,14 +168,13 @@ class KerasModel(nn.Module):
         elif len(inputs) == 1 and isinstance(inputs[0], list | tuple):
             inputs = tuple(inputs[0])
         if named:
-            unknown = sorted(set(named) - set(names))
-            missing = [name for name in names[len(inputs) :] if name not in named]
-            if unknown or missing:
+            rest = names[len(inputs) :]
+            if {*named} != {*rest}:
                 raise ValueError(
                     f"{self.keras_name}: got inputs named {sorted(named)}; wanted "
-                    f"{list(names[len(inputs) :])}."
+                    f"{list(rest)}."
                 )
-            inputs = (*inputs, *(named[name] for name in names[len(inputs) :]))
+            inputs = (*inputs, *(named[name] for name in rest))
         if len(inputs) != len(names):
             raise ValueError(
                 f"{self.keras_name}: got {len(inputs)} inputs; wanted {len(names)}: "
@@ -204,7 +197,9 @@ class KerasModel(nn.Module):
         if not isinstance(x, Tensor):
             x = torch.as_tensor(np.asarray(x), device=like.device)
         wanted_type = self.input_types[i] or like.dtype
-        if x.dtype != wanted_type and not (x.is_meta or self._stays_whole(i, x)):
+        # Whole numbers, too large for floats, may be rows of a table.
+        stays_whole = self.looked_up[i] and not x.is_floating_point()
+        if x.dtype != wanted_type and not (x.is_meta or stays_whole):
             x = x.to(wanted_type)
         wanted = self.input_shapes[i]
         if self.first_inputs[i]:
@@ -221,10 +216,6 @@ class KerasModel(nn.Module):
                 f"{', channels first' if self.first_inputs[i] else ''}."
             )
         return x
-
-    def _stays_whole(self, i: int, x: Tensor) -> bool:
-        """Tell whether whole numbers, too large for floats, may be rows of a table."""
-        return self.looked_up[i] and not x.is_floating_point()
 
 
 def _are_masks(value: Any) -> bool:

@@ -19,7 +19,7 @@ def in_run_order(spec: ModelSpec) -> list[CallSpec]:
     of a walk from the outputs.
     """
     calls = {(call.layer, call.number): call for call in spec.calls}
-    parents = {node: _parents(call) for node, call in calls.items()}
+    parents = {node: call.parents for node, call in calls.items()}
     visited = _from_inputs(spec, parents)
     depths: dict[Node, int] = {}
     of_layer: dict[str, int] = {}
@@ -31,10 +31,6 @@ def in_run_order(spec: ModelSpec) -> list[CallSpec]:
     found = sorted(depths, key=lambda node: -depths[node])
     rest = [call for node, call in calls.items() if node not in depths]
     return [*(calls[node] for node in found if node in calls), *rest]
-
-
-def _parents(call: CallSpec) -> list[Node]:
-    return [(ref.layer, ref.call) for ref in call.refs]
 
 
 def _from_inputs(spec: ModelSpec, parents: dict[Node, list[Node]]) -> list[Node]:

@@ -16,11 +16,8 @@ def attach_penalties(
 ) -> None:
     """Attach a model's regularizers to its layers.
 
-    Args:
-        model: filled with weights.
-        outer: how often the models around this one and it itself are called.
-        called: whether one of them is called by another model.
-        runs: how often each call runs the layers.
+    `outer` is how often the models around this one and it itself are called, `called`
+    whether one of them is called by another model, `runs` how often a call runs layers.
     """
     version = model.version
     for i, (name, module) in enumerate(model._modules.items()):
@@ -40,11 +37,7 @@ def attach_penalties(
 def _attach(layer: Layer, repeat: int, target: str = "outputs", runs: int = 1) -> None:
     """Attach the penalties of a layer and of what it wraps.
 
-    Args:
-        layer: any layer but a model.
-        repeat: how often the penalty of a weight counts.
-        target: what the activity penalty is taken of, outputs, inputs or nothing.
-        runs: how often each call runs the layer.
+    That of a weight counts `repeat` times; that of activity is taken of the `target`.
     """
     version = layer.keras_version
     by_parameter = {}

@@ -8,6 +8,7 @@ a channels-last file at axis 1: there they stay so, and only where the order mat
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -16,14 +17,13 @@ from torch import Tensor
 from course_lib.keras_models.graph import masks as mask_rules
 from course_lib.keras_models.graph.arguments import arguments_of, training_mode
 from course_lib.keras_models.graph.order import in_run_order
-from course_lib.keras_models.graph.tape import Tape
 from course_lib.keras_models.graph.walk import (
-    LIKE,
     Call,
     Mask,
     Nested,
     Plan,
     Step,
+    Tape,
     Value,
     call_step,
     empty_mask,
@@ -42,7 +42,7 @@ from course_lib.keras_models.spec import (
     ModelSpec,
     Ref,
     is_operation,
-    refs_in,
+    refusal,
 )
 
 _BATCH, _LENGTH = 2, 240  # what stands for an unknown batch and length
@@ -58,13 +58,8 @@ def module_name(name: str) -> str:
 class Planner:
     """Builds the layers of one model along a walk with meta tensors.
 
-    Args:
-        spec: the model's calls.
-        layers: the modules of its layers, by Keras's names.
-        shapes: of its inputs, where another model calls it; else empty.
-        masked: which of its inputs have a mask.
-        axis_order: "keras", or "torch" for channels first at inputs and outputs.
-        is_built: the layers have been built by another plan.
+    `shapes` are those of the inputs where another model calls this one, `masked` says
+    which inputs have a mask, `is_built` that another plan has built the layers.
     """
 
     def __init__(
@@ -103,8 +98,9 @@ class Planner:
             self.values[ref] = Value(tensor, first, self.tape.place())
         for ref, masked in zip(self.spec.inputs, self.masked, strict=True):
             if masked:
-                mask = self.tape.new_mask(self.values[ref].shape[:-1])
-                self.values[ref] = self.values[ref]._replace(mask=mask)
+                mask, value = self.tape.place(), self.values[ref]
+                self.tape.mask_shapes[mask] = value.shape[:-1]
+                self.values[ref] = value._replace(mask=mask)
         for call in self._calls():
             try:
                 self._call(call)
@@ -113,7 +109,7 @@ class Planner:
             except _MISFITS as error:
                 raise self._failure(call, error) from error
         walk = self.tape.finish(*self._outputs())
-        return Plan(walk, self._described(firsts), firsts)
+        return Plan(walk, self._described(), firsts)
 
     def _calls(self) -> Iterable[CallSpec]:
         """Return the calls, in Keras's order where one changes what later ones see.
@@ -128,13 +124,11 @@ class Planner:
 
     def _comes_first(self, ref: Ref) -> bool:
         """Tell whether an input comes with channels first, as the caller wishes."""
-        rank = len(self.spec.input_shapes[self.spec.inputs.index(ref)])
         if not self.to_torch or self.file_is_first:
             return False
-        users = [call for call in self.spec.calls if ref in refs_in(list(call.args))]
-        if rank == 3:
-            return any(self.layers[call.layer].wants_first for call in users)
-        return rank > 3
+        rank = len(self.spec.input_shapes[self.spec.inputs.index(ref)])
+        users = self.spec.users_of(ref) if rank == 3 else []
+        return rank > 3 or any(self.layers[call.layer].wants_first for call in users)
 
     def _sizes(self, i: int, times: int) -> tuple[int, ...]:
         """Return sizes of input i, with `times` a number for each open one."""
@@ -148,16 +142,16 @@ class Planner:
         module = self.layers[call.layer]
         if isinstance(module, Operation):
             text = f"{text.removesuffix('.')}. It is {module.describe(call.number)}."
-        return KerasFormatError(
-            f"load_keras: layer {call.layer!r} ({self.spec.layers[call.layer].source}) "
-            f"does not fit its inputs of shapes {shapes}: {text}"
+        return refusal(
+            f"layer {call.layer!r} ({self.spec.layers[call.layer].source}) does not "
+            f"fit its inputs of shapes {shapes}: {text}"
         )
 
     def _call(self, call: CallSpec) -> None:
         """Build a layer where it is new, and record a call of it."""
         module, kind = self.layers[call.layer], self.spec.layers[call.layer].kind
         refs, options, given = arguments_of(call, kind, module)
-        inputs = [self._value(ref, call) for ref in refs]
+        inputs = [self._value(ref, f"layer {call.layer!r} takes") for ref in refs]
         if not inputs:
             raise ValueError("it is called without any tensor")
         self._build(call.layer, inputs, options)
@@ -165,7 +159,7 @@ class Planner:
         mask_rules.check_mask_allowed(module, inputs[0].mask, self.spec.version)
         masks, masks_after = mask_rules.masks_of_call(
             inputs,
-            self._given_masks(given, call),
+            self._given_masks(given, call.layer),
             isinstance(given, list),
             self.spec.version,
         )
@@ -177,16 +171,14 @@ class Planner:
             new_masks = mask_rules.masks_of_model(self.tape, module, masks, behind)
             results = results[:count]
         elif not is_operation(kind):  # what a plain function returns has no mask
-            shape = results[0].shape[:-1]
             mask = mask_rules.mask_of_result(
-                self.tape, module, inputs, masks_after, shape
+                self.tape, module, inputs, masks_after, results[0].shape[:-1]
             )
             new_masks = [mask] * module.masked_outputs
             if module.makes_floats:
                 self.computed |= {value.place for value in results}
             if module.returns_input:
-                taken = inputs[0].place
-                self.origins[results[0].place] = self.origins.get(taken, taken)
+                self.origins[results[0].place] = self._origin(inputs[0])
         else:
             self.computed |= {value.place for value in results}
         new_masks += [None] * len(results)
@@ -237,11 +229,10 @@ class Planner:
         module.settle(first, tuple(value.tensor.dim() for value in inputs))
         self.built.add(name)
 
-    def _value(self, ref: Ref, call: CallSpec) -> Value:
+    def _value(self, ref: Ref, who: str) -> Value:
         if ref not in self.values:
-            raise KerasFormatError(
-                f"load_keras: layer {call.layer!r} takes output {ref.tensor} of "
-                f"{ref.layer!r}, which has no such output."
+            raise refusal(
+                f"{who} output {ref.tensor} of {ref.layer!r}, which has no such output."
             )
         return self.values[ref]
 
@@ -251,35 +242,30 @@ class Planner:
         same_rank = tensor.dim() == first_input.tensor.dim()
         return Value(tensor, first_input.first and same_rank, place)
 
-    def _given_masks(self, given: Any, call: CallSpec) -> list[Value | None]:
-        """Return the masks that the file gives to a call."""
-        parts = given if isinstance(given, list) else [given]
-        found = [
-            self._value(part, call) if isinstance(part, Ref) else None for part in parts
-        ]
-        for value in filter(None, found):
-            self.tape.mask_shapes[value.place] = value.shape
+    def _given_masks(self, given: Any, layer: str) -> list[Value | None]:
+        found = []
+        for part in given if isinstance(given, list) else [given]:
+            value = None
+            if isinstance(part, Ref):
+                value = self._value(part, f"layer {layer!r} takes")
+                self.tape.mask_shapes[value.place] = value.shape
+            found.append(value)
         return found
 
     def _prepared(self, value: Value, module: Layer | Nested) -> Value:
-        """Return a value as the module takes it: its type and its order of axes."""
-        if not isinstance(module, Operation):
-            value = self._in_own_type(value)
-        return self._in_order(value, module.wants_first)
+        """Return a value as the module takes it: its type and its order of axes.
 
-    def _in_own_type(self, value: Value) -> Value:
-        """Return floats in the model's type, as Keras's layers cast their inputs.
-
-        Plain functions compute in others, and layers that make floats of whole numbers.
+        Keras's layers cast floats to the model's type. Plain functions compute in
+        others, and layers that make floats of whole numbers.
         Source: keras v2.15.0 keras/engine/base_layer.py#L2750.
         """
-        if value.place not in self.computed:
-            return value
-        if value.place not in self.cast:
-            new = self.tape.to_own_type(self._as_tensor(value))
-            self.cast[value.place] = new
-            self.origins[new.place] = self.origins.get(value.place, value.place)
-        return self.cast[value.place]._replace(mask=value.mask)
+        if value.place in self.computed and not isinstance(module, Operation):
+            if value.place not in self.cast:
+                new = self.tape.to_own_type(self._as_tensor(value))
+                self.cast[value.place] = new
+                self.origins[new.place] = self._origin(value)
+            value = self.cast[value.place]._replace(mask=value.mask)
+        return self._in_order(value, module.wants_first)
 
     def _as_tensor(self, value: Value) -> Value:
         """Return a tensor where the value is what tf.shape gives."""
@@ -299,21 +285,19 @@ class Planner:
 
     def _take_masks_off(self, inputs: list[Value]) -> None:
         """Let later calls find these tensors without masks, also behind a dropout."""
-        taken = {self.origins.get(value.place, value.place) for value in inputs}
+        taken = {self._origin(value) for value in inputs}
         for ref, value in self.values.items():
-            if self.origins.get(value.place, value.place) in taken:
+            if self._origin(value) in taken:
                 self.values[ref] = value._replace(mask=None)
+
+    def _origin(self, value: Value) -> int:
+        return self.origins.get(value.place, value.place)
 
     def _outputs(self) -> tuple[tuple[int, ...], tuple[Mask, ...]]:
         """Return the places of the outputs and of their masks."""
         places, masks = [], []
         for ref in self.spec.outputs:
-            if ref not in self.values:
-                raise KerasFormatError(
-                    f"load_keras: the model returns output {ref.tensor} of "
-                    f"{ref.layer!r}, which has no such output."
-                )
-            value = self._as_tensor(self.values[ref])
+            value = self._as_tensor(self._value(ref, "the model returns"))
             is_image = value.tensor.dim() > 3 and not self.file_is_first
             first = self.to_torch and (value.first or is_image)
             places.append(self._in_order(value, first).place)
@@ -322,37 +306,30 @@ class Planner:
 
     # Shapes, for tables and diagrams
 
-    def _described(self, firsts: tuple[bool, ...]) -> tuple[Call, ...]:
+    def _described(self) -> tuple[Call, ...]:
         """Return the calls with the shapes of their outputs, open sizes as None."""
-        is_open = any(None in shape[1:] for shape in self.spec.input_shapes)
-        other = self._other_shapes(firsts) if is_open and not self.given else {}
         described = []
-        for call, values in self.calls:
-            inputs = tuple((ref.layer, ref.call) for ref in call.refs)
-            shapes = tuple(
-                _open(value.shape, other.get(value.place, value).shape)
-                for value in values
-            )
-            described.append(Call(call.layer, call.number, inputs, shapes))
+        for (call, values), twins in zip(self.calls, self._twins(), strict=True):
+            if len(twins) != len(values):  # one for each step, say
+                twins = values
+            pairs = zip(values, twins, strict=True)
+            shapes = tuple(_open(value.shape, twin.shape) for value, twin in pairs)
+            parents = tuple(call.parents)
+            described.append(Call(call.layer, call.number, parents, shapes))
         return tuple(described)
 
-    def _other_shapes(self, firsts: tuple[bool, ...]) -> dict[int, Value]:
-        """Walk again with another length, to see which sizes follow from it."""
-        tensors: dict[int, Tensor] = {
-            i: _empty(self._sizes(i, 2), first) for i, first in enumerate(firsts)
-        }
-        tensors[LIKE] = torch.empty(0)
-        modules = {module_name(name): layer for name, layer in self.layers.items()}
-        try:
-            for step in self.tape.steps:
-                function = step.function or modules[step.layer]
-                result = call_step(function, step, tensors)
-                results = result if isinstance(result, tuple) else (result,)
-                tensors.update(zip(step.outputs, results, strict=True))
-        except (RuntimeError, ValueError, IndexError):
-            return {}  # a layer needs the very length; no size is shown as open
-        values = (value for _, made in self.calls for value in made)
-        return {v.place: v._replace(tensor=tensors[v.place]) for v in values}
+    def _twins(self) -> list[list[Value]]:
+        """Plan with another length, to see which sizes of outputs follow from it."""
+        plan = self
+        if not self.given and any(None in s[1:] for s in self.spec.input_shapes):
+            sizes = [self._sizes(i, 2) for i in range(len(self.spec.inputs))]
+            other = Planner(
+                self.spec, self.layers, sizes, self.masked, "keras", is_built=True
+            )
+            with suppress(KerasFormatError):  # a layer needs the very length
+                other.plan()
+                plan = other
+        return [values for _, values in plan.calls]
 
 
 def _empty(sizes: tuple[int, ...], first: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a planned walk through a model consists of: steps, calls, values and masks."""
+"""A walk through a model: its steps, values and masks, and the tape that records it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from course_lib.keras_models.spec import Shape
 from course_lib.modes import restored_modes
 
 LIKE = -1  # the place of a tensor of the model's type
@@ -95,22 +96,13 @@ def to_type_of(x: Tensor, like: Tensor) -> Tensor:
 
 
 class Walk(NamedTuple):
-    """A model's steps, for inputs of which certain ones are masked.
+    """A model's steps, for inputs of which certain ones are masked."""
 
-    Args:
-        steps: in the order in which they run.
-        slots: how many tensors they pass on.
-        outputs: the places of the model's outputs.
-        masks: the places of the outputs' masks; None where one has none; or in words
-            why its mask is unknown.
-        mask_shapes: the shapes of these masks, as planned.
-    """
-
-    steps: list[Step]
-    slots: int
-    outputs: tuple[int, ...]
-    masks: tuple[Mask, ...]
-    mask_shapes: tuple[tuple[int, ...], ...]
+    steps: list[Step]  # in the order in which they run
+    slots: int  # how many tensors they pass on
+    outputs: tuple[int, ...]  # the places of the model's outputs
+    masks: tuple[Mask, ...]  # of the outputs
+    mask_shapes: tuple[tuple[int, ...], ...]  # of those that there are, as planned
 
     @property
     def kept_masks(self) -> tuple[int, ...]:
@@ -120,19 +112,12 @@ class Walk(NamedTuple):
 
 @dataclass(frozen=True)
 class Call:
-    """What one call of a layer returned, for tables and diagrams.
-
-    Args:
-        layer: the layer's name.
-        number: 0 for its first call.
-        inputs: (layer, call) of what it was given.
-        shapes: of the outputs in Keras's order; None where a size is open.
-    """
+    """What one call of a layer returned, for tables and diagrams."""
 
     layer: str
-    number: int
-    inputs: tuple[tuple[str, int], ...]
-    shapes: tuple[tuple[int | None, ...], ...]
+    number: int  # 0 for its first call
+    inputs: tuple[tuple[str, int], ...]  # layer and call of what it was given
+    shapes: tuple[Shape, ...]  # of the outputs in Keras's order
 
 
 class Value(NamedTuple):
@@ -148,6 +133,63 @@ class Value(NamedTuple):
         """Return the shape in Keras's order."""
         sizes = tuple(self.tensor.shape)
         return (sizes[0], *sizes[2:], sizes[1]) if self.first else sizes
+
+
+class Tape:
+    """Records the steps of a walk; each tensor or mask they return has its place."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.steps: list[Step] = []
+        self.mask_shapes: dict[int, tuple[int, ...]] = {}
+
+    def place(self) -> int:
+        """Return the next free place in the list of tensors."""
+        self.count += 1
+        return self.count - 1
+
+    def record(
+        self, function: Any, inputs: tuple[int, ...], masks: MaskPlaces = None
+    ) -> int:
+        """Record a function of the tensors at these places; return its result's."""
+        place = self.place()
+        self.steps.append(Step(None, function, inputs, (place,), masks, {}))
+        return place
+
+    def apply(self, function: Any, value: Value, **changes: Any) -> Value:
+        """Record a function of one tensor; return the value with what it returns."""
+        place = self.record(function, (value.place,))
+        tensor = function(value.tensor)
+        return value._replace(tensor=tensor, place=place, **changes)
+
+    def to_own_type(self, value: Value) -> Value:
+        """Record that floats are cast to the model's type, whichever it has then."""
+        place = self.record(to_type_of, (value.place, LIKE))
+        tensor = to_type_of(value.tensor, torch.empty(0))
+        return value._replace(tensor=tensor, place=place)
+
+    def make_mask(
+        self, rule: Any, inputs: list[Value], masks: MaskPlaces, shape: tuple[int, ...]
+    ) -> int:
+        """Record a rule that makes a mask; return the mask's place."""
+        taken = tuple(value.place for value in inputs)
+        place = self.record(MakeMask(rule, shape), taken, masks)
+        self.mask_shapes[place] = shape
+        return place
+
+    def finish(self, outputs: tuple[int, ...], masks: tuple[Mask, ...]) -> Walk:
+        """Return the walk; steps without use are left out, unused tensors are freed."""
+        known = [mask for mask in masks if isinstance(mask, int)]
+        shapes = tuple(self.mask_shapes[mask] for mask in known)
+        needed = {*outputs, *known, LIKE}
+        kept = []
+        for step in reversed(self.steps):
+            if step.layer is None and not needed & {*step.outputs}:
+                continue
+            used = {*step.used, *step.outputs}
+            kept.append(step._replace(free=tuple(sorted(used - needed))))
+            needed |= used
+        return Walk(kept[::-1], self.count, outputs, masks, shapes)
 
 
 class Plan(NamedTuple):

@@ -1,7 +1,7 @@
 """A model while it is read: layers and calls are added, then it becomes a spec."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
@@ -15,6 +15,7 @@ from course_lib.keras_models.spec import (
     Ref,
     Shape,
     Version,
+    refusal,
 )
 
 
@@ -32,7 +33,7 @@ class Draft:
 
     def error(self, text: str) -> KerasFormatError:
         """Return an error that names this model."""
-        return KerasFormatError(f"load_keras: model {self.name!r}: {text}")
+        return refusal(f"model {self.name!r}: {text}")
 
     def add(self, spec: LayerSpec) -> None:
         """Add a layer; names are unique in a model."""
@@ -54,6 +55,48 @@ class Draft:
         number = sum(call.layer == name for call in self.calls)
         self.calls.append(CallSpec(name, number, args))
         return Ref(name, number, 0)
+
+    def add_layer(self, spec: LayerSpec, last: Ref | None, built_shape: Any) -> Ref:
+        """Add a layer of a stack to what the last one returns; return what it returns.
+
+        `built_shape` is that of the input, where the first layer does not say it.
+        """
+        if last is None and spec.kind == "InputLayer":
+            return self.add_input(spec.name, *declared_input(spec.config))
+        known = self.layers.get(spec.name)
+        if last is None and known is not None:  # a layer that two branches share
+            return Ref(spec.name, 0, 0)
+        inputs = (last,) if last else self._inputs_of(spec, built_shape)
+        if known is None:
+            self.add(spec)
+        elif known != spec:
+            raise self.error(f"two layers are named {spec.name!r}")
+        return self.call(spec.name, inputs)
+
+    def _inputs_of(self, spec: LayerSpec, built_shape: Any) -> tuple[Ref, ...]:
+        """Add an input for each that the first layer or model takes."""
+        if spec.model is not None:
+            inputs = [spec.model.layers[ref.layer] for ref in spec.model.inputs]
+            return tuple(
+                self.add_input(f"{spec.name}_{layer.name}", **layer.config)
+                for layer in inputs
+            )
+        config = dict(spec.config)
+        if spec.inner and declared_input(config)[0] is None:
+            config = {**spec.inner[0].config, **config}
+        shape, dtype = declared_input(config)
+        if shape is None:
+            shape = built_shape
+        if shape is None and spec.kind == "Embedding":
+            length = config.get("input_length")
+            shape = [None, length[0] if isinstance(length, list) else length]
+        if shape is None:
+            raise self.error(
+                f"the first layer, {spec.name!r}, has no batch_input_shape, so the "
+                "sizes of the weights are unknown. Add it to the file's config, for "
+                "example [null, 64]."
+            )
+        return (self.add_input(f"{spec.name}_input", shape, dtype),)
 
     def finish(
         self, kind: str, version: Version, dtype: Any, problems: Problems
@@ -100,7 +143,7 @@ class Draft:
         """Order the calls so that each comes after those that it needs."""
         calls = {(call.layer, call.number): call for call in self.calls}
         needs = {
-            key: [(r.layer, r.call) for r in call.refs if (r.layer, r.call) in calls]
+            key: [parent for parent in call.parents if parent in calls]
             for key, call in calls.items()
         }
         try:
@@ -135,27 +178,27 @@ def declared_input(config: Mapping[str, Any]) -> tuple[Any, Any]:
     return None, dtype
 
 
-def as_mapping(value: Any, place: str) -> Mapping[str, Any]:
-    """Return a JSON object unchanged.
+def parts_of(data: Any) -> Iterator[Mapping[str, Any] | list[Any]]:
+    """Yield every object and every list in nested JSON."""
+    waiting = [data]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, Mapping | list):
+            yield part
+            waiting += part.values() if isinstance(part, Mapping) else part
 
-    Raises:
-        KerasFormatError: it is none.
-    """
+
+def as_mapping(value: Any, place: str) -> Mapping[str, Any]:
+    """Return a JSON object unchanged; anything else is a KerasFormatError."""
     if not isinstance(value, Mapping):
-        raise KerasFormatError(
-            f"load_keras: {place} is {value!r:.60}; wanted a JSON object."
-        )
+        raise refusal(f"{place} is {value!r:.60}; wanted a JSON object.")
     return value
 
 
 def as_name(value: Any) -> str | None:
-    """Return a name, None where there is none.
-
-    Raises:
-        KerasFormatError: no text, or one that can't be a name.
-    """
+    """Return a name, None where there is none; what can't be one raises an error."""
     if value is None or value == "":
         return None
     if not isinstance(value, str) or len(value) > 500 or not value.isprintable():
-        raise KerasFormatError(f"load_keras: {value!r:.60} is no name of a layer.")
+        raise refusal(f"{value!r:.60} is no name of a layer.")
     return value

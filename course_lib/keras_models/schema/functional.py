@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from course_lib.keras_models.schema.draft import Draft, declared_input
+from course_lib.keras_models.schema.draft import Draft, declared_input, parts_of
 from course_lib.keras_models.spec import CallSpec, LayerSpec, Ref, Version
 
 
@@ -14,14 +14,7 @@ def add_functional(
     layers: list[tuple[LayerSpec, Any]],
     version: Version,
 ) -> None:
-    """Add layers with their calls, and the model's inputs and outputs.
-
-    Args:
-        draft: the model.
-        config: the model's.
-        layers: each with its inbound_nodes.
-        version: decides how calls are counted.
-    """
+    """Add layers, each with its inbound_nodes, and the model's inputs and outputs."""
     nodes: dict[str, list[Any]] = {}
     for spec, inbound in layers:
         if spec.kind == "InputLayer":
@@ -52,9 +45,9 @@ def _first_calls(
     shape at its first call counts from 0.
     """
     used: dict[str, set[int]] = {}
-    for inbound in nodes.values():
-        for name, index in _mentioned(inbound):
-            used.setdefault(name, set()).add(index)
+    for part in parts_of(nodes):
+        if isinstance(part, list) and _is_triple(part[:3]):
+            used.setdefault(part[0], set()).add(part[1])
     firsts = dict.fromkeys(nodes, 0)
     for name, inbound in nodes.items():
         if layers[name].model is not None and version < (3, 0):
@@ -77,9 +70,8 @@ class _NodeReader:
             args, kwargs = node.get("args", []), node.get("kwargs", {})
             if not isinstance(args, list) or not isinstance(kwargs, Mapping):
                 raise self.draft.error(f"layer {name!r} has the node {node!r:.60}")
-            return tuple(self.nested(part) for part in args), {
-                str(key): self.nested(part) for key, part in kwargs.items()
-            }
+            named = {str(key): self.nested(part) for key, part in kwargs.items()}
+            return tuple(self.nested(args)), named
         if not isinstance(node, list):
             raise self.draft.error(
                 f"layer {name!r} has the inbound node {node!r:.60}; wanted a list"
@@ -178,19 +170,6 @@ class _NodeReader:
         if graph and version >= (3, 0) and ref.call > 0:
             return ref._replace(call=ref.call - 1)
         return ref
-
-
-def _mentioned(value: Any) -> Iterator[tuple[str, int]]:
-    """Yield (layer, node index) of every reference in an inbound_nodes entry."""
-    waiting = [value]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, list):
-            if _is_triple(part[:3]):
-                yield part[0], part[1]
-            waiting += part
-        elif isinstance(part, Mapping):
-            waiting += part.values()
 
 
 def _is_triple(value: Any) -> bool:

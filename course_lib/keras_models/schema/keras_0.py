@@ -7,7 +7,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from course_lib.keras_models.spec import KerasFormatError
+from course_lib.keras_models.spec import refusal
 
 
 def to_keras_1(data: Any, depth: int = 0) -> dict[str, Any]:
@@ -17,17 +17,16 @@ def to_keras_1(data: Any, depth: int = 0) -> dict[str, Any]:
     {'class_name': 'Dropout', 'config': {'name': 'drop', 'p': 0.5}}
     """
     if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
-        raise KerasFormatError(
-            f"load_keras: got {data!r:.60} for a layer of Keras 0.3; wanted an object "
+        raise refusal(
+            f"got {data!r:.60} for a layer of Keras 0.3; wanted an object "
             'with a "name".'
         )
     if depth > 32:
-        raise KerasFormatError("load_keras: models are nested more than 32 deep.")
+        raise refusal("models are nested more than 32 deep.")
     kind, config = data["name"], dict(data)
     config.pop("name")
     if kind == "Sequential":
-        layers = [to_keras_1(layer, depth + 1) for layer in _list(config, "layers")]
-        return {"class_name": kind, "config": _unique(layers)}
+        return {"class_name": kind, "config": _unique(_layers(config, depth))}
     if kind == "Graph":
         nodes = config.get("nodes")
         nodes = nodes if isinstance(nodes, Mapping) else {}
@@ -36,8 +35,7 @@ def to_keras_1(data: Any, depth: int = 0) -> dict[str, Any]:
     if "custom_name" in config:
         config["name"] = config.pop("custom_name")
     if "layers" in config:  # of a Merge
-        layers = [to_keras_1(layer, depth + 1) for layer in _list(config, "layers")]
-        config["layers"] = layers
+        config["layers"] = _layers(config, depth)
     if isinstance(config.get("layer"), Mapping):
         config["layer"] = to_keras_1(config["layer"], depth + 1)
     config = {key: config[key] for key in sorted(config, key=lambda key: key != "name")}
@@ -59,11 +57,11 @@ def _input_shape(kind: str, config: dict[str, Any]) -> list[Any] | None:
     return [None, config["input_dim"]]
 
 
-def _list(config: Mapping[str, Any], key: str) -> list[Any]:
-    value = config.get(key)
-    if not isinstance(value, list):
-        raise KerasFormatError(f"load_keras: {key!r} is {value!r:.60}; wanted a list.")
-    return value
+def _layers(config: Mapping[str, Any], depth: int) -> list[dict[str, Any]]:
+    found = config.get("layers")
+    if not isinstance(found, list):
+        raise refusal(f"'layers' is {found!r:.60}; wanted a list.")
+    return [to_keras_1(layer, depth + 1) for layer in found]
 
 
 def _unique(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:

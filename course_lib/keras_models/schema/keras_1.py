@@ -44,12 +44,21 @@ _KEYS |= {
     for old, new in (("W", "kernel"), ("U", "recurrent"), ("b", "bias"))
     for kind in ("regularizer", "constraint")
 }
+# What a key means in layers of one kind.
+_OWN_KEYS = {
+    "PReLU": {"init": "alpha_initializer"},
+    "LeakyReLU": {"alpha": "negative_slope"},
+    "Reshape": {"dims": "target_shape"},
+}
+_EMBEDDING = {
+    "init": "embeddings_initializer",
+    "W_regularizer": "embeddings_regularizer",
+    "W_constraint": "embeddings_constraint",
+}
 FORMATS = {"th": "channels_first", "tf": "channels_last"}
 _MERGES = {"sum": "Add", "mul": "Multiply", "ave": "Average", "max": "Maximum"}
-_RECURRENT = ("SimpleRNN", "LSTM", "GRU")
-
-
 KERAS_1_ONLY = ("MaxoutDense", "Highway")
+_WITH_INPUT = ("Dense", "SimpleRNN", "LSTM", "GRU", *KERAS_1_ONLY)
 # Their get_config of tags 1.0.0 to 1.2.2 leaves dim_ordering out.
 UNWRITTEN = {
     f"{kind}{dims}D"
@@ -66,14 +75,14 @@ def translate(name: str, config: Mapping[str, Any]) -> tuple[str, Config]:
     """
     if name == "Merge":
         return merge(config)
-    kind = _CLASSES.get(name, name)
-    new = dict(config)
     if name == "Embedding":
-        return kind, _embedding(new)
-    if kind in ("Dense", *_RECURRENT):
+        return name, {_EMBEDDING.get(key, key): config[key] for key in config}
+    kind = _CLASSES.get(name, name)
+    keys = _KEYS | _OWN_KEYS.get(kind, {})
+    new = {keys.get(key, key): value for key, value in config.items()}
+    if kind.startswith(("Conv", "Locally")) or kind in _WITH_INPUT:
         new.pop("input_dim", None)
         new.pop("input_length", None)
-    new = {_KEYS.get(key, key): value for key, value in new.items()}
     if isinstance(new.get("data_format"), str):
         new["data_format"] = FORMATS.get(new["data_format"], new["data_format"])
     _join(new, "kernel_size", ("nb_row", "nb_col"))
@@ -83,21 +92,12 @@ def translate(name: str, config: Mapping[str, Any]) -> tuple[str, Config]:
         new["unit_forget_bias"] = start in ("one", "ones")
         if not new["unit_forget_bias"] and start not in ("zero", "zeros"):
             new["forget_bias_init"] = start  # reported as unsupported
-    elif kind == "PReLU":
-        _rename(new, "kernel_initializer", "alpha_initializer")
-    elif kind == "LeakyReLU":
-        _rename(new, "alpha", "negative_slope")
     elif kind == "Conv2DTranspose":
         _output_shape(new)
     elif kind in ("ZeroPadding1D", "ZeroPadding2D"):
         new["padding"] = _padding(new.get("padding"))
     elif kind == "SeparableConv2D":
         new.pop("kernel_initializer", None)
-    elif kind == "Reshape":
-        _rename(new, "dims", "target_shape")
-    if kind.startswith(("Conv", "Locally")) or kind in KERAS_1_ONLY:
-        new.pop("input_dim", None)
-        new.pop("input_length", None)
     return kind, new
 
 
@@ -117,20 +117,9 @@ def merge(config: Mapping[str, Any]) -> tuple[str, Config]:
     return f"Merge with mode {mode!r:.40}", new
 
 
-def _embedding(config: Config) -> Config:
-    names = {"init": "embeddings_initializer"}
-    names |= {f"W_{k}": f"embeddings_{k}" for k in ("regularizer", "constraint")}
-    return {names.get(key, key): value for key, value in config.items()}
-
-
 def _join(config: Config, key: str, parts: tuple[str, ...]) -> None:
     if all(part in config for part in parts):
         config[key] = [config.pop(part) for part in parts]
-
-
-def _rename(config: Config, old: str, new: str) -> None:
-    if old in config:
-        config[new] = config.pop(old)
 
 
 def _output_shape(config: Config) -> None:

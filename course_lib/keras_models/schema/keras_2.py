@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from course_lib.keras_models.schema import keras_1
-from course_lib.keras_models.spec import KerasFormatError
+from course_lib.keras_models.spec import refusal
 
 _ALIASES = {
     "BatchNormalizationV1": "BatchNormalization",
@@ -36,9 +36,7 @@ def translate(name: str, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]
         function = new.pop("function", None)
         if isinstance(function, str) and function.isascii() and len(function) < 100:
             return f"tf.{function}", new
-        raise KerasFormatError(
-            f"load_keras: a {name} has function={function!r:.60}; wanted a name."
-        )
+        raise refusal(f"a {name} has function={function!r:.60}; wanted a name.")
     if name == "TensorFlowOpLayer":
         node = new.get("node_def")
         op = node.get("op") if isinstance(node, Mapping) else None

@@ -6,12 +6,13 @@ format: Python/marshal.c in CPython, tags v2.7.18, v3.7.0, v3.10.0 and v3.13.0.
 """
 
 import base64
-import binascii
 import re
 import reprlib
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 LARGEST = 2**14  # characters of code that are looked at
@@ -21,6 +22,7 @@ _NEW = ("code", "consts", "names", "varnames", "kinds", "file", "name", "qualnam
 # How many numbers begin a code object, the objects after them, and how many objects
 # come after the line number: Python 3.11 and later, 3.8 to 3.10, 3.0 to 3.7, 2.
 _LAYOUTS = ((5, _NEW, 2), (6, _OLD, 1), (5, _OLD, 1), (4, _OLD, 1))
+_NUMBERS = {"i": "<i", "I": "<q", "g": "<d"}  # struct's forms, by the kind's letter
 _SHOWN = 12
 
 
@@ -68,35 +70,20 @@ def _sentence(code: Code, arguments: Any) -> str:
 # References may make a small file's tuples endless to write out.
 _WRITER = reprlib.Repr()
 _WRITER.maxlevel = 2
-
-
-def _short(value: Any) -> str:
-    return _WRITER.repr(value)
+_short = _WRITER.repr
 
 
 def _code_in(text: str) -> Code | None:
     """Find a code object in base64, or in the raw text of Keras 1 and 2.0."""
     if len(text) > LARGEST:
         return None
-    for decode in (_from_base64, _from_raw):
-        try:
-            data = decode(text)
-        except (UnicodeError, binascii.Error, ValueError):
-            continue
-        for layout in _LAYOUTS:
-            try:
-                return _Reader(data, layout).whole()
-            except (_Unreadable, IndexError, struct.error, UnicodeError, ValueError):
-                continue
+    forms = [text.encode("raw_unicode_escape")]
+    with suppress(ValueError):
+        forms.insert(0, base64.b64decode("".join(text.split()), validate=True))
+    for data, layout in product(forms, _LAYOUTS):
+        with suppress(_Unreadable, ValueError, IndexError, struct.error):
+            return _Reader(data, layout).whole()
     return None
-
-
-def _from_base64(text: str) -> bytes:
-    return base64.b64decode("".join(text.split()), validate=True)
-
-
-def _from_raw(text: str) -> bytes:
-    return text.encode("raw_unicode_escape")
 
 
 class _Unreadable(Exception):
@@ -107,8 +94,7 @@ class _Reader:
     """Reads one code object as texts and numbers."""
 
     def __init__(self, data: bytes, layout: tuple[int, tuple[str, ...], int]) -> None:
-        self.data, self.at = data, 0
-        self.layout = layout
+        self.data, self.at, self.layout = data, 0, layout
         self.seen: list[Any] = []  # what a reference may mean
         self.interned: list[Any] = []  # the same in Python 2
 
@@ -120,14 +106,12 @@ class _Reader:
         return found
 
     def take(self, count: int) -> bytes:
-        """Return the next bytes."""
         if not 0 <= count <= len(self.data) - self.at:
             raise _Unreadable
         self.at += count
         return self.data[self.at - count : self.at]
 
     def number(self, form: str = "<i") -> Any:
-        """Return the next number."""
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
     def value(self, depth: int) -> Any:
@@ -154,17 +138,19 @@ class _Reader:
         """Return the object after the letter of its kind."""
         if kind in "NTFS.":
             return {"T": True, "F": False}.get(kind)
-        if kind in "iIgfy":
-            return self.a_number(kind)
+        if kind in _NUMBERS:
+            return self.number(_NUMBERS[kind])
+        if kind == "y":
+            return complex(self.number("<d"), self.number("<d"))
         if kind == "l":
             return self.long()
-        if kind in "su":
-            data = self.take(self.number())
-            return data.decode("utf-8", "replace") if kind == "u" else data
-        if kind in "taA":
-            return self.take(self.number()).decode("utf-8", "replace")
-        if kind in "zZ":
-            return self.take(self.number("<B")).decode("ascii", "replace")
+        if kind == "f":
+            return float(self.take(self.number("<B")))
+        if kind == "s":
+            return self.take(self.number())
+        if kind in "utaAzZ":
+            count = self.number("<B" if kind in "zZ" else "<i")
+            return self.take(count).decode("utf-8", "replace")
         if kind in "()[<>":
             count = self.number("<B" if kind == ")" else "<i")
             if count < 0:
@@ -173,14 +159,6 @@ class _Reader:
         if kind == "c":
             return self.code(depth)
         raise _Unreadable
-
-    def a_number(self, kind: str) -> Any:
-        """Return an int, a float or a complex number."""
-        if kind == "f":
-            return float(self.take(self.number("<B")))
-        if kind == "y":
-            return complex(self.number("<d"), self.number("<d"))
-        return self.number({"i": "<i", "I": "<q", "g": "<d"}[kind])
 
     def long(self) -> int:
         """Return a whole number of any size: its sign and count, then 15 bits each."""

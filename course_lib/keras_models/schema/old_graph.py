@@ -13,13 +13,7 @@ Config = Mapping[str, Any]
 def add_old_graph(
     draft: Draft, config: Config, layers: Mapping[str, LayerSpec]
 ) -> None:
-    """Add all inputs, nodes and outputs.
-
-    Args:
-        draft: the model.
-        config: the Graph's.
-        layers: the layer of each node.
-    """
+    """Add all inputs, nodes with their layers, and outputs."""
     for entry in _entries(draft, config, "input_config"):
         shape = entry.get("batch_input_shape")
         if shape is None and isinstance(entry.get("input_shape"), list):

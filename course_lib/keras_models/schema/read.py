@@ -7,18 +7,17 @@ from typing import Any
 from course_lib.keras_models.layers.operations import FORMS
 from course_lib.keras_models.objects import with_package
 from course_lib.keras_models.schema import keras_0, keras_1, keras_2
-from course_lib.keras_models.schema.draft import Draft, as_mapping, as_name
+from course_lib.keras_models.schema.draft import Draft, as_mapping, as_name, parts_of
 from course_lib.keras_models.schema.dtypes import check_dtypes
 from course_lib.keras_models.schema.functional import add_functional
 from course_lib.keras_models.schema.old_graph import add_old_graph
-from course_lib.keras_models.schema.sequential import Merged, Stack, add_stack
-from course_lib.keras_models.schema.versions import find_data_format, find_version
 from course_lib.keras_models.spec import (
-    KerasFormatError,
     LayerSpec,
     ModelSpec,
     Problems,
+    Ref,
     Version,
+    refusal,
 )
 
 DEEPEST = 32  # models inside models, and layers inside layers
@@ -48,10 +47,10 @@ def read_spec(
         KerasFormatError: no such JSON; a reference to nothing; a cycle.
     """
     data = as_mapping(data, "the file")
-    version = find_version(data, keras_version)
+    version = _find_version(data, keras_version)
     if "class_name" not in data:
         data = keras_0.to_keras_1(data)
-    reader = _Reader(version, data_format or find_data_format(data), problems)
+    reader = _Reader(version, data_format or _find_data_format(data), problems)
     spec = reader.model(data, None, _Place())
     backend = data.get("backend")
     return replace(
@@ -59,6 +58,44 @@ def read_spec(
         backend=backend if isinstance(backend, str) else None,
         is_float64=check_dtypes(spec, problems),
     )
+
+
+def _find_version(data: Mapping[str, Any], keras_version: str | None) -> Version:
+    """Return the version that wrote the file: as given, as written, or as it looks."""
+    written = keras_version or data.get("keras_version")
+    if written is not None:
+        return Version.parse(written)
+    if "class_name" not in data:
+        return Version(0, 3, 3, False)
+    parts = _objects(data)
+    keys = {key for part in parts for key in part}
+    if keys & {"registered_name", "batch_shape", "module"}:
+        return Version(3, 15, 0, False)
+    new_words = {"kernel_initializer", "units", "pool_size", "rate"}
+    old_words = {"W_regularizer", "dim_ordering", "input_dtype"}
+    if keys & new_words and not keys & old_words:
+        return Version(2, 2, 4, False)
+    if any("L1L2Regularizer" in (p.get("class_name"), p.get("name")) for p in parts):
+        return Version(1, 2, 2, False)
+    if "bias" in keys:
+        return Version(1, 1, 0, False)
+    return Version(1, 0, 8 if "gamma_regularizer" in keys else 0, False)
+
+
+def _find_data_format(data: Mapping[str, Any]) -> str | None:
+    """Return the data_format of layers that were written without theirs.
+
+    It was that of the user's settings, and so that of the other layers. None where
+    these don't agree or don't say.
+    """
+    keys = ("dim_ordering", "data_format")
+    written = [part.get(key) for part in _objects(data) for key in keys]
+    found = {keras_1.FORMATS.get(v, v) for v in written if isinstance(v, str)}
+    return found.pop() if len(found) == 1 else None
+
+
+def _objects(data: Any) -> list[Mapping[str, Any]]:
+    return [part for part in parts_of(data) if isinstance(part, Mapping)]
 
 
 @dataclass(frozen=True)
@@ -72,9 +109,7 @@ class _Place:
         """Return the place inside of a model or layer with that config."""
         frozen = isinstance(config, Mapping) and config.get("trainable") is False
         if self.depth > DEEPEST:
-            raise KerasFormatError(
-                f"load_keras: models or layers are nested more than {DEEPEST} deep."
-            )
+            raise refusal(f"models or layers are nested more than {DEEPEST} deep.")
         return _Place(self.depth + 1, self.trainable and not frozen)
 
 
@@ -92,17 +127,17 @@ class _Reader:
         """Read a model of any kind."""
         kind, config = data.get("class_name"), data.get("config")
         if kind not in _MODELS:
-            raise KerasFormatError(
-                f"load_keras: the file holds a {kind!r:.60}; wanted a model: "
-                f"{', '.join(_MODELS)}. A subclassed model is Python code, and no file "
-                "describes it."
+            raise refusal(
+                f"the file holds a {kind!r:.60}; wanted a model: {', '.join(_MODELS)}. "
+                "A subclassed model is Python code, and no file describes it."
             )
-        place, dtype = place.inside(config), None
-        if isinstance(config, Mapping):
-            name, dtype = name or as_name(config.get("name")), config.get("dtype")
-        draft = Draft(name or kind.lower())
+        place = place.inside(config)
+        about = config if isinstance(config, Mapping) else {"layers": config}
+        draft = Draft(name or as_name(about.get("name")) or kind.lower())
         if kind == "Sequential":
-            self._sequential(draft, config, place)
+            entries = _layer_list(draft, about.get("layers"))
+            built_shape = about.get("build_input_shape")
+            draft.outputs = [self._stack(draft, entries, place, built_shape)]
         elif kind == "Graph":
             config = as_mapping(config, "the Graph's config")
             nodes = as_mapping(config.get("nodes"), "the Graph's nodes").items()
@@ -111,38 +146,33 @@ class _Reader:
         else:
             config = as_mapping(config, f"the config of {draft.name!r}")
             self._functional(draft, config, place)
-        return draft.finish(kind, self.version, dtype, self.problems)
+        return draft.finish(kind, self.version, about.get("dtype"), self.problems)
 
-    def _sequential(self, draft: Draft, config: Any, place: _Place) -> None:
-        """Read a stack of layers: a list, or a dict that holds it."""
-        built_shape = None
-        if isinstance(config, Mapping):
-            built_shape = config.get("build_input_shape")
-            config = config.get("layers")
-        stack = self._stack(_layer_list(draft, config), place)
-        if not stack:
-            raise draft.error(f"got {config!r:.60} for its layers; wanted a list")
-        draft.outputs = [add_stack(draft, stack, built_shape)]
-
-    def _stack(self, entries: list[Any], place: _Place) -> Stack:
-        stack: list[LayerSpec | Merged] = []
+    def _stack(
+        self, draft: Draft, entries: list[Any], place: _Place, built_shape: Any = None
+    ) -> Ref:
+        """Add layers one after another, and return what the last one returns."""
+        last: Ref | None = None
         for entry in entries:
             layer = self.layer(entry, place)
-            branches = [] if stack else _branches(entry)
+            branches = _branches(entry) if last is None else []
             if branches:
-                parts = tuple(self._branch(branch, place) for branch in branches)
-                stack.append(Merged(layer, parts))
+                ends = tuple(self._branch(draft, branch, place) for branch in branches)
+                draft.add(layer)
+                last = draft.call(layer.name, ends)
             else:
-                stack.append(layer)
-        return stack
+                last = draft.add_layer(layer, last, built_shape)
+        if last is None:
+            raise draft.error("a branch of it has no layers")
+        return last
 
-    def _branch(self, data: Any, place: _Place) -> Stack:
-        """Read a branch before a Merge; a Sequential's layers are the outer model's."""
+    def _branch(self, draft: Draft, data: Any, place: _Place) -> Ref:
+        """Add a branch before a Merge; a Sequential's layers are the outer model's."""
         data = as_mapping(data, "a branch of Merge")
         entries = data.get("config")
-        if data.get("class_name") == "Sequential" and isinstance(entries, list):
-            return self._stack(entries, place.inside(None))
-        return [self.layer(data, place)]
+        if data.get("class_name") != "Sequential" or not isinstance(entries, list):
+            entries = [data]
+        return self._stack(draft, entries, place.inside(None))
 
     def _functional(
         self, draft: Draft, config: Mapping[str, Any], place: _Place
@@ -159,9 +189,7 @@ class _Reader:
         data = as_mapping(data, "a layer")
         source, config = data.get("class_name"), data.get("config")
         if not isinstance(source, str):
-            raise KerasFormatError(
-                f"load_keras: a layer has the class {source!r:.60}; wanted a name."
-            )
+            raise refusal(f"a layer has the class {source!r:.60}; wanted a name.")
         name = name or _name_of(data, source)
         if source in _MODELS:
             model = self.model(data, name, place)
@@ -227,9 +255,9 @@ class _Reader:
         elif isinstance(cell, Mapping) and isinstance(cell.get("config"), Mapping):
             cell = cell["config"].get("cells")
         if not isinstance(cell, list) or not 1 <= len(cell) <= DEEPEST:
-            raise KerasFormatError(
-                f"load_keras: layer {spec.name!r} has the cells {cell!r:.60}; wanted 1 "
-                f"to {DEEPEST}."
+            raise refusal(
+                f"layer {spec.name!r} has the cells {cell!r:.60}; wanted 1 to "
+                f"{DEEPEST}."
             )
         cells = tuple(self._cell(spec.name, data, place) for data in cell)
         if len(cells) > 1:
@@ -250,7 +278,7 @@ class _Reader:
 
 
 def _layer_list(draft: Draft, entries: Any) -> list[Any]:
-    if not isinstance(entries, list):
+    if not isinstance(entries, list) or not entries:
         raise draft.error(f"got {entries!r:.60} for its layers; wanted a list")
     return entries
 

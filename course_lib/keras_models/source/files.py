@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from course_lib.keras_models.source.foreign import HEAD, refuse_foreign, refuse_missing
-from course_lib.keras_models.spec import KerasFormatError
+from course_lib.keras_models.spec import KerasFormatError, refusal
 
 LARGEST_JSON = 2**27  # bytes; NASNetLarge has 2**20
 LARGEST_WEIGHTS = 2**35  # bytes in all arrays of a file
@@ -36,20 +36,19 @@ def reading(place: str) -> Iterator[None]:
     except (KerasFormatError, Warning):  # a warning that the caller made an error
         raise
     except FileNotFoundError:
-        raise KerasFormatError(f"load_keras: there is no file {place}.") from None
+        raise refusal(f"there is no file {place}.") from None
     except Exception as error:  # a file is not to be trusted in any way
         text = str(error).split("\n")[0][:200]
-        raise KerasFormatError(
-            f"load_keras: {place} can't be read ({type(error).__name__}: {text})."
+        raise refusal(
+            f"{place} can't be read ({type(error).__name__}: {text})."
         ) from error
 
 
 def parse_json(text: str | bytes, place: str) -> Any:
     """Return what a JSON text holds."""
     if len(text) > LARGEST_JSON:
-        raise KerasFormatError(
-            f"load_keras: {place} has {len(text):,} bytes of JSON; wanted at most "
-            f"{LARGEST_JSON:,}."
+        raise refusal(
+            f"{place} has {len(text):,} bytes of JSON; wanted at most {LARGEST_JSON:,}."
         )
     with reading(place):
         if not isinstance(text, str):
@@ -59,25 +58,17 @@ def parse_json(text: str | bytes, place: str) -> Any:
 
 @dataclass(frozen=True)
 class Stored:
-    """One array whose shape is known before it is read.
-
-    Args:
-        shape: its sizes.
-        dtype: what each number is.
-        place: where it lies, for messages.
-        load: reads it.
-    """
+    """One array whose shape is known before it is read."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    place: str
+    place: str  # for messages
     load: Callable[[], np.ndarray]
 
     def __post_init__(self) -> None:
         if self.dtype.kind not in "fiu" or self.dtype.itemsize > 8:
-            raise KerasFormatError(
-                f"load_keras: {self.place} holds {self.dtype}; wanted numbers of at "
-                "most 8 bytes."
+            raise refusal(
+                f"{self.place} holds {self.dtype}; wanted numbers of at most 8 bytes."
             )
 
     @property
@@ -96,22 +87,11 @@ Arrays = list[tuple[str, Stored]]
 
 @dataclass(frozen=True)
 class NamedArrays:
-    """Arrays with names, of a file that has no groups.
-
-    Args:
-        arrays: each with its name.
-        place: the file's name, for messages.
-        ordered: they are in the order of Keras's `get_weights()`.
-    """
+    """Arrays with names, of a file that has no groups."""
 
     arrays: Arrays
-    place: str
-    ordered: bool = False
-
-
-def stored(array: np.ndarray, place: str) -> Stored:
-    """Return an array that is in memory already."""
-    return Stored(array.shape, array.dtype, place, lambda: array)
+    place: str  # for messages
+    ordered: bool = False  # as Keras's `get_weights()` orders them
 
 
 def most_bytes(size: int) -> int:
@@ -119,13 +99,13 @@ def most_bytes(size: int) -> int:
     return min(LARGEST_WEIGHTS, max(_FLOOR, EXPANSION * size))
 
 
-def check_sizes(arrays: list[Stored], size: int, place: str) -> None:
+def check_sizes(arrays: Iterable[tuple[str, Stored]], size: int, place: str) -> None:
     """Refuse arrays that are far larger than the file in which they lie."""
-    total = sum(array.bytes for array in arrays)
+    total = sum(array.bytes for _, array in arrays)
     if total > most_bytes(size):
-        raise KerasFormatError(
-            f"load_keras: the arrays of {place} would take {total:,} bytes, far more "
-            f"than the {size:,} of the file. It may be damaged or hostile."
+        raise refusal(
+            f"the arrays of {place} would take {total:,} bytes, far more than the "
+            f"{size:,} of the file. It may be damaged or hostile."
         )
 
 
@@ -136,14 +116,7 @@ class Zip:
         self.path = path
         self.size = path.stat().st_size
         self.archive = zipfile.ZipFile(path)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.archive.namelist()
-
-    @property
-    def names(self) -> list[str]:
-        """Return the members' names in the file's order."""
-        return self.archive.namelist()
+        self.names = self.archive.namelist()
 
     @contextmanager
     def member(self, name: str, limit: int) -> Iterator[tuple[BinaryIO, int]]:
@@ -160,7 +133,7 @@ class Zip:
         elif info.file_size > most:
             reason = f"would take {info.file_size:,} bytes; wanted at most {most:,}"
         if reason:
-            raise KerasFormatError(f"load_keras: {self.path}: {name} {reason}.")
+            raise refusal(f"{self.path}: {name} {reason}.")
         with self.archive.open(info) as stream:
             yield stream, info.file_size
 
@@ -184,20 +157,15 @@ class Zip:
             version = np.lib.format.read_magic(stream)
             head = _HEADS.get(version)
             if head is None:
-                raise KerasFormatError(
-                    f"load_keras: {place} is of npy's version {version}; wanted 1 or 2."
-                )
+                raise refusal(f"{place} is of npy's version {version}; wanted 1 or 2.")
             shape, _, dtype = head(stream)
-        reason = None
         if dtype.hasobject or min(shape, default=0) < 0:
-            reason = (
-                f"holds {dtype}{shape}; wanted numbers, for Python objects are never "
-                "unpickled"
+            raise refusal(
+                f"{place} holds {dtype}{shape}; wanted numbers, for Python objects are "
+                "never unpickled."
             )
-        elif math.prod(shape) * dtype.itemsize > size:
-            reason = f"has the shape {shape}, but only {size:,} bytes"
-        if reason:
-            raise KerasFormatError(f"load_keras: {place} {reason}.")
+        if math.prod(shape) * dtype.itemsize > size:
+            raise refusal(f"{place} has the shape {shape}, but only {size:,} bytes.")
         return Stored(shape, dtype, place, lambda: self._npy(name))
 
     def _npy(self, name: str) -> np.ndarray:
@@ -222,20 +190,16 @@ def open_zip(path: Path) -> Iterator[Zip]:
 
 def npz_arrays(archive: Zip) -> Arrays:
     """Return the arrays of an `.npz` file in the file's order."""
-    arrays = [
-        (name.removesuffix(".npy"), archive.array(name)) for name in archive.names
-    ]
-    check_sizes([array for _, array in arrays], archive.size, str(archive.path))
+    arrays = [(n.removesuffix(".npy"), archive.array(n)) for n in archive.names]
+    check_sizes(arrays, archive.size, str(archive.path))
     return arrays
 
 
 def as_path(source: Any) -> Path | None:
     """Return the path that `source` is, None where it is JSON itself."""
-    if isinstance(source, os.PathLike):
-        return Path(source)
-    if isinstance(source, str) and not _JSON_START.match(source):
-        return Path(source)
-    return None
+    is_path = isinstance(source, os.PathLike)
+    is_path = is_path or (isinstance(source, str) and not _JSON_START.match(source))
+    return Path(source) if is_path else None
 
 
 # An object, a list of objects, or either as text in JSON.

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from course_lib.keras_models.spec import KerasFormatError
+from course_lib.keras_models.spec import refusal
 
 HEAD = 4096  # bytes of a file's beginning that show what it is
 _AGAIN = (
@@ -85,13 +85,12 @@ _PATTERNS: tuple[tuple[bytes, str], ...] = (
 
 def refuse_foreign(path: Path, start: bytes) -> None:
     """Raise an error that names the file, where its first bytes or its name show it."""
-    text = "empty; download or save it again" if not start else None
-    for pattern, meaning in _PATTERNS:
-        if text is None and re.match(pattern, start, re.DOTALL):
-            text = meaning
-    text = text or _by_name(path, start)
+    known = (text for pattern, text in _PATTERNS if re.match(pattern, start, re.DOTALL))
+    text = next(known, None) or _by_name(path, start)
+    if not start:
+        text = "empty; download or save it again"
     if text:
-        raise KerasFormatError(f"load_keras: {path} is {text}.")
+        raise refusal(f"{path} is {text}.")
 
 
 def _by_name(path: Path, start: bytes) -> str | None:
@@ -109,15 +108,13 @@ def _by_name(path: Path, start: bytes) -> str | None:
 def refuse_text(text: str) -> None:
     """Raise an error about text that is neither JSON nor, for its lines, a path."""
     refuse_foreign(Path("the text"), text.encode("utf-8", "replace"))
-    raise KerasFormatError(
-        f"load_keras: the text {text!r:.60} is neither the JSON of a model nor a path."
-    )
+    raise refusal(f"the text {text!r:.60} is neither the JSON of a model nor a path.")
 
 
 def refuse_missing(path: Path) -> None:
     """Raise an error where a path is only the beginning of a checkpoint's names."""
     if path.with_name(f"{path.name}.index").exists():
-        raise KerasFormatError(f"load_keras: {path} is {_CHECKPOINT}.")
+        raise refusal(f"{path} is {_CHECKPOINT}.")
 
 
 def refuse_folder(path: Path) -> None:
@@ -129,7 +126,7 @@ def refuse_folder(path: Path) -> None:
         text = f"the folder of {_CHECKPOINT}"
     else:
         text = f"a folder; it holds {listed(names)}. Pass one file"
-    raise KerasFormatError(f"load_keras: {path} is {text}.")
+    raise refusal(f"{path} is {text}.")
 
 
 def refuse_zip(path: Path, names: list[str]) -> None:
@@ -148,7 +145,7 @@ def refuse_zip(path: Path, names: list[str]) -> None:
         text = f"a zip without config.json. Unpack it, and pass {listed(inside)}"
     else:
         text = f"a zip without config.json, so no .keras file; it holds {listed(names)}"
-    raise KerasFormatError(f"load_keras: {path} is {text}.")
+    raise refusal(f"{path} is {text}.")
 
 
 # JSON
@@ -160,7 +157,7 @@ def refuse_foreign_json(data: Any, place: str) -> None:
     if isinstance(data, Mapping) and data and "class_name" not in data:
         text = _of_object(data)
     if text:
-        raise KerasFormatError(f"load_keras: {place} {text}.")
+        raise refusal(f"{place} {text}.")
 
 
 def _of_list(data: list[Any]) -> str | None:

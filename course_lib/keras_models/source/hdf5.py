@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,15 +27,13 @@ from course_lib.keras_models.source.files import (
     parse_json,
     reading,
 )
-from course_lib.keras_models.spec import KerasFormatError
+from course_lib.keras_models.spec import KerasFormatError, refusal
 
 PATIENCE = 60  # seconds of the clock, and one more for each 4 MiB
 _CHILD = Path(__file__).with_name("hdf5_child.py")
 # What a Python needs to start; above all, nothing that makes libhdf5 load plugins.
 _PASSED = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 _SET = {"HDF5_PLUGIN_PRELOAD": "::", "OPENBLAS_NUM_THREADS": "1"}
-
-_NEEDED = ("h5py", "numpy")
 
 Group = dict[str, Any]
 
@@ -54,9 +52,9 @@ class Hdf5:
         for part in name.split("/"):
             found = (group or {}).get("members", {}).get(part)
             if isinstance(found, str):
-                raise KerasFormatError(
-                    f"load_keras: {self.place}: {name!r} is a link ({found}), which "
-                    "is not followed."
+                raise refusal(
+                    f"{self.place}: {name!r} is a link ({found}), which is not "
+                    "followed."
                 )
             group = None if found is None else self.objects[found]
         return group
@@ -73,13 +71,10 @@ class Hdf5:
         data = self.get(group, name)
         place = f"{self.place}: {name!r}"
         if data is None or "dtype" not in data:
-            raise KerasFormatError(
-                f"load_keras: {place} is no array, though the file lists it as one."
-            )
+            raise refusal(f"{place} is no array, though the file lists it as one.")
         if "elsewhere" in data:
-            raise KerasFormatError(
-                f"load_keras: the numbers of {place} lie in another file, which is "
-                "not opened."
+            raise refusal(
+                f"the numbers of {place} lie in another file, which is not opened."
             )
         stream = self.copies if "copied" in data else self.stream
         shape, dtype = tuple(data["shape"] or ()), np.dtype(data["dtype"])
@@ -87,7 +82,7 @@ class Hdf5:
             shape, dtype, place, lambda: _numbers(stream, data["at"], shape, dtype)
         )
 
-    def check_sizes(self, arrays: list[Stored]) -> None:
+    def check_sizes(self, arrays: Iterable[tuple[str, Stored]]) -> None:
         """Refuse arrays that are far larger than the file."""
         check_sizes(arrays, self.size, self.place)
 
@@ -111,9 +106,7 @@ class Hdf5:
         found = group["attributes"].get(name)
         if isinstance(found, int) and 0 <= found <= 100_000:
             return found
-        raise KerasFormatError(
-            f"load_keras: {self.place} has {name}={found!r:.60}; wanted a count."
-        )
+        raise refusal(f"{self.place} has {name}={found!r:.60}; wanted a count.")
 
 
 def _strings(value: Any) -> list[str]:
@@ -152,11 +145,12 @@ def _described(
 ) -> list[dict[str, Any]]:
     """Let the child read the file; return its objects."""
     if not sys.executable or getattr(sys, "frozen", False):
-        raise KerasFormatError(
-            f"load_keras: {place} can't be read here, without a Python to run in a "
-            "separate process. Save the weights as .npz with numpy.savez."
+        raise refusal(
+            f"{place} can't be read here, without a Python to run in a separate "
+            "process. Save the weights as .npz with numpy.savez."
         )
-    folders = {str(Path(find_spec(name).origin).parents[1]) for name in _NEEDED}
+    needed = ("h5py", "numpy")
+    folders = {str(Path(find_spec(name).origin).parents[1]) for name in needed}
     command = [sys.executable, "-I", "-S", str(_CHILD), str(most_bytes(size))]
     passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
     try:
@@ -181,15 +175,12 @@ def _described(
 
 
 def _damaged(place: str, text: str) -> KerasFormatError:
-    return KerasFormatError(f"load_keras: {place} can't be read: {text}.")
+    return refusal(f"{place} can't be read: {text}.")
 
 
 def _answer(copies: BinaryIO, place: str) -> list[dict[str, Any]]:
     """Return the JSON at the end of the child's answer."""
-    end = copies.seek(0, os.SEEK_END) - 8
-    length = int.from_bytes(_bytes(copies, end, 8), "little")
-    return parse_json(_bytes(copies, end - length, length), f"the list of {place}")
-
-
-def _bytes(stream: BinaryIO, at: int, count: int) -> bytes:
-    return _numbers(stream, at, (count,), np.dtype(np.uint8)).tobytes()
+    end = copies.seek(-8, os.SEEK_END)
+    length = int.from_bytes(copies.read(8), "little")
+    copies.seek(end - length)
+    return parse_json(copies.read(length), f"the list of {place}")

@@ -86,7 +86,8 @@ class Walk:
 
     def describe(self, item: Any) -> dict[str, Any]:
         """Return a group's members or an array's place, and the attributes."""
-        about: dict[str, Any] = {"attributes": attributes(item)}
+        attributes = {name: attribute(item, name) for name in item.attrs}
+        about: dict[str, Any] = {"attributes": attributes}
         if isinstance(item, h5py.Group):
             about["members"] = {name: self.member(item, name) for name in item}
         elif isinstance(item, h5py.Dataset):
@@ -146,13 +147,8 @@ class Walk:
                 self.answer.write(data[start : start + rows].tobytes())
 
 
-def attributes(item: Any) -> dict[str, Any]:
-    """Return an object's attributes: text, numbers, and lists of them."""
-    return {name: attribute(item, name) for name in item.attrs}
-
-
 def attribute(item: Any, name: str) -> Any:
-    """Return one attribute, None if it is empty; its sizes must agree.
+    """Return text, numbers, or a list of them, None if empty; its sizes must agree.
 
     The library itself would read beyond the end of a damaged one.
     """

@@ -7,64 +7,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from course_lib.keras_models.source.files import (
-    LARGEST_JSON,
-    NamedArrays,
-    Zip,
-    as_path,
-    kind_of,
-    npz_arrays,
-    open_zip,
-    parse_json,
-    reading,
-)
-from course_lib.keras_models.source.foreign import (
-    listed,
-    refuse_folder,
-    refuse_foreign_json,
-    refuse_text,
-    refuse_zip,
-)
-from course_lib.keras_models.source.hdf5 import Hdf5, open_hdf5
-from course_lib.keras_models.source.tensorflow_js import (
-    is_tensorflow_js,
-    topology,
-    weights_of,
-)
-from course_lib.keras_models.spec import KerasFormatError
+from course_lib.keras_models.source import files, foreign, hdf5, tensorflow_js
+from course_lib.keras_models.spec import KerasFormatError, refusal
 
-Weights = Hdf5 | NamedArrays
+Weights = hdf5.Hdf5 | files.NamedArrays
 _WEIGHTS = "model.weights.h5"
 _DEEPEST_TEXT = 8  # JSON in a JSON string in a JSON string, ...
 
 
 @dataclass
 class Opened:
-    """What a source holds.
+    """What a source holds."""
 
-    Args:
-        data: the model's JSON.
-        place: a name for messages.
-        open_weights: opens the weights beside it, None where its form has none.
-        missing: says why a file that should bring weights does not.
-    """
-
-    data: Any
-    place: str
-    open_weights: Callable[[], Weights] | None = None
-    missing: str | None = None
+    data: Any  # the model's JSON
+    place: str  # for messages
+    open_weights: Callable[[], Weights] | None = None  # None where its form has none
+    missing: str | None = None  # why a file that should bring weights does not
 
     def weights(self) -> Weights | None:
-        """Return the weights of the source itself, None where it is JSON alone.
-
-        Raises:
-            KerasFormatError: a whole-model file without weights.
-        """
+        """Return the source's own weights, None where it is JSON alone."""
         if self.missing:
-            raise KerasFormatError(
-                f"load_keras: {self.place} {self.missing}, so its layers would be "
-                "untrained. Pass weights=; or, if you want them untrained, pass the "
-                "model's JSON as source."
+            raise refusal(
+                f"{self.place} {self.missing}, so its layers would be untrained. Pass "
+                "weights=; or, if you want them untrained, pass the model's JSON as "
+                "source."
             )
         return self.open_weights() if self.open_weights else None
 
@@ -76,38 +42,39 @@ def open_source(source: Any, stack: ExitStack) -> Opened:
         KerasFormatError: no model is in it; what it is instead.
     """
     if isinstance(source, Mapping):
-        with reading("the dict"):  # a cycle in it ends here, and tuples become lists
+        with files.reading("the dict"):
+            # A cycle in it ends here, and tuples become lists.
             data = json.loads(json.dumps(source))
         return _from_json(data, "the dict", None)
-    path = as_path(source)
+    path = files.as_path(source)
     if path is None:
         place = "the JSON string"
-        return _from_json(parse_json(source, place), place, None)
+        return _from_json(files.parse_json(source, place), place, None)
     if isinstance(source, str) and "\n" in source:
-        refuse_text(source)
-    kind, place = kind_of(path), str(path)
+        foreign.refuse_text(source)
+    kind, place = files.kind_of(path), str(path)
     if kind == "folder":
         return _from_folder(path, stack)
     if kind == "zip":
-        return _from_zip(stack.enter_context(open_zip(path)), stack)
+        return _from_zip(stack.enter_context(files.open_zip(path)), stack)
     if kind == "hdf5":
-        return _from_hdf5(stack.enter_context(open_hdf5(path, place)))
+        return _from_hdf5(stack.enter_context(hdf5.open_hdf5(path, place)))
     return _from_json(_parsed(path), place, path)
 
 
 def _parsed(path: Path) -> Any:
-    with reading(str(path)):
-        if path.stat().st_size > LARGEST_JSON:
-            raise KerasFormatError(f"load_keras: {path} is too large for JSON.")
-        return parse_json(path.read_bytes(), str(path))
+    with files.reading(str(path)):
+        if path.stat().st_size > files.LARGEST_JSON:
+            raise refusal(f"{path} is too large for JSON.")
+        return files.parse_json(path.read_bytes(), str(path))
 
 
 def _from_json(data: Any, place: str, path: Path | None) -> Opened:
     data = _plain(data, place)
-    if not is_tensorflow_js(data):
+    if not tensorflow_js.is_tensorflow_js(data):
         return Opened(_model_json(data, place), place)
-    model = _model_json(topology(data, place), place)
-    return Opened(model, place, lambda: weights_of(data, path, place))
+    model = _model_json(tensorflow_js.topology(data, place), place)
+    return Opened(model, place, lambda: tensorflow_js.weights_of(data, path, place))
 
 
 def _plain(data: Any, place: str) -> Any:
@@ -115,22 +82,15 @@ def _plain(data: Any, place: str) -> Any:
     for _ in range(_DEEPEST_TEXT):
         if not isinstance(data, str):
             return data
-        data = parse_json(data, f"the JSON string in {place}")
-    raise KerasFormatError(
-        f"load_keras: {place} is JSON in a string, more than {_DEEPEST_TEXT} deep."
-    )
+        data = files.parse_json(data, f"the JSON string in {place}")
+    raise refusal(f"{place} is JSON in a string, more than {_DEEPEST_TEXT} deep.")
 
 
 def _model_json(data: Any, place: str, about: Any = None) -> Any:
     """Return the model, which may lie under "model_config" as in an HDF5 file.
 
-    Args:
-        data: JSON.
-        place: where it lies, for messages.
-        about: what the file says beside it of keras_version and backend.
-
-    Raises:
-        KerasFormatError: other JSON that is known; unknown JSON is returned.
+    `about` is what the file says beside it of keras_version and backend. Other JSON
+    that is known is refused, unknown JSON is returned.
     """
     data = _plain(data, place)
     if isinstance(data, Mapping) and "model_config" in data:
@@ -140,27 +100,34 @@ def _model_json(data: Any, place: str, about: Any = None) -> Any:
         for key in ("keras_version", "backend"):
             if about.get(key) is not None:
                 data.setdefault(key, about[key])
-    refuse_foreign_json(data, place)
+    foreign.refuse_foreign_json(data, place)
     return data
 
 
-def _from_zip(archive: Zip, stack: ExitStack) -> Opened:
+def _from_zip(archive: files.Zip, stack: ExitStack) -> Opened:
     """Open a `.keras` file."""
-    place = str(archive.path)
-    if "config.json" not in archive:
-        refuse_zip(archive.path, archive.names)
-    about = archive.json("metadata.json") if "metadata.json" in archive else None
-    opened = Opened(_model_json(archive.json("config.json"), place, about), place)
-    if _WEIGHTS in archive:
-        opened.open_weights = lambda: _zipped(archive, stack)
-    else:
-        opened.missing = _without_weights(archive.names)
-    return opened
+    place, names = str(archive.path), archive.names
+    if "config.json" not in names:
+        foreign.refuse_zip(archive.path, names)
+    return _from_members(place, names, archive.json, lambda: _zipped(archive, stack))
 
 
-def _zipped(archive: Zip, stack: ExitStack) -> Hdf5:
+def _from_members(
+    place: str,
+    names: list[str],
+    read_json: Callable[[str], Any],
+    open_it: Callable[[], Weights],
+) -> Opened:
+    about = read_json("metadata.json") if "metadata.json" in names else None
+    data = _model_json(read_json("config.json"), place, about)
+    if _WEIGHTS in names:
+        return Opened(data, place, open_it)
+    return Opened(data, place, missing=_without_weights(names))
+
+
+def _zipped(archive: files.Zip, stack: ExitStack) -> hdf5.Hdf5:
     stream = stack.enter_context(archive.unpacked(_WEIGHTS))
-    return stack.enter_context(open_hdf5(stream, str(archive.path)))
+    return stack.enter_context(hdf5.open_hdf5(stream, str(archive.path)))
 
 
 def _without_weights(names: list[str]) -> str:
@@ -170,30 +137,27 @@ def _without_weights(names: list[str]) -> str:
             "are never unpickled (load it in Keras, and save it where h5py is "
             "installed)"
         )
-    return f"has no {_WEIGHTS}; it holds {listed(names)}"
+    return f"has no {_WEIGHTS}; it holds {foreign.listed(names)}"
 
 
 def _from_folder(path: Path, stack: ExitStack) -> Opened:
     """Open what Keras 3 saves with zipped=False: the members of a `.keras` file."""
-    with reading(str(path)):
+    with files.reading(str(path)):
         if not (path / "config.json").is_file():
-            refuse_folder(path)
-        about = path / "metadata.json"
-        about = _parsed(about) if about.is_file() else None
-        data = _model_json(_parsed(path / "config.json"), str(path), about)
-        opened, weights = Opened(data, str(path)), path / _WEIGHTS
-        if weights.is_file():
-            opened.open_weights = lambda: open_weights(weights, stack)
-        else:
-            opened.missing = _without_weights([item.name for item in path.iterdir()])
-    return opened
+            foreign.refuse_folder(path)
+        return _from_members(
+            str(path),
+            [item.name for item in path.iterdir()],
+            lambda name: _parsed(path / name),
+            lambda: open_weights(path / _WEIGHTS, stack),
+        )
 
 
-def _from_hdf5(file: Hdf5) -> Opened:
+def _from_hdf5(file: hdf5.Hdf5) -> Opened:
     """Read a whole-model `.h5` file."""
     config = file.text(file.root, "model_config")
     if config is None:
-        raise KerasFormatError(f"load_keras: {file.place} {_without_config(file)}")
+        raise refusal(f"{file.place} {_without_config(file)}")
     about = {key: file.text(file.root, key) for key in ("keras_version", "backend")}
     data = _plain(config, f"{file.place}: model_config")
     opened = Opened(_model_json(data, file.place, about), file.place)
@@ -202,12 +166,12 @@ def _from_hdf5(file: Hdf5) -> Opened:
     else:
         opened.missing = (
             "holds a model_config, but no model_weights; it has the groups "
-            f"{listed(file.root['members'])}"
+            f"{foreign.listed(file.root['members'])}"
         )
     return opened
 
 
-def _without_config(file: Hdf5) -> str:
+def _without_config(file: hdf5.Hdf5) -> str:
     known = {"layers", "_layer_checkpoint_dependencies", "model_weights", "layer_0"}
     found = {name.split("\\")[0] for name in file.root["members"]}
     if found & known or {"layer_names", "nb_layers"} & {*file.root["attributes"]}:
@@ -217,7 +181,7 @@ def _without_config(file: Hdf5) -> str:
         )
     return (
         "is an HDF5 file without model_config, so no Keras model; it has the groups "
-        f"{listed(found)}."
+        f"{foreign.listed(found)}."
     )
 
 
@@ -228,9 +192,9 @@ def open_weights(source: Any, stack: ExitStack) -> Weights:
         KerasFormatError: it holds no weights; what it is instead.
     """
     path = Path(source)
-    kind, place = kind_of(path), str(path)
+    kind, place = files.kind_of(path), str(path)
     if kind == "hdf5":
-        return stack.enter_context(open_hdf5(path, place))
+        return stack.enter_context(hdf5.open_hdf5(path, place))
     if kind == "folder":
         opened = _from_folder(path, stack)
         if opened.open_weights:
@@ -238,30 +202,28 @@ def open_weights(source: Any, stack: ExitStack) -> Weights:
         raise _no_weights(place, opened.missing)
     if kind == "json":
         return _weights_of_json(path)
-    archive = stack.enter_context(open_zip(path))
-    if _WEIGHTS in archive:
+    archive = stack.enter_context(files.open_zip(path))
+    if _WEIGHTS in archive.names:
         return _zipped(archive, stack)
     if all(name.endswith(".npy") for name in archive.names):
-        return NamedArrays(npz_arrays(archive), place, ordered=True)
-    if "config.json" not in archive:
-        refuse_zip(path, archive.names)
+        return files.NamedArrays(files.npz_arrays(archive), place, ordered=True)
+    if "config.json" not in archive.names:
+        foreign.refuse_zip(path, archive.names)
     raise _no_weights(place, _without_weights(archive.names))
 
 
 def _no_weights(place: str, reason: str | None) -> KerasFormatError:
-    return KerasFormatError(
-        f"load_keras: {place} {reason}. Pass as weights a file that holds the arrays."
-    )
+    return refusal(f"{place} {reason}. Pass as weights a file that holds the arrays.")
 
 
-def _weights_of_json(path: Path) -> NamedArrays:
+def _weights_of_json(path: Path) -> files.NamedArrays:
     data = _plain(_parsed(path), str(path))
-    if is_tensorflow_js(data):
-        return weights_of(data, path, str(path))
+    if tensorflow_js.is_tensorflow_js(data):
+        return tensorflow_js.weights_of(data, path, str(path))
     if isinstance(data, Mapping) and "weight_map" in data:
-        raise KerasFormatError(
-            f"load_keras: {path} lists the shards of weights that Keras saved with "
-            "max_shard_size. Load them in Keras, and save one .weights.h5."
+        raise refusal(
+            f"{path} lists the shards of weights that Keras saved with max_shard_size. "
+            "Load them in Keras, and save one .weights.h5."
         )
     raise _no_weights(
         str(path), "is JSON, which describes a model and holds no weights"

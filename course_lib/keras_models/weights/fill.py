@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from functools import partial
+from itertools import chain, groupby
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,10 @@ from course_lib.keras_models.graph.model import KerasModel
 from course_lib.keras_models.initializers import Unknown
 from course_lib.keras_models.layers.base import Layer
 from course_lib.keras_models.layers.window import use_theano
-from course_lib.keras_models.source.files import Arrays, NamedArrays, Stored, stored
+from course_lib.keras_models.source.files import Arrays, NamedArrays, Stored
 from course_lib.keras_models.source.foreign import listed
 from course_lib.keras_models.source.hdf5 import Group, Hdf5
-from course_lib.keras_models.spec import KerasFormatError
+from course_lib.keras_models.spec import refusal
 from course_lib.keras_models.weights.keras_3 import pairs_of
 from course_lib.keras_models.weights.naming import check_renamed
 from course_lib.keras_models.weights.origin import Origin
@@ -67,11 +68,12 @@ def _arrays(source: Iterable[Any]) -> Arrays:
         try:
             array = np.asarray(value)
         except ValueError as error:
-            raise KerasFormatError(
-                f"load_keras: {place} is no table of numbers; wanted an array, or "
-                "lists of which all have the same length."
+            raise refusal(
+                f"{place} is no table of numbers; wanted an array, or lists of which "
+                "all have the same length."
             ) from error
-        arrays.append((str(i), stored(array, place)))
+        load = partial(np.asarray, array)
+        arrays.append((str(i), Stored(array.shape, array.dtype, place, load)))
     return arrays
 
 
@@ -91,73 +93,68 @@ class _Filler:
             self.origin = self.origin.of_file(file, root)
             self.slots = list(slots_of(self.model, (), self.origin))
             groups = {name: _arrays_of_group(file, root, name) for name in names}
-            file.check_sizes([a for arrays in groups.values() for _, a in arrays])
+            file.check_sizes(chain(*groups.values()))
             self._from_groups({n: a for n, a in groups.items() if a}, file.place)
         elif "nb_layers" in root["attributes"] or "graph" in root["members"]:
             arrays = _arrays_of_keras_0(file, root)
-            file.check_sizes([array for _, array in arrays])
+            file.check_sizes(arrays)
             self.from_list(arrays, file.place)
         else:
             pairs = list(pairs_of(file, root, self.model))
-            file.check_sizes([array for _, found in pairs for _, array in found])
+            file.check_sizes(chain(*(found for _, found in pairs)))
             for slots, found in pairs:
                 _fill([slots], found, file.place)
 
     def _from_groups(self, groups: dict[str, Arrays], place: str) -> None:
         """Read the arrays of each layer or nested model, by its name or its place."""
         names = [name.replace(".", "_") for name in groups]
-        owners = {
-            name: slots
-            for name, child in self.model._modules.items()
-            if (slots := list(slots_of(child, (name,), self.origin)))
-        }
-        leaves = _by_leaf(self.slots)
+        owners = {n: s for n in self.model._modules if (s := self._slots_of_child(n))}
         if sorted(names) != sorted(owners):
+            leaves = _by_leaf(self.slots)
             is_flat = {*names} <= {*leaves}  # a nested Sequential was written so
             if is_flat and sum(len(leaves[n]) for n in names) == len(self.slots):
                 for name, arrays in zip(names, groups.values(), strict=True):
                     _fill(_orders_in_layer(leaves[name], arrays), arrays, place)
                 return
             if len(names) != len(owners):
-                raise KerasFormatError(
-                    f"load_keras: {place} has weights for the layers {listed(names)}; "
-                    f"the model's layers with weights are {listed(owners)}."
+                raise refusal(
+                    f"{place} has weights for the layers {listed(names)}; the model's "
+                    f"layers with weights are {listed(owners)}."
                 )
             check_renamed(dict(zip(owners, names, strict=True)), place)
             names = list(owners)  # in order, as in Keras
         for name, arrays in zip(names, groups.values(), strict=True):
             slots = owners[name]
             if len(slots) != len(arrays):  # see slots_of
-                child = self.model._modules[name]
-                slots = list(slots_of(child, (name,), self.origin, joined=True))
+                slots = self._slots_of_child(name, joined=True)
             _fill(_orders_in_layer(slots, arrays), arrays, place)
+
+    def _slots_of_child(self, name: str, *, joined: bool = False) -> list[Slot]:
+        child = self.model._modules[name]
+        return list(slots_of(child, (name,), self.origin, joined=joined))
 
     def from_npz(self, arrays: Arrays, place: str) -> None:
         """Read arrays in layer order; "003|dense_1|dense_1_b:0" also names the layer.
 
         An array that is there twice, by name and numbers, counts once.
         """
-        parts = [name.split("|") for name, _ in arrays]
-        if all(len(part) > 1 and part[0].isdigit() for part in parts):
-            arrays = _without_repeats(
-                [("|".join(p[1:]), a) for p, (_, a) in zip(parts, arrays, strict=True)]
-            )
+        named = None
+        numbered = [(name.partition("|"), array) for name, array in arrays]
+        if all(mark and number.isdigit() for (number, mark, _), _ in numbered):
+            arrays = _without_repeats([(name, a) for (*_, name), a in numbered])
             named = _named_by_leaf(self.slots, arrays)
-            if named is not None:
-                _fill([named], arrays, place)
-                return
-        self.from_list(arrays, place)
+        _fill([named] if named else self._orders(), arrays, place)
 
     def from_named(self, arrays: Arrays, place: str) -> None:
         """Read arrays whose names show the layer, or that fit in one order alone."""
         named = _named_by_leaf(self.slots, arrays)
         orders = [named] if named else self._orders()
-        fitting = [slots for slots in orders if _layouts(slots, arrays) is not None]
+        fitting = [slots for slots in orders if common_layouts(slots, arrays)]
         if any(slots != fitting[0] for slots in fitting[1:]):
-            raise KerasFormatError(
-                f"load_keras: {place} has arrays whose names, such as "
-                f"{arrays[0][0]!r:.80}, are not those of layers, and they fit in "
-                "several orders. Pass the arrays as a list in Keras's order."
+            raise refusal(
+                f"{place} has arrays whose names, such as {arrays[0][0]!r:.80}, are "
+                "not those of layers, and they fit in several orders. Pass the arrays "
+                "as a list in Keras's order."
             )
         _fill(orders, arrays, place)
 
@@ -176,8 +173,8 @@ class _Filler:
         """
         by_child = [
             slot
-            for name, child in self.model._modules.items()
-            for slot in _frozen_last(list(slots_of(child, (name,), self.origin)))
+            for name in self.model._modules
+            for slot in _frozen_last(self._slots_of_child(name))
         ]
         version = self.model.version
         by_layer = self.slots if version >= (3, 0) else _frozen_last_of_each(self.slots)
@@ -190,9 +187,8 @@ class _Filler:
 def _arrays_of_group(file: Hdf5, root: Group, name: str) -> Arrays:
     group = file.get(root, name)
     if group is None:
-        raise KerasFormatError(
-            f"load_keras: {file.place} lists the layer {name!r}, but holds no such "
-            "group."
+        raise refusal(
+            f"{file.place} lists the layer {name!r}, but holds no such group."
         )
     return [(w, file.array(group, w)) for w in file.strings(group, "weight_names")]
 
@@ -206,7 +202,7 @@ def _arrays_of_keras_0(file: Hdf5, root: Group) -> Arrays:
     for name in names:
         group = file.get(root, name)
         if group is None:
-            raise KerasFormatError(f"load_keras: {file.place} has no {name!r}.")
+            raise refusal(f"{file.place} has no {name!r}.")
         for i in range(file.count(group, "nb_params")):
             arrays.append((f"{name}/{i}", file.array(group, f"param_{i}")))
     return arrays
@@ -214,20 +210,15 @@ def _arrays_of_keras_0(file: Hdf5, root: Group) -> Arrays:
 
 def _orders_in_layer(slots: list[Slot], arrays: Arrays) -> list[Slots]:
     """Return the orders for a layer or a nested model, by inner layer if named so."""
-    by_name = _named_by_leaf(slots, arrays)
-    named = [] if by_name is None else [by_name]
-    return [*named, _frozen_last(slots), slots]
-
-
-def _layouts(slots: Slots, arrays: Arrays) -> list[int] | None:
-    return common_layouts(slots, [array.shape for _, array in arrays])
+    ordered = _frozen_last(slots)
+    return [_named_by_leaf(slots, arrays) or ordered, ordered, slots]
 
 
 def _fill(orders: Iterable[Slots], arrays: Arrays, place: str) -> None:
     """Fill the first order of slots into which all arrays fit."""
     orders = list(orders)
     for slots in (_on_named_sides(order, arrays) for order in orders):
-        layouts = _layouts(slots, arrays)
+        layouts = common_layouts(slots, arrays)
         if layouts is None:
             continue
         for slot, (_, array), layout in zip(slots, arrays, layouts, strict=True):
@@ -235,7 +226,7 @@ def _fill(orders: Iterable[Slots], arrays: Arrays, place: str) -> None:
             numbers = torch.from_numpy(np.asarray(array.read(), order="C"))
             slot.fill(numbers, layout)
         return
-    raise KerasFormatError(f"load_keras: {place}: {_misfit(orders[0], arrays)}")
+    raise refusal(f"{place}: {_misfit(orders[0], arrays)}")
 
 
 def _misfit(slots: Slots, arrays: Arrays) -> str:
@@ -249,9 +240,7 @@ def _misfit(slots: Slots, arrays: Arrays) -> str:
                 f"{wanted}.{hint}"
             )
     text = f"arrays: got {len(arrays)}; wanted {len(slots)}"
-    if not slots:
-        return f"too many {text}, up to 'no layer'."
-    last = str(slots[-1])
+    last = str(slots[-1]) if slots else "no layer"
     if len(arrays) > len(slots):
         return f"too many {text}, up to {last!r}."
     return f"too few {text}, up to {last!r}, and {str(slots[len(arrays)])!r} has none."
@@ -259,7 +248,7 @@ def _misfit(slots: Slots, arrays: Arrays) -> str:
 
 def _frozen_last(slots: Slots) -> list[Slot]:
     """Order as Keras's Model.weights: what is trained, then what is not."""
-    return sorted(slots, key=lambda slot: not slot.trainable)
+    return sorted(slots, key=lambda slot: not slot.tensor.requires_grad)
 
 
 def _frozen_last_of_each(slots: Slots) -> list[Slot]:
@@ -338,14 +327,11 @@ def _without_repeats(arrays: Arrays) -> Arrays:
 def _allocate(module: nn.Module, attribute: str) -> None:
     """Allocate a tensor that is still on the meta device."""
     old = getattr(module, attribute)
-    if not old.is_meta:
-        return
-    new = torch.empty(old.shape, dtype=old.dtype)
-    if attribute in module._parameters:
-        new = nn.Parameter(new, requires_grad=old.requires_grad)
-        module._parameters[attribute] = new
-    else:
-        module._buffers[attribute] = new
+    if old.is_meta:
+        new = torch.empty_like(old, device="cpu")
+        if isinstance(old, nn.Parameter):
+            new = nn.Parameter(new, requires_grad=old.requires_grad)
+        setattr(module, attribute, new)
 
 
 def _initialize_rest(model: KerasModel) -> None:
@@ -359,15 +345,15 @@ def _initialize_rest(model: KerasModel) -> None:
     ]
     count = sum(getattr(layer, v.attribute).numel() for layer, v in rest)
     if count > LARGEST_UNTRAINED:
-        raise KerasFormatError(
-            f"load_keras: the model has {count:,} parameters, and no weights are given "
-            f"for them. Without, at most {LARGEST_UNTRAINED:,} are made; pass weights=."
+        raise refusal(
+            f"the model has {count:,} parameters, and no weights are given for them. "
+            f"Without, at most {LARGEST_UNTRAINED:,} are made; pass weights=."
         )
     unknown = [
         v.initializer.problem for _, v in rest if isinstance(v.initializer, Unknown)
     ]
     if unknown:
-        raise KerasFormatError(f"load_keras: {' '.join(dict.fromkeys(unknown))}")
+        raise refusal(" ".join(dict.fromkeys(unknown)))
     for layer, variable in rest:
         _allocate(layer, variable.attribute)
         with torch.no_grad():

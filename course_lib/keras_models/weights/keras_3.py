@@ -5,6 +5,7 @@ by their class and a count: dense, dense_1. Source: `saving_lib.py` of Keras 3.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from course_lib.keras_models.graph.model import KerasModel
 from course_lib.keras_models.source.files import Arrays
 from course_lib.keras_models.source.foreign import listed
 from course_lib.keras_models.source.hdf5 import Group, Hdf5
-from course_lib.keras_models.spec import KerasFormatError
+from course_lib.keras_models.spec import refusal
 from course_lib.keras_models.weights.naming import check_renamed
 from course_lib.keras_models.weights.slots import Slot, slots_of
 
@@ -31,9 +32,9 @@ def pairs_of(file: Hdf5, root: Group, model: KerasModel) -> Iterator[Pair]:
     """
     _split_names(file, root)
     if not {"layers", _TWICE} & {*root["members"]} and _has_slots(model):
-        raise KerasFormatError(
-            f"load_keras: {file.place} holds no weights that Keras saved: neither "
-            f"'layers' nor layer_names; it has the groups {listed(root['members'])}."
+        raise refusal(
+            f"{file.place} holds no weights that Keras saved: neither 'layers' nor "
+            f"layer_names; it has the groups {listed(root['members'])}."
         )
     yield from _Walk(file).model(root, model, ())
 
@@ -67,23 +68,21 @@ class _Walk:
             # tf.keras's are private: _query_dense
             deeper = self.file.get(group, name) or self.file.get(group, f"_{name}")
             yield from self.child(deeper, part, path, group)
-        slots = [slot for slot in slots_of(module, path) if slot.module is module]
-        if not slots and parts:
-            return
-        slots = slots or list(slots_of(module, path))  # of a replacement
+        slots = list(slots_of(module, path))
+        if parts:
+            slots = [slot for slot in slots if slot.module is module]
         if not slots:
             return
         arrays = self.arrays(group)
-        if arrays is None:
-            raise KerasFormatError(
-                f"load_keras: {self.file.place} has no arrays for layer "
-                f"{'/'.join(path)!r}; the groups there are "
-                f"{listed((around or {}).get('members', {}))}."
+        if not arrays:
+            raise refusal(
+                f"{self.file.place} has no arrays for layer {'/'.join(path)!r}; the "
+                f"groups there are {listed((around or {}).get('members', {}))}."
             )
         # SpectralNormalization lists the wrapped kernel once more, before its vector.
         yield slots, arrays[-len(slots) :] if parts else arrays
 
-    def arrays(self, group: Group | None) -> Arrays | None:
+    def arrays(self, group: Group | None) -> Arrays:
         """Return the numbered arrays of a layer, or of its cell."""
         for place in ("vars", "cell/vars"):
             inside = self.file.get(group, place)
@@ -91,7 +90,7 @@ class _Walk:
             if inside is not None and names:
                 names.sort(key=int)
                 return [(f"{place}/{n}", self.file.array(inside, n)) for n in names]
-        return None
+        return []
 
     def names(
         self, inside: Group | None, model: KerasModel, *, doubled: bool
@@ -129,25 +128,24 @@ class _Walk:
         """Refuse arrays of layers that the model does not have."""
         members = (inside or {}).get("members", {})
         rest = [name for name in members if name not in set(names.values())]
-        rest = [n for n in rest if self.arrays(self.file.get(inside, n)) is not None]
+        rest = [name for name in rest if self.arrays(self.file.get(inside, name))]
         if rest:
             where = f" of {'/'.join(path)!r}" if path else ""
-            raise KerasFormatError(
-                f"load_keras: {self.file.place} has arrays for layers that the model "
-                f"does not have: {listed(rest)}; its layers with weights{where} are "
+            raise refusal(
+                f"{self.file.place} has arrays for layers that the model does not "
+                f"have: {listed(rest)}; its layers with weights{where} are "
                 f"{listed(n for n, c in model._modules.items() if _has_slots(c))}."
             )
 
 
 def _counted(model: KerasModel) -> dict[str, str]:
     """Return the group of each layer: dense, dense_1, ..."""
-    counts: dict[str, int] = {}
+    counts = Counter()
     names = {}
     for name, child in model._modules.items():
         base = _snake(child.keras_class)
-        number = counts.get(base, 0)
-        counts[base] = number + 1
-        names[name] = f"{base}_{number}" if number else base
+        names[name] = f"{base}_{counts[base]}" if counts[base] else base
+        counts[base] += 1
     return names
 
 

@@ -22,22 +22,17 @@ from course_lib.keras_models.layers.recurrent import (
 )
 from course_lib.keras_models.weights.origin import Origin
 
-Decode = Callable[[Tensor], Tensor]
-
 
 @dataclass(frozen=True)
 class Layout:
     """One form of a variable in a file.
 
-    Args:
-        view: shows the stored tensor, or a part of it, as `decode` returns it.
-        decode: turns the file's array into that; None where it already is.
-        shape: of the file's array, where it is not that of the view.
+    The view shows the stored tensor, or a part of it, as `decode` returns the array.
     """
 
     view: View
-    decode: Decode | None = None
-    shape: tuple[int, ...] | None = None
+    decode: Callable[[Tensor], Tensor] = as_it_is
+    shape: tuple[int, ...] | None = None  # of the array, where not that of the view
 
     def shape_for(self, tensor: Tensor) -> tuple[int, ...]:
         """Return the shape of the file's array."""
@@ -45,8 +40,7 @@ class Layout:
 
     def fill(self, tensor: Tensor, array: Tensor, flipped: tuple[int, ...]) -> None:
         """Copy the file's array into the tensor, reversed along its axes `flipped`."""
-        array = array if self.decode is None else self.decode(array)
-        target = self.view(tensor)
+        array, target = self.decode(array), self.view(tensor)
         if flipped:
             copy = torch.empty_like(tensor)
             self.view(copy).copy_(array)
@@ -54,28 +48,9 @@ class Layout:
         target.copy_(array)
 
 
-@dataclass(frozen=True)
-class Part:
-    """View some columns."""
-
-    start: int
-    count: int
-
-    def __call__(self, tensor: Tensor) -> Tensor:
-        """Return the view."""
-        return tensor.narrow(-1, self.start, self.count)
-
-
-@dataclass(frozen=True)
-class Chain:
+def chained(first: View, second: View) -> View:
     """View through one view, then through another."""
-
-    first: View
-    second: View
-
-    def __call__(self, tensor: Tensor) -> Tensor:
-        """Return the view."""
-        return self.second(self.first(tensor))
+    return lambda tensor: second(first(tensor))
 
 
 def flipped_axes(module: Layer, name: str, origin: Origin) -> tuple[int, ...]:
@@ -84,11 +59,8 @@ def flipped_axes(module: Layer, name: str, origin: Origin) -> tuple[int, ...]:
     Keras itself turns no depthwise or separable kernel, since its Theano backend does
     (tag 2.2.4), and forgets Conv3DTranspose in preprocess_weights_for_loading.
     """
-    if not origin.theano or not name.endswith("kernel"):
-        return ()
-    if not isinstance(module, Conv | ConvTranspose | ConvLSTM):
-        return ()
-    return tuple(range(2, module.dims + 2))
+    turns = origin.theano and isinstance(module, Conv | ConvTranspose | ConvLSTM)
+    return tuple(range(2, module.dims + 2)) if turns and name.endswith("kernel") else ()
 
 
 def layouts_of(
@@ -107,32 +79,16 @@ def layouts_of(
     is_kernel = name.endswith("kernel") and hasattr(module, "window")
     if not is_kernel or origin.version >= (2, 0):
         return (Layout(view),)
-    if module.dims == 1:
-        rows = Layout(Chain(view, _flat_row)), Layout(Chain(view, _old_row))
-        return rows[::-1] if origin.version < (1, 1) else rows
-    if isinstance(module, ConvTranspose):
-        view = Chain(view, _swapped)
-    return (Layout(view if module.channels_last else Chain(view, _out_in_first)),)
-
-
-def _out_in_first(kernel: Tensor) -> Tensor:
-    """(*kernel, in, out) -> (out, in, *kernel), "th" of Keras 1."""
-    return kernel.permute(-1, -2, *range(kernel.dim() - 2))
-
-
-def _swapped(kernel: Tensor) -> Tensor:
-    """(*kernel, out, in) -> (*kernel, in, out)."""
-    return kernel.transpose(-1, -2)
-
-
-def _flat_row(kernel: Tensor) -> Tensor:
-    """(length, in, out) -> (length, 1, in, out), Convolution1D of 1.1 and 1.2."""
-    return kernel.unsqueeze(1)
-
-
-def _old_row(kernel: Tensor) -> Tensor:
-    """(length, in, out) -> (out, in, length, 1), Convolution1D to 1.0."""
-    return kernel.permute(2, 1, 0).unsqueeze(-1)
+    if module.dims == 1:  # (length, in, out) -> (length, 1, in, out), of 1.1 and 1.2
+        row = Layout(chained(view, lambda kernel: kernel.unsqueeze(1)))
+        # (out, in, length, 1), of 1.0
+        old = Layout(chained(view, lambda kernel: kernel.permute(2, 1, 0).unsqueeze(3)))
+        return (old, row) if origin.version < (1, 1) else (row, old)
+    if isinstance(module, ConvTranspose):  # (*kernel, out, in) -> (*kernel, in, out)
+        view = chained(view, lambda kernel: kernel.transpose(-1, -2))
+    if not module.channels_last:  # (out, in, *kernel), "th" of Keras 1
+        view = chained(view, lambda kernel: kernel.movedim((-1, -2), (0, 1)))
+    return (Layout(view),)
 
 
 # cuDNN
@@ -164,33 +120,19 @@ def _kernel_layout(module: Recurrent, name: str) -> Layout:
     gates, units = module.gates, module.units
     tensor = module.weight_ih if name == "kernel" else module.weight_hh
     rows = tensor.shape[1]
-
-    def as_blocks(tensor: Tensor) -> Tensor:
-        return tensor.view(gates, rows, units).transpose(0, 1)
-
-    def decode(array: Tensor) -> Tensor:
-        return array.reshape(rows, gates, units)
-
-    return Layout(as_blocks, decode, (rows, gates * units))
+    return Layout(
+        lambda tensor: tensor.view(gates, rows, units).transpose(0, 1),
+        lambda array: array.reshape(rows, gates, units),
+        (rows, gates * units),
+    )
 
 
 def _bias_layouts(module: Recurrent) -> tuple[Layout, Layout]:
     """Return the plain layout of the bias and cuDNN's, inputs' before states'."""
-    count = module.gates * module.units
+    count, plain = module.gates * module.units, Layout(as_it_is)
+    flat = Layout(lambda bias: bias.view(-1))
     if isinstance(module, GRU):
-        return Layout(as_it_is), Layout(_flat)
+        return plain, flat
     if isinstance(module, CuDNNLSTM):  # the halves need only have the right sum
-        return Layout(as_it_is, _in_halves, (count,)), Layout(_flat)
-    return Layout(as_it_is), Layout(as_it_is, _sum_of_halves, (2 * count,))
-
-
-def _flat(bias: Tensor) -> Tensor:
-    return bias.view(-1)
-
-
-def _in_halves(bias: Tensor) -> Tensor:
-    return (bias / 2).expand(2, -1)
-
-
-def _sum_of_halves(bias: Tensor) -> Tensor:
-    return bias.view(2, -1).sum(0)
+        return Layout(as_it_is, lambda bias: (bias / 2).expand(2, -1), (count,)), flat
+    return plain, Layout(as_it_is, lambda bias: bias.view(2, -1).sum(0), (2 * count,))

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping
 
 from course_lib.keras_models.source.foreign import listed
-from course_lib.keras_models.spec import KerasFormatError
+from course_lib.keras_models.spec import refusal
 
 _NUMBER = re.compile(r"_\d+$")
 # Keras 1's names of layers, by those of Keras 2.
@@ -37,9 +37,9 @@ def check_renamed(names: Mapping[str, str], place: str) -> None:
     for layer, name in names.items():
         numbered = _NUMBER.search(layer) or _unnumbered(name) == _unnumbered(layer)
         if layer in known and name != layer and not numbered:
-            raise KerasFormatError(
-                f"load_keras: {place} has the layers {listed(known)}; the model's "
-                f"are {listed(names)}. By name and by order {layer!r} would get other "
+            raise refusal(
+                f"{place} has the layers {listed(known)}; the model's are "
+                f"{listed(names)}. By name and by order {layer!r} would get other "
                 "arrays. Rename the layers in the JSON, or pass a list of arrays as "
                 "weights."
             )

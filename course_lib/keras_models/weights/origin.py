@@ -4,7 +4,7 @@ Both belong to the weights. Keras 2 writes both beside the arrays, so a file of
 weights may be older than the JSON of its model, or come from another backend.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from course_lib.keras_models.source.hdf5 import Group, Hdf5
 from course_lib.keras_models.spec import ModelSpec, Version
@@ -16,16 +16,13 @@ _KERAS_1 = Version(1, 2, 2, False)
 class Origin:
     """Who wrote the arrays.
 
-    Args:
-        version: whose layout they have.
-        theano: they were trained on Theano, whose convolutions turn the kernel by 180
-            degrees, and whose padding for "same" differs.
-        is_given: the caller said `theano`, which no file overrides.
+    Theano's convolutions turn the kernel by 180 degrees, and its padding for "same"
+    differs.
     """
 
     version: Version
     theano: bool = False
-    is_given: bool = False
+    is_given: bool = False  # the caller said `theano`, which no file overrides
 
     @classmethod
     def of_model(cls, spec: ModelSpec, theano_kernels: bool | None) -> "Origin":
@@ -42,16 +39,16 @@ class Origin:
 
         Source: keras 2.2.4 keras/engine/saving.py#L228.
         """
-        written = file.text(group, "keras_version")
-        written = written or file.text(file.root, "keras_version")
-        backend = file.text(group, "backend") or file.text(file.root, "backend")
+        written, backend = (
+            file.text(group, key) or file.text(file.root, key)
+            for key in ("keras_version", "backend")
+        )
         version = self.version if self.version < (2, 0) else _KERAS_1
         if written is not None:
             version = Version.parse(written)
-        theano = self.theano
-        if backend is not None and not self.is_given:
-            theano = backend == "theano"
-        return Origin(version, theano, self.is_given)
+        known = backend is not None and not self.is_given
+        theano = backend == "theano" if known else self.theano
+        return replace(self, version=version, theano=theano)
 
 
 KERAS_3 = Origin(Version(3, 0, 0, False))

@@ -1,7 +1,8 @@
 """Where each array of a weight file goes, in the order of each era."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import repeat
 from typing import Any
 
@@ -12,10 +13,10 @@ from course_lib.keras_models.graph.model import KerasModel
 from course_lib.keras_models.layers.base import as_it_is
 from course_lib.keras_models.layers.recurrent import GRU, LSTM, Recurrent
 from course_lib.keras_models.layers.wrappers import Bidirectional, Replacement
+from course_lib.keras_models.source.files import Arrays
 from course_lib.keras_models.weights.layouts import (
-    Chain,
     Layout,
-    Part,
+    chained,
     flipped_axes,
     layouts_of,
 )
@@ -24,61 +25,47 @@ from course_lib.keras_models.weights.origin import KERAS_3, Origin
 
 @dataclass(frozen=True)
 class Slot:
-    """A variable, or the part of it that one array of the file fills.
+    """A variable, or the part of it that one array of the file fills."""
 
-    Args:
-        path: the layer's names from the outermost model inwards.
-        name: the array's name, for messages.
-        module: the module that holds the tensor.
-        attribute: the tensor's name in it.
-        layouts: what the array may look like; see `layouts_of`.
-        flipped: axes of the tensor that the file has reversed, in kernels of Theano.
-        side: "forward" or "backward" in a bidirectional layer.
-    """
-
-    path: tuple[str, ...]
-    name: str
-    module: nn.Module
-    attribute: str
-    layouts: tuple[Layout, ...]
-    flipped: tuple[int, ...] = ()
-    side: str = ""
+    path: tuple[str, ...]  # the layer's names from the outermost model inwards
+    name: str  # the array's, for messages
+    module: nn.Module  # that holds the tensor
+    attribute: str  # the tensor's name in it
+    layouts: tuple[Layout, ...] = field(compare=False)  # see `layouts_of`
+    flipped: tuple[int, ...] = ()  # axes of the tensor that Theano has reversed
+    side: str = ""  # "forward" or "backward" in a bidirectional layer
 
     @property
-    def trainable(self) -> bool:
-        """Tell whether Keras lists it among the trainable weights."""
-        return getattr(self.module, self.attribute).requires_grad
+    def tensor(self) -> Tensor:
+        """Return what is filled; Keras lists it as trainable where it needs a grad."""
+        return getattr(self.module, self.attribute)
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
         """Return the shapes that fit."""
-        tensor = getattr(self.module, self.attribute)
-        return [layout.shape_for(tensor) for layout in self.layouts]
+        return [layout.shape_for(self.tensor) for layout in self.layouts]
 
-    def fill(self, array: Tensor, layout: int = 0) -> None:
+    @torch.no_grad()
+    def fill(self, array: Tensor, layout: int) -> None:
         """Copy an array of this layout."""
-        tensor = getattr(self.module, self.attribute)
         layout = min(layout, len(self.layouts) - 1)
-        with torch.no_grad():
-            self.layouts[layout].fill(tensor, array, self.flipped)
+        self.layouts[layout].fill(self.tensor, array, self.flipped)
 
     def __str__(self) -> str:
         return f"{'/'.join(self.path)}/{self.name}"
 
 
-def common_layouts(
-    slots: Sequence[Slot], shapes: Sequence[tuple[int, ...]]
-) -> list[int] | None:
+def common_layouts(slots: Sequence[Slot], arrays: Arrays) -> list[int] | None:
     """Return the layout of each slot, the same for all slots of a layer.
 
-    None where the arrays of these shapes don't fit.
+    None where the arrays don't fit.
     """
-    if len(slots) != len(shapes):
+    if len(slots) != len(arrays):
         return None
     possible: dict[nn.Module, set[int]] = {}
-    for slot, shape in zip(slots, shapes, strict=True):
+    for slot, (_, array) in zip(slots, arrays, strict=True):
         known = slot.shapes
-        fitting = {i for i, other in enumerate(known) if other == shape}
+        fitting = {i for i, shape in enumerate(known) if shape == array.shape}
         if len(known) == 1 and fitting:
             continue
         possible[slot.module] = possible.get(slot.module, fitting) & fitting
@@ -96,12 +83,8 @@ def slots_of(
 ) -> Iterator[Slot]:
     """Yield the slots of a layer or model, layer by layer in Keras's order.
 
-    Args:
-        module: the layer or model.
-        path: its names from the outermost model inwards.
-        origin: who wrote the arrays.
-        joined: an LSTM or GRU of Keras 1 has one array for all its gates
-            (consume_less="gpu") though its layer does not say so.
+    `joined` says that an LSTM or GRU of Keras 1 has one array for all its gates
+    (consume_less="gpu") though its layer does not say so.
     """
     if isinstance(module, KerasModel):
         for name, child in module._modules.items():
@@ -148,8 +131,9 @@ def _separate_gates(module: Recurrent, path: tuple[str, ...]) -> Iterator[Slot]:
     stored, listed = _GATES[LSTM if isinstance(module, LSTM) else GRU]
     letters = {"kernel": "W", "recurrent_kernel": "U", "bias": "b"}
     for gate in listed:
-        part = Part(stored.index(gate) * module.units, module.units)
+        start, count = stored.index(gate) * module.units, module.units
+        part = partial(torch.narrow, dim=-1, start=start, length=count)
         for variable in module.variables.values():
             name = f"{letters[variable.name]}_{gate}"
-            layouts = (Layout(Chain(variable.view, part)),)
+            layouts = (Layout(chained(variable.view, part)),)
             yield Slot(path, name, module, variable.attribute, layouts)

@@ -9,10 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import (
-    TransformType,
-    get_interpreter_stack,
-)
+from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.utils import _pytree as pytree
 
 from course_lib.explicit.gradients import is_in_gradient

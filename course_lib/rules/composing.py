@@ -9,13 +9,7 @@ from torch import Tensor
 
 from course_lib.rules.adam import Adam
 from course_lib.rules.base import Rule, State, Step, Steps, apply_all, is_rule
-from course_lib.rules.counts import (
-    Conditional,
-    Count,
-    next_count,
-    number_of,
-    where_due,
-)
+from course_lib.rules.counts import Conditional, Count, next_count, number_of, where_due
 from course_lib.rules.hyperparameters import plain
 from course_lib.trees import is_tracked
 

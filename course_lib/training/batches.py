@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import TensorDataset
 
-from course_lib.data.sets import Dataset, Split, epoch_indices
+from course_lib.data.sets import Dataset, Split, epoch_batches
 
 Source = Split | TensorDataset | Iterable[Any]
 
@@ -68,16 +68,8 @@ class Batches:
             tensors = (self.data.inputs, self.data.labels)
         else:
             tensors = self.data.tensors
-        devices = {tensor.device for tensor in tensors}  # indices on a CPU fit all
-        chosen = epoch_indices(
-            len(tensors[0]),
-            self.batch_size,
-            shuffle=self.shuffle,
-            generator=self.generator,
-            drop_last=self.drop_last,
-            device=devices.pop() if len(devices) == 1 else "cpu",
-        )
-        return ([tensor[index] for tensor in tensors] for index in chosen)
+        options = self.batch_size, self.shuffle, self.generator, self.drop_last
+        return epoch_batches(tensors, *options)
 
 
 def is_tensors(data: object) -> bool:

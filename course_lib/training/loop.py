@@ -26,11 +26,10 @@ from course_lib.training.batches import (
     require_source,
 )
 from course_lib.training.checks import (
-    ERRORS,
     BufferCopies,
     call_loss,
     call_model,
-    explain,
+    explained,
     needs_closure,
     parts_in_eval_mode,
     require_loss,
@@ -243,11 +242,8 @@ class _Trainer:
         self._backward(batch)
         if self.steps.is_due:
             self._read()
-        try:
+        with explained(self.place, type(self.optimizer).__name__):
             self.optimizer.step()
-        except ERRORS as error:
-            explain(error, self.place, type(self.optimizer).__name__)
-            raise
 
     def _step_with_closure(self, batch: Batch) -> None:
         """Let the optimizer compute loss and gradients as often as it needs them."""
@@ -280,11 +276,8 @@ class _Trainer:
         for part in others:
             total = total + part
         self.optimizer.zero_grad()
-        try:
+        with explained(self.place, "backward", labels=batch.targets):
             total.backward()
-        except ERRORS as error:
-            explain(error, self.place, "backward", labels=batch.targets)
-            raise
         if self.after_backward:
             self.after_backward(self.model)
         moved = [p for p in all_parameters(self.optimizer) if p.grad is not None]

@@ -1,6 +1,7 @@
 """Pictures of lesson 04."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from matplotlib.axes import Axes
@@ -65,15 +66,14 @@ def shares(ax: Axes, found: Mapping[str, float], *, xlabel: str) -> Axes:
 def fork(ax: Axes, stem: Sequence[str], ends: Sequence[str]) -> Axes:
     """Draw parts in a row, the last of which leads to several ends."""
     places = [(i + 0.5) / (len(stem) + 1) for i in range(len(stem) + 1)]
-    last = None
-    for x, name in zip(places[:-1], stem, strict=True):
-        drawn = box(ax, x, 0.5, name, "0.4")
-        if last is not None:
-            arrow(ax, last, drawn, "0.4")
-        last = drawn
+    parts = [
+        box(ax, x, 0.5, name, "0.4") for x, name in zip(places, stem, strict=False)
+    ]
+    for start, end in pairwise(parts):
+        arrow(ax, start, end, "0.4")
     for i, (y, name) in enumerate(zip(heights(len(ends)), ends, strict=True)):
         color = line_color(i)
-        arrow(ax, last, box(ax, places[-1], y, name, color), color)
+        arrow(ax, parts[-1], box(ax, places[-1], y, name, color), color)
     ax.set(xlim=(0, 1), ylim=(0, 1))
     ax.axis("off")
     return ax

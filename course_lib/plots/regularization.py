@@ -40,8 +40,8 @@ def valley(
     ax.axvline(0, color="0.4", linewidth=1)
     for i, (name, (first, second)) in enumerate(points.items()):
         style = {"color": COLORS[(0, 5)[i % 2]], "marker": "o*"[i % 2]}
-        ax.plot(first, second, linestyle="", markersize=(8, 15)[i % 2], label=name)
-        ax.lines[-1].set(**style)
+        style |= {"markersize": (8, 15)[i % 2], "linestyle": ""}
+        ax.plot(first, second, label=name, **style)
     ax.set_title(title, fontsize=11, pad=26)
     place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 2}
     ax.legend(**place, frameon=False, columnspacing=1, handletextpad=0.2)

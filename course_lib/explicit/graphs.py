@@ -30,7 +30,7 @@ def is_recorded(x: Tensor) -> bool:
     return _is_in_derivative() or (torch.is_grad_enabled() and is_attached(x))
 
 
-def is_any_recorded(xs: Tensors, states: Sequence[Any], gs: Tensors) -> bool:
+def is_any_recorded(states: Sequence[Any], xs: Tensors, gs: Tensors) -> bool:
     """Tell whether a step of these arrays is differentiated."""
     if _is_in_derivative():
         return True

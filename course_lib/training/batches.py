@@ -128,10 +128,7 @@ def _read(place: str, batch: Any, device: torch.device | None) -> Batch:
             "the labels. A collate_fn of the DataLoader can make them of other things; "
             "an autoencoder's labels are its inputs: TensorDataset(x, x)."
         )
-    if len(batch) == 2 and isinstance(batch[0], Tensor):
-        inputs, targets = batch[:1], batch[1]
-    else:
-        *inputs, targets = batch
+    *inputs, targets = batch
     if len(inputs) == 1 and isinstance(inputs[0], tuple | list):
         (inputs,) = inputs
     for part in inputs:

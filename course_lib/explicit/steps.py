@@ -7,7 +7,7 @@ from torch import Tensor
 
 from course_lib.device import forget_casts
 from course_lib.explicit.gathering import Item, gather
-from course_lib.explicit.graphs import is_any_recorded
+from course_lib.explicit.graphs import is_recorded
 from course_lib.explicit.states import Leaf
 from course_lib.rules.adam import Adam, has_fused_step
 from course_lib.rules.base import STATE_ERRORS, Rule, State, has_form_of, is_rule
@@ -138,15 +138,15 @@ def _stepped(
     items = gather(caller, *trees)
     if in_place:
         _require_mutable(caller, trees[0])
-    is_recorded = is_any_recorded(*_arrays(items))
-    if is_recorded and in_place:
+    in_graph = is_recorded(*_arrays(items))
+    if in_graph and in_place:
         raise ValueError(
             f"{caller}: got a step that is differentiated, because gradients, state or "
             "params have a graph; in place it would overwrite what the graph needs. "
             "Call update, or detach them."
         )
-    may_fuse = not (is_transformed or is_recorded)
-    with nullcontext() if is_recorded else torch.no_grad():
+    may_fuse = not (is_transformed or in_graph)
+    with nullcontext() if in_graph else torch.no_grad():
         try:
             plain, fused = _by_rule(caller, items, may_fuse)
             if check and not is_transformed:

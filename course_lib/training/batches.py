@@ -25,51 +25,37 @@ class Batch:
     size: int  # samples: the length of the (first) target
 
 
-@dataclass(frozen=True)
-class Batches:
-    """The batches of some data, drawn again at each iteration, on one device.
+def batches(
+    place: str,
+    data: Source,
+    device: torch.device | None,
+    *,
+    batch_size: int | None,
+    shuffle: bool,
+    generator: torch.Generator | None = None,
+    drop_last: bool = False,
+) -> Iterator[Batch]:
+    """Yield the batches of one epoch of what `require_source` accepts.
 
-    Args:
-        place: begins the error messages.
-        data: a Split, a TensorDataset, or an iterable of batches such as a DataLoader.
-        device: where the batches go; None leaves them where they are.
-        batch_size, shuffle, generator, drop_last: see `Split.batches`; ignored for an
-            iterable of batches.
+    They go to the device; None leaves them where they are. The place begins the error
+    messages. The options are those of `Split.batches`, and ignored for an iterable of
+    batches.
 
     Raises:
-        ValueError: other data, a batch that is no (inputs, targets), or no batch.
+        ValueError: a batch that is no (inputs, targets), or no batch.
     """
-
-    place: str
-    data: Source
-    device: torch.device | None
-    batch_size: int | None
-    shuffle: bool = True
-    generator: torch.Generator | None = None
-    drop_last: bool = False
-
-    def __post_init__(self) -> None:
-        require_source(self.place, self.data)
-
-    def __iter__(self) -> Iterator[Batch]:
-        number = 0
-        for number, batch in enumerate(self._drawn(), start=1):
-            yield _read(f"{self.place}: batch {number}", batch, self.device)
-        if not number:
-            raise ValueError(
-                f"{self.place}: the data gave no batch. Is it empty, used up after one "
-                "pass, or smaller than a batch whose rest is dropped?"
-            )
-
-    def _drawn(self) -> Iterable[Any]:
-        if not is_tensors(self.data):
-            return self.data
-        if isinstance(self.data, Split):
-            tensors = (self.data.inputs, self.data.labels)
-        else:
-            tensors = self.data.tensors
-        options = self.batch_size, self.shuffle, self.generator, self.drop_last
-        return epoch_batches(tensors, *options)
+    if is_tensors(data):
+        is_split = isinstance(data, Split)
+        tensors = (data.inputs, data.labels) if is_split else data.tensors
+        data = epoch_batches(tensors, batch_size, shuffle, generator, drop_last)
+    number = 0
+    for number, batch in enumerate(data, start=1):
+        yield _read(f"{place}: batch {number}", batch, device)
+    if not number:
+        raise ValueError(
+            f"{place}: the data gave no batch. Is it empty, used up after one pass, or "
+            "smaller than a batch whose rest is dropped?"
+        )
 
 
 def is_tensors(data: object) -> bool:

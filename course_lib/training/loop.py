@@ -19,8 +19,8 @@ from course_lib.losses import LossCollector
 from course_lib.modes import restored_modes
 from course_lib.training.batches import (
     Batch,
-    Batches,
     Source,
+    batches,
     device_of,
     is_tensors,
     require_source,
@@ -133,14 +133,14 @@ def fit(
     trainer = _Trainer(
         model, loss, optimizer, penalty, after_forward, after_backward, history
     )
-    generator = torch.Generator().manual_seed(seed)
-    batches = Batches("fit", data, device_of(model), generator=generator, **options)
+    device, generator = device_of(model), torch.Generator().manual_seed(seed)
     hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
     bar = tqdm(range(1, epochs + 1), unit="epoch", disable=hidden)
     with closing(bar), closing(trainer), restored_modes(model.modules()):
         for number in bar:
             start = time.perf_counter()
-            terms = trainer.run_epoch(batches, number)
+            source = batches("fit", data, device, generator=generator, **options)
+            terms = trainer.run_epoch(source, number)
             means = terms.pop("loss"), terms.pop("penalty")
             tested = (math.nan, math.nan)
             if test is not None:
@@ -164,12 +164,13 @@ def evaluate(
     """
     require_module("evaluate", model)
     require_loss("evaluate", loss)
+    require_source("evaluate", split)
     losses, rights, sizes = [], [], []
-    batches = Batches("evaluate", split, device_of(model), batch_size, shuffle=False)
+    options = {"batch_size": batch_size, "shuffle": False}
     # The collector's terms are not used.
     with restored_modes(model.modules()), LossCollector():
         model.eval()
-        for batch in batches:
+        for batch in batches("evaluate", split, device_of(model), **options):
             outputs = call_model("evaluate", model, batch)
             losses.append(call_loss("evaluate", loss, outputs, batch))
             rights.append(_count_right(outputs, batch.targets))
@@ -207,7 +208,7 @@ class _Trainer:
         self.reach.close()
         self.steps.close()
 
-    def run_epoch(self, batches: Batches, epoch: int) -> dict[str, float]:
+    def run_epoch(self, batches: Iterator[Batch], epoch: int) -> dict[str, float]:
         """Return the means over the samples of loss, penalty and each term."""
         self.model.train()
         for part in self.frozen:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+Run = Callable[[argparse.Namespace], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,38 +32,35 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m course_lib")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = commands.add_parser(
-        "lab", help="open your copy of the lessons; takes JupyterLab's options"
-    )
-    command.add_argument(
-        "--prepare", action="store_true", help="the copy, no JupyterLab"
-    )
-    command.set_defaults(run=_lab)
+    def add(name: str, run: Run, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text)
+        command.set_defaults(run=run)
+        return command
 
-    command = commands.add_parser("reset", help="begin a lesson of your copy again")
+    text = "open your copy of the lessons; takes JupyterLab's options"
+    command = add("lab", _lab, text)
+    text = "the copy, no JupyterLab"
+    command.add_argument("--prepare", action="store_true", help=text)
+
+    command = add("reset", _reset, "begin a lesson of your copy again")
     command.add_argument("lesson", metavar="LESSON", help="for example 01")
-    command.set_defaults(run=_reset)
 
-    command = commands.add_parser("class", help="a class's progress files as a table")
+    command = add("class", _class, "a class's progress files as a table")
     command.add_argument("paths", nargs="+", metavar="FILE", help="or a folder of them")
     command.add_argument(
         "--out", metavar="FILE", help=".csv or .md; else it is printed"
     )
     command.add_argument("--exercises", action="store_true", help="a column for each")
-    command.set_defaults(run=_class)
 
-    command = commands.add_parser("export", help="the lessons without their solutions")
+    command = add("export", _export, "the lessons without their solutions")
     command.add_argument("folder", metavar="FOLDER", help="a new one")
-    command.set_defaults(run=_export)
 
-    command = commands.add_parser("doctor", help="check whether the lessons run here")
-    command.set_defaults(run=_doctor)
+    add("doctor", _doctor, "check whether the lessons run here")
 
-    command = commands.add_parser("data", help="load data sets, download missing ones")
+    command = add("data", _data, "load data sets, download missing ones")
     command.add_argument("names", nargs="*", metavar="NAME", help="default: all")
-    command.set_defaults(run=_data)
 
-    command = commands.add_parser("keras", help="show, check or save a Keras model")
+    command = add("keras", _keras, "show, check or save a Keras model")
     command.add_argument("model", metavar="FILE", help=".json, .keras or .h5")
     command.add_argument("--weights", metavar="FILE", help=".h5, .keras or .npz")
     command.add_argument("--keras-version", metavar="VERSION", help="for example 1.0.0")
@@ -77,18 +76,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--summary", action="store_true", help="print a table")
     command.add_argument("--check", metavar="NPZ", help="compare with Keras's outputs")
     command.add_argument("--save", metavar="PT", help="write the state_dict")
-    command.set_defaults(run=_keras)
 
     commands.add_parser("rso", help="train without gradients")  # see `main`
 
-    command = commands.add_parser(
-        "notebooks", help="run notebooks, store their outputs"
-    )
+    command = add("notebooks", _notebooks, "run notebooks, store their outputs")
     command.add_argument("paths", nargs="*", metavar="PATH", help="default: all")
-    command.set_defaults(run=_notebooks)
 
-    command = commands.add_parser("bench", help="measure each claim of speed")
-    command.set_defaults(run=_bench)
+    add("bench", _bench, "measure each claim of speed")
     return parser
 
 

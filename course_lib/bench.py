@@ -4,8 +4,6 @@ A script measures one claim of speed in one process and prints a Markdown table.
 bound is missed it says so on stderr and ends with 1, and the page says it too.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess

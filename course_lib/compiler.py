@@ -4,8 +4,6 @@ Python calls the library through ctypes. Where there is no compiler, everything 
 uses this module works with torch alone, more slowly.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import hashlib

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from course_lib.loss_terms import LossCollector, add_loss
-from course_lib.trees import is_transforming
+from course_lib.trees import is_transforming, widened
 
 __all__ = [
     "LossCollector",
@@ -189,8 +189,7 @@ def reduce(
     """
     _require_losses(per_sample)
     dtype = per_sample.dtype
-    is_half = dtype in (torch.float16, torch.bfloat16)
-    losses = per_sample.float() if is_half else per_sample
+    losses = widened(per_sample)
     counts = None if mask is None else _spread("mask", mask, losses)
     if mask is not None and mask.dtype != torch.bool:
         raise ValueError(

@@ -77,7 +77,7 @@ def small_cnn(
             "Take fewer widths or larger images."
         )
     layers: list[nn.Module] = []
-    for before, after in zip((channels, *widths[:-1]), widths, strict=True):
+    for before, after in pairwise((channels, *widths)):
         conv = nn.Conv2d(before, after, kernel_size=3, padding=1, bias=not norm)
         between = [nn.BatchNorm2d(after)] if norm else []
         layers += [conv, *between, nn.ReLU(), nn.MaxPool2d(2)]

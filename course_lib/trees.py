@@ -5,12 +5,13 @@ tensor that stands at several places of a tree is tied: it counts once.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.autograd.graph import get_gradient_edge
 
 _innermost_transform = torch._C._functorch.peek_interpreter_stack
 Tree = Any  # nested dicts, lists, tuples and named tuples of tensors; or one tensor
@@ -136,6 +137,11 @@ def is_differentiable(x: Tensor) -> bool:
     return x.is_floating_point() or x.is_complex()
 
 
+def widened(x: Tensor) -> Tensor:
+    """Return half precision as float32; other dtypes unchanged."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def is_transformed(x: Tensor) -> bool:
     """Tell whether a torch.func transform wraps the tensor, which has no value yet."""
     is_compiling = torch.compiler.is_compiling()  # which can't trace the question
@@ -174,6 +180,28 @@ def is_any_transform_active() -> bool:
     if torch.compiler.is_dynamo_compiling():  # quicker to ask than is_compiling
         return True
     return _innermost_transform() is not None or forward_ad._current_level >= 0
+
+
+def graph_nodes(tensors: Iterable[Tensor], ends: Iterable[Tensor] = ()) -> Iterator:
+    """Yield each node of autograd's graph behind the tensors, once; not past `ends`.
+
+    A leaf's node has the leaf as its `variable`.
+    """
+    nodes = [_node(tensor) for tensor in tensors]
+    seen = {None, *map(_node, ends)}
+    while nodes:
+        node = nodes.pop()
+        if node not in seen:
+            seen.add(node)
+            yield node
+            nodes += [parent for parent, _ in node.next_functions]
+
+
+def _node(tensor: Tensor) -> Any:
+    """Return where a tensor is in the graph below all transforms; None: in none."""
+    while is_transformed(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return get_gradient_edge(tensor).node if tensor.requires_grad else None
 
 
 def trainables(params: Tree) -> dict[str, Tensor]:

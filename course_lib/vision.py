@@ -1,17 +1,11 @@
 """Import torchvision, also with a torch that it was not built for."""
 
-from __future__ import annotations
-
+import functools
 import importlib
 import sys
 from types import ModuleType
 
 import torch
-
-__all__ = ["import_torchvision"]
-
-# A declaration exists as long as its fragment, which this list holds.
-_fragments: list[torch.library.Library] = []
 
 
 def import_torchvision() -> ModuleType:
@@ -60,12 +54,11 @@ def _import() -> ModuleType:
         ) from error
 
 
-def _declare_operators() -> None:
-    if _fragments:
-        return
+@functools.cache  # a declaration exists as long as its fragment
+def _declare_operators() -> torch.library.Library:
     fragment = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):  # the two that torchvision describes on import
         fragment.define(
             f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
         )
-    _fragments.append(fragment)
+    return fragment

@@ -368,6 +368,12 @@ BAD = [
 ]
 
 
+def test_the_state_of_another_lone_tensor_is_refused():
+    state, x = setup(Momentum(), torch.ones(1)), torch.ones(2)
+    with pytest.raises(ValueError, match=r"shape \(1,\) .*the rule wants .*\(2,\)"):
+        update(state, x, x)
+
+
 @pytest.mark.parametrize("step", [update, update_])
 @pytest.mark.parametrize(("change", "match"), BAD, ids=[match for _, match in BAD])
 def test_what_does_not_fit_is_refused_before_anything_is_written(step, change, match):

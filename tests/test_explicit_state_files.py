@@ -23,6 +23,7 @@ from course_lib.rules import (
     ClipNorm,
     Descent,
     MixedPrecision,
+    Momentum,
     RMSProp,
     Rprop,
 )
@@ -99,6 +100,14 @@ def test_ties_are_stored_once_and_stay(path):
     assert_close(update(read, params, grads)[1], update(state, params, grads)[1])
 
 
+def test_a_precise_copy_of_complex_numbers_comes_back(path):
+    rule = MixedPrecision(Momentum(), torch.complex128)
+    state = setup(rule, {"x": torch.ones(2, dtype=torch.complex64)})
+    save(path, state)
+    assert load(path)["x"].rule == rule
+    assert_close(load(path)["x"].state, state["x"].state)
+
+
 def test_what_is_read_can_be_stepped_in_place(path):
     save(path, setup(Adam(), {"x": torch.ones(2)}))
     leaf = load(path)["x"]
@@ -122,6 +131,7 @@ class Own:
         ({"x": Leaf(0.1, ())}, "save: 0.1 is not one of course_lib.rules"),
         ({"x": Leaf(Adam, ())}, "Adam'> is not one of course_lib.rules"),
         ({"x": Leaf(Adam(), {"m": 1})}, "save: a state holds dict; wanted tensors"),
+        ({"x": Leaf(Adam(), None)}, "save: a state holds NoneType; wanted tensors"),
         ({"x": torch.ones(1)}, "save: 'x' is Tensor; wanted a state"),
         (setup(Adam(), {"x": torch.ones(1)})["x"], "save: got a Leaf; wanted a state"),
         (torch.ones(1), "save: got Tensor; wanted a state"),

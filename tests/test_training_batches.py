@@ -148,6 +148,24 @@ def test_several_inputs_go_to_the_model_in_their_order(nested):
     torch.testing.assert_close(seen[0], (a[:8], b[:8]))
 
 
+def test_several_targets_and_what_is_no_tensor_go_to_the_loss():
+    a, b, _ = table()
+    b = b[:, None]
+    batches, seen = [(a, ([b, 2 * b], "meters"))], []
+
+    def loss(outputs, targets):
+        (first, second), unit = targets
+        seen.append(unit)
+        return (outputs - first).square().mean() + (outputs - second).square().mean()
+
+    model = linear(1)
+    with torch.no_grad():
+        before = loss(model(a), batches[0][1]).item()
+    history = train(model, batches, loss=loss, epochs=1)
+    assert history["loss"] == pytest.approx([before])
+    assert seen == ["meters", "meters"]
+
+
 def test_regression_finds_the_line_and_has_no_accuracy():
     x, y, _ = table(64)
     model = linear(1)

@@ -7,13 +7,7 @@ the state and a step, and `training` the loop with its checkpoints.
 
 from course_lib.began.history import History
 from course_lib.began.losses import BEGANLoss, gradients_
-from course_lib.began.networks import (
-    DIGITS,
-    FOLDER_64,
-    Config,
-    autoencoder,
-    generator,
-)
+from course_lib.began.networks import DIGITS, FOLDER_64, Config, autoencoder, generator
 from course_lib.began.run import Run
 from course_lib.began.training import image_folder, train, watch
 

@@ -1,15 +1,13 @@
 """The records of a BEGAN run, and how they print."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
+from matplotlib.axes import Axes
 
 from course_lib.plots.common import lines
 from course_lib.training.history import table
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 class Record(NamedTuple):
@@ -54,7 +52,7 @@ class History:
         rows = [[str(r.step), *(f"{v:.4f}" for v in r[1:5])] for r in self.records]
         return table(["step", "L_real", "L_gen", "k", "M"], rows)
 
-    def plot(self, ax: "Axes", *columns: str) -> "Axes":
+    def plot(self, ax: Axes, *columns: str) -> Axes:
         """Draw columns over the steps on `ax`: k and M, unless others are named."""
         series = {name: torch.tensor(self[name]) for name in columns or ("k", "M")}
         across = torch.tensor(self["step"])

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.losses import absolute_error
+from course_lib.trees import widened
 
 
 class BEGANLoss(nn.Module):
@@ -98,22 +99,18 @@ class BEGANLoss(nn.Module):
         def in_float32(x: Tensor) -> Tensor:
             y = fn(x)
             is_half = y.dtype in (torch.float16, torch.bfloat16)
-            return _at_least_float32(x.to(y.device)) if is_half else y
+            return widened(x.to(y.device)) if is_half else y
 
         return super()._apply(in_float32, recurse)
 
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
         for name, value in self._buffers.items():  # the file's dtype if assign=True
-            self._buffers[name] = _at_least_float32(value)
+            self._buffers[name] = widened(value)
 
     def extra_repr(self) -> str:
         """Return the two constants, for the module's repr."""
         return f"gamma={self.gamma}, lambda_k={self.lambda_k}"
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def is_number(value: object) -> bool:

@@ -5,8 +5,6 @@ official archives, and downloaded only if neither has it. A root folder is only 
 unless a download goes there. To add a set, add an entry to `SOURCES`.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 import warnings

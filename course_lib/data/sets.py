@@ -4,12 +4,10 @@
 of the other sets.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +64,7 @@ class Split:
         shape = tuple(self.inputs.shape[1:])
         return f"Split({len(self)} samples, inputs {shape}, on {self.inputs.device})"
 
-    def to(self, device: str | torch.device) -> Split:
+    def to(self, device: str | torch.device) -> "Split":
         """Return this split with its tensors on `device`."""
         return Split(self.inputs.to(device), self.labels.to(device))
 
@@ -97,31 +95,23 @@ class Split:
         >>> [y.tolist() for x, y in split.batches(2, shuffle=False)]
         [[0, 1], [2, 3], [4]]
         """
-        chosen = epoch_indices(
-            len(self),
-            batch_size,
-            shuffle=shuffle,
-            generator=generator,
-            drop_last=drop_last,
-            device=self.labels.device,
-        )
-        return ((self.inputs[index], self.labels[index]) for index in chosen)
+        tensors = self.inputs, self.labels
+        return epoch_batches(tensors, batch_size, shuffle, generator, drop_last)
 
 
-def epoch_indices(
-    samples: int,
+def epoch_batches(
+    tensors: Sequence[Tensor],
     batch_size: int,
-    *,
     shuffle: bool,
     generator: torch.Generator | None,
     drop_last: bool,
-    device: str | torch.device = "cpu",
-) -> Iterator[Tensor | slice]:
-    """Return an iterator over the indices, or the slice, of each batch of an epoch.
+) -> Iterator[tuple[Tensor, ...]]:
+    """Return an iterator over one epoch's batches of tensors of one length.
 
     Arguments and errors are those of `Split.batches`.
     """
     require_ints("batches", batch_size=batch_size)
+    samples = len(tensors[0])
     if drop_last and batch_size > samples:
         raise ValueError(
             f"batches: batch_size {batch_size} exceeds the {samples} samples, so "
@@ -135,10 +125,14 @@ def epoch_indices(
         )
     stop = samples - samples % batch_size if drop_last else samples
     if shuffle:
-        order = torch.randperm(samples, generator=generator, device="cpu")
-        return iter(order[:stop].to(device).split(batch_size))
-    starts = range(0, stop, batch_size)
-    return (slice(start, start + batch_size) for start in starts)
+        order = torch.randperm(samples, generator=generator, device="cpu")[:stop]
+        devices = {tensor.device for tensor in tensors}  # indices on a CPU fit all
+        order = order.to(devices.pop() if len(devices) == 1 else "cpu")
+        chosen = order.split(batch_size)
+    else:
+        starts = range(0, stop, batch_size)
+        chosen = (slice(start, start + batch_size) for start in starts)
+    return (tuple([tensor[index] for tensor in tensors]) for index in chosen)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -169,7 +163,7 @@ class Dataset:
             f"inputs {tuple(self.train.inputs.shape[1:])}, {len(self.classes)} classes)"
         )
 
-    def to(self, device: str | torch.device) -> Dataset:
+    def to(self, device: str | torch.device) -> "Dataset":
         """Return this data set with all its tensors on `device`."""
         names = ("train", "test", "mean", "std")
         moved = {name: getattr(self, name).to(device) for name in names}

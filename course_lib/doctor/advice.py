@@ -13,7 +13,7 @@ import shutil
 import sys
 import sysconfig
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -32,23 +32,11 @@ _COMPILER = {  # package manager -> its command
 }
 
 
-class Wanted(Protocol):
-    """A package to install: packaging's Requirement is one, and so is `Package`."""
-
-    @property
-    def name(self) -> str:
-        """As pip calls it."""
-
-    @property
-    def specifier(self) -> object:
-        """The versions, such as "==2.4.6", or "" for any."""
-
-
 class Package(NamedTuple):
-    """What is wanted, without the library that reads requirements."""
+    """A package to install."""
 
-    name: str
-    specifier: str = ""
+    name: str  # as pip calls it
+    specifier: str  # the versions, such as "==2.4.6", or "" for any
 
 
 def setup() -> str:
@@ -79,7 +67,7 @@ def run(*commands: str) -> str:
     return f'Run `cd "{CHECKOUT}"`, then {listed}.'
 
 
-def install(*wanted: Wanted, again: bool = False) -> str:
+def install(*wanted: Package, again: bool = False) -> str:
     """Say how to install packages, such as numpy==2.4.6.
 
     Args:
@@ -90,12 +78,12 @@ def install(*wanted: Wanted, again: bool = False) -> str:
     if kind == SYSTEM:
         return set_up_again()
     if kind == CONDA:
-        names = " ".join(_conda(requirement) for requirement in wanted)
+        names = " ".join(map(_conda, wanted))
         force = "--force-reinstall " if again else ""
         return run(f"conda install {force}--channel conda-forge {names}")
     names = " ".join(f'"{w.name}{w.specifier}"' for w in wanted)
     force = "--force-reinstall --no-deps " if again else ""
-    is_torch = any(requirement.name.startswith("torch") for requirement in wanted)
+    is_torch = any(package.name.startswith("torch") for package in wanted)
     index = f"{_CPU_WHEELS} " if is_torch and _is_linux_without_gpu() else ""
     return run(f"{python()} -m pip install {force}{index}{names}")
 
@@ -116,12 +104,12 @@ def install_course() -> str:
     return run(f"{python()} -m pip install {options}")
 
 
-def _conda(requirement: Wanted) -> str:
-    """Return a requirement as conda writes it, such as "pytorch=2.13.0=cpu*"."""
-    name = CONDA_NAMES.get(requirement.name, requirement.name)
-    version = str(requirement.specifier)
+def _conda(package: Package) -> str:
+    """Return a package as conda writes it, such as "pytorch=2.13.0=cpu*"."""
+    name = CONDA_NAMES.get(package.name, package.name)
+    version = str(package.specifier)
     if version.startswith("==") and "," not in version:
-        build = _BUILDS.get(requirement.name, "")
+        build = _BUILDS.get(package.name, "")
         return f'"{name}={version[2:]}{build}"'
     return f'"{name}{version}"'
 

@@ -102,10 +102,8 @@ def disk() -> Result:
     progress = os.environ.get("COURSE_PROGRESS")
     folder = Path(progress).absolute().parent if progress else Path.cwd()
     if not folder.is_dir():
-        remedy = (
-            f"Progress is to go there. {advice.variables({'COURSE_PROGRESS': None})}"
-        )
-        return FAULT, f"{folder} is no folder", remedy
+        unset = advice.variables({"COURSE_PROGRESS": None})
+        return FAULT, f"{folder} is no folder", f"Progress is to go there. {unset}"
     free = shutil.disk_usage(folder).free / 1e9
     found = f"{free:.1f} GB free for notebooks and progress"
     if obstacle := _obstacle(folder):

@@ -112,8 +112,8 @@ def _requirement(line: str) -> Requirement:
     return Requirement(line)
 
 
-def _wanted(requirement: Requirement, pin: Requirement | None) -> Requirement:
-    return _requirement(f"{requirement.name}{(pin or requirement).specifier}")
+def _wanted(requirement: Requirement, pin: Requirement | None) -> advice.Package:
+    return advice.Package(requirement.name, str((pin or requirement).specifier))
 
 
 def _pins(constraints: Path) -> dict[str, Requirement]:
@@ -125,8 +125,8 @@ def _pins(constraints: Path) -> dict[str, Requirement]:
     return {pin.name: pin for pin in pins if not pin.marker or pin.marker.evaluate()}
 
 
-def _pinned(name: str) -> Requirement:
-    return _pins(CONSTRAINTS).get(name, _requirement(name))
+def _pinned(name: str) -> advice.Package:
+    return _wanted(_requirement(name), _pins(CONSTRAINTS).get(name))
 
 
 @check("device")

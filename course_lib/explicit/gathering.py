@@ -10,14 +10,7 @@ from torch.utils import _pytree as pytree
 
 from course_lib.explicit.states import Leaf
 from course_lib.rules.plain import Descent
-from course_lib.trees import (
-    Path,
-    Tree,
-    branches,
-    dotted,
-    is_transforming,
-    require_tree,
-)
+from course_lib.trees import Path, Tree, branches, dotted, is_transforming, require_tree
 
 Kind = tuple[torch.Size, torch.dtype, torch.device]
 

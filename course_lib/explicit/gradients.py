@@ -5,13 +5,12 @@ trains nothing is an error.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.autograd.graph import get_gradient_edge
 from torch.utils import _pytree as pytree
 
 from course_lib.device import forget_casts
@@ -21,9 +20,9 @@ from course_lib.trees import (
     Tree,
     branches,
     dotted,
+    graph_nodes,
     is_differentiable,
     is_forward,
-    is_transformed,
     is_transforming,
     rebuilt,
     require_tensors,
@@ -265,27 +264,9 @@ def _reached(
     computed from the module's own parameters.
     """
     ids = {id(tensor) for tensor in own}
-    leaves = _leaves_behind(value, {_node(tensor) for tensor in beside})
+    nodes = graph_nodes([value], ends=beside)
+    leaves = [node.variable for node in nodes if hasattr(node, "variable")]
     return [leaf for leaf in leaves if id(leaf) in ids]
-
-
-def _leaves_behind(value: Tensor, ends: Set[Any]) -> Iterator[Tensor]:
-    nodes = [_node(value)]
-    seen = {None, *ends}
-    while nodes:
-        node = nodes.pop()
-        if node not in seen:
-            seen.add(node)
-            if hasattr(node, "variable"):  # where torch would add to .grad
-                yield node.variable
-            nodes += [parent for parent, _ in node.next_functions]
-
-
-def _node(tensor: Tensor) -> Any:
-    """Return where a tensor is in the graph below all transforms; None: in none."""
-    while is_transformed(tensor):
-        tensor = torch._C._functorch.get_unwrapped(tensor)
-    return get_gradient_edge(tensor).node if tensor.requires_grad else None
 
 
 # What a loss may do

@@ -9,10 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import (
-    TransformType,
-    get_interpreter_stack,
-)
+from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.utils import _pytree as pytree
 
 from course_lib.explicit.gradients import is_in_gradient
@@ -23,18 +20,14 @@ Tensors = list[Tensor]
 _DERIVATIVES = TransformType.Grad, TransformType.Jvp
 
 
-def is_recorded(x: Tensor) -> bool:
-    """Tell whether a step of the array x is differentiated with respect to x.
+def is_recorded(states: Sequence[Any], xs: Tensors, gs: Tensors) -> bool:
+    """Tell whether a step of these arrays is differentiated.
 
-    It is where x was computed from what requires a gradient, and inside `gradient` and
-    torch.func. A leaf that requires one, such as an nn.Parameter, is usually trained:
-    it is stepped without a graph, as torch.optim does.
+    It is where an x was computed from what requires a gradient, where states or
+    gradients require one, and inside `gradient` and torch.func. A leaf x that requires
+    one, such as an nn.Parameter, is usually trained: it is stepped without a graph, as
+    torch.optim does.
     """
-    return _is_in_derivative() or (torch.is_grad_enabled() and is_attached(x))
-
-
-def is_any_recorded(xs: Tensors, states: Sequence[Any], gs: Tensors) -> bool:
-    """Tell whether a step of these arrays is differentiated."""
     if _is_in_derivative():
         return True
     if not torch.is_grad_enabled():

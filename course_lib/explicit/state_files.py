@@ -261,21 +261,17 @@ def _state_to_json(state: Any, key: str, arrays: Arrays) -> Any:
         return {"array": key, "dtype": dtype, "shape": list(state.shape)}
     if isinstance(state, tuple):
         return [_state_to_json(s, f"{key}.{i}", arrays) for i, s in enumerate(state)]
-    if state is None:
-        return None
     if isinstance(state, Count | TracedCount):
         return {"count": int(state)}
     raise ValueError(
         f"save: a state holds {type(state).__name__}; wanted tensors, "
-        "counts, None or tuples of these."
+        "counts or tuples of these."
     )
 
 
 def _state_from_json(content: Any, arrays: Arrays) -> Any:
     if isinstance(content, list):
         return tuple(_state_from_json(part, arrays) for part in content)
-    if content is None:
-        return None
     if "count" in content:
         count = content["count"]
         if type(count) is not int or count < 0:

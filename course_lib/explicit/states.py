@@ -90,7 +90,8 @@ def setup(
                     f"setup: the parameter {dotted(path)!r} is sparse; wanted a dense "
                     "one. Call .to_dense() on it."
                 )
-            state = rule.init(tensor if is_recorded(tensor) else tensor.detach())
+            in_graph = is_recorded([], [tensor], [])
+            state = rule.init(tensor if in_graph else tensor.detach())
             leaves[id(tensor)] = path, Leaf(rule, state, is_frozen_in_model(tensor))
         first, known = leaves[id(tensor)]
         if known.rule != rule:

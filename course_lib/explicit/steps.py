@@ -7,10 +7,10 @@ from torch import Tensor
 
 from course_lib.device import forget_casts
 from course_lib.explicit.gathering import Item, gather
-from course_lib.explicit.graphs import is_any_recorded
+from course_lib.explicit.graphs import is_recorded
 from course_lib.explicit.states import Leaf
 from course_lib.rules.adam import Adam, has_fused_step
-from course_lib.rules.base import STATE_ERRORS, Rule, has_form_of, is_rule
+from course_lib.rules.base import STATE_ERRORS, Rule, State, has_form_of, is_rule
 from course_lib.rules.groups import Group, apply_groups
 from course_lib.trees import (
     Path,
@@ -138,19 +138,15 @@ def _stepped(
     items = gather(caller, *trees)
     if in_place:
         _require_mutable(caller, trees[0])
-    is_recorded = is_any_recorded(
-        [i.tensor for i in items],
-        [i.leaf.state for i in items],
-        [i.grad for i in items],
-    )
-    if is_recorded and in_place:
+    in_graph = is_recorded(*_arrays(items))
+    if in_graph and in_place:
         raise ValueError(
             f"{caller}: got a step that is differentiated, because gradients, state or "
             "params have a graph; in place it would overwrite what the graph needs. "
             "Call update, or detach them."
         )
-    may_fuse = not (is_transformed or is_recorded)
-    with nullcontext() if is_recorded else torch.no_grad():
+    may_fuse = not (is_transformed or in_graph)
+    with nullcontext() if in_graph else torch.no_grad():
         try:
             plain, fused = _by_rule(caller, items, may_fuse)
             if check and not is_transformed:
@@ -159,6 +155,15 @@ def _stepped(
         except STATE_ERRORS:
             _require_forms(caller, items)
             raise
+
+
+def _arrays(items: list[Item]) -> tuple[list[State], list[Tensor], list[Tensor]]:
+    """Return the states, the parameters and the gradients."""
+    return (
+        [item.leaf.state for item in items],
+        [item.tensor for item in items],
+        [item.grad for item in items],
+    )
 
 
 def _require_finite(caller: str, items: list[Item]) -> None:
@@ -195,13 +200,7 @@ def _step(
 ) -> list[Stepped]:
     """Apply each rule to all its tensors at once; write only when all steps exist."""
     groups = [
-        Group(
-            rule,
-            [i.leaf.state for i in part],
-            [i.tensor for i in part],
-            [i.grad for i in part],
-            dotted(part[0].path),
-        )
+        Group(rule, *_arrays(part), dotted(part[0].path))
         for rule, part in plain.items()
     ]
     steps = apply_groups(caller, groups)
@@ -249,8 +248,7 @@ def _moved(item: Item, dx: Tensor | None, in_place: bool) -> Tensor:
 
 def _step_fused(rule: Adam, items: list[Item], in_place: bool) -> list[Stepped]:
     """Let torch's kernel write, into new arrays unless the step is in place."""
-    states = [item.leaf.state for item in items]
-    tensors, grads = [i.tensor for i in items], [i.grad for i in items]
+    states, tensors, grads = _arrays(items)
     if in_place:
         states = rule.fused_(states, tensors, grads)
     else:

@@ -137,9 +137,7 @@ class _Scope:
 
 class _ThreadState(threading.local):
     scopes: tuple[_Scope, ...] = ()  # the outermost first
-    originals: list[Originals] | None = (
-        None  # replaced since `recorded_originals` began
-    )
+    originals: list[Originals] | None = None  # where `recorded_originals` is open
 
 
 _thread = _ThreadState()

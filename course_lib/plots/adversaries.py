@@ -1,26 +1,23 @@
 """Pictures of lesson 05."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from course_lib.plots.common import finish, line_color
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from course_lib.plots.common import Series, finish, line_color
 
 
 def mosaic(
-    ax: "Axes",
+    ax: Axes,
     pixels: Tensor,
     *,
     columns: int = 8,
     title: str = "",
     framed: Sequence[bool] = (),
-) -> "Axes":
+) -> Axes:
     """Draw images `(n, channels, height, width)`, in [0, 1], as one picture.
 
     They fill row after row, two empty pixels between them. One channel is drawn with
@@ -44,7 +41,7 @@ def mosaic(
     return ax
 
 
-def shelves(ax: "Axes", rows: Mapping[str, Tensor], *, columns: int = 16) -> "Axes":
+def shelves(ax: Axes, rows: Mapping[str, Tensor], *, columns: int = 16) -> Axes:
     """Draw a row of images `(n, 1, height, width)` for each name.
 
     Rows have `columns` places, or as many as the longest needs; a place without an
@@ -62,12 +59,12 @@ def shelves(ax: "Axes", rows: Mapping[str, Tensor], *, columns: int = 16) -> "Ax
 
 
 def turning(
-    ax: "Axes",
+    ax: Axes,
     height: Callable[[Tensor], Tensor],
     directions: Sequence[Tensor],
     *,
     reach: float,
-) -> "Axes":
+) -> Axes:
     """Draw contours of a function of two numbers, and directions from the middle.
 
     `height` takes (n, 2) to (n,), and is drawn for both numbers from -reach to reach.
@@ -88,7 +85,7 @@ def turning(
     )
 
 
-def errors(ax: "Axes", history: Mapping[str, Sequence[float]]) -> "Axes":
+def errors(ax: Axes, history: Series) -> Axes:
     """Draw the columns real and generated over the column step, on a log axis.
 
     `history` is a BEGAN run's: `history["real"]` is a list of numbers.
@@ -100,13 +97,13 @@ def errors(ax: "Axes", history: Mapping[str, Sequence[float]]) -> "Axes":
 
 
 def balance(
-    axes: Sequence["Axes"],
+    axes: Sequence[Axes],
     images: Tensor,
-    history: Mapping[str, Sequence[float]],
+    history: Series,
     step: int,
     *,
     gamma: float,
-) -> Sequence["Axes"]:
+) -> Sequence[Axes]:
     """Draw a BEGAN run after `step` steps: its images, its errors, its k.
 
     `history` is the whole run's, with a record for each step, from 1 on: the axes have
@@ -133,7 +130,7 @@ def balance(
     return axes
 
 
-def spread(ax: "Axes", groups: Mapping[str, Sequence[float]], *, xlabel: str) -> "Axes":
+def spread(ax: Axes, groups: Series, *, xlabel: str) -> Axes:
     """Draw each group's numbers as dots in a row of its own, and their mean as a bar.
 
     The first group is on top. Dots are pale, so that equal ones show.

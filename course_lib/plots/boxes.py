@@ -1,22 +1,20 @@
 """Texts in boxes, and arrows between them."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.text import Text
 
 from course_lib.plots.common import COLORS
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.text import Text
-
 
 def owners(
-    ax: "Axes",
+    ax: Axes,
     layers: Sequence[str],
     prices: Mapping[str, int],
     *,
     wrong: Sequence[str] = (),
-) -> "Axes":
+) -> Axes:
     """Draw a model's layers in a row, and from each price an arrow to its layer.
 
     `prices` maps the text of a coefficient to the position of the layer that it points
@@ -36,8 +34,8 @@ def owners(
 
 
 def connect(
-    ax: "Axes", lefts: Sequence[str], rights: Sequence[tuple[str, Sequence[int]]]
-) -> "Axes":
+    ax: Axes, lefts: Sequence[str], rights: Sequence[tuple[str, Sequence[int]]]
+) -> Axes:
     """Draw boxes on the left and on the right, and arrows from left to right.
 
     Each right box comes with the positions of the left ones that lead to it, and has
@@ -62,7 +60,7 @@ def heights(count: int) -> list[float]:
     return [1 - (i + 0.5) / count for i in range(count)]
 
 
-def box(ax: "Axes", x: float, y: float, text: str, color: str) -> "Text":
+def box(ax: Axes, x: float, y: float, text: str, color: str) -> Text:
     """Draw a text in a box with an edge of this color."""
     style = {"boxstyle": "round,pad=0.45", "facecolor": "white", "linewidth": 1.8}
     place = {"ha": "center", "va": "center", "family": "monospace", "fontsize": 11}
@@ -70,7 +68,7 @@ def box(ax: "Axes", x: float, y: float, text: str, color: str) -> "Text":
     return ax.text(x, y, text, **place, parse_math=False, bbox=style)
 
 
-def arrow(ax: "Axes", start: "Text", end: "Text", color: str) -> None:
+def arrow(ax: Axes, start: Text, end: Text, color: str) -> None:
     """Draw an arrow between two boxes, from edge to edge."""
     style = {"arrowstyle": "->", "color": color, "linewidth": 1.5}
     boxes = {"patchA": start.get_bbox_patch(), "patchB": end.get_bbox_patch()}

@@ -1,22 +1,18 @@
 """The pictures of lesson 01."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
 
 from course_lib.closures import captures
 from course_lib.closures import cells as cells_of
 from course_lib.plots.boxes import connect
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-
 Functions = Mapping[str, Callable[..., Any]] | Sequence[Callable[..., Any]]
 
 
-def cells(
-    ax: "Axes", functions: Functions, *, name: str = "f", title: str = ""
-) -> "Axes":
+def cells(ax: Axes, functions: Functions, *, name: str = "f", title: str = "") -> Axes:
     """Draw functions on the left, the cells they captured on the right, and arrows.
 
     In a list they are called f[0], f[1], ..., or by another name than f.
@@ -39,7 +35,7 @@ def cells(
     return ax
 
 
-def cells_beside(axes: Sequence["Axes"], ways: Mapping[str, Functions]) -> None:
+def cells_beside(axes: Sequence[Axes], ways: Mapping[str, Functions]) -> None:
     """Draw the `cells` of lists of functions side by side.
 
     Each function is called, without arguments; the titles say what they return.

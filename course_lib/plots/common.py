@@ -1,21 +1,19 @@
 """Pictures that several lessons use: each function draws on a given Axes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 # Okabe and Ito's palette: distinct with every common form of color blindness.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 
+Series = Mapping[str, Sequence[float]]  # numbers by name
 
-def curves(
-    ax: "Axes", series: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str
-) -> "Axes":
+
+def curves(ax: Axes, series: Series, *, xlabel: str, ylabel: str) -> Axes:
     """Draw one line for each named series over 1, 2, 3, ..., with a legend.
 
     Past 20 points few of them have a marker, and the first line is wide, so that it
@@ -31,14 +29,14 @@ def curves(
 
 
 def lines(
-    ax: "Axes",
+    ax: Axes,
     across: Tensor,
     series: Mapping[str, Tensor],
     *,
     xlabel: str,
     ylabel: str,
     title: str = "",
-) -> "Axes":
+) -> Axes:
     """Draw named lines over `across`, which differ in color and in dashes."""
     for i, (name, values) in enumerate(series.items()):
         style = {"color": line_color(i), "linestyle": ("-", "--", ":", "-.")[i % 4]}
@@ -48,8 +46,8 @@ def lines(
 
 
 def races(
-    ax: "Axes", runs: Mapping[str, Mapping[float, float]], *, xlabel: str, ylabel: str
-) -> "Axes":
+    ax: Axes, runs: Mapping[str, Mapping[float, float]], *, xlabel: str, ylabel: str
+) -> Axes:
     """Draw runs with x-values of their own, {name: {x: y}}, on a logarithmic axis."""
     for i, (name, points) in enumerate(runs.items()):
         style = {"color": line_color(i), "marker": "os^D"[i % 4]}
@@ -59,21 +57,21 @@ def races(
     return finish(ax, xscale="log", xlabel=xlabel, ylabel=ylabel)
 
 
-def bars(ax: "Axes", lengths: Mapping[str, float], *, xlabel: str) -> "Axes":
+def bars(ax: Axes, lengths: Mapping[str, float], *, xlabel: str) -> Axes:
     """Draw a horizontal bar for each name, the first on top, from zero."""
     ax.barh(list(lengths), list(lengths.values()), color=COLORS[0], height=0.6)
     ax.invert_yaxis()
     return finish(ax, legend=False, xlabel=xlabel, xlim=(0, None))
 
 
-def images(axes: Sequence["Axes"], pixels: Tensor, titles: Sequence[str]) -> None:
+def images(axes: Sequence[Axes], pixels: Tensor, titles: Sequence[str]) -> None:
     """Draw gray images `(n, 1, height, width)`, in [0, 1], one on each Axes."""
     for ax, image, title in zip(axes, pixels, titles, strict=True):
         ax.imshow(image[0].cpu().numpy(), cmap="gray_r", vmin=0, vmax=1)
         ax.set(xticks=[], yticks=[], title=title)
 
 
-def heatmap(ax: "Axes", matrix: Tensor, *, reach: float | None = None) -> "Axes":
+def heatmap(ax: Axes, matrix: Tensor, *, reach: float | None = None) -> Axes:
     """Draw a matrix in blue (negative), white (zero) and red (positive).
 
     `reach` is the magnitude of the full color; by default the largest |entry|. The
@@ -87,13 +85,13 @@ def heatmap(ax: "Axes", matrix: Tensor, *, reach: float | None = None) -> "Axes"
 
 
 def tiles(
-    ax: "Axes",
+    ax: Axes,
     weight: Tensor,
     shape: tuple[int, int],
     *,
     columns: int = 8,
     reach: float | None = None,
-) -> "Axes":
+) -> Axes:
     """Draw each row of `weight` (units, height * width) as a small heatmap.
 
     Colors as in `heatmap`; gray lines part the units.
@@ -112,13 +110,13 @@ def tiles(
 
 
 def descent(
-    ax: "Axes",
+    ax: Axes,
     height: Callable[[Tensor], Tensor],
     paths: Mapping[str, Tensor],
     *,
     xlim: tuple[float, float],
     ylim: tuple[float, float],
-) -> "Axes":
+) -> Axes:
     """Draw contours of a function of two numbers, and paths that descend on it.
 
     `height` takes (n, m, 2) to (n, m). Equal shares of the area lie between two
@@ -145,7 +143,7 @@ def line_color(number: int) -> str:
     return COLORS[(0, 5, 2, 1)[number % 4]]
 
 
-def finish(ax: "Axes", *, legend: bool = True, **settings: Any) -> "Axes":
+def finish(ax: Axes, *, legend: bool = True, **settings: Any) -> Axes:
     """Set labels and limits, hide the upper and the right edge; return the Axes."""
     ax.set(**settings)
     ax.spines[["top", "right"]].set_visible(False)

@@ -1,20 +1,17 @@
 """Pictures of lesson 06."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 
 from course_lib.plots.common import COLORS, images, lines
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 Rows = Sequence[tuple[str, Sequence[str]]]
 
 
-def swings(ax: "Axes", paths: Mapping[str, Tensor]) -> "Axes":
+def swings(ax: Axes, paths: Mapping[str, Tensor]) -> Axes:
     """Draw the way of w in [-1, 1] over the steps, with the legend above it."""
     steps = torch.arange(len(next(iter(paths.values()))))
     lines(ax, steps, paths, xlabel="step", ylabel="w")
@@ -22,7 +19,7 @@ def swings(ax: "Axes", paths: Mapping[str, Tensor]) -> "Axes":
     return ax
 
 
-def touched(ax: "Axes", places: Sequence[str], groups: Mapping[str, Rows]) -> "Axes":
+def touched(ax: Axes, places: Sequence[str], groups: Mapping[str, Rows]) -> Axes:
     """Draw a table: a row for each line of code, a square where it changed a place.
 
     The columns are `places`. A group has its name above its rows; each row is (line of
@@ -48,7 +45,7 @@ def touched(ax: "Axes", places: Sequence[str], groups: Mapping[str, Rows]) -> "A
     return ax
 
 
-def units(ax: "Axes", rows: Mapping[str, Tensor]) -> "Axes":
+def units(ax: Axes, rows: Mapping[str, Tensor]) -> Axes:
     """Draw a named row of squares for each vector: white for 0, the darker the more."""
     values = torch.stack([row.detach().cpu() for row in rows.values()])
     top = max(float(values.max()), 1e-12)
@@ -60,7 +57,7 @@ def units(ax: "Axes", rows: Mapping[str, Tensor]) -> "Axes":
     return ax
 
 
-def extremes(axes: Sequence["Axes"], pixels: Tensor, values: Tensor) -> str:
+def extremes(axes: Sequence[Axes], pixels: Tensor, values: Tensor) -> str:
     """Draw the images of the smallest values, then those of the largest, with titles.
 
     Half of the Axes are for either. Images are `(n, 1, height, width)`, in [0, 1], and

@@ -1,20 +1,18 @@
 """Pictures of lesson 03."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from matplotlib.axes import Axes
 from torch import Tensor
 
 from course_lib.keras_models.graph.model import KerasModel
 from course_lib.keras_models.summary import draw_graph
 from course_lib.plots.common import COLORS, heatmap
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 
 def panels(
-    axes: Sequence["Axes"],
+    axes: Sequence[Axes],
     draw: Callable[..., Any],
     groups: Mapping[str, Any],
     *,
@@ -38,7 +36,7 @@ def panels(
 
 
 def walk(
-    axes: Sequence["Axes"], model: KerasModel, layer: str, outputs: Sequence[Tensor]
+    axes: Sequence[Axes], model: KerasModel, layer: str, outputs: Sequence[Tensor]
 ) -> str:
     """Draw a model's graph with a layer's calls framed, and what each call returned.
 
@@ -67,8 +65,8 @@ def walk(
 
 
 def strips(
-    ax: "Axes", rows: Mapping[str, Sequence[str]], groups: Mapping[str, int]
-) -> "Axes":
+    ax: Axes, rows: Mapping[str, Sequence[str]], groups: Mapping[str, int]
+) -> Axes:
     """Draw each row of texts as squares side by side, its name on the left.
 
     `groups` maps a text to the number of its color; a text without one stays white.
@@ -84,12 +82,12 @@ def strips(
 
 
 def windows(
-    ax: "Axes",
+    ax: Axes,
     numbers: int,
     kernel: int,
     stride: int,
     pads: Mapping[str, Sequence[int]],
-) -> "Axes":
+) -> Axes:
     """Draw where a kernel looks along 1, 2, ..., `numbers`, padded with zeros.
 
     A window holds `kernel` numbers, and the next one begins `stride` further. There
@@ -113,7 +111,7 @@ def windows(
 
 
 def _square(
-    ax: "Axes", x: float, y: float, text: str, color: str | None, *, faint: bool = False
+    ax: Axes, x: float, y: float, text: str, color: str | None, *, faint: bool = False
 ) -> None:
     style = {"facecolor": (color, 0.35) if color else "white"}
     style["edgecolor"], ink = ("0.75", "0.6") if faint else ("0.3", "black")
@@ -122,7 +120,7 @@ def _square(
     ax.text(x, y, text, ha="center", va="center", color=ink, parse_math=False)
 
 
-def _without_axes(ax: "Axes") -> "Axes":
+def _without_axes(ax: Axes) -> Axes:
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.set_aspect("equal")

@@ -1,19 +1,17 @@
 """Pictures of lesson 04."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from itertools import pairwise
 
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 
 from course_lib.plots.boxes import arrow, box, connect, heights
-from course_lib.plots.common import COLORS, bars
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from course_lib.plots.common import bars, line_color
 
 
-def sharing(ax: "Axes", places: Mapping[str, Tensor], *, title: str = "") -> "Axes":
+def sharing(ax: Axes, places: Mapping[str, Tensor], *, title: str = "") -> Axes:
     """Draw the places of a model on the left, their tensors on the right, and arrows.
 
     A tensor that stands at several places is drawn once, in another color.
@@ -27,13 +25,13 @@ def sharing(ax: "Axes", places: Mapping[str, Tensor], *, title: str = "") -> "Ax
 
 
 def entries(
-    ax: "Axes",
+    ax: Axes,
     texts: Sequence[Sequence[str]],
     values: Tensor,
     *,
     counts: Tensor | None = None,
     title: str = "",
-) -> "Axes":
+) -> Axes:
     """Draw a table of short texts, each on a color that is darker for a larger value.
 
     Where `counts`, bools of the same shape (rows, columns), is False, the field is
@@ -57,7 +55,7 @@ def entries(
     return ax
 
 
-def shares(ax: "Axes", found: Mapping[str, float], *, xlabel: str) -> "Axes":
+def shares(ax: Axes, found: Mapping[str, float], *, xlabel: str) -> Axes:
     """Draw a bar for each share in [0, 1] on an axis that is always whole."""
     bars(ax, found, xlabel=xlabel).set_xlim(0, 1)
     for i, value in enumerate(found.values()):
@@ -65,18 +63,17 @@ def shares(ax: "Axes", found: Mapping[str, float], *, xlabel: str) -> "Axes":
     return ax
 
 
-def fork(ax: "Axes", stem: Sequence[str], ends: Sequence[str]) -> "Axes":
+def fork(ax: Axes, stem: Sequence[str], ends: Sequence[str]) -> Axes:
     """Draw parts in a row, the last of which leads to several ends."""
     places = [(i + 0.5) / (len(stem) + 1) for i in range(len(stem) + 1)]
-    last = None
-    for x, name in zip(places[:-1], stem, strict=True):
-        drawn = box(ax, x, 0.5, name, "0.4")
-        if last is not None:
-            arrow(ax, last, drawn, "0.4")
-        last = drawn
+    parts = [
+        box(ax, x, 0.5, name, "0.4") for x, name in zip(places, stem, strict=False)
+    ]
+    for start, end in pairwise(parts):
+        arrow(ax, start, end, "0.4")
     for i, (y, name) in enumerate(zip(heights(len(ends)), ends, strict=True)):
-        color = COLORS[(0, 5, 2, 1)[i % 4]]
-        arrow(ax, last, box(ax, places[-1], y, name, color), color)
+        color = line_color(i)
+        arrow(ax, parts[-1], box(ax, places[-1], y, name, color), color)
     ax.set(xlim=(0, 1), ylim=(0, 1))
     ax.axis("off")
     return ax

@@ -1,18 +1,16 @@
 """Pictures of lesson 02."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 
-from course_lib.plots.common import COLORS, curves, finish, lines, tiles
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from course_lib.plots.common import COLORS, Series, curves, finish, lines, tiles
 
 
-def histogram(ax: "Axes", tensors: Mapping[str, Tensor], *, bins: int = 61) -> "Axes":
+def histogram(ax: Axes, tensors: Mapping[str, Tensor], *, bins: int = 61) -> Axes:
     """Draw the histograms of several tensors over one common range, log counts."""
     flat = {name: t.detach().flatten().cpu().float() for name, t in tensors.items()}
     reach = max(float(values.abs().max()) for values in flat.values()) or 1.0
@@ -25,13 +23,13 @@ def histogram(ax: "Axes", tensors: Mapping[str, Tensor], *, bins: int = 61) -> "
 
 
 def valley(
-    ax: "Axes",
+    ax: Axes,
     side: Tensor,
     heights: Tensor,
     points: Mapping[str, Sequence[float]],
     *,
     title: str = "",
-) -> "Axes":
+) -> Axes:
     """Draw contours of a function of two weights, and named points on them.
 
     `side` (n,) has the values of either weight and `heights` (n, n) those of the
@@ -42,8 +40,8 @@ def valley(
     ax.axvline(0, color="0.4", linewidth=1)
     for i, (name, (first, second)) in enumerate(points.items()):
         style = {"color": COLORS[(0, 5)[i % 2]], "marker": "o*"[i % 2]}
-        ax.plot(first, second, linestyle="", markersize=(8, 15)[i % 2], label=name)
-        ax.lines[-1].set(**style)
+        style |= {"markersize": (8, 15)[i % 2], "linestyle": ""}
+        ax.plot(first, second, label=name, **style)
     ax.set_title(title, fontsize=11, pad=26)
     place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 2}
     ax.legend(**place, frameon=False, columnspacing=1, handletextpad=0.2)
@@ -51,7 +49,7 @@ def valley(
     return finish(ax, legend=False, aspect="equal", **labels)
 
 
-def histories(axes: Sequence["Axes"], runs: Mapping[str, Any]) -> None:
+def histories(axes: Sequence[Axes], runs: Mapping[str, Any]) -> None:
     """Draw each training's History on an Axes; the last one has the legend."""
     for ax, (title, history) in zip(axes, runs.items(), strict=True):
         history.plot(ax)
@@ -59,7 +57,7 @@ def histories(axes: Sequence["Axes"], runs: Mapping[str, Any]) -> None:
 
 
 def line_panels(
-    axes: Sequence["Axes"],
+    axes: Sequence[Axes],
     across: Tensor,
     panels: Mapping[str, Mapping[str, Tensor]],
     *,
@@ -72,7 +70,7 @@ def line_panels(
         _name_panel(ax, title, is_last=ax is axes[-1])
 
 
-def _name_panel(ax: "Axes", title: str, *, is_last: bool) -> None:
+def _name_panel(ax: Axes, title: str, *, is_last: bool) -> None:
     ax.set_title(title, fontsize=11)
     if not is_last:
         ax.get_legend().remove()
@@ -80,9 +78,7 @@ def _name_panel(ax: "Axes", title: str, *, is_last: bool) -> None:
         ax.set_ylabel("")
 
 
-def curves_beside(
-    ax: "Axes", series: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str
-) -> "Axes":
+def curves_beside(ax: Axes, series: Series, *, xlabel: str, ylabel: str) -> Axes:
     """Draw curves as in `curves`, with the legend on their right."""
     curves(ax, series, xlabel=xlabel, ylabel=ylabel)
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -90,7 +86,7 @@ def curves_beside(
 
 
 def hidden_units(
-    axes: Sequence["Axes"], weights: Mapping[str, Tensor], shape: tuple[int, int]
+    axes: Sequence[Axes], weights: Mapping[str, Tensor], shape: tuple[int, int]
 ) -> None:
     """Draw each weight's units as images on an Axes, and histograms on the last one."""
     *above, last = axes

@@ -1,20 +1,17 @@
 """Pictures of lesson 08."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from course_lib.plots.common import COLORS, curves, descent, finish
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from course_lib.plots.common import COLORS, Series, curves, descent, finish
 
 
 def visit(
-    ax: "Axes",
+    ax: Axes,
     height: Callable[[Tensor], Tensor],
     tries: Sequence[Tensor],
     winners: Sequence[int],
@@ -22,7 +19,7 @@ def visit(
     xlim: tuple[float, float] = (-2, 4.7),
     ylim: tuple[float, float] = (-2, 3),
     title: str = "",
-) -> "Axes":
+) -> Axes:
     """Draw the last visit of a walk over two weights, on contours of `height`.
 
     For each visit `tries` has three points (3, 2), and `winners` the one that was kept:
@@ -53,7 +50,7 @@ def visit(
     return ax
 
 
-def feeds(ax: "Axes", weight: Tensor, output: int, *, title: str = "") -> "Axes":
+def feeds(ax: Axes, weight: Tensor, output: int, *, title: str = "") -> Axes:
     """Draw a square for each number of a parameter; fill those of one output.
 
     An output has a row of squares, or of kernels, one for each input channel.
@@ -78,18 +75,14 @@ def feeds(ax: "Axes", weight: Tensor, output: int, *, title: str = "") -> "Axes"
     return ax
 
 
-def growth(
-    ax: "Axes", series: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str
-) -> "Axes":
+def growth(ax: Axes, series: Series, *, xlabel: str, ylabel: str) -> Axes:
     """Draw `curves` of numbers that grow or shrink by factors, on a log axis."""
     curves(ax, series, xlabel=xlabel, ylabel=ylabel)
     ax.set_yscale("log")
     return ax
 
 
-def fractions(
-    ax: "Axes", series: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str
-) -> "Axes":
+def fractions(ax: Axes, series: Series, *, xlabel: str, ylabel: str) -> Axes:
     """Draw `curves` of numbers in [0, 1], with a tick at each step."""
     curves(ax, series, xlabel=xlabel, ylabel=ylabel)
     longest = max(map(len, series.values()))

@@ -2,22 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from math import isnan
-from typing import TYPE_CHECKING
 
-from course_lib.plots.common import COLORS, bars, finish, races
+from matplotlib.axes import Axes
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from course_lib.plots.common import COLORS, Series, bars, finish, races
 
 
 def rates(
-    ax: "Axes",
+    ax: Axes,
     speeds: Mapping[str, float],
     *,
     xlabel: str,
     peak: float | None = None,
     title: str = "",
-) -> "Axes":
+) -> Axes:
     """Draw speeds as bars with their numbers, and the machine's best as a line."""
     bars(ax, speeds, xlabel=xlabel)
     labels = [f"{n:,.0f}" if n >= 100 else f"{n:.3g}" for n in speeds.values()]
@@ -30,13 +28,7 @@ def rates(
     return ax
 
 
-def gains(
-    ax: "Axes",
-    factors: Mapping[str, Sequence[float]],
-    *,
-    kinds: Sequence[str],
-    xlabel: str,
-) -> "Axes":
+def gains(ax: Axes, factors: Series, *, kinds: Sequence[str], xlabel: str) -> Axes:
     """Draw two bars for each name, one a kind, with their numbers; NaN draws none."""
     looks = ({"color": COLORS[1], "hatch": "//"}, {"color": COLORS[0]})
     for kind, (name, look) in enumerate(zip(kinds, looks, strict=True)):
@@ -53,13 +45,13 @@ def gains(
 
 
 def channels(
-    ax: "Axes",
+    ax: Axes,
     layers: Mapping[str, Sequence[int]],
     *,
     kinds: Sequence[str],
     title: str = "",
     legend: bool = True,
-) -> "Axes":
+) -> Axes:
     """Draw each layer as a column of channels, colored by their kind.
 
     `layers` has the kind of each channel, as a position in `kinds`, which are at most
@@ -85,8 +77,8 @@ def channels(
 
 
 def sweeps(
-    axes: Sequence["Axes"], sizes: Mapping[str, int], *, swept: str
-) -> Sequence["Axes"]:
+    axes: Sequence[Axes], sizes: Mapping[str, int], *, swept: str
+) -> Sequence[Axes]:
     """Draw what a visit computes in three ways, one on each Axes.
 
     In full, as the paper's loop does; without the layers before the swept one; and with
@@ -116,12 +108,12 @@ def sweeps(
 
 
 def claims(
-    ax: "Axes",
+    ax: Axes,
     runs: Mapping[str, Mapping[int, float]],
     claimed: Mapping[int, float],
     *,
     ylim: tuple[float, float],
-) -> "Axes":
+) -> Axes:
     """Draw measured runs, {name: {cycle: percent}}, and as stars what is claimed."""
     ax.plot(*zip(*claimed.items(), strict=True), "k*", markersize=12, label="claimed")
     races(ax, runs, xlabel="cycle", ylabel="test images right (%)")

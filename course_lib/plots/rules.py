@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 
 from course_lib.plots.boxes import arrow, box, heights
 from course_lib.plots.common import (
     COLORS,
+    Series,
     descent,
     finish,
     images,
@@ -17,17 +18,14 @@ from course_lib.plots.common import (
     lines,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 
 def arrows(
-    ax: "Axes",
+    ax: Axes,
     after: Mapping[str, Tensor],
     *,
     before: Mapping[str, Tensor],
     title: str = "",
-) -> "Axes":
+) -> Axes:
     """Draw named vectors of two numbers from the origin, and pale what they were."""
     for i, (name, was) in enumerate(before.items()):
         color = line_color(i)
@@ -49,7 +47,7 @@ def _with_zero(values: Tensor) -> tuple[float, float]:
     return low - margin * (low < 0), high + margin
 
 
-def flow(ax: "Axes", rows: Mapping[str, Sequence[str | Tensor]]) -> "Axes":
+def flow(ax: Axes, rows: Mapping[str, Sequence[str | Tensor]]) -> Axes:
     """Draw each row as values and what is done to them: a value, a step, a value, ...
 
     The first and every second after it is a value, a text or a vector, in a box; the
@@ -79,7 +77,7 @@ def _as_text(value: str | Tensor) -> str:
 
 
 def descents(
-    axes: Iterable["Axes"],
+    axes: Iterable[Axes],
     height: Callable[[Tensor], Tensor],
     paths: Mapping[str, Tensor],
 ) -> None:
@@ -89,14 +87,14 @@ def descents(
         ax.set_title(name, fontsize=9)
 
 
-def lengths(ax: "Axes", paths: Mapping[str, Tensor]) -> "Axes":
+def lengths(ax: Axes, paths: Mapping[str, Tensor]) -> Axes:
     """Draw how long each path's vector (steps, n) is, over the steps from 1."""
     across = torch.arange(1, 1 + len(next(iter(paths.values()))))
     norms = {name: path.norm(dim=1) for name, path in paths.items()}
     return lines(ax, across, norms, xlabel="step", ylabel="length of the weights")
 
 
-def phases(ax: "Axes", errors: Mapping[str, Sequence[float]]) -> "Axes":
+def phases(ax: Axes, errors: Series) -> Axes:
     """Draw parts of one training, each in its color where the one before has ended."""
     begin = 0
     for i, (name, values) in enumerate(errors.items()):
@@ -106,7 +104,7 @@ def phases(ax: "Axes", errors: Mapping[str, Sequence[float]]) -> "Axes":
     return finish(ax, yscale="log", xlabel="step", ylabel="training error")
 
 
-def cut(ax: "Axes", lengths: Mapping[str, Tensor], *, at: int, ylabel: str) -> "Axes":
+def cut(ax: Axes, lengths: Mapping[str, Tensor], *, at: int, ylabel: str) -> Axes:
     """Draw a point for each step of named series, and a line before the step `at`."""
     for i, (name, values) in enumerate(lengths.items()):
         style = {"color": line_color(i), "marker": "os^D"[i % 4], "markersize": 4}
@@ -115,7 +113,7 @@ def cut(ax: "Axes", lengths: Mapping[str, Tensor], *, at: int, ylabel: str) -> "
     return finish(ax, xlabel="step", ylabel=ylabel)
 
 
-def image_rows(axes: Sequence[Sequence["Axes"]], rows: Mapping[str, Tensor]) -> None:
+def image_rows(axes: Sequence[Sequence[Axes]], rows: Mapping[str, Tensor]) -> None:
     """Draw a row of images `(n, 1, height, width)`, in [0, 1], for each name."""
     for line, (name, pixels) in zip(axes, rows.items(), strict=True):
         images(line, pixels, [""] * len(line))

@@ -1,17 +1,11 @@
 """The picture of lesson 00."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from matplotlib.axes import Axes
 
-from course_lib.plots.common import curves
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from course_lib.plots.common import Series, curves
 
 
-def losses(
-    ax: "Axes", series: Mapping[str, Sequence[float]], *, title: str = ""
-) -> "Axes":
+def losses(ax: Axes, series: Series, *, title: str = "") -> Axes:
     """Draw losses over the epochs on a scale from 0 to 3.2, so that runs compare.
 
     A loss above the scale leaves the picture at its top.

@@ -24,10 +24,7 @@ class _Record:
     def __init__(self) -> None:
         self.penalties: list[Tensor] = []
 
-    def __deepcopy__(self, memo: dict) -> "_Record":
-        return _Record()
-
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple:  # deepcopy asks it, too
         return _Record, ()
 
 

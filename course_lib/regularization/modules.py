@@ -96,8 +96,7 @@ def penalty(model: nn.Module) -> Tensor:
         groups.setdefault(key, []).append(term.tensor)
     # A compiler fuses the plain formula, and can't see through a Function with jvp.
     total_of = _Total.forward if torch.compiler.is_compiling() else _Total.apply
-    first = next(model.parameters(), None)
-    home = torch.device("cpu") if first is None else first.device
+    home = next((p.device for p in model.parameters()), torch.device("cpu"))
     total = torch.zeros((), device=home)
     for (regularizer, _), tensors in groups.items():
         total = total + total_of(regularizer, *tensors).to(home)

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from course_lib.trees import widened
+
 
 @dataclass(frozen=True)
 class L1L2:
@@ -54,7 +56,7 @@ class L1L2:
     def __call__(self, tensor: Tensor) -> Tensor:
         """Return the penalty, a scalar; of half precision in float32, as sums grow."""
         require_real("L1L2", tensor)
-        tensor = _at_least_float32(tensor)
+        tensor = widened(tensor)
         total = tensor.new_zeros(())
         if self.l1:
             total = total + self.l1 * tensor.abs().sum()
@@ -77,7 +79,7 @@ class L1L2:
 
     def directions(self, tensor: Tensor) -> Iterator[tuple[float, Tensor]]:
         """Yield (coefficient, direction) of each term; their products add up to it."""
-        tensor = _at_least_float32(tensor)
+        tensor = widened(tensor)
         if self.l1:
             yield self.l1, tensor.sign()
         if self.l2 and self.norm == "squared":
@@ -173,8 +175,3 @@ def require_real(place: str, tensor: object) -> None:
     else:
         return
     raise ValueError(f"{place}: got {got}; wanted {wanted}")
-
-
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    is_half = tensor.dtype in (torch.float16, torch.bfloat16)
-    return tensor.float() if is_half else tensor

@@ -1,15 +1,16 @@
 """Adam and its relatives: a moving average of gradients over one of their size."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from course_lib.rules.base import (
+    Arrays,
     Rule,
     State,
+    States,
     Step,
     bias_correction,
     moving_average,
@@ -18,7 +19,7 @@ from course_lib.rules.base import (
     squared_abs,
 )
 from course_lib.rules.counts import Count, next_count, number_of
-from course_lib.rules.hyperparameters import number, pair
+from course_lib.rules.hyperparameters import number
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Adam(Rule):
     """
 
     eta: float = number(1e-3)
-    beta: tuple[float, float] = pair(0.9, 0.999, 1)
+    beta: tuple[float, float] = number((0.9, 0.999), 0, 1)
     eps: float = number(1e-8)
 
     def _init(self, x: Tensor) -> State:
@@ -55,9 +56,7 @@ class Adam(Rule):
         state, m, v = self._moments(state, g)
         return state, self.eta * m / (safe_sqrt(v) + self.eps)
 
-    def fused_(
-        self, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
-    ) -> list[State]:
+    def fused_(self, states: States, xs: Arrays, gs: Arrays) -> list[State]:
         """Step arrays and moments in place by torch's kernel; return new states."""
         ms, vs, ts = (list(part) for part in zip(*states, strict=True))
         ms, vs, gs = map(_contiguous, (ms, vs, gs))  # the kernel doesn't check it
@@ -76,7 +75,7 @@ class Adam(Rule):
         return [(m, v, nexts[t]) for m, v, t in zip(ms, vs, ts, strict=True)]
 
     def fused(
-        self, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
+        self, states: States, xs: Arrays, gs: Arrays
     ) -> tuple[list[State], list[Tensor]]:
         """Return new states and arrays; the arguments are not changed."""
         xs = [x.clone() for x in xs]
@@ -94,7 +93,7 @@ def has_fused_step(rule: object, x: Tensor) -> bool:
     return x.is_contiguous() and (x.is_cpu or x.is_cuda)
 
 
-def _contiguous(tensors: Sequence[Tensor]) -> list[Tensor]:
+def _contiguous(tensors: Arrays) -> list[Tensor]:
     """Return them contiguous; the gradient of x.sum() is one number in memory."""
     return [t if t.is_contiguous() else t.contiguous() for t in tensors]
 
@@ -147,7 +146,7 @@ class AdaMax(Adam):
 
 
 @dataclass(frozen=True)
-class AMSGrad(Rule):
+class AMSGrad(Adam):
     """Adam that never forgets a large gradient: w' = max(w, v').
 
     dx = eta * m' / (sqrt(w') + eps), without the correction of the bias; all three
@@ -162,10 +161,6 @@ class AMSGrad(Rule):
 
     Source: Reddi et al. 2018, arXiv 1904.09237.
     """
-
-    eta: float = number(1e-3)
-    beta: tuple[float, float] = pair(0.9, 0.999, 1)
-    eps: float = number(1e-8)
 
     def _init(self, x: Tensor) -> State:
         start = torch.full_like(real_zeros_like(x), self.eps)
@@ -248,7 +243,7 @@ class OAdam(Adam):
     Source: Daskalakis et al. 2018, arXiv 1711.00141.
     """
 
-    beta: tuple[float, float] = pair(0.5, 0.9, 1)
+    beta: tuple[float, float] = number((0.5, 0.9), 0, 1)
 
     def _init(self, x: Tensor) -> State:
         return super()._init(x), torch.zeros_like(x)

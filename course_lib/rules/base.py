@@ -9,9 +9,11 @@ from torch import Tensor
 
 from course_lib.rules.counts import Conditional, Count, TracedCount, number_of
 from course_lib.rules.hyperparameters import validate
-from course_lib.trees import is_any_transform_active
+from course_lib.trees import is_any_transform_active, widened
 
 State = Any  # a tensor, a Count, or tuples of these; () where nothing is stored
+States = Sequence[State]
+Arrays = Sequence[Tensor]
 Step = Tensor | Conditional | None  # None: no step this time
 Steps = tuple[list[State], list[Step]]  # the new states and steps of several arrays
 
@@ -68,9 +70,7 @@ class Rule:
         dx = dx.or_zeros() if isinstance(dx, Conditional) else dx
         return state, dx.to(x.dtype) if self._widens_halves and dx is not None else dx
 
-    def apply_all(
-        self, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
-    ) -> Steps:
+    def apply_all(self, states: States, xs: Arrays, gs: Arrays) -> Steps:
         """Return the new states and the steps of several arrays.
 
         A rule that has to look at all arrays at once defines its own. A step may be
@@ -94,18 +94,14 @@ class Rule:
         )
 
 
-def apply_all(
-    rule: Any, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
-) -> Steps:
+def apply_all(rule: Any, states: States, xs: Arrays, gs: Arrays) -> Steps:
     """Call `Rule.apply_all`, or do the same for a rule of another class without one."""
     if hasattr(rule, "apply_all"):
         return rule.apply_all(states, xs, gs)
     return _apply_each(rule, states, xs, gs)
 
 
-def _apply_each(
-    rule: Any, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
-) -> Steps:
+def _apply_each(rule: Any, states: States, xs: Arrays, gs: Arrays) -> Steps:
     step = rule._step if getattr(type(rule), "apply", 0) is Rule.apply else rule.apply
     steps = [
         step(state, widened(x), widened(g))
@@ -155,11 +151,6 @@ def _require_fit(rule: Any, x: Any, g: Any) -> None:
 
 
 # Arithmetic, for real and complex arrays
-
-
-def widened(x: Tensor) -> Tensor:
-    """Return half precision as float32; other dtypes unchanged."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def real_zeros_like(x: Tensor) -> Tensor:

@@ -1,15 +1,14 @@
 """Rules that limit gradients; they go before others in a Chain."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from course_lib.rules.base import Rule, State, Step, Steps, widened
+from course_lib.rules.base import Arrays, Rule, State, States, Step, Steps
 from course_lib.rules.hyperparameters import number
-from course_lib.trees import is_any_transform_active, is_transformed
+from course_lib.trees import is_any_transform_active, is_transformed, widened
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class ClipNorm(Rule):
     def _apply(self, state: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
         return state, self._clipped([g])[0]
 
-    def _clipped(self, gs: Sequence[Tensor]) -> list[Tensor]:
+    def _clipped(self, gs: Arrays) -> list[Tensor]:
         norm = _norm(gs, self.p)
         if not _has_no_value(norm):
             if norm.isfinite():
@@ -64,7 +63,7 @@ class ClipNorm(Rule):
         is_long = norm > self.omega  # a divisor 0 would spoil derivatives
         return torch.where(is_long, self.omega / torch.where(is_long, norm, 1.0), 1.0)
 
-    def _clipped_overflow(self, gs: Sequence[Tensor], norm: Tensor) -> list[Tensor]:
+    def _clipped_overflow(self, gs: Arrays, norm: Tensor) -> list[Tensor]:
         """Clip gradients whose norm is beyond the dtype, in units of their largest."""
         scale = _norm(gs, math.inf).detach()
         if not _has_no_value(scale) and not scale.isfinite():
@@ -92,14 +91,12 @@ class ClipGlobalNorm(ClipNorm):
         omega, p: as in `ClipNorm`, of all arrays together.
     """
 
-    def apply_all(
-        self, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
-    ) -> Steps:
+    def apply_all(self, states: States, xs: Arrays, gs: Arrays) -> Steps:
         """Return each gradient times one factor."""
         return list(states), self._clipped([widened(g) for g in gs])
 
 
-def _norm(gs: Sequence[Tensor], p: float) -> Tensor:
+def _norm(gs: Arrays, p: float) -> Tensor:
     """Return the p-norm of all arrays together."""
     norm_of = _norm_of
     if is_any_transform_active() or any(g.requires_grad for g in gs):
@@ -121,7 +118,7 @@ def _differentiable_norm_of(g: Tensor, p: float) -> Tensor:
     return torch.where(is_zero, 0.0, norm)
 
 
-def _scaled(gs: Sequence[Tensor], factor: Tensor) -> list[Tensor]:
+def _scaled(gs: Arrays, factor: Tensor) -> list[Tensor]:
     return [(g * factor.to(g.device)).to(g.dtype) for g in gs]
 
 

@@ -7,15 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from course_lib.checks import require_ints
 from course_lib.rules.adam import Adam
-from course_lib.rules.base import Rule, State, Step, Steps, apply_all, is_rule
-from course_lib.rules.counts import (
-    Conditional,
-    Count,
-    next_count,
-    number_of,
-    where_due,
+from course_lib.rules.base import (
+    Arrays,
+    Rule,
+    State,
+    States,
+    Step,
+    Steps,
+    apply_all,
+    is_rule,
 )
+from course_lib.rules.counts import Conditional, Count, next_count, number_of, where_due
 from course_lib.rules.hyperparameters import plain
 from course_lib.trees import is_tracked
 
@@ -64,9 +68,7 @@ class Chain(Rule):
         states, dxs = self.apply_all([state], [x], [g])
         return states[0], dxs[0]
 
-    def apply_all(
-        self, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
-    ) -> Steps:
+    def apply_all(self, states: States, xs: Arrays, gs: Arrays) -> Steps:
         """Apply one rule to all arrays, then the next."""
         table, dxs = [list(state) for state in states], list(gs)
         for position, rule in enumerate(self.rules):
@@ -93,7 +95,7 @@ def _flattened(rules: Sequence[Any]) -> list[Any]:
 
 
 def _apply_conditional(
-    rule: Any, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Step]
+    rule: Any, states: States, xs: Arrays, gs: Sequence[Step]
 ) -> Steps:
     """Apply the rule; where a gradient is conditional, so are state and step."""
     if not torch.compiler.is_dynamo_compiling():
@@ -130,12 +132,8 @@ class AccumulateGradients(Rule):
     n: int = 4
 
     def __post_init__(self) -> None:
-        n = plain(self.n)
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(
-                f"AccumulateGradients: got n={self.n!r}; wanted an int >= 1."
-            )
-        object.__setattr__(self, "n", n)
+        object.__setattr__(self, "n", plain(self.n))  # the rule is frozen
+        require_ints("AccumulateGradients", n=self.n)
 
     def _init(self, x: Tensor) -> State:
         return torch.zeros_like(x), Count(0)
@@ -204,9 +202,7 @@ class MixedPrecision(Rule):
         (state,), (dx,) = self.apply_all([state], [x], [g])
         return state, dx
 
-    def apply_all(
-        self, states: Sequence[State], xs: Sequence[Tensor], gs: Sequence[Tensor]
-    ) -> Steps:
+    def apply_all(self, states: States, xs: Arrays, gs: Arrays) -> Steps:
         """Step the copies, all in one call of the rule."""
         copies, inner = (list(part) for part in zip(*states, strict=True))
         for copy, x in zip(copies, xs, strict=True):

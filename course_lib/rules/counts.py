@@ -22,10 +22,8 @@ class TracedCount:
     def __init__(self, value: Tensor) -> None:
         self.value = value
 
-    def __int__(self) -> int:
+    def __index__(self) -> int:  # int() asks it, too
         return int(self.value)
-
-    __index__ = __int__
 
     def __add__(self, other: float) -> float:
         return int(self) + other

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from course_lib.rules.base import Rule, State, Step, Steps, apply_all
+from course_lib.rules.base import Arrays, Rule, State, States, Step, Steps, apply_all
 from course_lib.rules.clipping import ClipGlobalNorm
 from course_lib.rules.composing import Chain, MixedPrecision
 
@@ -25,9 +25,9 @@ class Group:
     """Arrays that have one rule, with their states and gradients, and a name."""
 
     rule: Rule
-    states: Sequence[State]
-    xs: Sequence[Tensor]
-    gs: Sequence[Tensor]
+    states: States
+    xs: Arrays
+    gs: Arrays
     name: str
 
     def apply(self) -> Steps:

@@ -13,16 +13,14 @@ from torch import Tensor
 
 
 def number(
-    default: float, low: float = 0.0, high: float = math.inf, *, closed: bool = False
+    default: float | tuple[float, float],
+    low: float = 0.0,
+    high: float = math.inf,
+    *,
+    closed: bool = False,
 ) -> Any:
-    """Return a dataclass field for a number in [low, high), or [low, high]."""
+    """Return a dataclass field for a number, or two, in [low, high), or [low, high]."""
     return field(default=default, metadata={"low": low, "high": high, "closed": closed})
-
-
-def pair(first: float, second: float, high: float = math.inf) -> Any:
-    """Return a dataclass field for two numbers, each in [0, high)."""
-    metadata = {"low": 0.0, "high": high, "closed": False, "pair": True}
-    return field(default=(first, second), metadata=metadata)
 
 
 def validate(rule: Any) -> None:
@@ -60,7 +58,7 @@ def plain(value: Any) -> Any:
 
 
 def _require_range(rule: str, spec: "Field[Any]", value: Any, given: Any) -> None:
-    is_pair = spec.metadata.get("pair", False)
+    is_pair = isinstance(spec.default, tuple)
     values = value if is_pair else (value,)
     has_size = isinstance(values, tuple) and len(values) == 1 + is_pair
     if has_size and all(_is_in_range(each, **spec.metadata) for each in values):
@@ -73,9 +71,7 @@ def _require_range(rule: str, spec: "Field[Any]", value: Any, given: Any) -> Non
     )
 
 
-def _is_in_range(
-    value: Any, low: float, high: float, closed: bool, pair: bool = False
-) -> bool:
+def _is_in_range(value: Any, low: float, high: float, closed: bool) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return low <= value < high or (closed and value == high)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from course_lib.rules.base import Rule, State, Step, moving_average, real_zeros_like
-from course_lib.rules.hyperparameters import number, pair
+from course_lib.rules.hyperparameters import number
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Momentum(Rule):
 
 
 @dataclass(frozen=True)
-class Nesterov(Rule):
+class Nesterov(Momentum):
     """Momentum with a look ahead: dx = (1 + rho) * eta * g - rho**2 * v.
 
     Then v' = rho * v - eta * g.
@@ -75,10 +75,6 @@ class Nesterov(Rule):
     """
 
     eta: float = number(1e-3)
-    rho: float = number(0.9, 0, 1)
-
-    def _init(self, x: Tensor) -> State:
-        return torch.zeros_like(x)
 
     def _apply(self, v: State, x: Tensor, g: Tensor) -> tuple[State, Step]:
         dx = (1 + self.rho) * self.eta * g - self.rho**2 * v
@@ -103,8 +99,8 @@ class Rprop(Rule):
     """
 
     eta: float = number(1e-3)
-    ell: tuple[float, float] = pair(0.5, 1.2)
-    gamma: tuple[float, float] = pair(1e-6, 50.0)
+    ell: tuple[float, float] = number((0.5, 1.2))
+    gamma: tuple[float, float] = number((1e-6, 50.0))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -147,7 +143,7 @@ class Lion(Rule):
     """
 
     eta: float = number(1e-3)
-    beta: tuple[float, float] = pair(0.9, 0.999, 1)
+    beta: tuple[float, float] = number((0.9, 0.999), 0, 1)
 
     def _init(self, x: Tensor) -> State:
         return torch.zeros_like(x)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import TensorDataset
 
-from course_lib.data.sets import Dataset, Split, epoch_indices
+from course_lib.data.sets import Dataset, Split, epoch_batches
 
 Source = Split | TensorDataset | Iterable[Any]
 
@@ -25,59 +25,37 @@ class Batch:
     size: int  # samples: the length of the (first) target
 
 
-@dataclass(frozen=True)
-class Batches:
-    """The batches of some data, drawn again at each iteration, on one device.
+def batches(
+    place: str,
+    data: Source,
+    device: torch.device | None,
+    *,
+    batch_size: int | None,
+    shuffle: bool,
+    generator: torch.Generator | None = None,
+    drop_last: bool = False,
+) -> Iterator[Batch]:
+    """Yield the batches of one epoch of what `require_source` accepts.
 
-    Args:
-        place: begins the error messages.
-        data: a Split, a TensorDataset, or an iterable of batches such as a DataLoader.
-        device: where the batches go; None leaves them where they are.
-        batch_size, shuffle, generator, drop_last: see `Split.batches`; ignored for an
-            iterable of batches.
+    They go to the device; None leaves them where they are. The place begins the error
+    messages. The options are those of `Split.batches`, and ignored for an iterable of
+    batches.
 
     Raises:
-        ValueError: other data, a batch that is no (inputs, targets), or no batch.
+        ValueError: a batch that is no (inputs, targets), or no batch.
     """
-
-    place: str
-    data: Source
-    device: torch.device | None
-    batch_size: int | None
-    shuffle: bool = True
-    generator: torch.Generator | None = None
-    drop_last: bool = False
-
-    def __post_init__(self) -> None:
-        require_source(self.place, self.data)
-
-    def __iter__(self) -> Iterator[Batch]:
-        number = 0
-        for number, batch in enumerate(self._drawn(), start=1):
-            yield _read(f"{self.place}: batch {number}", batch, self.device)
-        if not number:
-            raise ValueError(
-                f"{self.place}: the data gave no batch. Is it empty, used up after one "
-                "pass, or smaller than a batch whose rest is dropped?"
-            )
-
-    def _drawn(self) -> Iterable[Any]:
-        if not is_tensors(self.data):
-            return self.data
-        if isinstance(self.data, Split):
-            tensors = (self.data.inputs, self.data.labels)
-        else:
-            tensors = self.data.tensors
-        devices = {tensor.device for tensor in tensors}  # indices on a CPU fit all
-        chosen = epoch_indices(
-            len(tensors[0]),
-            self.batch_size,
-            shuffle=self.shuffle,
-            generator=self.generator,
-            drop_last=self.drop_last,
-            device=devices.pop() if len(devices) == 1 else "cpu",
+    if is_tensors(data):
+        is_split = isinstance(data, Split)
+        tensors = (data.inputs, data.labels) if is_split else data.tensors
+        data = epoch_batches(tensors, batch_size, shuffle, generator, drop_last)
+    number = 0
+    for number, batch in enumerate(data, start=1):
+        yield _read(f"{place}: batch {number}", batch, device)
+    if not number:
+        raise ValueError(
+            f"{place}: the data gave no batch. Is it empty, used up after one pass, or "
+            "smaller than a batch whose rest is dropped?"
         )
-        return ([tensor[index] for tensor in tensors] for index in chosen)
 
 
 def is_tensors(data: object) -> bool:
@@ -136,10 +114,7 @@ def _read(place: str, batch: Any, device: torch.device | None) -> Batch:
             "the labels. A collate_fn of the DataLoader can make them of other things; "
             "an autoencoder's labels are its inputs: TensorDataset(x, x)."
         )
-    if len(batch) == 2 and isinstance(batch[0], Tensor):
-        inputs, targets = batch[:1], batch[1]
-    else:
-        *inputs, targets = batch
+    *inputs, targets = batch
     if len(inputs) == 1 and isinstance(inputs[0], tuple | list):
         (inputs,) = inputs
     for part in inputs:

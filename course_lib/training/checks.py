@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -65,26 +65,19 @@ def scalar(place: str, loss: object, samples: int, *, name: str = "loss") -> Ten
 def call_model(place: str, model: nn.Module, batch: Batch) -> Any:
     """Return model(*inputs)."""
     forget_casts()
-    try:
+    with explained(place, "the model", model=model, inputs=batch.inputs):
         return model(*batch.inputs)
-    except ERRORS as error:
-        explain(error, place, "the model", model=model, inputs=batch.inputs)
-        raise
 
 
 def call_loss(
     place: str, loss: Callable[[Any, Any], Tensor], outputs: Any, batch: Batch
 ) -> Tensor:
     """Return loss(outputs, targets) as a scalar; refuse pairs that are broadcast."""
-    try:
-        if _is_column_and_row(outputs, batch.targets):
-            with _Broadcasts(place, outputs, batch.targets):
-                value = loss(outputs, batch.targets)
-        else:
-            value = loss(outputs, batch.targets)
-    except ERRORS as error:
-        explain(error, place, "the loss", outputs=outputs, labels=batch.targets)
-        raise
+    refused: contextlib.AbstractContextManager = contextlib.nullcontext()
+    if _is_column_and_row(outputs, batch.targets):
+        refused = _Broadcasts(place, outputs, batch.targets)
+    with explained(place, "the loss", outputs=outputs, labels=batch.targets), refused:
+        value = loss(outputs, batch.targets)
     return scalar(place, value, batch.size)
 
 
@@ -214,30 +207,29 @@ def _kept(skips: Tensor, copy: Tensor, buffer: Tensor) -> Tensor:
 
 # Explanations of torch's errors
 
+_ERRORS = (RuntimeError, NotImplementedError, IndexError, TypeError, ValueError)
 
-ERRORS = (RuntimeError, NotImplementedError, IndexError, TypeError, ValueError)
 
-
-def explain(
-    error: Exception,
-    place: str,
-    who: str,
-    *,
-    model: nn.Module | None = None,
-    **tensors: Any,
-) -> None:
-    """Raise a ValueError that says `who` failed, on which tensors, with advice.
+@contextlib.contextmanager
+def explained(
+    place: str, who: str, *, model: nn.Module | None = None, **tensors: Any
+) -> Iterator[None]:
+    """Raise ValueError where torch fails in this block: who, on what, with advice.
 
     Errors of the user's classes, and ours, which begin with the place, are left alone.
     """
-    message = str(error)
-    if type(error) not in ERRORS or message.startswith(place):
-        return
-    shown = " and ".join(f"{name} of {_shown(t)}" for name, t in tensors.items())
-    first = (message.splitlines() or [type(error).__name__])[0].rstrip(".")
-    on = f" on {shown}" if shown else ""
-    advice = _advice(message, model, tensors) if shown else ""
-    raise ValueError(f"{place}: {who} failed{on}: {first}. {advice}".strip()) from error
+    try:
+        yield
+    except _ERRORS as error:
+        message = str(error)
+        if type(error) not in _ERRORS or message.startswith(place):
+            raise
+        shown = " and ".join(f"{name} of {_shown(t)}" for name, t in tensors.items())
+        first = (message.splitlines() or [type(error).__name__])[0].rstrip(".")
+        on = f" on {shown}" if shown else ""
+        advice = _advice(message, model, tensors) if shown else ""
+        text = f"{place}: {who} failed{on}: {first}. {advice}".strip()
+        raise ValueError(text) from error
 
 
 def _shown(value: Any) -> str:

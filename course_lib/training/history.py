@@ -3,12 +3,11 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
 
 from course_lib.plots.common import curves
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 class TrainingError(RuntimeError):
@@ -72,7 +71,7 @@ class History:
         rows = [[text(epoch) for _, text in shown] for epoch in self.epochs]
         return table([name for name, _ in shown], rows)
 
-    def plot(self, ax: "Axes") -> "Axes":
+    def plot(self, ax: Axes) -> Axes:
         """Draw the training and test loss over the epochs on `ax`."""
         series = {"training loss": self["loss"], "test loss": self["test_loss"]}
         known = {name: values for name, values in series.items() if not _blank(values)}

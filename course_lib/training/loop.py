@@ -19,18 +19,17 @@ from course_lib.losses import LossCollector
 from course_lib.modes import restored_modes
 from course_lib.training.batches import (
     Batch,
-    Batches,
     Source,
+    batches,
     device_of,
     is_tensors,
     require_source,
 )
 from course_lib.training.checks import (
-    ERRORS,
     BufferCopies,
     call_loss,
     call_model,
-    explain,
+    explained,
     needs_closure,
     parts_in_eval_mode,
     require_loss,
@@ -134,14 +133,14 @@ def fit(
     trainer = _Trainer(
         model, loss, optimizer, penalty, after_forward, after_backward, history
     )
-    generator = torch.Generator().manual_seed(seed)
-    batches = Batches("fit", data, device_of(model), generator=generator, **options)
+    device, generator = device_of(model), torch.Generator().manual_seed(seed)
     hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
     bar = tqdm(range(1, epochs + 1), unit="epoch", disable=hidden)
     with closing(bar), closing(trainer), restored_modes(model.modules()):
         for number in bar:
             start = time.perf_counter()
-            terms = trainer.run_epoch(batches, number)
+            source = batches("fit", data, device, generator=generator, **options)
+            terms = trainer.run_epoch(source, number)
             means = terms.pop("loss"), terms.pop("penalty")
             tested = (math.nan, math.nan)
             if test is not None:
@@ -165,12 +164,13 @@ def evaluate(
     """
     require_module("evaluate", model)
     require_loss("evaluate", loss)
+    require_source("evaluate", split)
     losses, rights, sizes = [], [], []
-    batches = Batches("evaluate", split, device_of(model), batch_size, shuffle=False)
+    options = {"batch_size": batch_size, "shuffle": False}
     # The collector's terms are not used.
     with restored_modes(model.modules()), LossCollector():
         model.eval()
-        for batch in batches:
+        for batch in batches("evaluate", split, device_of(model), **options):
             outputs = call_model("evaluate", model, batch)
             losses.append(call_loss("evaluate", loss, outputs, batch))
             rights.append(_count_right(outputs, batch.targets))
@@ -208,7 +208,7 @@ class _Trainer:
         self.reach.close()
         self.steps.close()
 
-    def run_epoch(self, batches: Batches, epoch: int) -> dict[str, float]:
+    def run_epoch(self, batches: Iterator[Batch], epoch: int) -> dict[str, float]:
         """Return the means over the samples of loss, penalty and each term."""
         self.model.train()
         for part in self.frozen:
@@ -243,11 +243,8 @@ class _Trainer:
         self._backward(batch)
         if self.steps.is_due:
             self._read()
-        try:
+        with explained(self.place, type(self.optimizer).__name__):
             self.optimizer.step()
-        except ERRORS as error:
-            explain(error, self.place, type(self.optimizer).__name__)
-            raise
 
     def _step_with_closure(self, batch: Batch) -> None:
         """Let the optimizer compute loss and gradients as often as it needs them."""
@@ -280,11 +277,8 @@ class _Trainer:
         for part in others:
             total = total + part
         self.optimizer.zero_grad()
-        try:
+        with explained(self.place, "backward", labels=batch.targets):
             total.backward()
-        except ERRORS as error:
-            explain(error, self.place, "backward", labels=batch.targets)
-            raise
         if self.after_backward:
             self.after_backward(self.model)
         moved = [p for p in all_parameters(self.optimizer) if p.grad is not None]

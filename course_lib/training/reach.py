@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from course_lib.trees import graph_nodes
+
 
 def all_parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """Return the tensors of all the optimizer's groups."""
@@ -27,19 +29,12 @@ def reached(losses: Iterable[Tensor]) -> set[int] | None:
 
     None if they are unknown: a reentrant checkpoint hides its graph.
     """
-    nodes = [loss.grad_fn for loss in losses if loss.grad_fn is not None]
-    leaves = {id(loss) for loss in losses if loss.grad_fn is None}
-    seen = set(nodes)
-    while nodes:
-        node = nodes.pop()
+    leaves = set()
+    for node in graph_nodes(losses):
         if node.name() == "CheckpointFunctionBackward":
             return None
         if hasattr(node, "variable"):
             leaves.add(id(node.variable))
-        for following, _ in node.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
-                nodes.append(following)
     return leaves
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from course_lib.rso.eager.plan import Plan
 from course_lib.rso.eager.sweeps import Task, candidate_changes
-from course_lib.rso.native.buffers import Rows
 from course_lib.rso.native.lowering import LoweredPlan, StoredValues
+from course_lib.rso.native.program import Rows
 
 Changes = list[tuple[int, float]]
 

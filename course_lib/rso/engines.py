@@ -114,7 +114,7 @@ class Engines:
             self._fingerprint = Fingerprint(self.model)
 
     def sweep(
-        self, target: Target, values: Tensor, loss: Loss, prefixes: Prefixes | None
+        self, target: Target, values: Tensor, loss: Loss, prefixes: Prefixes
     ) -> tuple[Task, Sweep]:
         """Return a parameter's task and the sweep that its engine makes of it."""
         choice, dealt = self.choices[target.name], self.minibatches
@@ -122,10 +122,10 @@ class Engines:
         task.compiled = choice.is_compiled
         return task, SWEEPS[choice.engine](task)
 
-    def prefixes(self, ordered: Sequence[Target]) -> Prefixes | None:
+    def prefixes(self, ordered: Sequence[Target]) -> Prefixes:
         """Return where the sweeps of a cycle, in this order, store values to share."""
         if self.network is None or not len(self.minibatches):
-            return None
+            return Prefixes()
         room = math.inf  # numbers a sample, beside those of the sweeps
         if self._limit is not None:
             item = self.minibatches.inputs.element_size()

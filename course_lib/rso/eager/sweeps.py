@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -38,7 +38,7 @@ class Task:
     minibatches: Minibatches
     loss: Loss
     network: Network | None = None
-    prefixes: Prefixes | None = None  # what earlier sweeps of the cycle left for this
+    prefixes: Prefixes = field(default_factory=Prefixes)  # of all sweeps of the cycle
     compiled: bool = True  # where it can be
 
 
@@ -161,12 +161,10 @@ class Referee(Cached):
 
     def loss(self, weight: int, number: int, candidate: int) -> float:
         """Return the loss of `task.values[weight, candidate]` on a mini-batch."""
-        judge, old = self._judge(number), self.flat[weight].item()
-        try:
+        judge = self._judge(number)
+        with _restored(self.flat, [weight]):
             self.flat[weight] = self.task.values[weight, candidate]
             return judge().item()
-        finally:
-            self.flat[weight] = old
 
 
 def _cut(

@@ -9,8 +9,7 @@ from torch import nn
 
 from course_lib.rso import RSO, engines, search, steps
 from course_lib.rso.eager.on_device import OnDevice
-from course_lib.rso.graphs import PLAIN, Recordings
-from course_lib.rso.steps import DeviceStep, HostStep, RecordedStep
+from course_lib.rso.steps import PLAIN, DeviceStep, HostStep, RecordedStep, Recordings
 from tests.pretended_gpu.graphs import CUDAGraph
 from tests.pretended_gpu.tensors import operations
 

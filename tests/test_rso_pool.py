@@ -11,7 +11,7 @@ import torch
 
 from course_lib import compiler
 from course_lib.rso.native import operations, program, structures
-from course_lib.rso.native.buffers import Rows
+from course_lib.rso.native.program import Rows
 from course_lib.rso.native.structures import State
 
 FOLDER = Path(program.__file__).parent

@@ -14,14 +14,14 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from course_lib.compiler import NoCompiler
-from course_lib.rso.eager.eligibility import Fingerprint, forms_of, require_same_forms
+from course_lib.rso.eager import eligibility
 from course_lib.rso.eager.incremental import Incremental
 from course_lib.rso.eager.network import Network, NotTraceable
 from course_lib.rso.eager.on_device import OnDevice
@@ -87,8 +87,8 @@ class Engines:
     choices: dict[str, Choice] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._forms = forms_of(self.targets)
-        self._fingerprint: Fingerprint | None = None
+        self._forms = eligibility.forms_of(self.targets)
+        self._fingerprint: tuple | None = None
         self.update()
 
     def update(self) -> None:
@@ -99,22 +99,22 @@ class Engines:
                 a module draws random numbers; `asked` does not support a parameter or
                 needs more memory than there is; processes can't share the work.
         """
-        require_same_forms(self._forms, self.model)
-        now = Fingerprint(self.model)
-        if self.processes.any(now != self._fingerprint):
+        eligibility.require_same_forms(self._forms, self.model)
+        now = eligibility.fingerprint(self.model)
+        if self.processes.any(not eligibility.are_same(now, self._fingerprint)):
             self.network, self._reason = self._trace()
-            self._obstacle = self._first_of_all(self._compiler_obstacle())
-            self._limit = self.processes.least(
-                available_memory(
-                    self.minibatches.inputs.device, self.processes.on_this_machine
-                )
-            )
+            inputs, why = self.minibatches.inputs, "compiled=False"
+            if self.compiled:
+                why = obstacle_to(library, inputs.dtype)
+            self._obstacle = self._first_of_all(why)
+            free = available_memory(inputs.device, self.processes.on_this_machine)
+            self._limit = self.processes.least(free)
             self.choices = self._choose()
             self._require_shared()
-            self._fingerprint = Fingerprint(self.model)
+            self._fingerprint = eligibility.fingerprint(self.model)
 
     def sweep(
-        self, target: Target, values: Tensor, loss: Loss, prefixes: Prefixes | None
+        self, target: Target, values: Tensor, loss: Loss, prefixes: Prefixes
     ) -> tuple[Task, Sweep]:
         """Return a parameter's task and the sweep that its engine makes of it."""
         choice, dealt = self.choices[target.name], self.minibatches
@@ -122,10 +122,10 @@ class Engines:
         task.compiled = choice.is_compiled
         return task, SWEEPS[choice.engine](task)
 
-    def prefixes(self, ordered: Sequence[Target]) -> Prefixes | None:
+    def prefixes(self, ordered: Sequence[Target]) -> Prefixes:
         """Return where the sweeps of a cycle, in this order, store values to share."""
         if self.network is None or not len(self.minibatches):
-            return None
+            return Prefixes()
         room = math.inf  # numbers a sample, beside those of the sweeps
         if self._limit is not None:
             item = self.minibatches.inputs.element_size()
@@ -149,15 +149,6 @@ class Engines:
 
     def _probe(self) -> Tensor:
         return self.minibatches.inputs[: min(8, max(2, self.minibatches.batch_size))]
-
-    def _compiler_obstacle(self) -> str:
-        if not self.compiled:
-            return "compiled=False"
-        try:
-            library(self.minibatches.inputs.dtype)
-        except (UnsupportedOperation, NoCompiler) as error:
-            return str(error)
-        return ""
 
     def _first_of_all(self, reason: str) -> str:
         """Return the first reason of any process, so that all choose alike."""
@@ -201,7 +192,9 @@ class Engines:
                 numbers = plan.numbers_per_sample()
                 why = self._memory_shortage(numbers, target)
                 if not why:
-                    obstacle = self._plan_obstacle(plan)
+                    obstacle = self._obstacle or obstacle_to(
+                        LoweredPlan, plan, None, self.minibatches
+                    )
                     return Choice("incremental", "", numbers, obstacle)
             except Unsuitable as error:
                 why = str(error)
@@ -209,14 +202,6 @@ class Engines:
         if shortage := self._memory_shortage(numbers, target):
             return Choice("reference", shortage)
         return Choice("cached", why, 0, obstacle)
-
-    def _plan_obstacle(self, plan: Plan) -> str:
-        try:
-            if not self._obstacle:
-                LoweredPlan(plan, None, self.minibatches)
-        except (UnsupportedOperation, NoCompiler) as error:
-            return str(error)
-        return self._obstacle
 
     @property
     def _samples(self) -> int:
@@ -234,6 +219,15 @@ class Engines:
             f"{format_bytes(self._limit)} are free; take fewer samples, or "
             "minibatches='fresh'"
         )
+
+
+def obstacle_to(make: Callable, *arguments: object) -> str:
+    """Say why something can't be made in compiled code; nothing where it can."""
+    try:
+        make(*arguments)
+    except (UnsupportedOperation, NoCompiler) as error:
+        return str(error)
+    return ""
 
 
 def find_cross_sample_op(

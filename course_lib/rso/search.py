@@ -234,8 +234,7 @@ class RSO:
         comparison = Comparison(self.precision)
         with bar:
             for number in range(self._place[0], len(ordered)):
-                if prefixes is not None:
-                    prefixes.begin(number)
+                prefixes.begin(number)
                 is_asked = self._sweep(ordered[number], prefixes, comparison, bar)
                 self._seconds = time.perf_counter() - start
                 if is_asked:
@@ -264,11 +263,7 @@ class RSO:
         return proposals.ordered(self.targets, self.order, self.seed, self.cycle)
 
     def _sweep(
-        self,
-        target: Target,
-        prefixes: Prefixes | None,
-        comparison: Comparison,
-        bar: tqdm,
+        self, target: Target, prefixes: Prefixes, comparison: Comparison, bar: tqdm
     ) -> bool:
         """Visit a parameter's weights, from `self._place` on, until asked to stop."""
         number, first = self._place
@@ -363,13 +358,9 @@ def _digest(labels: Tensor) -> str:
 
 def _document_samplers(doc: str) -> str:
     """Fill in a line of RSO's docstring from the table, so that none is forgotten."""
-    text = f"{proposals.describe_samplers()}, or (count, generator) -> numbers of "
-    lines = textwrap.fill(
-        f"sampler: {text}deviation 1.",
-        88,
-        initial_indent=8 * " ",
-        subsequent_indent=12 * " ",
-    )
+    known = proposals.describe_samplers()
+    text = f"sampler: {known}, or (count, generator) -> numbers of deviation 1."
+    lines = textwrap.fill(text, 88, initial_indent=8 * " ", subsequent_indent=12 * " ")
     return doc.replace("        sampler: {samplers}", lines)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +15,6 @@ from course_lib.rso.eager.on_device import OnDevice
 from course_lib.rso.eager.plan import State
 from course_lib.rso.eager.prefixes import multiply_adds
 from course_lib.rso.eager.sweeps import Cached, Referee, Reference, Sweep, Task
-from course_lib.rso.graphs import Recordings
 from course_lib.rso.interrupts import StopRequest
 from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.parallel.processes import Processes
@@ -23,6 +22,7 @@ from course_lib.rso.precision import Comparison
 
 CLOSE = 6e-6  # see `rounding`; the tests hold that no engine comes above it
 SMALL = 2**20  # multiply-adds of a pass up to which close calls are judged twice
+PLAIN = 2  # calls before a recording, in which libraries and buffers are set up
 SIGNS = torch.tensor([0, 1, -1], dtype=torch.int8)  # of kept, w + dw, w - dw
 
 
@@ -113,8 +113,6 @@ class HostStep:
 
     def _losses(self, group: Sequence[int], minibatch: int, samples: int) -> Tensor:
         rules = self.rules
-        if rules.comparison.name == "float32":
-            return self.sweep.losses(group, minibatch)
 
         def pick_first(sums: Tensor) -> int:  # of the group
             three = rules.processes.total(sums[:3].clone()).tolist()
@@ -235,6 +233,41 @@ class DeviceStep:
                 f"{self.target.name!r}. Look at the loss and the scale of the inputs."
             )
         return SIGNS[self.winners.cpu()]
+
+
+class Recordings:
+    """Record each function at its third call, and repeat the recording from then on.
+
+    To start an operation takes the host some microseconds, often more than the GPU
+    needs to do it; a CUDA graph starts all operations of a function at once.
+
+    A function works on the same tensors in each call, sends the device the same
+    operations with the same arguments, and never waits for a value. On a CPU it is
+    called each time.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.is_recording = device.type == "cuda"
+        self.calls: dict[Hashable, int] = {}
+        self.graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
+
+    def run(self, key: Hashable, function: Callable[[], None]) -> None:
+        """Call the function of this key, or repeat it."""
+        if key not in self.graphs:
+            self.calls[key] = self.calls.get(key, 0) + 1
+            if not self.is_recording or self.calls[key] <= PLAIN:
+                function()
+                return
+            self.graphs[key] = self._record(function)  # nothing runs yet
+        self.graphs[key].replay()
+
+    def _record(self, function: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        """Record a call; all share the memory of what lives only inside of one."""
+        first = next(iter(self.graphs.values()), None)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=first.pool() if first else None):
+            function()
+        return graph
 
 
 class RecordedStep(DeviceStep):

@@ -167,13 +167,14 @@ def side_effect(model: nn.Module, inputs: Tensor) -> str:
     """Say what a pass changes in the model; nothing where it changes nothing."""
     model(inputs.clone())  # a cache, which is set once, is set here
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    before = Fingerprint(model)
+    before = fingerprint(model)
     model(inputs.clone())
     for name, buffer in model.named_buffers():
         is_same = name in buffers and torch.equal(buffers[name], buffer)
         if not is_same and not buffer.isnan().any():
             return f"a pass changes the buffer {name!r}"
-    return "" if before == Fingerprint(model) else "a pass sets attributes of a module"
+    is_kept = are_same(before, fingerprint(model))
+    return "" if is_kept else "a pass sets attributes of a module"
 
 
 # What has changed since
@@ -206,34 +207,26 @@ def _form(parameter: nn.Parameter) -> tuple[Any, ...]:
     return tuple(parameter.shape), parameter.dtype, parameter.device
 
 
-class Fingerprint:
-    """What a choice of engines depends on: modules, hooks, settings, surroundings."""
+def fingerprint(model: nn.Module) -> tuple[Any, ...]:
+    """Return what a choice of engines depends on, for `are_same`.
 
-    def __init__(self, model: nn.Module) -> None:
-        device = next(model.parameters(), torch.empty(0)).device
-        self.entries: list[Any] = [_surroundings(device)]
-        for name, module in model.named_modules():
-            self.entries += [name, module, type(module)]
-            self.entries.append(getattr(type(module), "forward", None))
-            for key, value in vars(module).items():
-                if key not in _EXCLUDED:
-                    self.entries += [key, _summary(value)]
-            for group in (module._parameters, module._buffers):
-                for key, tensor in group.items():
-                    self.entries += [key, tensor]
-                    if tensor is not None:
-                        self.entries += [tensor.dtype, tensor.device, tensor.shape]
-                        self.entries.append(tensor.requires_grad)
-
-    def __eq__(self, other: object) -> bool:
-        """Tell whether nothing has changed between two of them."""
-        if not isinstance(other, Fingerprint):
-            return NotImplemented
-        pairs = zip(self.entries, other.entries, strict=False)
-        is_same = len(self.entries) == len(other.entries)
-        return is_same and all(map(_is_same, *zip(*pairs, strict=True)))
-
-    __hash__ = None
+    That is the modules, their hooks and settings, and the surroundings.
+    """
+    device = next(model.parameters(), torch.empty(0)).device
+    entries: list[Any] = [_surroundings(device)]
+    for name, module in model.named_modules():
+        entries += [name, module, type(module)]
+        entries.append(getattr(type(module), "forward", None))
+        for key, value in vars(module).items():
+            if key not in _EXCLUDED:
+                entries += [key, _summary(value)]
+        for group in (module._parameters, module._buffers):
+            for key, tensor in group.items():
+                entries += [key, tensor]
+                if tensor is not None:
+                    entries += [tensor.dtype, tensor.device, tensor.shape]
+                    entries.append(tensor.requires_grad)
+    return tuple(entries)
 
 
 def _summary(value: Any) -> Any:
@@ -243,12 +236,13 @@ def _summary(value: Any) -> Any:
     return tuple(value) if isinstance(value, (list, set)) else value
 
 
-def _is_same(one: Any, other: Any) -> bool:
+def are_same(one: Any, other: Any) -> bool:
+    """Tell whether nothing has changed between two fingerprints."""
     if one is other:
         return True
     if type(one) is not type(other):
         return False
     if isinstance(one, tuple):
-        return len(one) == len(other) and all(map(_is_same, one, other))
+        return len(one) == len(other) and all(map(are_same, one, other))
     is_plain = isinstance(one, (int, float, str, torch.dtype, torch.device))
     return is_plain and one == other

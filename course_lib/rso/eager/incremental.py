@@ -37,7 +37,7 @@ class Incremental:
         self.deltas = task.values - weights[:, None]
         self.on_host = weights.device.type == "cpu"
         self.steps = self.deltas.tolist() if self.on_host else self.deltas
-        self.decays = bool(self.deltas[:, 0].any()) if len(weights) else False
+        self.decays = bool(self.deltas[:, 0].any())
         self.applied = torch.zeros_like(weights)
         self.has_moved = [False] * len(weights)
         self.moves: dict[int, float] = {}  # entries of `applied` as Python numbers
@@ -76,10 +76,11 @@ class Incremental:
     def _state(self, number: int, weight: int) -> State:
         if number in self.states:
             return self.states[number]
-        dealt, is_fixed = self.task.minibatches, len(self.task.minibatches) > 0
-        prefixes = self.task.prefixes if is_fixed else None
-        state = self.plan.start(dealt.take(number), weight, number, prefixes)
-        if is_fixed:
+        dealt = self.task.minibatches
+        state = self.plan.start(
+            dealt.take(number), number, self.task.prefixes, seen=weight
+        )
+        if len(dealt):  # which are fixed
             self.states[number] = state
         return state
 

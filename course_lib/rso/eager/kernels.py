@@ -57,12 +57,8 @@ def raw_sums(x: Tensor, candidates: int, before: RawSums | None) -> RawSums:
     else:
         tall = rows.view(candidates, -1, channels)
         pairs = tall.transpose(1, 2), tall
-    if before is None:
-        return _multiply(ones, wide), _multiply(*pairs), channels
-    sums, squares, _ = before
-    _multiply(ones, wide, onto=sums)
-    _multiply(*pairs, onto=squares)
-    return before
+    sums, squares = (None, None) if before is None else before[:2]
+    return _multiply(ones, wide, sums), _multiply(*pairs, squares), channels
 
 
 def finished(sums: RawSums) -> tuple[Tensor, Tensor]:
@@ -73,7 +69,7 @@ def finished(sums: RawSums) -> tuple[Tensor, Tensor]:
     return _sum_pixels(first, channels), second.diagonal(dim1=1, dim2=2).double()
 
 
-def _multiply(a: Tensor, b: Tensor, onto: Tensor | None = None) -> Tensor:
+def _multiply(a: Tensor, b: Tensor, onto: Tensor | None) -> Tensor:
     if a.shape[0] == 1:  # torch.bmm of one product is slower than torch.mm
         if onto is None:
             return torch.mm(a[0], b[0]).unsqueeze_(0)

@@ -262,8 +262,6 @@ class Network:
             env = {n: _copied(env[n]) for n in node.all_input_nodes}
         args = fx.map_arg(node.args, env.__getitem__)
         kwargs = fx.map_arg(node.kwargs, env.__getitem__)
-        if node.op == "placeholder":
-            raise KeyError(node.name)
         if node.op == "get_attr" and node.target in self._constants:
             return self._constants[node.target]
         if node.op == "get_attr":

@@ -175,21 +175,20 @@ class Plan:
     def start(
         self,
         minibatch: tuple[Tensor, Tensor],
+        number: int,
+        prefixes: Prefixes,
         seen: int,
-        number: int = 0,
-        prefixes: Prefixes | None = None,
     ) -> State:
         """Compute the values to store for a mini-batch, with the weights of now."""
         inputs, labels = minibatch
-        known = prefixes.known(number) if prefixes else {}
-        head = self._head(known, prefixes.missing(number) if prefixes else set())
+        known = prefixes.known(number)
+        head = self._head(known, prefixes.missing(number))
         shapes = self.network.shapes
         known = {n: from_blocks(v, shapes[n], len(labels)) for n, v in known.items()}
         given = {self.network.nodes[0]: inputs, **known}
         env = head.run(given, labels.shape[0])
-        if prefixes:
-            more = head.wanted - self.wanted
-            prefixes.put(number, {node: _copied(env[node]) for node in more})
+        more = head.wanted - self.wanted
+        prefixes.put(number, {node: _copied(env[node]) for node in more})
         phases, planes = self._planes(env, len(labels))
         bases = {
             node: _rows(env[node]) if node in self.dense else _copied(env[node])

@@ -43,7 +43,8 @@ class Prefixes:
     """The inputs of layers that are swept later, for each mini-batch.
 
     Values that are recomputed as fast as they are fetched are not stored: the output of
-    the first convolution is often the largest value of all.
+    the first convolution is often the largest value of all. Without parameters nothing
+    is stored.
 
     Args:
         network: whose layers.
@@ -53,7 +54,10 @@ class Prefixes:
     """
 
     def __init__(
-        self, network: Network, parameters: Sequence[nn.Parameter], room: float
+        self,
+        network: Network | None = None,
+        parameters: Sequence[nn.Parameter] = (),
+        room: float = math.inf,
     ) -> None:
         self.last: dict[fx.Node, int] = {}  # node -> the last sweep that reads it
         self.sweep = 0
@@ -91,7 +95,8 @@ class Prefixes:
 
     def put(self, number: int, values: dict[fx.Node, Tensor]) -> None:
         """Store values of a mini-batch; their memory must not be written to later."""
-        self.values.setdefault(number, {}).update(values)
+        if values:
+            self.values.setdefault(number, {}).update(values)
 
 
 def multiply_adds(network: Network, node: fx.Node) -> int:

@@ -8,9 +8,10 @@ of them kept, then with each at w + dw and at w - dw.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -38,7 +39,7 @@ class Task:
     minibatches: Minibatches
     loss: Loss
     network: Network | None = None
-    prefixes: Prefixes | None = None  # what earlier sweeps of the cycle left for this
+    prefixes: Prefixes = field(default_factory=Prefixes)  # of all sweeps of the cycle
     compiled: bool = True  # where it can be
 
 
@@ -82,7 +83,7 @@ class Reference:
 
     def losses(self, chosen: Sequence[int], number: int) -> Tensor:
         """Judge the chosen proposals; the weights are restored."""
-        judge = self._judge(number)
+        self.judge = judge = self._judge(number)
         with _restored(self.flat, chosen) as rows:
             kept, *moved = self.task.values[rows].unbind(1)
             self.flat[rows] = kept
@@ -107,10 +108,9 @@ class Reference:
     def _judge(self, number: int) -> Callable[[], Tensor]:
         task = self.task
         inputs, labels = task.minibatches.take(number)
-        self.judge = lambda: loss_sum(  # in-place layers would change the inputs
+        return lambda: loss_sum(  # in-place layers would change the inputs
             task.loss, task.model(inputs.clone()), labels
         )
-        return self.judge
 
 
 class Cached(Reference):
@@ -133,9 +133,7 @@ class Cached(Reference):
         return sum(math.prod(shape) for shape in shapes if shape is not None)
 
     def _judge(self, number: int) -> Callable[[], Tensor]:
-        fixed, labels = self._before(number)
-        self.judge = lambda: self._finish(fixed, labels)
-        return self.judge
+        return functools.partial(self._finish, *self._before(number))
 
     def _before(self, number: int) -> tuple[dict[fx.Node, Tensor], Tensor]:
         if number in self.known:
@@ -161,12 +159,10 @@ class Referee(Cached):
 
     def loss(self, weight: int, number: int, candidate: int) -> float:
         """Return the loss of `task.values[weight, candidate]` on a mini-batch."""
-        judge, old = self._judge(number), self.flat[weight].item()
-        try:
+        judge = self._judge(number)
+        with _restored(self.flat, [weight]):
             self.flat[weight] = self.task.values[weight, candidate]
             return judge().item()
-        finally:
-            self.flat[weight] = old
 
 
 def _cut(

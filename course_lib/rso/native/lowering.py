@@ -16,9 +16,8 @@ from course_lib.rso.eager.prefixes import from_blocks, to_blocks
 from course_lib.rso.losses import Loss, cross_entropy, loss_sums
 from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.native import operations
-from course_lib.rso.native.buffers import Rows
 from course_lib.rso.native.geometry import Shape, UnsupportedOperation, arranged
-from course_lib.rso.native.program import Program, Value
+from course_lib.rso.native.program import Program, Rows, Value
 from course_lib.rso.native.structures import Op, State
 
 
@@ -77,7 +76,8 @@ class LoweredPlan:
             operations.loss(self.judging, output)
         else:
             self.outputs = self.judging.store(output)
-        self.update = self._build_update()
+        self.update = Program(self.dtype, self.network.reduce)
+        self._add_spread(self.update, self._add_channel(self.update), only_state=True)
         self.head(frozenset(), frozenset())
         self.memory: dict[object, Tensor] = {}
 
@@ -138,11 +138,12 @@ class LoweredPlan:
                 (other,) = (n for n in node.all_input_nodes if n is not source)
                 other = self._state(program, "fixed", other)
                 other = replace(other, shape=value.shape, one_channel=True)
-                value = operations.add(program, value, other)
+                value = program.add_op("add", value, value.shape, other=other)
             elif kind != "flatten":
                 value = operations.unchanged(network, node, value)
             found[node] = value
-        program.store_rows(found.values())  # each row's change is from row 0
+        for value in found.values():  # each row's change is from row 0
+            program.memories[value.slot].is_whole = True
         return found
 
     def _add_recompute(self, program: Program) -> tuple[Value, Op]:
@@ -196,11 +197,6 @@ class LoweredPlan:
                 values[node] = operations.add_step(program, network, node, values)
         return values[network.output]
 
-    def _build_update(self) -> Program:
-        program = Program(self.dtype, self.network.reduce)
-        self._add_spread(program, self._add_channel(program), only_state=True)
-        return program
-
     def head(self, known: frozenset[fx.Node], missing: frozenset[fx.Node]) -> Head:
         """Return the program that computes a mini-batch's values from the known ones.
 
@@ -214,9 +210,8 @@ class LoweredPlan:
         network, plan = self.network, self.plan
         program = Program(self.dtype, network.reduce)
         given = {network.nodes[0], *known}
-        asked = [key for key in self.numbers if key[0] != "value"]
-        taken = [key for key in asked if key[0] == "fixed" and key[1] in given]
-        asked = [key for key in asked if key not in taken]
+        taken = [key for key in self.numbers if key[0] == "fixed" and key[1] in given]
+        asked = [key for key in self.numbers if key[0] != "value" and key not in taken]
         nodes = {node for _, node in asked}
         more = missing.intersection(network.needed(nodes, given, set()))
         steps = network.needed(nodes | more, given, set())
@@ -241,7 +236,9 @@ class LoweredPlan:
             program.store(value, self.numbers[key])
         for node in more:
             program.store(values[node], self._number("value", node))
-        return Head(program, used & given, taken, asked, more, norm)
+        inputs = [*taken, *(("value", node) for node in used & given)]
+        outputs = [*asked, *(("value", node) for node in more)]
+        return Head(program, inputs, outputs, norm)
 
     # Running them
 
@@ -265,14 +262,11 @@ class LoweredPlan:
         blocks = -(-len(labels) // self.lanes)
         values: list[Tensor | None] = [None] * len(self.numbers)
         given = {self.network.nodes[0]: inputs, **known}
-        for node in {*head.given, *(node for _, node in head.taken)}:
+        for node in {node for _, node in head.inputs}:
             given[node] = to_blocks(given[node], self.lanes)
-        for node in head.given:
-            values[self.numbers["value", node]] = given[node]
-        for key in head.taken:
+        for key in head.inputs:
             values[self.numbers[key]] = given[key[1]]
-        new = [*head.asked, *(("value", node) for node in head.more)]
-        for key in new:
+        for key in head.outputs:
             values[self.numbers[key]] = self._memory(key, blocks, reuse_memory)
         state = StoredValues(labels, values)
         head.program.run(state.pointers, Rows(0, []))
@@ -280,9 +274,11 @@ class LoweredPlan:
             affine = values[self.numbers["affine", self.plan.input]]
             own = head.program.buffers.affines[head.norm][: affine.shape[1]]
             affine.copy_(own[:, None])
-        own = [key for key in self.numbers if key[0] == "fixed" and key[1] in missing]
-        later = [*own, *(("value", node) for node in head.more)]
-        return state, {key[1]: values[self.numbers[key]] for key in later}
+        return state, {
+            node: values[self.numbers[role, node]]
+            for role, node in head.outputs
+            if role in ("fixed", "value") and node in missing
+        }
 
     def _memory(self, key: tuple[str, fx.Node], blocks: int, reuse: bool) -> Tensor:
         if (key, blocks) in self.memory:
@@ -356,10 +352,8 @@ class Head(NamedTuple):
     """A program that starts a mini-batch, and the keys of its inputs and outputs."""
 
     program: Program
-    given: set[fx.Node]
-    taken: list[tuple[str, fx.Node]]  # that are given as they are stored
-    asked: list[tuple[str, fx.Node]]
-    more: set[fx.Node]
+    inputs: list[tuple[str, fx.Node]]
+    outputs: list[tuple[str, fx.Node]]
     norm: int  # whose scales and shifts are stored, or -1
 
 

@@ -26,11 +26,6 @@ from course_lib.rso.native.structures import (
 )
 
 
-def add(program: Program, value: Value, other: Value, flags: int = 0) -> Value:
-    """Add two values."""
-    return program.add_op("add", value, value.shape, other=other, flags=flags)
-
-
 def normalize(
     program: Program,
     value: Value,
@@ -275,7 +270,8 @@ def add_step(
         value = program.plain(given[0], SCORED_ONLY)
         return replace(value, shape=(math.prod(value.shape), 1, 1))
     if kind == "add" and len({value.shape for value in given}) == 1:
-        return add(program, given[0], given[-1], SCORED_ONLY)
+        value, other = given[0], given[-1]
+        return program.add_op(kind, value, value.shape, other=other, flags=SCORED_ONLY)
     return unchanged(network, node, given[0])
 
 

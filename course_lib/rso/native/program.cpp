@@ -153,18 +153,17 @@ static bool reduce_moments(const Operations *p, double n, long count)
 }
 
 /* Scale and shift of each row and channel, from the statistics of all blocks. */
-static bool finish_norm(const Job *job, const State *s, const Op *op)
+static bool finish_norm(const Operations *p, const State *s, const Op *op)
 {
-    const Operations *p = job->program;
     const Norm *norm = &p->norms[op->norm];
-    int first = op->flags & SCORED_ONLY ? job->rows->first_row : 0;
-    long C = norm->channels, count = (job->rows->rows - first) * C * 2;
+    int first = op->flags & SCORED_ONLY ? p->rows->first_row : 0;
+    long C = norm->channels, count = (p->rows->rows - first) * C * 2;
     for (long i = 0; i < count; i += 2)
         merge_blocks(s, norm, first + i / 2 / C, i / 2 % C, p->sums + i);
     if (p->reduce && !reduce_moments(p, (double)s->batch * norm->pixels, count))
         return false;
     for (long i = 0; i < count; i += 2) {
-        long c = norm->one_channel ? job->rows->channel : i / 2 % C;
+        long c = norm->one_channel ? p->rows->channel : i / 2 % C;
         double mean = p->sums[i], scale = 1 / sqrt(p->sums[i + 1] + norm->eps);
         scale *= norm->gamma ? norm->gamma[c] : 1;
         REAL *affine = norm->affine + first * C * 2 + i;
@@ -175,10 +174,9 @@ static bool finish_norm(const Job *job, const State *s, const Op *op)
 }
 
 /* Whether each changed weight belongs to its channel: `perturb` relies on that. */
-static bool is_sound(const Job *job)
+static bool is_sound(const Operations *p)
 {
-    const RowChanges *rows = job->rows;
-    const Operations *p = job->program;
+    const RowChanges *rows = p->rows;
     long each = 1; /* weights of a channel */
     for (int i = 0; i < p->stages[p->stage_count]; i++)
         if (p->ops[i].kind == PERTURB && p->ops[i].other.slot >= 0)
@@ -189,38 +187,38 @@ static bool is_sound(const Job *job)
     return true;
 }
 
-static void run_stage(const Job *job, const State *s, int stage, long block, int thread)
+static void run_stage(const Operations *p, const State *s, int stage, long block,
+                      int thread)
 {
-    const Operations *p = job->program;
     const Op *begin = p->ops + p->stages[stage], *end = p->ops + p->stages[stage + 1];
     Prefetch next = {};
-    for (int row = 0; row < job->rows->rows; row++)
+    for (int row = 0; row < p->rows->rows; row++)
         for (const Op *op = begin; op < end; op++)
-            if (row >= job->rows->first_row || !(op->flags & SCORED_ONLY))
-                run(Context{p, s, job->rows, row, block, thread, &next}, op);
+            if (row >= p->rows->first_row || !(op->flags & SCORED_ONLY))
+                run(Context{p, s, p->rows, row, block, thread, &next}, op);
 }
 
-static bool finish_stage(const Job *job, const State *s, int stage)
+static bool finish_stage(const Operations *p, const State *s, int stage)
 {
-    const Operations *p = job->program;
     for (int i = p->stages[stage]; i < p->stages[stage + 1]; i++)
-        if (p->ops[i].kind == STATS && !finish_norm(job, s, &p->ops[i]))
+        if (p->ops[i].kind == STATS && !finish_norm(p, s, &p->ops[i]))
             return false;
     return true;
 }
 
-/* Run all stages of jobs, side by side: in each block those of the first job before those
-   of the second. So a mini-batch is updated and judged in one pass. Returns 0 or a
-   Failure; program.py has the words. `sums`, if given, receives the last job's sum of the
-   loss of each row from first_row on. */
-extern "C" int run_jobs(const State *s, const Job *jobs, int count, double *sums)
+/* Run all stages of programs, side by side: in each block those of the first one before
+   those of the second. So a mini-batch is updated and judged in one pass. Returns 0 or a
+   Failure; program.py has the words. `sums`, if given, receives the last program's sum of
+   the loss of each row from first_row on. */
+extern "C" int run_programs(const State *s, const Operations *const *programs, int count,
+                            double *sums)
 {
-    const Job *last = &jobs[count - 1];
+    const Operations *last = programs[count - 1];
     int stages = 0;
     for (int i = 0; i < count; i++) {
-        if (!is_sound(&jobs[i]))
+        if (!is_sound(programs[i]))
             return BAD_CHANGE;
-        int own = jobs[i].program->stage_count;
+        int own = programs[i]->stage_count;
         stages = own > stages ? own : stages;
     }
     long B = blocks_of(s);
@@ -228,19 +226,19 @@ extern "C" int run_jobs(const State *s, const Job *jobs, int count, double *sums
     for (int stage = 0; stage < stages; stage++) {
         auto work = [=](long block, int thread) {
             for (int i = 0; i < count; i++)
-                if (stage < jobs[i].program->stage_count)
-                    run_stage(&jobs[i], s, stage, block, thread);
+                if (stage < programs[i]->stage_count)
+                    run_stage(programs[i], s, stage, block, thread);
         };
-        if (!pool.run(B, last->program->threads, work))
+        if (!pool.run(B, last->threads, work))
             return STUCK;
         for (int i = 0; i < count; i++)
-            if (stage < jobs[i].program->stage_count && !finish_stage(&jobs[i], s, stage))
+            if (stage < programs[i]->stage_count && !finish_stage(programs[i], s, stage))
                 return REDUCE_FAILED;
     }
     for (int r = last->rows->first_row; sums && r < last->rows->rows; r++, sums++) {
         *sums = 0;
         for (long b = 0; b < B; b++)
-            *sums += last->program->losses[r * B + b];
+            *sums += last->losses[r * B + b];
     }
     return 0;
 }

@@ -9,30 +9,34 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from course_lib import compiler
-from course_lib.rso.native.buffers import Memory, ProgramBuffers, Reduce, Rows
 from course_lib.rso.native.geometry import Shape, UnsupportedOperation
 from course_lib.rso.native.structures import (
     BAD_CHANGE,
     KINDS,
+    REDUCE,
     SCORED_ONLY,
     STUCK,
-    Job,
     Norm,
     Op,
     Operand,
+    Operations,
+    RowChanges,
+    Slot,
     State,
     check_sizes,
 )
 
 DEFINES = {torch.float32: ("REAL=float",), torch.float64: ("REAL=double", "IS_DOUBLE")}
+Reduce = Callable[[Tensor], Tensor]
+Size = tuple[int, int, int]  # rows, blocks and threads
 _STUCK: list[object] = []  # memory that a thread which hangs may still use
 
 
@@ -74,6 +78,33 @@ def library(dtype: torch.dtype) -> ctypes.CDLL:
     found = compiler.library(source, *DEFINES[dtype])
     check_sizes(found)
     return found
+
+
+@dataclass
+class Rows:
+    """Which weights change by how much in each row.
+
+    Row 0 is what is stored of the mini-batch. With base 1, row 1 is what is to be
+    stored from now on, and the other rows change that.
+    """
+
+    channel: int
+    changes: list[list[tuple[int, float]]]  # of each row from 1 on
+    base: int = 0
+    first_row: int = 0  # the first that has a loss
+    own: list[tuple[int, float]] = field(default_factory=list)  # the weights of row 0
+
+
+@dataclass
+class Memory:
+    """A slot: vectors of a block, and who needs to find them."""
+
+    size: int
+    state: int = -1
+    is_own: bool = True  # has memory beside the state's
+    is_whole: bool = False  # read in a later stage, or by Python
+    stage: int = 0
+    tensor: Tensor | None = None
 
 
 class Program:
@@ -148,11 +179,6 @@ class Program:
         memory.state = -1 if state is None else state
         return value
 
-    def store_rows(self, values: Iterable[Value]) -> None:
-        """Store each row's value, not that of the last row alone."""
-        for value in values:
-            self.memories[value.slot].is_whole = True
-
     def copy(
         self,
         module: nn.Module,
@@ -188,11 +214,14 @@ class Program:
         """
         runs = [] if before is None else [before[0]._prepared(before[1], state)]
         runs.append(self._prepared(rows, state))
-        jobs = (Job * len(runs))(*(buffers.job for buffers in runs))
+        addresses = (ctypes.addressof(buffers.operations) for buffers in runs)
+        programs = (ctypes.c_void_p * len(runs))(*addresses)
         pointer = ctypes.c_void_p(None if sums is None else sums.data_ptr())
-        failure = self.library.run_jobs(ctypes.byref(state), jobs, len(runs), pointer)
+        failure = self.library.run_programs(
+            ctypes.byref(state), programs, len(runs), pointer
+        )
         if failure:
-            raise self._error(failure, runs, [state, jobs, sums])
+            raise self._error(failure, runs, [state, programs, sums])
 
     def _error(
         self, failure: int, runs: list[ProgramBuffers], used: list
@@ -214,15 +243,7 @@ class Program:
         known = self.buffers.size if self.buffers else (0, 0, 0)
         size = (max(count, known[0]), max(blocks, known[1]), threads)
         if size != known:
-            self.buffers = ProgramBuffers(
-                self.memories,
-                self.ops,
-                self.norms,
-                dtype=self.dtype,
-                lanes=self.lanes,
-                reduce=self.reduce,
-                size=size,
-            )
+            self.buffers = ProgramBuffers(self, size)
         self.buffers.take(rows)
         return self.buffers
 
@@ -235,6 +256,104 @@ class Program:
         for owner, copy in self.copies:
             if owner is module:
                 copy()
+
+
+class ProgramBuffers:
+    """A program's memory for so many rows, blocks and threads, pointers in place."""
+
+    def __init__(self, program: Program, size: Size) -> None:
+        self.dtype, self.lanes, self.size = program.dtype, program.lanes, size
+        self.reduce = program.reduce
+        self.numbers: list[Tensor] = []
+        self.affines: list[Tensor] = []  # scale and shift of each norm's channels
+        self.error: BaseException | None = None  # that `reduce` ended with
+        rows, blocks, threads = size
+        slots = (Slot * len(program.memories))(*map(self._slot, program.memories))
+        ordered = sorted(program.ops, key=lambda pair: pair[0])
+        stages = [number for number, _ in ordered]
+        ends = [i for i in range(1, len(stages)) if stages[i] != stages[i - 1]]
+        starts = (ctypes.c_int * (len(ends) + 2))(0, *ends, len(ordered))
+        for norm in program.norms:
+            norm.parts = self._numbers(rows * blocks * norm.channels * 2)
+            norm.affine = self._numbers(rows * norm.channels * 2, self.dtype)
+            self.affines.append(self.numbers[-1])
+        self.arrays = (  # alive as long as the pointers
+            slots,
+            (Op * len(ordered))(*(op for _, op in ordered)),
+            starts,
+            (Norm * len(program.norms))(*program.norms),
+        )
+        widest = max((norm.channels for norm in program.norms), default=0)
+        self.operations = Operations(
+            *map(ctypes.addressof, self.arrays),
+            len(ends) + 1,
+            threads,
+            self._reducer(),
+            self._numbers(rows * widest * 2 + 1),
+            self._numbers(rows * blocks),
+        )
+        self._reserve(4 * rows)
+
+    def take(self, rows: Rows) -> None:
+        """Write the rows' changes where program.cpp reads them."""
+        lists = [rows.own, *rows.changes]
+        if (needed := sum(map(len, lists))) > len(self.weights):
+            self._reserve(2 * needed)
+        start = 0
+        for row, changes in enumerate(lists, start=1):
+            for weight, change in changes:
+                self.weights[start], self.changes[start] = weight, change
+                start += 1
+            self.starts[row] = start
+        own = self.rows
+        own.channel, own.base, own.first_row = rows.channel, rows.base, rows.first_row
+        own.rows = len(lists)
+
+    def _reserve(self, changes: int) -> None:
+        self.starts = (ctypes.c_int * (self.size[0] + 1))()
+        self.weights = (ctypes.c_int * changes)()
+        self.changes = (ctypes.c_double * changes)()
+        pointers = map(ctypes.addressof, (self.starts, self.weights, self.changes))
+        self.rows = RowChanges(0, 0, 0, 0, *pointers)
+        self.operations.rows = ctypes.addressof(self.rows)
+
+    def _numbers(self, count: int, dtype: torch.dtype = torch.float64) -> int:
+        self.numbers.append(torch.zeros(count, dtype=dtype))
+        return self.numbers[-1].data_ptr()
+
+    def _slot(self, memory: Memory) -> Slot:
+        """Allocate a value: for all rows and blocks, or for each thread alone."""
+        rows, blocks, threads = self.size
+        slot = Slot(state=memory.state, state_block=memory.size)
+        if not memory.is_own:
+            return slot
+        if memory.is_whole:
+            shape = (rows, blocks, memory.size * self.lanes)
+            slot.row, slot.block = blocks * memory.size, memory.size
+        else:
+            shape = (threads, memory.size * self.lanes)
+            slot.thread = memory.size
+        memory.tensor = torch.zeros(shape, dtype=self.dtype)
+        slot.data = memory.tensor.data_ptr()
+        return slot
+
+    def _reducer(self) -> ctypes._CFuncPtr:
+        """Return `reduce` as program.cpp calls it."""
+        if self.reduce is None:
+            return REDUCE()
+
+        def call(pointer: object, count: int) -> int:
+            try:
+                address = ctypes.cast(pointer, ctypes.c_void_p).value
+                memory = (ctypes.c_double * count).from_address(address)
+                numbers = torch.frombuffer(memory, dtype=torch.float64)
+                numbers.copy_(self.reduce(numbers.clone()))
+            except BaseException as error:  # it can't pass through C++
+                self.error = error
+                return 1
+            return 0
+
+        return REDUCE(call)
 
 
 def new_op() -> Op:

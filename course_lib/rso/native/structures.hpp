@@ -83,7 +83,15 @@ struct Norm {
 
 typedef int (*Reduce)(double *sums, long count);
 
-/* A program: its operations, stage by stage. */
+/* Weights that change in each row: those from starts[row] to starts[row + 1], numbered
+   as in the parameter. */
+struct RowChanges {
+    int channel, rows, base, first_row;
+    const int *starts, *weights;
+    const double *changes;
+};
+
+/* A program: its operations, stage by stage, and the rows that they are run for. */
 struct Operations {
     const Slot *slots;
     const Op *ops;
@@ -93,6 +101,7 @@ struct Operations {
     Reduce reduce;  /* adds the other processes' sums, or NULL */
     double *sums;   /* memory for that */
     double *losses; /* [rows][B] */
+    const RowChanges *rows;
 };
 
 /* What is stored of a mini-batch. */
@@ -102,20 +111,6 @@ struct State {
     long batch;
 };
 
-/* Weights that change in each row: those from starts[row] to starts[row + 1], numbered
-   as in the parameter. */
-struct RowChanges {
-    int channel, rows, base, first_row;
-    const int *starts, *weights;
-    const double *changes;
-};
-
-/* A program, and the rows that it is run for. */
-struct Job {
-    const Operations *program;
-    const RowChanges *rows;
-};
-
 extern "C" {
 int lanes(void) { return LANES; }
 int tile_outputs(void) { return TILE_OUTPUTS; }
@@ -123,9 +118,9 @@ int tile_patches(void) { return TILE_PATCHES; }
 
 long structure_size(int number) /* in this file's order, for structures.py to compare */
 {
-    const long sizes[] = {sizeof(Slot),       sizeof(Operand), sizeof(Op),
-                          sizeof(Norm),       sizeof(Operations), sizeof(State),
-                          sizeof(RowChanges), sizeof(Job)};
+    const long sizes[] = {sizeof(Slot), sizeof(Operand),    sizeof(Op),
+                          sizeof(Norm), sizeof(RowChanges), sizeof(Operations),
+                          sizeof(State)};
     return sizes[number];
 }
 }

@@ -42,9 +42,9 @@ def _values(enumeration: str) -> list[int]:
 KINDS = [name.lower() for name in _names("Kind")]  # of operations
 SCORED_ONLY, STATE_CURRENT, FROM_SCRATCH = _values("Flag")
 REDUCE_FAILED, BAD_CHANGE, STUCK = _values("Failure")
-_NAMES = "Slot", "Operand", "Op", "Norm", "Operations", "State", "RowChanges", "Job"
+_NAMES = "Slot", "Operand", "Op", "Norm", "RowChanges", "Operations", "State"
 STRUCTURES = tuple(map(_structure, _NAMES))
-Slot, Operand, Op, Norm, Operations, State, RowChanges, Job = STRUCTURES
+Slot, Operand, Op, Norm, RowChanges, Operations, State = STRUCTURES
 
 
 def check_sizes(library: ctypes.CDLL) -> None:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from course_lib.rso.eager.plan import Plan
 from course_lib.rso.eager.sweeps import Task, candidate_changes
-from course_lib.rso.native.buffers import Rows
 from course_lib.rso.native.lowering import LoweredPlan, StoredValues
+from course_lib.rso.native.program import Rows
 
 Changes = list[tuple[int, float]]
 
@@ -84,18 +84,14 @@ class Compiled:
         """Return a mini-batch's stored values, computed where it is new."""
         if number in self.states:
             return self.states[number]
-        is_partition = len(self.task.minibatches) > 0
-        dealt = self.task.minibatches.take(number)
-        prefixes = self.task.prefixes if is_partition else None
-        known = prefixes.known(number) if prefixes else {}
-        missing = prefixes.missing(number) if prefixes else set()
+        dealt, prefixes = self.task.minibatches, self.task.prefixes
+        known, missing = prefixes.known(number), prefixes.missing(number)
         state, more = self.lowered.start(
-            dealt, known, missing, reuse_memory=not is_partition
+            dealt.take(number), known, missing, reuse_memory=not len(dealt)
         )
         state.seen = len(self.moves)
-        if prefixes:
-            prefixes.put(number, more)
-        if is_partition:
+        prefixes.put(number, more)
+        if len(dealt):  # which are fixed
             self.states[number] = state
         return state
 

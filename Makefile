@@ -7,7 +7,7 @@ TORCH ?=
 venv := .venv
 docs_venv := .venv-docs
 python := $(venv)/bin/python
-pytest := OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(python) -m pytest -n 2 --dist loadfile
+pytest := OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 pip_install := -m pip install --disable-pip-version-check -c constraints.txt
 ifeq ($(TORCH),cpu)
 # Its builds are called 2.x.y+cpu, which pip takes for newer than the plain 2.x.y.

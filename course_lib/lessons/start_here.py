@@ -25,9 +25,7 @@ def count(answer: Any) -> None:
         "These are the weights alone. Each of the 42 outputs of the two layers has a "
         "bias too.": 64 * 32 + 32 * 10,
         "That is the first layer. The second one takes 32 numbers to 10.": 64 * 32 + 32,
-        "That is the second layer. The first one takes 64 numbers to 32.": (
-            32 * 10 + 10
-        ),
+        "That is the second layer. The first one takes 64 numbers to 32.": 32 * 10 + 10,
         "The parameters stand in 4 tensors. Count the numbers in them.": 4,
         "These are the biases alone.": 32 + 10,
         "That would be one layer from 64 to 10; there are 32 between.": 64 * 10 + 10,

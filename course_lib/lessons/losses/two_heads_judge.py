@@ -204,9 +204,7 @@ def _digit_mistakes(each: Tensor, scores: Tensor) -> dict[str, Tensor]:
         "That is the sum over the labels that exist. Divide by their number": (
             known.sum()
         ),
-        "The digit 0 is masked as well. 0 is a label; -1 is none": (
-            each[[0, 2]].mean()
-        ),
+        "The digit 0 is masked as well. 0 is a label; -1 is none": each[[0, 2]].mean(),
         "The digit 0 is masked as well, and you divided by all samples": (
             each[[0, 2]].sum() / 4
         ),

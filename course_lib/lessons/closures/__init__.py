@@ -242,7 +242,7 @@ def _pair(value: object) -> _Pair:
 
 
 def _sharing() -> dict[str, _Pair]:
-    """_Pairs that share a cell; Python sorts the cells of a function by name."""
+    """Pairs that share a cell; Python sorts the cells of a function by name."""
     a, b, c = 1, 2, 3
     return {
         "The shared cell is second in one function and first in the other. Compare "

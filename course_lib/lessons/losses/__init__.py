@@ -199,14 +199,9 @@ def center(answer: Callable[[Tensor], Tensor]) -> None:
         place = f"For a batch of shape {tuple(x.shape)}"
         wanted = torch.stack([sample - sample.mean() for sample in x])
         require_close(got, wanted, place, _center_mistakes(x))
-    _judge_center_gradient(answer)
-
-
-def _judge_center_gradient(answer: Callable[[Tensor], Tensor]) -> None:
     x = torch.tensor([[1.0, 5, 6], [7, 3, 2]], requires_grad=True)
-    wanted = torch.tensor([[2.0, -1, -1], [2, -1, -1]]) / 3  # of the first column
-    found = gradient(answer(x)[:, 0].sum(), x)
-    if not close(found, wanted):
+    slope = torch.tensor([[2.0, -1, -1], [2, -1, -1]]) / 3  # of the first column
+    if not close(gradient(answer(x)[:, 0].sum(), x), slope):
         raise NotYet(
             "The values are right, but not their gradient: a network in front of "
             "`center` would learn wrongly. No `.detach()`, `.item()`, `.data` or "
@@ -216,7 +211,7 @@ def _judge_center_gradient(answer: Callable[[Tensor], Tensor]) -> None:
 
 def _center_mistakes(x: Tensor) -> dict[str, Tensor]:
     means = torch.stack([sample.mean() for sample in x])
-    centered = torch.stack([sample - sample.mean() for sample in x])
+    columns = means.reshape(-1, *[1] * (x.dim() - 1))  # (batch, 1, ...)
     mistakes = {
         "You took one mean over the whole batch": x - x.mean(),
         "You took the mean over the batch axis: each pixel's mean over the "
@@ -224,11 +219,9 @@ def _center_mistakes(x: Tensor) -> dict[str, Tensor]:
         "You took the mean over axis 1 alone": x - x.mean(1, keepdim=True),
         "You took the mean over the last axis": x - x.mean(-1, keepdim=True),
         "That is the means. Subtract them": means,
-        "That is the means, with as many axes as the batch. Subtract them": (
-            means.reshape(-1, *[1] * (x.dim() - 1))
-        ),
-        "You subtracted the batch from the means: the signs are wrong": -centered,
-        "You added the means": 2 * x - centered,
+        "That is the means, with as many axes as the batch. Subtract them": columns,
+        "You subtracted the batch from the means: the signs are wrong": columns - x,
+        "You added the means": x + columns,
         "You subtracted the sums. Divide by the number of values": torch.stack(
             [sample - sample.sum() for sample in x]
         ),
@@ -241,11 +234,10 @@ def _center_mistakes(x: Tensor) -> dict[str, Tensor]:
         ),
     }
     if x.shape[-1] == len(x):
-        name = (
+        mistakes |= {
             "The means met the last axis, as broadcasting begins there. Give them the "
-            "axes that are missing"
-        )
-        mistakes[name] = x - means
+            "axes that are missing": x - means
+        }
     return mistakes
 
 

@@ -20,6 +20,8 @@ from course_lib.lessons.checks import (
 )
 from course_lib.lessons.exercises import NotYet
 
+_Example = tuple[list[float], list[list[float]]]  # weights, losses
+
 _SQUARE = [1.0, 4, 0], [[1.0, 2, 3], [4, 6, 8], [9, 9, 50]]  # steps as many as samples
 _OBLONG = (
     ([1.0, 4, 0, 0.5, 0], [[4.0, 1], [3, 9], [2, 10], [7, 7], [50, 6]]),
@@ -29,17 +31,17 @@ _OBLONG = (
 
 def judge_weighted(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
     """Judge the weighted mean of Keras 3."""
-    got, losses, weights = _weigh(answer, *_SQUARE)
+    got, losses, weights = _weigh(answer, _SQUARE)
     if close(got, (losses * weights).mean()) or close(got, (losses * weights).sum()):
         raise NotYet(
             "For 3 samples of 3 steps the weights met the steps and not the samples: "
             "broadcasting begins at the last axis. Give them one more axis, "
             "`weights[:, None]`."
         )
-    for numbers, rows in (*_OBLONG, _SQUARE):
-        got, losses, weights = _weigh(answer, numbers, rows)
+    for example in (*_OBLONG, _SQUARE):
+        got, losses, weights = _weigh(answer, example)
         place = f"For {len(losses)} samples of {losses.shape[1]} steps with weights "
-        place += ", ".join(f"{number:g}" for number in numbers)
+        place += ", ".join(f"{number:g}" for number in example[0])
         mistakes = _weighted_mistakes(losses.detach(), weights)
         wanted = mistakes.pop("sum") / losses.numel()
         require_close(got, wanted, place, mistakes)
@@ -47,13 +49,10 @@ def judge_weighted(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
         require_gradient(got, losses, by_hand, "the losses")
 
 
-def _weigh(
-    answer: Callable[[Tensor, Tensor], Tensor],
-    numbers: list[float],
-    rows: list[list[float]],
-) -> tuple[Tensor, Tensor, Tensor]:
+def _weigh(answer: Callable[..., Tensor], example: _Example) -> tuple[Tensor, ...]:
     """Return the answer, the losses and the weights, which it must not change."""
-    losses, weights = torch.tensor(rows, requires_grad=True), torch.tensor(numbers)
+    weights, losses = map(torch.tensor, example)
+    losses.requires_grad_()
     given = losses.detach().clone(), weights.clone()
     got = answer(losses, weights)
     require_unchanged([losses.detach(), weights], given, "what was given")

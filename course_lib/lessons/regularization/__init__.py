@@ -155,17 +155,23 @@ def shrink(answer: Callable[[Tensor, float], Tensor]) -> None:
 )
 def same_as_penalty(answer: Callable[..., torch.optim.Optimizer]) -> None:
     """A function of (model, l2, lr): an optimizer with weight decay."""
-    _judge_optimizer(answer, 0.05, 0.1, "")
-    words = "Right for l2 = 0.05 and lr = 0.1. Is a number written in? "
-    _judge_optimizer(answer, 0.2, 0.3, words)
+    again = "Right for l2 = 0.05 and lr = 0.1. Is a number written in? "
+    for l2, lr, words in (0.05, 0.1, ""), (0.2, 0.3, again):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Conv1d(4, 2, 3))
+        optimizer = answer(model, l2, lr)
+        _require_descent(optimizer)
+        for place in (f"{words}The step", f"{words}The second step"):
+            before = {name: p.detach().clone() for name, p in model.named_parameters()}
+            for parameter in model.parameters():
+                parameter.grad = torch.ones_like(parameter)
+            optimizer.step()
+            for name, parameter in model.named_parameters():
+                new = parameter.detach()
+                _judge_step(place, name, before[name], new, l2=l2, lr=lr)
 
 
-def _judge_optimizer(
-    answer: Callable[..., torch.optim.Optimizer], l2: float, lr: float, words: str
-) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Conv1d(4, 2, 3))
-    optimizer = answer(model, l2, lr)
+def _require_descent(optimizer: Any) -> None:
     if isinstance(optimizer, torch.optim.Adam):  # AdamW is a subclass
         raise NotYet(
             f"That is {type(optimizer).__name__}, which rescales every step, so it "
@@ -173,14 +179,6 @@ def _judge_optimizer(
         )
     wanted = "one `torch.optim.SGD` over the model's parameters"
     require_kind(optimizer, torch.optim.SGD, wanted, what="`make_optimizer`")
-    for place in ("The step", "The second step"):
-        before = {name: p.detach().clone() for name, p in model.named_parameters()}
-        for parameter in model.parameters():
-            parameter.grad = torch.ones_like(parameter)
-        optimizer.step()
-        for name, parameter in model.named_parameters():
-            old, new = before[name], parameter.detach()
-            _judge_step(f"{words}{place}", name, old, new, l2=l2, lr=lr)
 
 
 def _judge_step(

@@ -5,7 +5,6 @@ just been made, what may change later, and what comes back from a pickle.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -98,7 +97,7 @@ def _wanted_of(model: nn.Sequential) -> list[Tensor]:
 def _made(answer: Callable[..., Any], model: nn.Sequential, rules: list[Any]) -> Any:
     """Return the list of two callables, or name what else there is."""
     try:
-        penalties = _run(partial(answer, model, rules))
+        penalties = _run(lambda: answer(model, rules))
     except TypeError as error:
         if "NoneType" not in str(error) or "not callable" in str(error):
             raise

@@ -250,3 +250,13 @@ def require_gradient(value: Tensor, of: Tensor, wanted: Tensor, name: str) -> No
             "`.item()`, `float()`, `.detach()`, `.data` or `torch.no_grad()` stand in "
             "your code?"
         )
+
+
+def require_after(
+    changes: Mapping[str, Callable[[], object]], is_right: Callable[[], bool]
+) -> None:
+    """Make one change after the other; name the first that the answer can't bear."""
+    for name, change in changes.items():
+        change()
+        if not is_right():
+            raise NotYet(name)

@@ -25,9 +25,7 @@ def count(answer: Any) -> None:
         "These are the weights alone. Each of the 42 outputs of the two layers has a "
         "bias too.": 64 * 32 + 32 * 10,
         "That is the first layer. The second one takes 32 numbers to 10.": 64 * 32 + 32,
-        "That is the second layer. The first one takes 64 numbers to 32.": (
-            32 * 10 + 10
-        ),
+        "That is the second layer. The first one takes 64 numbers to 32.": 32 * 10 + 10,
         "The parameters stand in 4 tensors. Count the numbers in them.": 4,
         "These are the biases alone.": 32 + 10,
         "That would be one layer from 64 to 10; there are 32 between.": 64 * 10 + 10,
@@ -50,25 +48,21 @@ def steps(answer: Any) -> None:
     _require_one_number(answer)
     if isinstance(answer, float) and not answer.is_integer():
         raise NotYet(f"There is no {answer:g}th step. The last batch is a small one.")
-    reject(
-        {
-            "22 full batches leave 29 images over, and they are trained on too.": (
-                answer == 22
-            ),
-            "That is the number of images; a step takes 64 of them.": answer == 1437,
-            "That is the number of images in a step.": answer == 64,
-            "1437 images are left for training; 360 are for testing.": answer == 6,
-            "That counts all 1797 images; 360 are for testing.": answer == 28,
-            "29 images are left over after the full batches, and all 1797 images "
-            "would make 29 steps. How many steps do 1437 make?": answer == 29,
-            "That is for all 8 epochs. How many steps are in one?": (
-                answer in (8 * 22, 8 * 23)
-            ),
-            "That is the number of epochs.": answer == 8,
-            "There are not so many images: a 24th batch would be empty.": answer == 24,
-            f"It is not {answer!r}. How often do 64 go into 1437?": answer != 23,
-        }
-    )
+    mistakes = {
+        "22 full batches leave 29 images over, and they are trained on too.": [22],
+        "That is the number of images; a step takes 64 of them.": [1437],
+        "That is the number of images in a step.": [64],
+        "1437 images are left for training; 360 are for testing.": [6],
+        "That counts all 1797 images; 360 are for testing.": [28],
+        "29 images are left over after the full batches, and all 1797 images would "
+        "make 29 steps. How many steps do 1437 make?": [29],
+        "That is for all 8 epochs. How many steps are in one?": [8 * 22, 8 * 23],
+        "That is the number of epochs.": [8],
+        "There are not so many images: a 24th batch would be empty.": [24],
+    }
+    reject({name: answer in wrong for name, wrong in mistakes.items()})
+    if answer != 23:
+        raise NotYet(f"It is not {answer!r}. How often do 64 go into 1437?")
 
 
 def _require_one_number(answer: Any) -> None:

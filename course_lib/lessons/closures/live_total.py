@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from course_lib.lessons.checks import (
     close,
     gradient,
+    require_after,
     require_kind,
     settings_of,
     why_not_without_arguments,
@@ -117,26 +118,21 @@ def _judge_later(
 ) -> None:
     """Change all that may change, between two calls and before the first one."""
     not_called_yet = answer(model, coefficients)
-    answer(model, {"2": 0.5, "0": 0.5})
-    if not _same(_now(total), _RIGHT):
-        raise NotYet(
-            "`make_total` was called again with other coefficients, and the first "
-            "total changed with it. Keep layers and numbers in a list of its own: not "
-            "in a global variable, not in the model."
-        )
-    model.insert(0, nn.Dropout())
-    if not _same(_now(total), _RIGHT):
-        raise NotYet(
-            "After `model.insert(0, nn.Dropout())` the total is lost: the names are "
-            "looked up at each call, and now they mean other layers. Pick the layers "
-            "once, outside `total`."
-        )
-    coefficients.update({"0": 8.0, "2": 16.0})
-    if not _same(_now(total), _RIGHT):
-        raise NotYet(
-            "The caller has changed `coefficients`, and the total changed with it: "
-            "the dictionary is read at each call. Store the numbers themselves."
-        )
+    changes = {
+        "`make_total` was called again with other coefficients, and the first total "
+        "changed with it. Keep layers and numbers in a list of its own: not in a "
+        "global variable, not in the model.": (
+            lambda: answer(model, {"2": 0.5, "0": 0.5})
+        ),
+        "After `model.insert(0, nn.Dropout())` the total is lost: the names are looked "
+        "up at each call, and now they mean other layers. Pick the layers once, "
+        "outside `total`.": lambda: model.insert(0, nn.Dropout()),
+        "The caller has changed `coefficients`, and the total changed with it: the "
+        "dictionary is read at each call. Store the numbers themselves.": (
+            lambda: coefficients.update({"0": 8.0, "2": 16.0})
+        ),
+    }
+    require_after(changes, lambda: _same(_now(total), _RIGHT))
     if not _same(_now(not_called_yet), _RIGHT):
         raise NotYet(
             "Model and `coefficients` changed before `total` was called for the first "
@@ -228,8 +224,7 @@ def _require_total(total: Callable[[], Any], first: nn.Linear, last: nn.Linear) 
             "and begin each sum at 0."
         )
     for layer, slope in ((first, 2 * 0.5), (last, 2 * 0.25)):
-        got = gradient(value, layer.weight)
-        if not close(got, slope * layer.weight):
+        if not close(gradient(value, layer.weight), slope * layer.weight):
             raise NotYet(
                 "The total is right. Its gradient is wrong, and that is what training "
                 "feels. Leave out `.detach()`, `.data` and `torch.no_grad()`."

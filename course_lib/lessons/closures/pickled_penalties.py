@@ -15,29 +15,23 @@ from course_lib.lessons.checks import (
     close,
     gradient,
     reject,
+    require_after,
     require_kind,
     settings_of,
     why_not_without_arguments,
 )
-from course_lib.lessons.closures.pickled_slips import (
-    AFTER,
-    BEFORE,
-    dense_of,
-    new_model,
-    right_term,
-    slips,
-    wanted_of,
-)
 from course_lib.lessons.closures.pickles import emptied, round_trip, stores_of
 from course_lib.lessons.exercises import NotYet
 
+Penalties = Sequence[Callable[[], Any]]
+
 _LIST = "a list of penalties, to be called later"
-_WANTED = "l1 * sum |w| + l2 * sum w**2"
+_BEFORE, _AFTER = {"l1": 0.5, "l2": 0.25}, {"l2": 0.125, "l1": 2.0}
 
 
 def judge(answer: Callable[..., Any]) -> None:
     """Raise NotYet with the first mistake of a function make_penalties."""
-    model, rules = new_model(1.0), _rules()
+    model, rules = _new_model(1.0), _rules()
     layers, settings = list(model), settings_of(model)
     sizes = {name: len(store) for name, store in stores_of(answer).items()}
     penalties = _made(answer, model, rules)
@@ -62,16 +56,39 @@ def judge(answer: Callable[..., Any]) -> None:
 
 
 def _rules() -> list[dict[str, float] | None]:
-    return [dict(BEFORE), None, dict(AFTER)]
+    return [dict(_BEFORE), None, dict(_AFTER)]
+
+
+def _new_model(start: float) -> nn.Sequential:
+    """Return a model with three dense layers; all of its numbers are alike."""
+    dense = nn.Linear(2, 2), nn.Linear(2, 1), nn.Linear(1, 2)
+    others = nn.Dropout(), nn.LayerNorm(2)
+    model = nn.Sequential(*others, dense[0], nn.ReLU(), *dense[1:]).double()
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, start)
+    return model
+
+
+def _dense_of(model: nn.Sequential) -> list[nn.Linear]:
+    return [layer for layer in model if isinstance(layer, nn.Linear)]
 
 
 def _set_weights(model: nn.Sequential, factor: float) -> None:
     """Give each layer other weights, of both signs, and 9 to all biases."""
     numbers = [[1, -2], [3, -4]], [[5, -6]], [[-7], [8]]
-    for layer, weight in zip(dense_of(model), numbers, strict=True):
+    for layer, weight in zip(_dense_of(model), numbers, strict=True):
         with torch.no_grad():
             layer.weight.copy_(factor * torch.tensor(weight, dtype=torch.float64))
             layer.bias.fill_(9.0)
+
+
+def _cost(w: Tensor, l1: float, l2: float) -> Tensor:
+    return l1 * w.abs().sum() + l2 * w.square().sum()
+
+
+def _wanted_of(model: nn.Sequential) -> list[Tensor]:
+    first, _, last = _dense_of(model)
+    return [_cost(first.weight, **_BEFORE), _cost(last.weight, **_AFTER)]
 
 
 # Step 1
@@ -80,7 +97,7 @@ def _set_weights(model: nn.Sequential, factor: float) -> None:
 def _made(answer: Callable[..., Any], model: nn.Sequential, rules: list[Any]) -> Any:
     """Return the list of two callables, or name what else there is."""
     try:
-        penalties = answer(model, rules)
+        penalties = _run(lambda: answer(model, rules))
     except TypeError as error:
         if "NoneType" not in str(error) or "not callable" in str(error):
             raise
@@ -88,10 +105,6 @@ def _made(answer: Callable[..., Any], model: nn.Sequential, rules: list[Any]) ->
             "Step 1: an entry of `rules` may be None, and your code looks into it "
             f"({error}). That layer is free; leave it out."
         ) from error
-    except AttributeError as error:
-        if "weight" not in str(error):
-            raise
-        raise NotYet(_no_weight(error)) from error
     require_kind(penalties, list | tuple, _LIST, what="Step 1: `make_penalties`")
     if answer(model, _rules()) is penalties:
         raise NotYet(
@@ -102,33 +115,37 @@ def _made(answer: Callable[..., Any], model: nn.Sequential, rules: list[Any]) ->
     return penalties
 
 
-def _no_weight(error: AttributeError) -> str:
-    return (
-        f"Step 1: {error}. `rules` has an entry for each `nn.Linear`, none for the "
-        "other layers. Pair it with the dense layers."
-    )
+def _run(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except AttributeError as error:
+        if "weight" not in str(error):
+            raise
+        raise NotYet(
+            f"Step 1: {error}. `rules` has an entry for each `nn.Linear`, none for the "
+            "other layers. Pair it with the dense layers."
+        ) from error
 
 
 def _judge_parts(penalties: Sequence[Any]) -> None:
+    what = "Step 1: an entry of the list"
     for part in penalties:
-        require_kind(
-            part, object, _LIST, what="Step 1: an entry of the list", verb="is"
-        )
-        if isinstance(part, Tensor | int | float):
-            raise NotYet(
+        require_kind(part, object, _LIST, what=what, verb="is")
+        kind = type(part).__name__
+        reject(
+            {
                 "Step 1: the list holds numbers, which are stale after one step of "
-                "training. Put in something that computes them when it is called."
-            )
-        if isinstance(part, type):
-            raise NotYet(
-                f"Step 1: the list holds the class {part.__name__} itself. Call it, "
-                "to make an object with a layer and two numbers."
-            )
-        if not callable(part):
-            raise NotYet(
-                f"Step 1: the list holds {type(part).__name__}, which can't be "
-                "called. An object needs a method `__call__`."
-            )
+                "training. Put in something that computes them when it is called.": (
+                    isinstance(part, Tensor | int | float)
+                ),
+                f"Step 1: the list holds the class {getattr(part, '__name__', kind)} "
+                "itself. Call it, to make an object with a layer and two numbers.": (
+                    isinstance(part, type)
+                ),
+                f"Step 1: the list holds {kind}, which can't be called. An object "
+                "needs a method `__call__`.": not callable(part),
+            }
+        )
         if why := why_not_without_arguments(part):
             raise NotYet(
                 f"Step 1: a penalty is called without arguments, as `penalty()`; yours "
@@ -142,14 +159,9 @@ def _judge_parts(penalties: Sequence[Any]) -> None:
         )
 
 
-def _values(penalties: Sequence[Callable[[], Any]]) -> list[Tensor]:
+def _values(penalties: Penalties) -> list[Tensor]:
     """Call them; each must give one number."""
-    try:
-        values = [penalty() for penalty in penalties]
-    except AttributeError as error:
-        if "weight" not in str(error):
-            raise
-        raise NotYet(_no_weight(error)) from error
+    values = [_run(penalty) for penalty in penalties]
     for value in values:
         require_kind(
             value, Tensor | int | float, "one number", what="Step 1: a penalty"
@@ -162,33 +174,91 @@ def _values(penalties: Sequence[Callable[[], Any]]) -> list[Tensor]:
     return [torch.as_tensor(value).reshape(()) for value in values]
 
 
-def _judge_values(penalties: Sequence[Callable[[], Any]], model: nn.Sequential) -> None:
-    got, wanted = _values(penalties), wanted_of(model)
-    if _same(got, wanted):
-        if not _same(_values(penalties), wanted):
-            raise NotYet(
-                "Step 1: the second call gives something else. Does a penalty read a "
-                "generator, or change what it keeps?"
-            )
-        _set_weights(model, 2.0)
-        if not _same(_values(penalties), wanted_of(model)):
-            raise NotYet(
-                "Step 1: the weights have moved since the first call, and the second "
-                "gives something else than l1 and l2 of the weights now. Compute in "
-                "each call, and keep no result."
-            )
-        _set_weights(model, 1.0)
-        return
-    texts = [as_text(torch.stack(list(map(_plain, pair)))) for pair in (got, wanted)]
-    numbers = f"The penalties are {texts[0]}; wanted {texts[1]}."
-    for name, wrong in slips(model).items():
-        if _same(got, wrong):
-            raise NotYet(f"Step 1: {name} {numbers}")
-    raise NotYet(f"Step 1, {_WANTED} of each layer: {numbers}")
+def _judge_values(penalties: Penalties, model: nn.Sequential) -> None:
+    got, wanted = _values(penalties), _wanted_of(model)
+    if not _same(got, wanted):
+        numbers = f"The penalties are {_text(got)}; wanted {_text(wanted)}."
+        slips = _slips(model).items()
+        reject({f"Step 1: {name} {numbers}": _same(got, slip) for name, slip in slips})
+        raise NotYet(f"Step 1, l1 * sum |w| + l2 * sum w**2 of each layer: {numbers}")
+    if not _same(_values(penalties), wanted):
+        raise NotYet(
+            "Step 1: the second call gives something else. Does a penalty read a "
+            "generator, or change what it keeps?"
+        )
+    _set_weights(model, 2.0)
+    if not _same(_values(penalties), _wanted_of(model)):
+        raise NotYet(
+            "Step 1: the weights have moved since the first call, and the second gives "
+            "something else than l1 and l2 of the weights now. Compute in each call, "
+            "and keep no result."
+        )
+    _set_weights(model, 1.0)
 
 
-def _plain(value: Tensor) -> Tensor:
-    return value.detach().double()
+def _slips(model: nn.Sequential) -> dict[str, list[Tensor]]:
+    """Return what each known mistake gives."""
+    layers = _dense_of(model)
+    first, free, last = (layer.weight for layer in layers)
+    old, _, old_last = (layer.weight for layer in _dense_of(_new_model(1.0)))
+    norm = next(layer.weight for layer in model if isinstance(layer, nn.LayerNorm))
+    all_of = [torch.cat([p.flatten() for p in m.parameters()]) for m in layers]
+    found = {
+        "every penalty is the last one: layer and numbers are shared. Captured late, "
+        "or kept in the class? Give each penalty its own.": (
+            [_cost(last, **_AFTER), _cost(last, **_AFTER)]
+        ),
+        "every penalty looks at the last layer. Give each its own.": (
+            [_cost(last, **_BEFORE), _cost(last, **_AFTER)]
+        ),
+        "every penalty has the numbers of the last rule. Give each its own.": (
+            [_cost(first, **_AFTER), _cost(last, **_AFTER)]
+        ),
+        "the free layer pays, with the next rule. None keeps the place of its layer: "
+        "pair first, leave out afterwards.": (
+            [_cost(first, **_BEFORE), _cost(free, **_AFTER)]
+        ),
+        "the `LayerNorm` has a weight, too, and got the first rule. Ask for "
+        "`nn.Linear`.": [_cost(norm, **_BEFORE), _cost(free, **_AFTER)],
+        "the rules are in the wrong order.": (
+            [_cost(first, **_AFTER), _cost(last, **_BEFORE)]
+        ),
+        "the weights have moved since the penalties were made, and they did not "
+        "notice. Compute inside `__call__`, from the layer itself and not a copy.": (
+            [_cost(old, **_BEFORE), _cost(old_last, **_AFTER)]
+        ),
+        "the biases pay, too; wanted the weights only.": (
+            [_cost(all_of[0], **_BEFORE), _cost(all_of[-1], **_AFTER)]
+        ),
+    }
+    for name, cost in _WRONG_COSTS.items():
+        found[name] = [cost(first, **_BEFORE), cost(last, **_AFTER)]
+    return found
+
+
+_WRONG_COSTS: dict[str, Callable[..., Tensor]] = {
+    "l1 is missing.": lambda w, l1, l2: l2 * w.square().sum(),
+    "l2 is missing.": lambda w, l1, l2: l1 * w.abs().sum(),
+    "l1 and l2 have changed places.": lambda w, l1, l2: _cost(w, l2, l1),
+    "l1 belongs to the absolute values: weights of both signs cancel out.": (
+        lambda w, l1, l2: l1 * w.sum() + l2 * w.square().sum()
+    ),
+    "l2 belongs to the squares; that is the norm, their root.": (
+        lambda w, l1, l2: l1 * w.abs().sum() + l2 * w.norm()
+    ),
+    "l2 belongs to the square of each weight; that squares their sum.": (
+        lambda w, l1, l2: l1 * w.abs().sum() + l2 * w.sum() ** 2
+    ),
+    "these are means; wanted sums over the weights.": (
+        lambda w, l1, l2: _cost(w, l1, l2) / w.numel()
+    ),
+    "half of the squares; wanted all.": lambda w, l1, l2: _cost(w, l1, l2 / 2),
+    "the numbers l1 and l2 are missing.": lambda w, l1, l2: _cost(w, 1, 1),
+}
+
+
+def _text(values: Sequence[Tensor]) -> str:
+    return as_text(torch.stack([value.detach().double() for value in values]))
 
 
 def _same(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
@@ -196,10 +266,10 @@ def _same(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
 
 
 def _judge_gradients(
-    penalties: Sequence[Callable[[], Any]], model: nn.Sequential, step: str = "Step 1"
+    penalties: Penalties, model: nn.Sequential, step: str = "Step 1"
 ) -> None:
-    first, _, last = dense_of(model)
-    pairs = zip((first, last), _values(penalties), wanted_of(model), strict=True)
+    first, _, last = _dense_of(model)
+    pairs = zip((first, last), _values(penalties), _wanted_of(model), strict=True)
     for layer, got, wanted in pairs:
         if not close(gradient(got, layer.weight), gradient(wanted, layer.weight)):
             raise NotYet(
@@ -211,9 +281,10 @@ def _judge_gradients(
 
 def _judge_zeros(answer: Callable[..., Any]) -> None:
     """Refuse who takes a 0 for a None."""
-    model = new_model(3.0)
+    model = _new_model(3.0)
     rules = [{"l1": 0.0, "l2": 0.5}, {"l1": 2.0, "l2": 0.0}, {"l1": 0.0, "l2": 0.0}]
-    wanted = [right_term(m, r) for m, r in zip(dense_of(model), rules, strict=True)]
+    pairs = zip(_dense_of(model), rules, strict=True)
+    wanted = [_cost(layer.weight, **rule) for layer, rule in pairs]
     made = answer(model, [dict(rule) for rule in rules])
     if len(made) != len(wanted):
         raise NotYet(
@@ -232,41 +303,37 @@ def _judge_zeros(answer: Callable[..., Any]) -> None:
 
 def _judge_later(
     answer: Callable[..., Any],
-    penalties: Sequence[Callable[[], Any]],
+    penalties: Penalties,
     model: nn.Sequential,
     rules: list[Any],
 ) -> None:
-    answer(new_model(2.0), [None, {"l1": 3.0, "l2": 4.0}, {"l1": 5.0, "l2": 6.0}])
-    if not _still(penalties, wanted_of(model)):
-        raise NotYet(
-            "Step 2: `make_penalties` was called for a second model, and the penalties "
-            "of the first have changed. Keep layer and numbers in each object, not in "
-            "its class and not in a global variable."
-        )
-    model.insert(0, nn.Dropout())
-    if not _still(penalties, wanted_of(model)):
-        raise NotYet(
-            "Step 2: after `model.insert(0, nn.Dropout())` the penalties are lost: "
-            "they look for their layer by place or name. Keep the layer itself."
-        )
-    wanted = wanted_of(model)
-    model.insert(0, nn.Linear(2, 2).double())
-    if not _still(penalties, wanted):
-        raise NotYet(
-            "Step 2: after `model.insert(0, nn.Linear(2, 2))` the penalties are lost: "
-            "they count the dense layers at each call. Keep the layer itself."
-        )
+    wanted = _wanted_of(model)
+    others = [None, {"l1": 3.0, "l2": 4.0}, {"l1": 5.0, "l2": 6.0}]
+
+    def change_rules() -> None:
+        rules[0]["l1"], rules[2]["l2"] = 8.0, 16.0
+        rules.clear()
+
+    changes = {
+        "Step 2: `make_penalties` was called for a second model, and the penalties of "
+        "the first have changed. Keep layer and numbers in each object, not in its "
+        "class and not in a global variable.": lambda: answer(_new_model(2.0), others),
+        "Step 2: after `model.insert(0, nn.Dropout())` the penalties are lost: they "
+        "look for their layer by place or name. Keep the layer itself.": (
+            lambda: model.insert(0, nn.Dropout())
+        ),
+        "Step 2: after `model.insert(0, nn.Linear(2, 2))` the penalties are lost: they "
+        "count the dense layers at each call. Keep the layer itself.": (
+            lambda: model.insert(0, nn.Linear(2, 2).double())
+        ),
+        "Step 2: the caller has changed `rules`, and the penalties changed with it. "
+        "Keep the numbers, not the list or the dictionary.": change_rules,
+    }
+    require_after(changes, lambda: _still(penalties, wanted))
     del model[0]
-    rules[0]["l1"], rules[2]["l2"] = 8.0, 16.0
-    rules.clear()
-    if not _still(penalties, wanted_of(model)):
-        raise NotYet(
-            "Step 2: the caller has changed `rules`, and the penalties changed with "
-            "it. Keep the numbers, not the list or the dictionary."
-        )
 
 
-def _still(penalties: Sequence[Callable[[], Any]], wanted: Sequence[Tensor]) -> bool:
+def _still(penalties: Penalties, wanted: Sequence[Tensor]) -> bool:
     """Whether the penalties can be computed and are right."""
     try:
         return _same(_values(penalties), wanted)
@@ -279,7 +346,7 @@ def _still(penalties: Sequence[Callable[[], Any]], wanted: Sequence[Tensor]) -> 
 
 def _judge_pickle(
     answer: Callable[..., Any],
-    penalties: Sequence[Callable[[], Any]],
+    penalties: Penalties,
     model: nn.Sequential,
     grown: Sequence[Any],
 ) -> None:
@@ -293,21 +360,20 @@ def _judge_pickle(
             "A pickle keeps the attributes of an object; those of its class and global "
             "variables it does not."
         ) from error
-    if not _same(come_back, wanted_of(model)):
+    if not _same(come_back, _wanted_of(model)):
         raise NotYet(
-            f"Step 3: the penalties come back from the pickle as "
-            f"{as_text(torch.stack([_plain(v) for v in come_back]))}; before it was "
-            f"{as_text(torch.stack([_plain(v) for v in wanted_of(model)]))}."
+            f"Step 3: the penalties come back from the pickle as {_text(come_back)}; "
+            f"before it was {_text(_wanted_of(model))}."
         )
     _set_weights(twin, 2.0)
     _set_weights(model, 3.0)
-    if _still(twins, wanted_of(model)):
+    if _still(twins, _wanted_of(model)):
         raise NotYet(
             "Step 3: the penalties that came back look at the first model, and not at "
             "that which came back with them. Keep the layer in the object, and not in "
             "a global variable."
         )
-    if not _still(twins, wanted_of(twin)):
+    if not _still(twins, _wanted_of(twin)):
         raise NotYet(
             "Step 3: model and penalties came back from one pickle, but the penalties "
             "do not see that model's weights. Keep the layer itself: what stands in "

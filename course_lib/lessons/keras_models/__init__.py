@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from course_lib.data import Dataset, Split
 from course_lib.device import seed_everything
 from course_lib.keras_models import load_keras
-from course_lib.keras_models.graph.model import KerasModel
 from course_lib.lessons.checks import (
     as_text,
     close,
@@ -94,7 +93,12 @@ def cost(answer: Callable[[File, Mapping[str, Tensor]], Tensor]) -> None:
         mistakes = _cost_mistakes(coefficients, kernels, given)
         require_scalar(got, wanted, place, mistakes)
         for name, kernel in kernels.items():
-            _require_kernel_gradient(got, kernel, model, name)
+            weight = model.child(name).weight  # transposed
+            (slope,) = torch.autograd.grad(
+                penalty(model), [weight], materialize_grads=True
+            )
+            if slope.any():
+                require_gradient(got, kernel, slope.T, "all kernels")
 
 
 def _cost(answer: Callable[..., Any], file: File, given: Tensors, place: str) -> Any:
@@ -118,8 +122,7 @@ def _cost_mistakes(
 ) -> dict[str, Tensor | float]:
     known = {name: of for name, of in coefficients.items() if of}
     pairs = [(of, kernels[name]) for name, of in known.items()]
-    free = (0.0, 0.0)
-    all_of = [of or free for of in coefficients.values()]
+    all_of = [of or (0.0, 0.0) for of in coefficients.values()]
     counting = "You match regularizers and kernels by counting. Go by the name"
     found = {
         counting: _total(zip(all_of, given.values(), strict=True)),
@@ -138,10 +141,9 @@ def _cost_mistakes(
     }
     if None in coefficients.values():
         return {"Nothing is added. Does the loop end at the first entry": 0.0, **found}
-    swapped = [((l2, l1), w) for (l1, l2), w in pairs]
     return {
         **found,
-        "l1 and l2 have changed places": _total(swapped),
+        "l1 and l2 have changed places": _total(((l2, l1), w) for (l1, l2), w in pairs),
         "The l2 part is missing": _total(pairs, lambda w: 0.0),
         "The l1 part is missing": _total(((0, l2), w) for (_, l2), w in pairs),
     }
@@ -152,16 +154,6 @@ def _total(
     squares: Callable[[Tensor], Any] = lambda w: w.square().sum(),
 ) -> Any:
     return sum(l1 * w.abs().sum() + l2 * squares(w) for (l1, l2), w in pairs)
-
-
-def _require_kernel_gradient(
-    got: Tensor, kernel: Tensor, model: KerasModel, name: str
-) -> None:
-    """Compare with the gradient of the imported model, whose weight is transposed."""
-    weight = model.child(name).weight
-    (wanted,) = torch.autograd.grad(penalty(model), [weight], materialize_grads=True)
-    if wanted.any():
-        require_gradient(got, kernel, wanted.T, "all kernels")
 
 
 @exercise(
@@ -228,7 +220,7 @@ def run(answer: Callable[[File, Mapping[str, Any], Tensor], Tensor]) -> None:
 
 def _run(answer: Callable[..., Any], graph: Graph, x: Tensor) -> Any:
     try:
-        return answer(graph.file, dict(graph.modules), x.clone().requires_grad_())
+        return answer(graph.file, graph.modules, x.clone().requires_grad_())
     except KeyError as error:
         key = error.args[0] if error.args else None
         name = key[0] if isinstance(key, tuple) and key else key
@@ -288,20 +280,19 @@ def linear_weight(answer: Callable[[Tensor, tuple], Tensor]) -> None:
             continue
         by_rows = kernel.reshape(*shape, -1)
         way_back = kernel.reshape(channels, height, width, -1).permute(3, 1, 2, 0)
-        reject(
-            {
-                "That transposes the matrix and leaves the inputs in Keras's order: "
-                "channels still vary fastest.": close(got, kernel.T),
-                "Height and width have changed places.": (
-                    close(got, by_rows.permute(3, 2, 1, 0).flatten(1))
-                ),
-                "That is the way back, from torch to Keras: the kernel's rows are in "
-                "the order (height, width, channels).": close(got, way_back.flatten(1)),
-                f"For maps of (height, width, channels) = {shape} the outputs are not "
-                "those of Keras. Write down the axes of your tensor after each step.": (
-                    True
-                ),
-            }
+        mistakes = {
+            "That transposes the matrix and leaves the inputs in Keras's order: "
+            "channels still vary fastest.": kernel.T,
+            "Height and width have changed places.": (
+                by_rows.permute(3, 2, 1, 0).flatten(1)
+            ),
+            "That is the way back, from torch to Keras: the kernel's rows are in the "
+            "order (height, width, channels).": way_back.flatten(1),
+        }
+        reject({name: close(got, wrong) for name, wrong in mistakes.items()})
+        raise NotYet(
+            f"For maps of (height, width, channels) = {shape} the outputs are not "
+            "those of Keras. Write down the axes of your tensor after each step."
         )
 
 
@@ -329,8 +320,8 @@ def same_padding(answer: Callable[[int, int, int], tuple[int, int]]) -> None:
         f"Size {size}, kernel {kernel}, stride {stride}: got {got[case]}, wanted "
         f"{wanted[case]}."
     )
-    for text, mistake in PAD_MISTAKES.items():
-        if got == {case: mistake(*case) for case in _CASES}:
+    for text, rule in PAD_MISTAKES.items():
+        if got == {case: rule(*case) for case in _CASES}:
             raise NotYet(f"{text}. {difference}")
     raise NotYet(difference)
 

@@ -3,8 +3,8 @@
 The oracle is the layer that `load_keras` makes of the same file.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,23 +20,77 @@ from course_lib.lessons.checks import (
     require_unchanged,
 )
 from course_lib.lessons.exercises import NotYet
-from course_lib.lessons.keras_models.cases import (
-    CASES,
-    CHANNELS,
-    COSTLY,
-    FILTERS,
-    TRAINED,
-    Case,
-    Pair,
-    floored,
-    needed,
-    output,
-    pads_of,
-    same_pads,
-    split,
-)
-from course_lib.lessons.keras_models.files import layer, sequential
+from course_lib.lessons.keras_models import padding
+from course_lib.lessons.keras_models.files import l1l2, layer, sequential
+from course_lib.lessons.keras_models.padding import Pair, same_pads
 from course_lib.regularization import penalty
+
+_CHANNELS, _FILTERS = 2, 3
+
+_Pads = tuple[Pair, Pair]  # (top, bottom), (left, right)
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One layer, and the images it is tried on."""
+
+    step: str
+    size: Pair = (5, 6)
+    kernel_size: Pair = (3, 2)
+    strides: Pair = (1, 1)
+    padding: str = "valid"
+    use_bias: bool = False
+    activation: str = "linear"
+    coefficients: tuple[float, float] | None = None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Return the layer's config, as the file has it."""
+        return {
+            "name": "conv",
+            "filters": _FILTERS,
+            "kernel_size": list(self.kernel_size),
+            "strides": list(self.strides),
+            "padding": self.padding,
+            "activation": self.activation,
+            "use_bias": self.use_bias,
+            "kernel_regularizer": self.coefficients and l1l2(*self.coefficients),
+        }
+
+    def pads(self, rule: Callable[[int, int, int], Pair] = same_pads) -> _Pads:
+        """Return the zeros that a rule for one axis adds to both."""
+        height, width = map(rule, self.size, self.kernel_size, self.strides)
+        return height, width
+
+    def right_pads(self) -> _Pads:
+        """Return the zeros of Keras."""
+        return ((0, 0), (0, 0)) if self.padding == "valid" else self.pads()
+
+    def output(self, pads: _Pads) -> tuple[int, ...]:
+        """Return the shape of the output for 2 images with these zeros."""
+        sizes = zip(self.size, self.kernel_size, self.strides, pads, strict=True)
+        return 2, _FILTERS, *((n + sum(pad) - k) // s + 1 for n, k, s, pad in sizes)
+
+
+_CASES = (
+    _Case("Step 1 of 8, the kernel"),
+    _Case("Step 2 of 8, the strides", strides=(2, 1)),
+    _Case("Step 3 of 8, 'same'", kernel_size=(2, 3), padding="same"),
+    _Case("Step 3 of 8, 'same'", kernel_size=(4, 1), padding="same"),
+    _Case("Step 4 of 8, 'same' with strides", (9, 8), (3, 3), (2, 3), "same"),
+    _Case("Step 4 of 8, 'same' with strides", (8, 9), (1, 4), (3, 1), "same"),
+    _Case("Step 5 of 8, the bias", use_bias=True),
+    _Case("Step 6 of 8, the activation", use_bias=True, activation="relu"),
+    _Case("Step 6 of 8, the activation", use_bias=True, activation="tanh"),
+)
+_COSTLY = _Case("Step 7 of 8, the regularizer", use_bias=True, coefficients=(0.25, 0.5))
+_TRAINED = _Case(
+    "Step 8 of 8, training",
+    padding="same",
+    use_bias=True,
+    activation="tanh",
+    coefficients=(0.25, 0.5),
+)
 
 _SWAPPED_PADS = (
     "The zeros of the height went to the width. `nn.functional.pad` wants (left, "
@@ -53,52 +107,50 @@ _ONE_STRIDE = "The first stride counts the windows of both axes"
 def judge(answer: Callable[..., nn.Module]) -> None:
     """Go through the steps; raise NotYet at the first that is not right."""
     generator = torch.Generator().manual_seed(0)
-    for case in (*CASES, COSTLY, TRAINED):
+    for case in (*_CASES, _COSTLY, _TRAINED):
         draw = _Drawn(case, generator)
-        model = _made(answer, case, draw)
-        _require_numbers(model, case, draw)
-        given = draw.x.clone()
-        got = _tried(partial(model, given), case)
-        require_unchanged([given], [draw.x], "the images")
+        given = [array.clone() for array in draw.arrays]
+        model = _tried(partial(answer, case.config, *given), case)
+        require_kind(model, nn.Module, "a module", what="`Conv(...)`", verb="is")
+        _require_numbers(model, draw)
+        x = draw.x.clone()
+        got = _tried(partial(model, x), case)
+        require_unchanged([x], [draw.x], "the images")
         place = f"{case.step}: the output"
-        _require_shape(got, draw.wanted, case, place)
-        require_close(got, draw.wanted, place, _mistakes(case, draw), what="`forward`")
+        _require_shape(got, draw, place)
+        require_close(got, draw.wanted, place, _mistakes(draw), what="`forward`")
         if case.padding == "same" and max(case.strides) > 1:
-            _require_other_size(model, case, draw)
-        if case is COSTLY:
-            _require_penalty(model, case, draw)
-        if case is TRAINED:
-            _require_gradients(model, case, draw)
+            _require_other_size(model, draw)
+        if case is _COSTLY:
+            _require_penalty(model, draw)
+        if case is _TRAINED:
+            _require_gradients(model, draw)
 
 
 class _Drawn:
     """Random weights and images for a case, and what Keras makes of them."""
 
-    def __init__(self, case: Case, generator: torch.Generator) -> None:
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator)
-
-        self.kernel = normal(*case.kernel_size, CHANNELS, FILTERS)
-        self.bias = normal(FILTERS) if case.use_bias else None
-        self.x = normal(2, CHANNELS, *case.size)
+    def __init__(self, case: _Case, generator: torch.Generator) -> None:
+        normal = partial(torch.randn, generator=generator)
+        self.case = case
+        self.kernel = normal(*case.kernel_size, _CHANNELS, _FILTERS)
+        self.arrays = [self.kernel, *([normal(_FILTERS)] if case.use_bias else [])]
+        self.x = normal(2, _CHANNELS, *case.size)
         self.oracle = self.oracle_of(case)
         self.wanted = self.oracle(self.x).detach()
 
-    def oracle_of(self, case: Case) -> nn.Module:
-        start = {"batch_input_shape": [None, *case.size, CHANNELS]}
+    def oracle_of(self, case: _Case) -> nn.Module:
+        start = {"batch_input_shape": [None, *case.size, _CHANNELS]}
         entry = layer("Conv2D", **case.config, **start, data_format="channels_last")
-        arrays = [array for array in (self.kernel, self.bias) if array is not None]
-        return load_keras(sequential(entry), weights=arrays, axis_order="torch")
+        return load_keras(sequential(entry), weights=self.arrays, axis_order="torch")
+
+    def convolved(self, weight: Tensor, pads: _Pads) -> Tensor:
+        (top, bottom), (left, right) = pads
+        padded = F.pad(self.x, (left, right, top, bottom))
+        return F.conv2d(padded, weight, stride=self.case.strides)
 
 
-def _made(answer: Callable[..., Any], case: Case, draw: _Drawn) -> nn.Module:
-    given = [draw.kernel.clone()]
-    given += [draw.bias.clone()] if draw.bias is not None else []
-    model = _tried(partial(answer, case.config, *given), case)
-    return require_kind(model, nn.Module, "a module", what="`Conv(...)`", verb="is")
-
-
-def _tried(call: Callable[[], Any], case: Case) -> Any:
+def _tried(call: Callable[[], Any], case: _Case) -> Any:
     try:
         return call()
     except NotYet:
@@ -118,100 +170,93 @@ def _tried(call: Callable[[], Any], case: Case) -> Any:
         ) from error
 
 
-def _require_numbers(model: nn.Module, case: Case, draw: _Drawn) -> None:
+def _require_numbers(model: nn.Module, draw: _Drawn) -> None:
+    step, kernel = draw.case.step, draw.kernel.numel()
     found = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    kernel, total = draw.kernel.numel(), draw.kernel.numel()
-    total += draw.bias.numel() if draw.bias is not None else 0
-    head = f"{case.step}: the module trains {found} numbers, the file has {total}."
+    total = sum(array.numel() for array in draw.arrays)
+    head = f"{step}: the module trains {found} numbers, the file has {total}."
     reject(
         {
-            f"{case.step}: the module trains no numbers. Keep an `nn.Conv2d` as an "
+            f"{step}: the module trains no numbers. Keep an `nn.Conv2d` as an "
             "attribute, or make an `nn.Parameter`.": found == 0,
             f"{head} The file says `use_bias: False`, and yours has a bias: give "
             "`bias=False` to `nn.Conv2d`.": (
-                found == kernel + FILTERS and total == kernel
+                found == kernel + _FILTERS and total == kernel
             ),
             f"{head} The bias is not among its parameters.": (
-                found == kernel and total == kernel + FILTERS
+                found == kernel and total == kernel + _FILTERS
             ),
             head: found != total,
         }
     )
-    if not _holds(model, draw):
+    numbers, wanted = (
+        torch.cat([p.detach().flatten().double() for p in m.parameters()]).sort().values
+        for m in (model, draw.oracle)
+    )
+    if not torch.allclose(numbers, wanted):
         raise NotYet(
-            f"{case.step}: the parameters do not hold the numbers of the file. Copy "
+            f"{step}: the parameters do not hold the numbers of the file. Copy "
             "`kernel` and `bias` into them."
         )
 
 
-def _holds(model: nn.Module, draw: _Drawn) -> bool:
-    """Tell whether a model and the file have the same numbers, in any order."""
-    found, wanted = (
-        torch.cat([p.detach().flatten().double() for p in m.parameters()]).sort().values
-        for m in (model, draw.oracle)
-    )
-    return torch.allclose(found, wanted)
-
-
-def _require_shape(got: Any, wanted: Tensor, case: Case, place: str) -> None:
+def _require_shape(got: Any, draw: _Drawn, place: str) -> None:
     """Name the mistake behind another shape, if there is one that gives it alone."""
     require_kind(got, Tensor, "a tensor", what="`forward`")
-    shape, target = tuple(got.shape), tuple(wanted.shape)
-    if shape == target:
+    shape, wanted = tuple(got.shape), tuple(draw.wanted.shape)
+    if shape == wanted:
         return
-    named = [text for text, found in _shapes(case).items() if found == shape != target]
+    shapes = _shapes(draw.case).items()
+    named = [text for text, found in shapes if found == shape]
     word = named[0] if len(named) == 1 else "Compare height and width one by one"
-    raise NotYet(f"{place} has shape {shape}; wanted {target}. {word}.")
+    raise NotYet(f"{place} has shape {shape}; wanted {wanted}. {word}.")
 
 
-def _shapes(case: Case) -> dict[str, tuple[int, ...]]:
+def _shapes(case: _Case) -> dict[str, tuple[int, ...]]:
     """Return the shape that each mistake gives."""
-    first, turned = (case.strides[0],) * 2, case.strides[::-1]
-    pads, same = pads_of(case), same_pads(case)
-    right = output(case, pads)
+    pads, same = case.right_pads(), case.pads()
+    right = case.output(pads)
     found = {
-        "The strides are not used": output(case, pads, (1, 1)),
-        "The strides have changed places: height first": output(case, pads, turned),
-        "The first stride is used for both axes": output(case, pads, first),
+        "The strides are not used": replace(case, strides=(1, 1)).output(pads),
+        "The strides have changed places: height first": (
+            replace(case, strides=case.strides[::-1]).output(pads)
+        ),
+        "The first stride is used for both axes": _with_one_stride(case).output(pads),
     }
     if case.padding == "valid":
         swapped = replace(case, kernel_size=case.kernel_size[::-1])
-        found[_TURNED] = output(swapped, pads)
-        found["Are zeros added? 'valid' has none"] = output(case, same)
-        found["The images come out as (batch, filters, height, width)"] = (
-            right[0],
-            *right[2:],
-            right[1],
-        )
-        return found
+        return {
+            **found,
+            _TURNED: swapped.output(pads),
+            "Are zeros added? 'valid' has none": case.output(same),
+            "The images come out as (batch, filters, height, width)": (
+                right[0],
+                *right[2:],
+                right[1],
+            ),
+        }
     if max(case.strides) == 1:  # no answer without zeros comes further
-        found["No zeros are added"] = output(case, ((0, 0), (0, 0)))
-    halves = tuple((size // 2, size // 2) for size in case.kernel_size)
+        found["No zeros are added"] = case.output(((0, 0), (0, 0)))
     return {
         **found,
         "`kernel // 2` zeros on each side are too many for an even kernel": (
-            output(case, halves)
+            case.output(case.pads(padding.alike))
         ),
-        _SWAPPED_PADS: output(case, pads[::-1]),
-        _FLOOR: output(case, floored(case)),
-        _ONE_STRIDE: output(case, same_pads(_with_one_stride(case))),
+        _SWAPPED_PADS: case.output(pads[::-1]),
+        _FLOOR: case.output(case.pads(padding.floored)),
+        _ONE_STRIDE: case.output(_with_one_stride(case).pads()),
     }
 
 
-def _with_one_stride(case: Case) -> Case:
+def _with_one_stride(case: _Case) -> _Case:
     return replace(case, strides=(case.strides[0],) * 2)
 
 
-def _mistakes(case: Case, draw: _Drawn) -> dict[str, Tensor]:
+def _mistakes(draw: _Drawn) -> dict[str, Tensor]:
     """Return what likely mistakes give; `require_close` takes the first that fits."""
-    kernel = draw.kernel
-    height, width = case.kernel_size
-    right = kernel.permute(3, 2, 0, 1)
-    reshaped = kernel.reshape(FILTERS, CHANNELS, height, width)
-    pads = pads_of(case)
-    before = tuple(pair[::-1] for pair in pads)
-    plain = _convolved(case, draw, right, pads)
-    bias = 0 if draw.bias is None else draw.bias[:, None, None]
+    case, right = draw.case, draw.kernel.permute(3, 2, 0, 1)
+    reshaped = draw.kernel.reshape(_FILTERS, _CHANNELS, *case.kernel_size)
+    pads = case.right_pads()
     named = {
         "`reshape` does not move axes. Use `permute`": (reshaped, pads),
         "The kernel is upside down. Keras 2 on TensorFlow does not turn it": (
@@ -219,59 +264,46 @@ def _mistakes(case: Case, draw: _Drawn) -> dict[str, Tensor]:
             pads,
         ),
         _SWAPPED_PADS: (right, pads[::-1]),
-        _ONE_STRIDE: (right, same_pads(_with_one_stride(case))),
-        "That pads as with stride 1. With strides the windows need less": (
-            right,
-            tuple(split(size - 1) for size in case.kernel_size),
-        ),
-        "The odd zero comes after the numbers, not before": (right, before),
-        "All zeros come after the numbers. Keras puts half of them before": (
-            right,
-            tuple((0, sum(pair)) for pair in pads),
-        ),
-        "That pads alike on both sides, `kernel // 2`": (
-            right,
-            tuple((size // 2, size // 2) for size in case.kernel_size),
-        ),
-        "Negative padding cuts numbers off. Take at least 0": (
-            right,
-            tuple(map(split, needed(case))),
-        ),
-        _FLOOR: (right, floored(case)),
+        _ONE_STRIDE: (right, _with_one_stride(case).pads()),
     }
+    named |= {text: (right, case.pads(rule)) for text, rule in _RULES.items()}
     found = {}
-    if draw.bias is not None:
+    if case.use_bias:
         function = _FUNCTIONS[case.activation]
-        found["The bias is missing"] = function(plain)
-        found["The activation is missing"] = plain + bias
-        found["The bias comes before the activation, not after it"] = (
-            function(plain) + bias
-        )
-        found["The activation is relu, and the file says tanh"] = (plain + bias).relu()
+        plain, bias = draw.convolved(right, pads), draw.arrays[1][:, None, None]
+        found = {
+            "The bias is missing": function(plain),
+            "The activation is missing": plain + bias,
+            "The bias comes before the activation, not after it": (
+                function(plain) + bias
+            ),
+            "The activation is relu, and the file says tanh": (plain + bias).relu(),
+        }
     for text, (weight, zeros) in named.items():
-        found[text] = _convolved(case, draw, weight, zeros)
+        found[text] = draw.convolved(weight, zeros)
     return found
 
 
-_FUNCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "linear": torch.clone,
-    "relu": torch.relu,
-    "tanh": torch.tanh,
+_RULES = {
+    "That pads as with stride 1. With strides the windows need less": (
+        padding.as_with_stride_1
+    ),
+    "The odd zero comes after the numbers, not before": padding.odd_before,
+    "All zeros come after the numbers. Keras puts half of them before": (
+        padding.all_after
+    ),
+    "That pads alike on both sides, `kernel // 2`": padding.alike,
+    "Negative padding cuts numbers off. Take at least 0": padding.below_zero,
+    _FLOOR: padding.floored,
 }
 
-
-def _convolved(
-    case: Case, draw: _Drawn, weight: Tensor, pads: Sequence[Pair]
-) -> Tensor:
-    (top, bottom), (left, right) = pads
-    padded = F.pad(draw.x, (left, right, top, bottom))
-    return F.conv2d(padded, weight, stride=case.strides)
+_FUNCTIONS = {"linear": torch.clone, "relu": torch.relu, "tanh": torch.tanh}
 
 
-def _require_penalty(model: nn.Module, case: Case, draw: _Drawn) -> None:
-    l1, l2 = case.coefficients or (0, 0)
-    size, squares = draw.kernel.abs().sum(), draw.kernel.square().sum()
-    bias = torch.zeros(()) if draw.bias is None else draw.bias
+def _require_penalty(model: nn.Module, draw: _Drawn) -> None:
+    l1, l2 = draw.case.coefficients
+    kernel, bias = draw.arrays
+    size, squares = kernel.abs().sum(), kernel.square().sum()
     wanted = penalty(draw.oracle).item()
     mistakes = {
         "Nothing is regularized. Store the coefficients with `regularize`": 0.0,
@@ -285,24 +317,23 @@ def _require_penalty(model: nn.Module, case: Case, draw: _Drawn) -> None:
         "It counts twice. Is the same regularizer stored in two places?": 2 * wanted,
         "That takes the norm. Keras squares": l1 * size + l2 * squares.sqrt(),
     }
-    place = f"{case.step}: `penalty` of the module"
-    got = penalty(model).item()
-    require_close(got, wanted, place, mistakes)
+    place = f"{draw.case.step}: `penalty` of the module"
+    require_close(penalty(model).item(), wanted, place, mistakes)
 
 
-def _require_gradients(model: nn.Module, case: Case, draw: _Drawn) -> None:
+def _require_gradients(model: nn.Module, draw: _Drawn) -> None:
     """Compare the magnitudes, whatever the axes of the parameters."""
     found, wanted = _sizes(model, draw.x), _sizes(draw.oracle, draw.x)
     if not torch.allclose(found, wanted, rtol=1e-3, atol=1e-4):
         raise NotYet(
-            f"{case.step}: the output is right, but its gradient does not reach the "
-            "parameters as it does in Keras. Do `.detach()`, `.data` or "
+            f"{draw.case.step}: the output is right, but its gradient does not reach "
+            "the parameters as it does in Keras. Do `.detach()`, `.data` or "
             "`torch.no_grad()` stand in `forward`?"
         )
 
 
-def _require_other_size(model: nn.Module, case: Case, draw: _Drawn) -> None:
-    height, width = case.size
+def _require_other_size(model: nn.Module, draw: _Drawn) -> None:
+    case, (height, width) = draw.case, draw.case.size
     x = F.pad(draw.x, (0, 1, 0, 1), value=0.5)
     oracle = draw.oracle_of(replace(case, size=(height + 1, width + 1)))
     got = _tried(partial(model, x.clone()), case)

@@ -13,13 +13,27 @@ Ref = tuple[str, int]  # a layer, and the number of its call
 
 
 class Graph(NamedTuple):
-    """A file, what its layers do, what comes out of x, and what mistakes give."""
+    """The calls of a model's layers, what comes out of x, and what mistakes give."""
 
     place: str
-    file: File
-    modules: Mapping[str, Callable[..., Tensor]]
+    calls: Mapping[str, Sequence[Sequence[Ref]]]  # the inputs of each call of a layer
+    output: Ref
     wanted: Tensor
     mistakes: Mapping[str, Tensor]
+
+    @property
+    def file(self) -> File:
+        """Return the model's file."""
+        entries = [layer("InputLayer", "x", batch_input_shape=[None, 2])]
+        entries += [layer("Dense", name, *calls) for name, calls in self.calls.items()]
+        file = functional(*entries, output=self.output[0])
+        file["config"]["output_layers"] = [[*self.output, 0]]
+        return file
+
+    @property
+    def modules(self) -> dict[str, Callable[..., Tensor]]:
+        """Return what its layers do."""
+        return {name: _MODULES[name] for name in self.calls}
 
 
 def outputs_of_calls(model: KerasModel, *inputs: Tensor) -> list[Tensor]:
@@ -55,23 +69,8 @@ def _both(first: Tensor, second: Tensor) -> Tensor:
 _MODULES = {"a": torch.square, "b": torch.cos, "double": _double, "both": _both}
 
 
-def _graph(
-    place: str,
-    calls: Mapping[str, Sequence[Sequence[Ref]]],
-    output: Ref,
-    wanted: Tensor,
-    mistakes: Mapping[str, Tensor],
-) -> Graph:
-    entries = [layer("InputLayer", "x", batch_input_shape=[None, 2])]
-    entries += [layer("Dense", name, *of) for name, of in calls.items()]
-    file = functional(*entries, output=output[0])
-    file["config"]["output_layers"] = [[*output, 0]]
-    modules: dict[str, Any] = {name: _MODULES[name] for name in calls}
-    return Graph(place, file, modules, wanted, mistakes)
-
-
 def _in_a_row(x: Tensor) -> Graph:
-    return _graph(
+    return Graph(
         "For two layers in a row",
         {"a": [[("x", 0)]], "b": [[("a", 0)]]},
         ("b", 0),
@@ -82,7 +81,7 @@ def _in_a_row(x: Tensor) -> Graph:
 
 def _two_tensors(x: Tensor) -> Graph:
     a, b = x.square(), x.cos()
-    return _graph(
+    return Graph(
         "For a layer that is called with two tensors",
         {"a": [[("x", 0)]], "b": [[("x", 0)]], "both": [[("b", 0), ("a", 0)]]},
         ("both", 0),
@@ -98,7 +97,7 @@ def _two_tensors(x: Tensor) -> Graph:
 def _two_calls(x: Tensor) -> Graph:
     first, second = _double(x), _double(x.square())
     number = "The second entry of a reference is the number of the call"
-    return _graph(
+    return Graph(
         "For a layer that is called twice",
         {
             "a": [[("x", 0)]],
@@ -117,7 +116,7 @@ def _two_calls(x: Tensor) -> Graph:
 
 def _layer_between(x: Tensor) -> Graph:
     first = _double(x)
-    return _graph(
+    return Graph(
         "For a model whose output is the second call of a layer",
         {"double": [[("x", 0)], [("b", 0)]], "b": [[("double", 0)]]},
         ("double", 1),

@@ -10,8 +10,10 @@ from torch import Tensor
 from course_lib.lessons.checks import require_kind, require_written
 from course_lib.lessons.exercises import NotYet
 
+Pair = tuple[int, int]
 
-def as_pads(got: Any) -> tuple[int, int]:
+
+def as_pads(got: Any) -> Pair:
     """Return an answer as two integers; refuse what `pad` would not take."""
     if isinstance(got, Tensor | np.ndarray) and got.shape == (2,):
         got = got.tolist()
@@ -34,40 +36,63 @@ def _whole(number: Any) -> int:
     return int(number)
 
 
-def same_pads(size: int, kernel: int, stride: int) -> tuple[int, int]:
+def same_pads(size: int, kernel: int, stride: int) -> Pair:
     """Return the zeros (before, after) that Keras adds for "same"."""
-    return _split(max(_needed(size, kernel, stride), 0))
+    return _split(max(_missing(-(-size // stride), size, kernel, stride), 0))
 
 
-def _split(missing: int) -> tuple[int, int]:
+def _missing(windows: int, size: int, kernel: int, stride: int) -> int:
+    return (windows - 1) * stride + kernel - size
+
+
+def _split(missing: int) -> Pair:
     return missing // 2, missing - missing // 2
 
 
-def _needed(size: int, kernel: int, stride: int) -> int:
-    return (-(-size // stride) - 1) * stride + kernel - size
+# Rules that learners write instead
 
 
-PAD_MISTAKES: Mapping[str, Callable[[int, int, int], tuple[int, int]]] = {
-    "That pads alike on both sides, as `padding=kernel // 2` in torch does": (
-        lambda size, kernel, stride: (kernel // 2, kernel // 2)
-    ),
+def floored(size: int, kernel: int, stride: int) -> Pair:
+    """Return the zeros for a number of windows that is rounded down."""
+    return _split(max(_missing(size // stride, size, kernel, stride), 0))
+
+
+def below_zero(size: int, kernel: int, stride: int) -> Pair:
+    """Return zeros that may be fewer than none."""
+    return _split(_missing(-(-size // stride), size, kernel, stride))
+
+
+def as_with_stride_1(size: int, kernel: int, stride: int) -> Pair:
+    """Return the zeros for stride 1."""
+    return _split(kernel - 1)
+
+
+def alike(size: int, kernel: int, stride: int) -> Pair:
+    """Return as many zeros before as after."""
+    return kernel // 2, kernel // 2
+
+
+def odd_before(*case: int) -> Pair:
+    """Return the zeros of Keras, with the odd one before the numbers."""
+    return same_pads(*case)[::-1]
+
+
+def all_after(*case: int) -> Pair:
+    """Return the zeros of Keras, all of them after the numbers."""
+    return 0, sum(same_pads(*case))
+
+
+PAD_MISTAKES: Mapping[str, Callable[[int, int, int], Pair]] = {
+    "That pads alike on both sides, as `padding=kernel // 2` in torch does": alike,
     "That is right for stride 1 only. With a stride, the windows may need less": (
-        lambda size, kernel, stride: _split(kernel - 1)
+        as_with_stride_1
     ),
-    "The odd zero goes after the numbers, not before them": (
-        lambda *case: same_pads(*case)[::-1]
-    ),
-    "Negative padding cuts numbers off. Take at least 0": (
-        lambda *case: _split(_needed(*case))
-    ),
-    "You round the number of windows down. Keras rounds up": (
-        lambda size, kernel, stride: _split(
-            max((size // stride - 1) * stride + kernel - size, 0)
-        )
-    ),
+    "The odd zero goes after the numbers, not before them": odd_before,
+    "Negative padding cuts numbers off. Take at least 0": below_zero,
+    "You round the number of windows down. Keras rounds up": floored,
     "You round the number of windows to the nearest. Keras rounds up": (
         lambda size, kernel, stride: _split(
-            max((round(size / stride) - 1) * stride + kernel - size, 0)
+            max(_missing(round(size / stride), size, kernel, stride), 0)
         )
     ),
     "The odd zero stands on both sides. It goes after the numbers alone": (
@@ -76,7 +101,5 @@ PAD_MISTAKES: Mapping[str, Callable[[int, int, int], tuple[int, int]]] = {
     "All zeros go before the numbers. Keras puts half of them after": (
         lambda *case: (sum(same_pads(*case)), 0)
     ),
-    "All zeros go after the numbers. Keras puts half of them before": (
-        lambda *case: (0, sum(same_pads(*case)))
-    ),
+    "All zeros go after the numbers. Keras puts half of them before": all_after,
 }

@@ -89,30 +89,29 @@ def _require_still_tied(
 
 
 def _judge_places(got: nn.Sequential, model: nn.Sequential) -> None:
-    if len(got) == 1 and isinstance(got[0], nn.Sequential):
-        raise NotYet(
+    given = {parameter.data_ptr() for parameter in model.parameters()}
+    reject(
+        {
             "The new model has one place, which holds all the others. Open the list "
-            "with a star: `nn.Sequential(*layers)`."
-        )
-    if len(got) < len(model):
-        raise NotYet(
+            "with a star: `nn.Sequential(*layers)`.": (
+                len(got) == 1 and isinstance(got[0], nn.Sequential)
+            ),
             f"The new model has {len(got)} places, the old one {len(model)}. "
             "`children()`, `modules()` and a set visit a repeated layer once; `for "
-            "layer in model` visits it at each place."
-        )
-    if [type(a) for a in got] != [type(a) for a in model]:
-        raise NotYet(
-            "The new model has other layers than the old one, or another order."
-        )
-    if _places(got).keys() != _places(model).keys():
-        raise NotYet("Some parameters of the old model have no place in the new one.")
-    given = {parameter.data_ptr() for parameter in model.parameters()}
-    if any(parameter.data_ptr() in given for parameter in got.parameters()):
-        raise NotYet(
+            "layer in model` visits it at each place.": len(got) < len(model),
+            "The new model has other layers than the old one, or another order.": (
+                [type(a) for a in got] != [type(a) for a in model]
+            ),
+            "Some parameters of the old model have no place in the new one.": (
+                _places(got).keys() != _places(model).keys()
+            ),
             "The new model holds tensors of the old one, so training it changes both. "
             "`copy.copy` copies a module and not its tensors; `copy.deepcopy` copies "
-            "both. Each place needs a copy, the first too."
-        )
+            "both. Each place needs a copy, the first too.": any(
+                parameter.data_ptr() in given for parameter in got.parameters()
+            ),
+        }
+    )
 
 
 @exercise(
@@ -195,23 +194,14 @@ def center(answer: Callable[[Tensor], Tensor]) -> None:
         got = answer(given)
         require_kind(got, Tensor, "a tensor", what="`center`")
         require_unchanged([given], [x], "the batch that was given")
-        _require_dtype(got, x)
+        if got.dtype != x.dtype:
+            raise NotYet(f"The batch is of {x.dtype}, and the result of {got.dtype}.")
         place = f"For a batch of shape {tuple(x.shape)}"
         wanted = torch.stack([sample - sample.mean() for sample in x])
         require_close(got, wanted, place, _center_mistakes(x))
-    _judge_center_gradient(answer)
-
-
-def _require_dtype(got: Tensor, x: Tensor) -> None:
-    if got.dtype != x.dtype:
-        raise NotYet(f"The batch is of {x.dtype}, and the result of {got.dtype}.")
-
-
-def _judge_center_gradient(answer: Callable[[Tensor], Tensor]) -> None:
     x = torch.tensor([[1.0, 5, 6], [7, 3, 2]], requires_grad=True)
-    wanted = torch.tensor([[2.0, -1, -1], [2, -1, -1]]) / 3  # of the first column
-    found = gradient(answer(x)[:, 0].sum(), x)
-    if not close(found, wanted):
+    slope = torch.tensor([[2.0, -1, -1], [2, -1, -1]]) / 3  # of the first column
+    if not close(gradient(answer(x)[:, 0].sum(), x), slope):
         raise NotYet(
             "The values are right, but not their gradient: a network in front of "
             "`center` would learn wrongly. No `.detach()`, `.item()`, `.data` or "
@@ -221,7 +211,7 @@ def _judge_center_gradient(answer: Callable[[Tensor], Tensor]) -> None:
 
 def _center_mistakes(x: Tensor) -> dict[str, Tensor]:
     means = torch.stack([sample.mean() for sample in x])
-    centered = torch.stack([sample - sample.mean() for sample in x])
+    columns = means.reshape(-1, *[1] * (x.dim() - 1))  # (batch, 1, ...)
     mistakes = {
         "You took one mean over the whole batch": x - x.mean(),
         "You took the mean over the batch axis: each pixel's mean over the "
@@ -229,11 +219,9 @@ def _center_mistakes(x: Tensor) -> dict[str, Tensor]:
         "You took the mean over axis 1 alone": x - x.mean(1, keepdim=True),
         "You took the mean over the last axis": x - x.mean(-1, keepdim=True),
         "That is the means. Subtract them": means,
-        "That is the means, with as many axes as the batch. Subtract them": (
-            means.reshape(-1, *[1] * (x.dim() - 1))
-        ),
-        "You subtracted the batch from the means: the signs are wrong": -centered,
-        "You added the means": 2 * x - centered,
+        "That is the means, with as many axes as the batch. Subtract them": columns,
+        "You subtracted the batch from the means: the signs are wrong": columns - x,
+        "You added the means": x + columns,
         "You subtracted the sums. Divide by the number of values": torch.stack(
             [sample - sample.sum() for sample in x]
         ),
@@ -246,11 +234,10 @@ def _center_mistakes(x: Tensor) -> dict[str, Tensor]:
         ),
     }
     if x.shape[-1] == len(x):
-        name = (
+        mistakes |= {
             "The means met the last axis, as broadcasting begins there. Give them the "
-            "axes that are missing"
-        )
-        mistakes[name] = x - means
+            "axes that are missing": x - means
+        }
     return mistakes
 
 

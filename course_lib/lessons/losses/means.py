@@ -20,6 +20,8 @@ from course_lib.lessons.checks import (
 )
 from course_lib.lessons.exercises import NotYet
 
+_Example = tuple[list[float], list[list[float]]]  # weights, losses
+
 _SQUARE = [1.0, 4, 0], [[1.0, 2, 3], [4, 6, 8], [9, 9, 50]]  # steps as many as samples
 _OBLONG = (
     ([1.0, 4, 0, 0.5, 0], [[4.0, 1], [3, 9], [2, 10], [7, 7], [50, 6]]),
@@ -29,17 +31,17 @@ _OBLONG = (
 
 def judge_weighted(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
     """Judge the weighted mean of Keras 3."""
-    got, losses, weights = _weigh(answer, *_SQUARE)
+    got, losses, weights = _weigh(answer, _SQUARE)
     if close(got, (losses * weights).mean()) or close(got, (losses * weights).sum()):
         raise NotYet(
             "For 3 samples of 3 steps the weights met the steps and not the samples: "
             "broadcasting begins at the last axis. Give them one more axis, "
             "`weights[:, None]`."
         )
-    for numbers, rows in (*_OBLONG, _SQUARE):
-        got, losses, weights = _weigh(answer, numbers, rows)
+    for example in (*_OBLONG, _SQUARE):
+        got, losses, weights = _weigh(answer, example)
         place = f"For {len(losses)} samples of {losses.shape[1]} steps with weights "
-        place += ", ".join(f"{number:g}" for number in numbers)
+        place += ", ".join(f"{number:g}" for number in example[0])
         mistakes = _weighted_mistakes(losses.detach(), weights)
         wanted = mistakes.pop("sum") / losses.numel()
         require_close(got, wanted, place, mistakes)
@@ -47,13 +49,10 @@ def judge_weighted(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
         require_gradient(got, losses, by_hand, "the losses")
 
 
-def _weigh(
-    answer: Callable[[Tensor, Tensor], Tensor],
-    numbers: list[float],
-    rows: list[list[float]],
-) -> tuple[Tensor, Tensor, Tensor]:
+def _weigh(answer: Callable[..., Tensor], example: _Example) -> tuple[Tensor, ...]:
     """Return the answer, the losses and the weights, which it must not change."""
-    losses, weights = torch.tensor(rows, requires_grad=True), torch.tensor(numbers)
+    weights, losses = map(torch.tensor, example)
+    losses.requires_grad_()
     given = losses.detach().clone(), weights.clone()
     got = answer(losses, weights)
     require_unchanged([losses.detach(), weights], given, "what was given")
@@ -68,10 +67,6 @@ def _weighted_mistakes(losses: Tensor, weights: Tensor) -> dict[str, Tensor]:
         "You divided by the sum of the weights, as torch's `weight=` does. Keras 3 "
         "divides by the number of losses"
     )
-    by_count = (
-        "You divided by the weights that are not 0, as Keras 2.0.3 did. Keras 3 "
-        "divides by the number of losses"
-    )
     return {
         "sum": total,
         "You averaged the losses before the weights came, so they only scale one "
@@ -80,7 +75,8 @@ def _weighted_mistakes(losses: Tensor, weights: Tensor) -> dict[str, Tensor]:
             total / (steps * weights.sum())
         ),
         by_weights: total / weights.sum(),
-        by_count: total / (steps * count),
+        "You divided by the weights that are not 0, as Keras 2.0.3 did. Keras 3 "
+        "divides by the number of losses": total / (steps * count),
         "You divided by the number of weights that are not 0. Keras 3 divides by the "
         "number of losses, all of them": total / count,
         "That is the sum. Divide by the number of losses": total,
@@ -109,7 +105,7 @@ def judge_masked(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
     given = losses.detach().clone(), counts.clone()
     got = answer(losses, counts)
     require_kind(got, Tensor, "a tensor", what="`masked`")
-    require_unchanged([losses.detach(), counts], [*given], "what was given")
+    require_unchanged([losses.detach(), counts], given, "what was given")
     place = "For 6 steps that count, of 12, with the sum 30"
     if close(got.isnan(), True):
         raise NotYet(
@@ -122,31 +118,31 @@ def judge_masked(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
 
 
 def _masked_mistakes(losses: Tensor) -> dict[str, Tensor | float]:
-    means = losses[0, :2].mean(), losses[1].mean()
-    first, second = losses[0, :2].sum(), losses[1].sum()
+    first, second = losses[0, :2], losses[1]
+    averages = first.mean() + second.mean()
     return {
         "That is one number for each sequence. Wanted one for all steps": torch.stack(
-            [first / 4, second / 4, 0 * first]
+            [first.sum() / 4, second.sum() / 4, torch.tensor(0.0)]
         ),
         "That is one number for each sequence. Average all their steps": torch.stack(
-            [*means, 0 * first]
+            [first.mean(), second.mean(), torch.tensor(0.0)]
         ),
-        "That is the mean of the first sequence alone": float(means[0]),
+        "That is the mean of the first sequence alone": first.mean(),
         "You added 1 to the number of steps that count": 30 / 7,
         "Padding counts in the number: you divided by all steps": 30 / 12,
         "You divided by the number of sequences": 30 / 3,
         "You divided by the length": 30 / 4,
         "That is the sum": 30.0,
-        "The mask does nothing": float(losses.mean()),
-        "Padding counts in the sum: mask it there, too": float(losses.sum() / 6),
-        "The mask is turned around: those are the steps that do not count": float(
+        "The mask does nothing": losses.mean(),
+        "Padding counts in the sum: mask it there, too": losses.sum() / 6,
+        "The mask is turned around: those are the steps that do not count": (
             (losses.sum() - 30) / 6
         ),
-        "You averaged each sequence first, so a step of a short one weighs more": float(
-            sum(means) / 2
+        "You averaged each sequence first, so a step of a short one weighs more": (
+            averages / 2
         ),
-        "You averaged each sequence first, and the empty one counts as 0": float(
-            sum(means) / 3
+        "You averaged each sequence first, and the empty one counts as 0": (
+            averages / 3
         ),
     }
 
@@ -175,18 +171,16 @@ def _judge_holes(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
             f"If no step counts: got {as_text(empty)}, wanted 0. A mean over nothing "
             "is 0 / 0. Divide by at least 1."
         )
-    seen = answer(torch.tensor([[nan, 1.0], [2.0, 3.0]]), counts[:, :2])
-    if torch.as_tensor(seen).isfinite().all():
-        raise NotYet(
-            f"A nan in a step that counts is hidden: the result is {as_text(seen)}. "
-            "Replace what the mask names, not what is nan."
-        )
-    seen = answer(torch.tensor([[inf, 1.0], [2.0, 3.0]]), counts[:, :2])
-    if torch.as_tensor(seen).isfinite().all():
-        raise NotYet(
-            f"Infinity in a step that counts is hidden: the result is {as_text(seen)}. "
-            "Replace what the mask names, and nothing else."
-        )
+    for number, name, rest in (
+        (nan, "A nan", "not what is nan"),
+        (inf, "Infinity", "and nothing else"),
+    ):
+        seen = answer(torch.tensor([[number, 1.0], [2.0, 3.0]]), counts[:, :2])
+        if torch.as_tensor(seen).isfinite().all():
+            raise NotYet(
+                f"{name} in a step that counts is hidden: the result is "
+                f"{as_text(seen)}. Replace what the mask names, {rest}."
+            )
     low = answer(torch.tensor([[-4.0, 1.0], [-2.0, 3.0]]), counts[:, :2])
     place = "With losses below 0 (log of a large number)"
     require_close(low, torch.tensor(-5 / 3), place, {})

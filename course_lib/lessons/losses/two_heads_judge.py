@@ -91,30 +91,38 @@ def _judge_reach(outputs: tuple[Tensor, Tensor], encoder: nn.Module) -> None:
 
 
 _DIGITS = (3, -1, 7, 0)
-_NAMES = (
-    [20, 8, 18, 5, 5],
-    [15, 14, 5, 0, 0],
-    [0, 0, 0, 0, 0],
-    [26, 5, 18, 15, 0],
-)
+_NAMES = [20, 8, 18, 5, 5], [15, 14, 5, 0, 0], [0] * 5, [26, 5, 18, 15, 0]
 
 
 def _judge_loss(model: nn.Module) -> None:
-    generator = torch.Generator().manual_seed(0)
-    scores = torch.randn(4, 10, generator=generator).requires_grad_()
-    letters = torch.randn(4, 5, 27, generator=generator).requires_grad_()
+    scores, letters = _outputs(4, seed=0)
     digits, names = torch.tensor(_DIGITS), torch.tensor(_NAMES)
     got, term = _loss_of(model, scores, letters, digits.clone(), names.clone())
     each = _cross_entropies(scores, digits.clamp(min=0))
     spelled = _cross_entropies(letters.flatten(0, 1), names.flatten()).view(4, 5)
     known, counts = [0, 2, 3], names != 0
     wanted, wanted_term = each[known].mean(), spelled[counts].mean()
-    reject(_swaps(got, term, wanted, wanted_term))
+    both = wanted + wanted_term
+    reject(
+        {
+            "Step 2: `loss` returns the loss of the names. Return that of the digits, "
+            "and pass the names to `add_loss`.": close(got, wanted_term),
+            "Step 3: you return the sum of both. Pass the names to `add_loss` in place "
+            "of that, so that they are logged by themselves.": (
+                term is None and close(got, both)
+            ),
+            "Step 3: the digits were passed to `add_loss`, too, so they would count "
+            "twice.": close(term, wanted) or close(term, both),
+            "Step 3: the names were passed to `add_loss` twice.": (
+                close(term, 2 * wanted_term)
+            ),
+        }
+    )
     place = "Step 2, the loss of the digits 3, -1, 7, 0"
     mistakes = _digit_mistakes(each.detach(), scores.detach())
     together = "You return the sum of both terms. `add_loss` adds the names already"
     if term is not None:
-        mistakes[together] = (wanted + wanted_term).detach()
+        mistakes[together] = both.detach()
     require_close(got, wanted.detach(), place, mistakes)
     if term is None:
         raise NotYet(
@@ -132,6 +140,15 @@ def _judge_loss(model: nn.Module) -> None:
                 f"The values are right, but the gradient does not reach the {name}. Do "
                 "`.item()`, `.detach()` or `torch.no_grad()` stand in your code?"
             )
+
+
+def _outputs(batch: int, *, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = (batch, 10), (batch, 5, 27)
+    scores, letters = (
+        torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes
+    )
+    return scores, letters
 
 
 def _loss_of(
@@ -154,10 +171,9 @@ def _loss_of(
                 "Step 3: cross_entropy wants the classes in the second axis, (batch, "
                 f"27, 5): `letters.mT`. It said: {error}."
             ) from error
-    is_known = bool((digits >= 0).any())
-    kind = Tensor if is_known else Tensor | Real
+    kind = Tensor if (digits >= 0).any() else Tensor | Real
     require_kind(got, kind, "a tensor", what="`loss`")
-    require_unchanged([digits, names], [*given], "the labels that were given")
+    require_unchanged([digits, names], given, "the labels that were given")
     if isinstance(got, Tensor) and got.dim():
         raise NotYet(
             f"Step 2: `loss` returned the shape {tuple(got.shape)}; wanted one number. "
@@ -177,23 +193,6 @@ def _cross_entropies(scores: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([row.exp().sum().log() - row[label] for row, label in rows])
 
 
-def _swaps(
-    got: Tensor, term: Tensor | None, digits: Tensor, names: Tensor
-) -> dict[str, bool]:
-    both = digits + names
-    return {
-        "Step 2: `loss` returns the loss of the names. Return that of the digits, and "
-        "pass the names to `add_loss`.": close(got, names),
-        "Step 3: you return the sum of both. Pass the names to `add_loss` in place of "
-        "that, so that they are logged by themselves.": (
-            term is None and close(got, both)
-        ),
-        "Step 3: the digits were passed to `add_loss`, too, so they would count "
-        "twice.": close(term, digits) or close(term, both),
-        "Step 3: the names were passed to `add_loss` twice.": close(term, 2 * names),
-    }
-
-
 def _digit_mistakes(each: Tensor, scores: Tensor) -> dict[str, Tensor]:
     known = each[[0, 2, 3]]
     shares = torch.stack([row.exp() / row.exp().sum() for row in scores])
@@ -204,9 +203,7 @@ def _digit_mistakes(each: Tensor, scores: Tensor) -> dict[str, Tensor]:
         "That is the sum over the labels that exist. Divide by their number": (
             known.sum()
         ),
-        "The digit 0 is masked as well. 0 is a label; -1 is none": (
-            each[[0, 2]].mean()
-        ),
+        "The digit 0 is masked as well. 0 is a label; -1 is none": each[[0, 2]].mean(),
         "The digit 0 is masked as well, and you divided by all samples": (
             each[[0, 2]].sum() / 4
         ),
@@ -249,9 +246,7 @@ def _letter_mistakes(spelled: Tensor) -> dict[str, Tensor]:
 
 def _judge_missing(model: nn.Module) -> None:
     """One label, and none: the means must be numbers, and 0 where nothing counts."""
-    generator = torch.Generator().manual_seed(1)
-    scores = torch.randn(2, 10, generator=generator)
-    letters = torch.randn(2, 5, 27, generator=generator)
+    scores, letters = _outputs(2, seed=1)
     none = torch.zeros(2, 5, dtype=torch.int64)
     one = none.clone()
     one[1, 0] = 1

@@ -6,6 +6,7 @@ and tries the likely mistakes by name before it says "something else".
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,6 @@ from course_lib.lessons.checks import (
     Mistakes,
     close,
     gradient,
-    reject,
     require_close,
     require_gradient,
     require_kind,
@@ -42,14 +42,11 @@ def by_hand(answer: Callable[[Tensor, float, float], Tensor]) -> None:
     before = weight.detach().clone()
     of_l1, of_l2 = answer(weight, 1.0, 0.0), answer(weight, 0.0, 1.0)
     require_unchanged([weight], [before], "the tensor that you were given")
-    reject(
-        {
+    if close(of_l1, weight.sign()) and close(of_l2, 2 * weight):
+        raise NotYet(
             "That is the gradient, a number for each weight. Return the penalty "
-            "itself, one number; autograd finds the gradient.": (
-                close(of_l1, weight.sign()) and close(of_l2, 2 * weight)
-            )
-        }
-    )
+            "itself, one number; autograd finds the gradient."
+        )
     l1_mistakes = {
         "That is the plain sum: negative weights pay less than nothing. Take `abs`": -3,
         "That is the mean of |w|. Keras sums; a mean shrinks as the layer grows": 2.75,
@@ -77,8 +74,10 @@ def by_hand(answer: Callable[[Tensor, float, float], Tensor]) -> None:
     both = answer(weight, 0.5, 0.1)
     require_scalar(both, 9.4, "With l1 = 0.5 and l2 = 0.1", {})
     require_gradient(both, weight, 0.5 * weight.sign() + 0.2 * weight, "all of `w`")
-    for shape in (4,), (1, 2, 2):
-        _judge_shape(answer, before.reshape(shape))
+    for shape in (4,), (1, 2, 2):  # of a bias, of the weight of a convolution
+        place = f"Right for a matrix, not for a tensor of shape {shape}"
+        got = _tried(place, answer, before.reshape(shape), 0.5, 0.1)
+        require_scalar(got, 9.4, place, {})
     zeros = torch.zeros(2, requires_grad=True)
     slope = gradient(answer(zeros, 0.5, 0.1), zeros)
     if slope is not None and slope.isnan().any():
@@ -88,14 +87,11 @@ def by_hand(answer: Callable[[Tensor, float, float], Tensor]) -> None:
         )
 
 
-def _judge_shape(answer: Callable[..., Tensor], weight: Tensor) -> None:
-    """A bias has one dimension, the weight of a convolution more than two."""
-    place = f"Right for a matrix, not for a tensor of shape {tuple(weight.shape)}"
+def _tried(place: str, answer: Callable[..., Any], *given: Any) -> Any:
     try:
-        got = answer(weight, 0.5, 0.1)
+        return answer(*given)
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
         raise NotYet(f"{place}: your code raised: {error}") from error
-    require_scalar(got, 9.4, place, {})
 
 
 @exercise(
@@ -144,10 +140,7 @@ def shrink(answer: Callable[[Tensor, float], Tensor]) -> None:
     require_close(answer(weight, 2.0), wanted, place, {})
     matrix = torch.tensor([[3.0, -0.2], [-1.0, 0.0]])
     place = "Right for one dimension, not for a matrix, as the weight of a layer is"
-    try:
-        got = answer(matrix, 0.5)
-    except (RuntimeError, IndexError, TypeError, ValueError) as error:
-        raise NotYet(f"{place}: your code raised: {error}") from error
+    got = _tried(place, answer, matrix, 0.5)
     require_close(got, nn.functional.softshrink(matrix, 0.5), place, {})
 
 
@@ -162,17 +155,23 @@ def shrink(answer: Callable[[Tensor, float], Tensor]) -> None:
 )
 def same_as_penalty(answer: Callable[..., torch.optim.Optimizer]) -> None:
     """A function of (model, l2, lr): an optimizer with weight decay."""
-    _judge_optimizer(answer, 0.05, 0.1, "")
-    words = "Right for l2 = 0.05 and lr = 0.1. Is a number written in? "
-    _judge_optimizer(answer, 0.2, 0.3, words)
+    again = "Right for l2 = 0.05 and lr = 0.1. Is a number written in? "
+    for l2, lr, words in (0.05, 0.1, ""), (0.2, 0.3, again):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Conv1d(4, 2, 3))
+        optimizer = answer(model, l2, lr)
+        _require_descent(optimizer)
+        for place in (f"{words}The step", f"{words}The second step"):
+            before = {name: p.detach().clone() for name, p in model.named_parameters()}
+            for parameter in model.parameters():
+                parameter.grad = torch.ones_like(parameter)
+            optimizer.step()
+            for name, parameter in model.named_parameters():
+                new = parameter.detach()
+                _judge_step(place, name, before[name], new, l2=l2, lr=lr)
 
 
-def _judge_optimizer(
-    answer: Callable[..., torch.optim.Optimizer], l2: float, lr: float, words: str
-) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Conv1d(4, 2, 3))
-    optimizer = answer(model, l2, lr)
+def _require_descent(optimizer: Any) -> None:
     if isinstance(optimizer, torch.optim.Adam):  # AdamW is a subclass
         raise NotYet(
             f"That is {type(optimizer).__name__}, which rescales every step, so it "
@@ -180,14 +179,6 @@ def _judge_optimizer(
         )
     wanted = "one `torch.optim.SGD` over the model's parameters"
     require_kind(optimizer, torch.optim.SGD, wanted, what="`make_optimizer`")
-    for place in ("The step", "The second step"):
-        before = {name: p.detach().clone() for name, p in model.named_parameters()}
-        for parameter in model.parameters():
-            parameter.grad = torch.ones_like(parameter)
-        optimizer.step()
-        for name, parameter in model.named_parameters():
-            old, new = before[name], parameter.detach()
-            _judge_step(f"{words}{place}", name, old, new, l2=l2, lr=lr)
 
 
 def _judge_step(
@@ -202,31 +193,27 @@ def _judge_step(
             "move: no group of the optimizer holds it, so it never trains. Weights "
             "and biases of every layer belong there."
         )
-    if old.dim() > 1:
-        decay = 2 * l2
+    decay = 2 * l2 if old.dim() > 1 else 0.0
+    mistakes = {
+        f"`{name}`, with {old.dim()} dimensions, does not decay at all": stepped(0.0),
+        f"`{name}` decays by l2 * w, half of what the penalty gives. The derivative of "
+        "l2 * w**2 is 2 * l2 * w": stepped(l2),
+        f"`{name}` decays by 4 * l2 * w, twice what the penalty gives": stepped(4 * l2),
+        f"`{name}` decays by lr too little. SGD multiplies the decay by lr itself": (
+            stepped(2 * l2 * lr)
+        ),
+        f"`{name}` goes along the gradient, not against it": (
+            old - lr * (2 * l2 * old - 1)
+        ),
+    }
+    if old.dim() == 1:
+        text = (
+            f"`{name}` has one dimension and decays too. The penalty regularizes "
+            "weights only, so parameters with one dimension need a group"
+        )
         mistakes = {
-            f"`{name}`, with {old.dim()} dimensions, does not decay at all": (
-                stepped(0.0)
-            ),
-            f"`{name}` decays by l2 * w, half of what the penalty gives. The "
-            "derivative of l2 * w**2 is 2 * l2 * w": stepped(l2),
-            f"`{name}` decays by 4 * l2 * w, twice what the penalty gives": (
-                stepped(4 * l2)
-            ),
-            f"`{name}` decays by lr too little. SGD multiplies the decay by lr "
-            "itself": stepped(2 * l2 * lr),
-            f"`{name}` goes along the gradient, not against it": (
-                old - lr * (2 * l2 * old - 1)
-            ),
-        }
-    else:
-        decay = 0.0
-        text = f"`{name}` has one dimension and decays too. The penalty regularizes "
-        mistakes = {
-            f"{text}weights only, so parameters with one dimension need a group "
-            "of their own": (stepped(2 * l2)),
-            f"{text}weights only, so parameters with one dimension need a group "
-            "without decay": (stepped(l2)),
+            f"{text} of their own": stepped(2 * l2),
+            f"{text} without decay": stepped(l2),
         }
     if "second" in place and not close(new, stepped(decay)):
         raise NotYet(
@@ -252,14 +239,14 @@ def count_once(answer: Callable[[nn.Module, float], Tensor]) -> None:
     inner, outer, tied, twin = (nn.Linear(2, 2) for _ in range(4))
     tied.weight = inner.weight
     twin.load_state_dict(inner.state_dict())
-    part, bias = _squares(inner.weight, 1.0), _squares(linear.bias, 1.0)
+    part, bias = _squares(inner.weight), _squares(linear.bias)
 
     def count(place: str, offsets: Mistakes, *layers: nn.Module) -> None:
         _count(answer, nn.Sequential(*layers), place, offsets)
 
     one = nn.Sequential(nn.Linear(2, 3, bias=False))
     _count(answer, one, "For one layer", {})
-    if not close(answer(one, 0.5), _squares(one[0].weight, 0.5)):
+    if not close(answer(one, 0.5), 0.5 * _squares(one[0].weight)):
         raise NotYet(
             "A second call with the same model gives another number. What your "
             "function remembers must not outlive the call."
@@ -270,7 +257,7 @@ def count_once(answer: Callable[[nn.Module, float], Tensor]) -> None:
     table = nn.Embedding(2, 2)
     offsets = {
         "You count the table of an `Embedding` too. Ask for `nn.Linear`": (
-            _squares(table.weight, 1.0)
+            _squares(table.weight)
         )
     }
     count("With an Embedding", offsets, table, linear)
@@ -279,13 +266,15 @@ def count_once(answer: Callable[[nn.Module, float], Tensor]) -> None:
         "down": -part
     }
     deep = nn.Sequential(nn.Sequential(nn.Sequential(inner)))
-    offsets["Two layers of the same shape paid once"] = -_squares(outer.weight, 1.0)
+    offsets["Two layers of the same shape paid once"] = -_squares(outer.weight)
     count("With a model inside the model", offsets, outer, deep)
+    residual = nn.Module()
+    residual.inside = inner
     offsets = {
         "A layer inside a module that is no `Sequential` is missing. `modules()` "
         "visits every kind": -part
     }
-    count("With a module of another kind", offsets, outer, _Residual(inner))
+    count("With a module of another kind", offsets, outer, residual)
     frozen = copy.deepcopy(inner).requires_grad_(False)
     offsets = {"A frozen layer pays nothing. It is in the model": -part}
     count("With a frozen layer", offsets, outer, frozen)
@@ -303,14 +292,8 @@ def count_once(answer: Callable[[nn.Module, float], Tensor]) -> None:
     count("With equal numbers", offsets, inner, twin)
     weight, got = linear.weight, answer(nn.Sequential(linear), 2.0)
     place = "Right for l2 = 0.5, not for l2 = 2. Is a number written in? For one layer"
-    require_scalar(got, _squares(weight, 2.0), place, {})
+    require_scalar(got, 2 * _squares(weight), place, {})
     require_gradient(got, weight, 4 * weight, "the weights")
-
-
-class _Residual(nn.Module):
-    def __init__(self, inside: nn.Module) -> None:
-        super().__init__()
-        self.inside = inside
 
 
 def _count(
@@ -321,17 +304,20 @@ def _count(
 ) -> None:
     l2 = 0.5
     linears = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    distinct = {id(m.weight): m.weight for m in linears}
-    wanted = sum(_squares(weight, l2) for weight in distinct.values())
-    norms = sum(_squares(weight, 1.0) ** 0.5 for weight in distinct.values())
-    mistakes = {text: wanted + l2 * offset for text, offset in offsets.items()}
-    mistakes["That sums norms. Leave out the root"] = l2 * norms
-    mistakes["l2 is missing: multiply by it"] = wanted / l2
-    mistakes["You halve the squares"] = wanted / 2
-    mistakes["That takes the mean of the squares. Sum them"] = sum(
-        _squares(weight, l2) / weight.numel() for weight in distinct.values()
-    )
-    require_scalar(answer(model, l2), wanted, place, mistakes)
+    weights = {id(m.weight): m.weight for m in linears}.values()
+    total = sum(map(_squares, weights))
+    mistakes = {text: l2 * (total + offset) for text, offset in offsets.items()}
+    mistakes |= {
+        "That sums norms. Leave out the root": (
+            l2 * sum(_squares(weight) ** 0.5 for weight in weights)
+        ),
+        "l2 is missing: multiply by it": total,
+        "You halve the squares": l2 * total / 2,
+        "That takes the mean of the squares. Sum them": (
+            l2 * sum(_squares(weight) / weight.numel() for weight in weights)
+        ),
+    }
+    require_scalar(answer(model, l2), l2 * total, place, mistakes)
     if penalties(model):
         raise NotYet(
             "Your function leaves regularizers on the layers, and the next training "
@@ -339,8 +325,8 @@ def _count(
         )
 
 
-def _squares(tensor: Tensor, l2: float) -> float:
-    return l2 * float(tensor.detach().square().sum())
+def _squares(tensor: Tensor) -> float:
+    return float(tensor.detach().square().sum())
 
 
 @exercise(

@@ -1,7 +1,8 @@
 """How lesson 02 judges a whole training loop, step by step."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,10 +55,10 @@ def judge_loop(
     hook.remove()
     if modes and not modes[0]:
         raise NotYet("The model trains in eval mode. Leave out `model.eval()`.")
-    right = descend(model, batches, setting)
-    found = {name: p.detach() for name, p in trained.named_parameters()}
-    _judge_parameters(place, found, right, model, batches, setting)
-    _judge_history(place, got, right, [len(labels) for _, labels in batches])
+    run = partial(descend, model, batches, setting)
+    is_plain = not (setting.l1 or setting.l2) and count == 1
+    _judge_parameters(place, trained, model, run, is_plain=is_plain)
+    _judge_history(place, got, run().losses, [len(labels) for _, labels in batches])
 
 
 def _run_loop(
@@ -85,15 +86,11 @@ def _run_loop(
 def _history(got: Any) -> list[float]:
     require_kind(got, object, "a list of numbers", what="`train`")
     try:
-        reject(
-            {
+        if any(isinstance(number, Tensor) and number.requires_grad for number in got):
+            raise NotYet(
                 "The numbers still carry the graphs of their batches, which stay in "
-                "memory. Note `loss.item()`.": any(
-                    isinstance(number, Tensor) and number.requires_grad
-                    for number in got
-                )
-            }
-        )
+                "memory. Note `loss.item()`."
+            )
         return [float(number) for number in got]
     except (TypeError, ValueError) as error:
         raise NotYet(
@@ -104,60 +101,53 @@ def _history(got: Any) -> list[float]:
 
 def _judge_parameters(
     place: str,
-    found: dict[str, Tensor],
-    right: Run,
+    trained: nn.Module,
     model: nn.Module,
-    batches: Batches,
-    setting: Setting,
+    run: Callable[..., Run],
+    *,
+    is_plain: bool,
 ) -> None:
-    def are(wanted: dict[str, Tensor]) -> bool:
+    found = {name: p.detach() for name, p in trained.named_parameters()}
+    right = run().parameters
+
+    def are(wanted: Mapping[str, Tensor]) -> bool:
         return found.keys() == wanted.keys() and all(
-            close(found[name], p.detach()) for name, p in wanted.items()
+            close(found[name], p) for name, p in wanted.items()
         )
 
-    if are(right.parameters):
+    if are(right):
         return
     reject(
         {
             f"{place}: layers hold other tensors now, and two that shared one do not. "
             "Change the numbers of a weight, as `w.data = ...` does, not the weight "
-            "of a layer.": found.keys() != right.parameters.keys(),
+            "of a layer.": found.keys() != right.keys(),
             f"{place}: the model did not move. Is there a step, on this model's own "
             "parameters?": are(dict(model.named_parameters())),
         }
     )
     for name, slip in SLIPS.items():
-        if are(descend(model, batches, setting, slip).parameters):
+        if are(run(slip).parameters):
             raise NotYet(f"{name}. ({place}.)")
-    gaps = {n: (found[n] - p).abs().max() for n, p in right.parameters.items()}
+    gaps = {name: (found[name] - p).abs().max() for name, p in right.items()}
     wrong = max(gaps, key=gaps.__getitem__)  # where the shown digits differ, too
+    advice = "Fewer batches and coefficients were right, so look at what is new."
+    if is_plain:
+        advice = (
+            "Make one step of `torch.optim.SGD(model.parameters(), lr=lr)`, with the "
+            "gradient of the cross entropy."
+        )
     raise NotYet(
         f"{place}: got {as_text(found[wrong])}, wanted "
-        f"{as_text(right.parameters[wrong].detach())} as `{wrong}`. "
-        + (
-            "Fewer batches and coefficients were right, so look at what is new."
-            if any(setting[:2]) or len(batches) > 1
-            else "Make one step of `torch.optim.SGD(model.parameters(), lr=lr)`, with "
-            "the gradient of the cross entropy."
-        )
+        f"{as_text(right[wrong].detach())} as `{wrong}`. {advice}"
     )
 
 
-def _judge_history(place: str, got: list[float], right: Run, sizes: list[int]) -> None:
-    losses, epochs = torch.tensor(right.losses), len(right.losses)
+def _judge_history(
+    place: str, got: list[float], right: list[list[float]], sizes: list[int]
+) -> None:
+    losses, epochs = torch.tensor(right), len(right)
     wanted, each = losses.mean(dim=1), torch.tensor(sizes) / sum(sizes)
-    mistakes = {
-        "That is the sum over the batches. Take the mean": losses.sum(dim=1),
-        "That is the last batch of each epoch. Take the mean over its batches": (
-            losses[:, -1]
-        ),
-        "That is the first batch of each epoch. Take the mean over its batches": (
-            losses[:, 0]
-        ),
-        "That weights each batch by its size. Here each batch counts once": (
-            losses @ each
-        ),
-    }
     reject(
         {
             f"{place}: got one number for each batch. Wanted one for each epoch.": (
@@ -171,13 +161,21 @@ def _judge_history(place: str, got: list[float], right: Run, sizes: list[int]) -
     got = torch.tensor(got)
     if close(got, wanted):
         return
-    for name, wrong in mistakes.items():
-        if close(got, wrong):
-            raise NotYet(
-                f"The weights are right, the numbers returned are not. {name}."
-            )
+    mistakes = {
+        "That is the sum over the batches. Take the mean.": losses.sum(dim=1),
+        "That is the last batch of each epoch. Take the mean over its batches.": (
+            losses[:, -1]
+        ),
+        "That is the first batch of each epoch. Take the mean over its batches.": (
+            losses[:, 0]
+        ),
+        "That weights each batch by its size. Here each batch counts once.": (
+            losses @ each
+        ),
+    }
+    head = "The weights are right, the numbers returned are not."
+    reject({f"{head} {name}": close(got, wrong) for name, wrong in mistakes.items()})
     raise NotYet(
-        "The weights are right, the numbers returned are not. Note the cross entropy "
-        "before the step, and without the penalty. "
+        f"{head} Note the cross entropy before the step, and without the penalty. "
         f"{place}: got {as_text(got)}, wanted {as_text(wanted)}."
     )

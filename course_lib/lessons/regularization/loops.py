@@ -6,7 +6,7 @@ one loss at a time, adds those of the penalty in closed form, and needs no optim
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +14,14 @@ import torch
 from torch import Tensor, nn
 
 Batches = Sequence[tuple[Tensor, Tensor]]
+
+# How the names of parameters end that are no weight of an `nn.Linear`
+_BIAS, _NORM, _MATRIX = ("bias",), ("norm.weight",), ("mixes",)
+_ALL = _BIAS + _NORM + _MATRIX
+
+
+def _jump(p: Tensor, by: float) -> Tensor:
+    return p - by * p.sign()
 
 
 @dataclass(frozen=True)
@@ -25,20 +33,15 @@ class Slip:
     sign: float = -1.0  # of the step
     euclidean: bool = False
     averages: bool = False  # the squares
-    biases_decay: bool = False
-    biases_shrink: bool = False
-    others_decay: bool = False  # those of a LayerNorm
-    others_shrink: bool = False
-    matrices_decay: bool = False  # those of no layer
-    matrices_shrink: bool = False
+    pay: tuple[str, ...] = ()  # others whose names end so
+    shrink: tuple[str, ...] = ()
     top_only: bool = False
-    tied_decay_twice: bool = False
+    tied_pay_twice: bool = False
     tied_shrink_twice: bool = False
     l1_in_loss: bool = False
     by_l1_alone: bool = False
     shrinks: str = "after a step"  # or: before a step, after an epoch
-    accumulates: bool = False
-    momentum: float = 0.0
+    keeps: float = 0.0  # of what earlier gradients add up to
     batches: str = "all"  # or: first, last
     epochs: int | None = None
     step_after: str = "batch"  # or: epoch
@@ -46,7 +49,7 @@ class Slip:
     biases_stand: bool = False  # all with one dimension
     sums_samples: bool = False  # in the cross entropy
     decays_later: bool = False  # by what the step has made
-    threshold: str = "soft"  # or: hard, jump
+    threshold: Callable[[Tensor, float], Tensor] = nn.functional.softshrink
 
 
 SLIPS = {
@@ -61,12 +64,12 @@ SLIPS = {
     "Only the first batch of an epoch is used": Slip(batches="first"),
     "Only the last batch of an epoch makes a step": Slip(batches="last"),
     "There is one step for all batches of an epoch; wanted one for each batch": (
-        Slip(step_after="epoch", accumulates=True)
+        Slip(step_after="epoch", keeps=1.0)
     ),
     "The gradients of earlier batches are still in `.grad`. Set them to zero before "
-    "each `backward`": Slip(accumulates=True),
+    "each `backward`": Slip(keeps=1.0),
     "The optimizer remembers earlier steps. Plain descent has no momentum": (
-        Slip(momentum=0.9)
+        Slip(keeps=0.9)
     ),
     "Only the first epoch trains": Slip(epochs=1),
     "The penalty does not reach the weights: they move as if l2 were 0. Call "
@@ -79,7 +82,7 @@ SLIPS = {
     "That is the norm. Leave out the root": Slip(euclidean=True),
     "That takes the mean of the squares. Sum them": Slip(averages=True),
     "The biases pay l2, too. Take the `.weight` of each `nn.Linear` alone": (
-        Slip(biases_decay=True, others_decay=True, matrices_decay=True)
+        Slip(pay=_ALL)
     ),
     "Nothing is shrunk: the weights move as if l1 were 0": Slip(l1=0.0),
     "l1 is part of the loss, so weights jump across zero. Take it out, and shrink "
@@ -89,10 +92,10 @@ SLIPS = {
         Slip(by_l1_alone=True)
     ),
     "Weights jump across zero. One that is smaller than lr * l1 must stop there": (
-        Slip(threshold="jump")
+        Slip(threshold=_jump)
     ),
     "Small weights become 0, large ones keep their size. They lose lr * l1, too": (
-        Slip(threshold="hard")
+        Slip(threshold=nn.functional.hardshrink)
     ),
     "The weights are shrunk before the step. Shrink what the step has made": (
         Slip(shrinks="before a step")
@@ -101,58 +104,37 @@ SLIPS = {
         Slip(shrinks="after an epoch")
     ),
     "The biases are shrunk, too. Shrink the weights of `nn.Linear` alone": (
-        Slip(biases_shrink=True, others_shrink=True, matrices_shrink=True)
+        Slip(shrink=_ALL)
     ),
     "The biases pay and are shrunk. Take the `.weight` of each `nn.Linear` alone": (
-        Slip(
-            biases_decay=True,
-            others_decay=True,
-            matrices_decay=True,
-            biases_shrink=True,
-            others_shrink=True,
-            matrices_shrink=True,
-        )
+        Slip(pay=_ALL, shrink=_ALL)
     ),
-    "The weight of the `LayerNorm` pays l2. Ask for `nn.Linear`": (
-        Slip(others_decay=True)
-    ),
-    "The weight of the `LayerNorm` is shrunk. Ask for `nn.Linear`": (
-        Slip(others_shrink=True)
-    ),
+    "The weight of the `LayerNorm` pays l2. Ask for `nn.Linear`": Slip(pay=_NORM),
+    "The weight of the `LayerNorm` is shrunk. Ask for `nn.Linear`": Slip(shrink=_NORM),
     "The weight of the `LayerNorm` pays and is shrunk. Ask for `nn.Linear`": (
-        Slip(others_decay=True, others_shrink=True)
+        Slip(pay=_NORM, shrink=_NORM)
     ),
     "A matrix that is no layer's weight pays l2. Ask for `nn.Linear`": (
-        Slip(matrices_decay=True)
+        Slip(pay=_MATRIX)
     ),
     "A matrix that is no layer's weight is shrunk. Ask for `nn.Linear`": (
-        Slip(matrices_shrink=True)
+        Slip(shrink=_MATRIX)
     ),
     "A matrix that is no layer's weight pays and is shrunk. Ask for `nn.Linear`": (
-        Slip(matrices_decay=True, matrices_shrink=True)
+        Slip(pay=_MATRIX, shrink=_MATRIX)
     ),
-    "All parameters but the biases pay and are shrunk. Ask for `nn.Linear`": Slip(
-        others_decay=True,
-        others_shrink=True,
-        matrices_decay=True,
-        matrices_shrink=True,
+    "All parameters but the biases pay and are shrunk. Ask for `nn.Linear`": (
+        Slip(pay=_NORM + _MATRIX, shrink=_NORM + _MATRIX)
     ),
     "A layer inside an inner `Sequential` is missing. `modules()` goes all the way "
     "down": Slip(top_only=True),
     "The tensor that two layers share pays twice. Count tensors, not layers": (
-        Slip(tied_decay_twice=True)
+        Slip(tied_pay_twice=True)
     ),
     "The tensor that two layers share is shrunk twice in a step. Count tensors, not "
     "layers": Slip(tied_shrink_twice=True),
     "The tensor that two layers share pays and is shrunk twice. Count tensors, not "
-    "layers": Slip(tied_decay_twice=True, tied_shrink_twice=True),
-}
-
-
-_THRESHOLDS = {
-    "soft": nn.functional.softshrink,
-    "hard": nn.functional.hardshrink,
-    "jump": lambda p, by: p - by * p.sign(),
+    "layers": Slip(tied_pay_twice=True, tied_shrink_twice=True),
 }
 
 
@@ -211,11 +193,11 @@ class _Loop:
         return losses
 
     def step(self, grads: Sequence[Tensor], *, moves: bool) -> None:
-        slip, keeps = self.slip, self.slip.momentum or float(self.slip.accumulates)
+        slip = self.slip
         for (name, p), grad in zip(self.named.items(), grads, strict=True):
             memory = self.memory[name]
             pull = 0 if slip.decays_later else self.pull(name, p)
-            memory.copy_(keeps * memory + grad + pull)
+            memory.copy_(slip.keeps * memory + grad + pull)
             stands = slip.others_stand and not self.counts(p)
             stands = stands or (slip.biases_stand and p.dim() == 1)
             if moves and not stands:
@@ -228,11 +210,8 @@ class _Loop:
     def pull(self, name: str, p: Tensor) -> Tensor:
         """Return the gradient of the penalty by one parameter."""
         slip, l2 = self.slip, self.setting.l2 * self.slip.l2
-        times = self.counts(p)
-        others = slip.biases_decay, slip.others_decay, slip.matrices_decay
-        if not times and self.is_other(name, *others):
-            times = 1
-        times = times if slip.tied_decay_twice else min(times, 1)
+        times = self.counts(p) or int(name.endswith(slip.pay))
+        times = times if slip.tied_pay_twice else min(times, 1)
         if slip.euclidean:
             direction = p / p.norm().clamp(min=1e-12)
         else:
@@ -243,28 +222,13 @@ class _Loop:
         return pull
 
     def shrink(self) -> None:
-        by = self.setting.l1 * self.slip.l1
-        by *= 1 if self.slip.by_l1_alone else self.setting.lr
-        for p in self.shrunk():
-            p.copy_(_THRESHOLDS[self.slip.threshold](p, by))
-
-    def shrunk(self) -> Iterator[Tensor]:
+        slip, by = self.slip, self.setting.l1 * self.slip.l1
+        by *= 1 if slip.by_l1_alone else self.setting.lr
         for name, p in self.named.items():
-            times = self.counts(p)
-            slip = self.slip
-            others = slip.biases_shrink, slip.others_shrink, slip.matrices_shrink
-            if self.is_other(name, *others):
-                times = max(times, 1)
-            yield from [p] * (times if slip.tied_shrink_twice else min(times, 1))
+            times = self.counts(p) or int(name.endswith(slip.shrink))
+            for _ in range(times if slip.tied_shrink_twice else min(times, 1)):
+                p.copy_(slip.threshold(p, by))
 
     def counts(self, p: Tensor) -> int:
         """Return how many layers hold this tensor as their weight."""
         return sum(p is weight for weight in self.places)
-
-    @staticmethod
-    def is_other(name: str, biases: bool, others: bool, matrices: bool) -> bool:
-        """Tell whether a slip counts this parameter, too; `norm` is a LayerNorm."""
-        if name == "mixes":
-            return matrices
-        is_norm = name.startswith("norm.") and name.endswith("weight")
-        return (others and is_norm) or (biases and name.endswith("bias"))

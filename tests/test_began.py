@@ -261,6 +261,9 @@ def test_a_cast_model_saves_and_loads():
         new.load_state_dict(halves, assign=assign)
         assert new.k.dtype == torch.float32
         assert new.k.item() == pytest.approx(0.3, rel=1e-3)
+    new.load_state_dict({"k": torch.tensor(0), "M": torch.tensor(1)}, assign=True)
+    new.update_(torch.tensor(1.0), torch.tensor(0.25))
+    assert new.k.item() == pytest.approx(0.001 * 0.25)
     assert copy.deepcopy(old).k.item() == old.k.item()
     assert old.double().k.dtype == torch.float64
     assert BEGANLoss(k=0.3).to("meta").half().to_empty(device="cpu").k.dim() == 0

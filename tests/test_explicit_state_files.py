@@ -127,6 +127,7 @@ class Own:
     ("state", "match"),
     [
         (setup(Own(), {"x": torch.ones(1)}), "is not one of course_lib.rules"),
+        ({"x": Leaf(Own(), None)}, "is not one of course_lib.rules"),
         ({"x": Leaf(None, ())}, "save: None is not one of course_lib.rules"),
         ({"x": Leaf(0.1, ())}, "save: 0.1 is not one of course_lib.rules"),
         ({"x": Leaf(Adam, ())}, "Adam'> is not one of course_lib.rules"),

@@ -106,7 +106,8 @@ class BEGANLoss(nn.Module):
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
         for name, value in self._buffers.items():  # the file's dtype if assign=True
-            self._buffers[name] = widened(value)
+            dtype = torch.promote_types(value.dtype, torch.float32)  # k may be an int
+            self._buffers[name] = value.to(dtype)
 
     def extra_repr(self) -> str:
         """Return the two constants, for the module's repr."""

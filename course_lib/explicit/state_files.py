@@ -74,8 +74,8 @@ def _to_arrays(state: Tree) -> Arrays:
         number = numbers.setdefault(id(leaf), len(numbers))
         places[json.dumps(path)] = number
         if number == len(leaves):
-            described = _state_to_json(leaf.state, str(number), arrays)
             rule = _rule_to_json(leaf.rule)
+            described = _state_to_json(leaf.state, str(number), arrays)
             leaves.append({"rule": rule, "state": described, "frozen": leaf.frozen})
     kinds = {json.dumps(path): kind for path, kind in _containers(state)}
     content = {"format": FORMAT, "places": places, "containers": kinds}

@@ -22,16 +22,15 @@ matplotlib.use("Agg")  # for this process alone: notebooks keep their own backen
 # A script that another process runs, with Keras; doctest would import it here.
 collect_ignore_glob = ["keras_live*.py"]
 
-# Files that take more than three seconds: `--quick` leaves them out.
+# Files that take more than three seconds, the slowest first: `--quick` leaves them out.
 SLOW = """
-    began_training binder browser class compiler data doctor doctor_cures execute
-    exercise_variants exercises explicit_graphs explicit_steps gpu_benchmark
-    keras_containers keras_hostile keras_live keras_masks keras_models
-    keras_operations keras_registry losses mutants plots pretended_gpu progress
-    regularization rso_checkpoints rso_command rso_eligibility rso_incremental
-    rso_native_sweep rso_on_device rso_precision rso_processes rso_search
-    rso_shared_memory rso_steps rules rules_counts site_browser site_states
-    training_checks vat vision
+    rso_native_sweep rso_incremental doctor_cures rso_eligibility rso_steps
+    keras_live rso_command browser rules rso_checkpoints mutants rules_counts
+    keras_models exercises doctor began_training keras_hostile rso_on_device
+    rso_processes keras_masks rso_precision rso_search gpu_benchmark execute vision
+    losses site_states pretended_gpu keras_containers class plots exercise_variants
+    training_checks explicit_graphs keras_registry regularization keras_operations
+    binder progress data vat compiler explicit_steps rso_shared_memory site_browser
 """
 
 
@@ -45,9 +44,12 @@ def pytest_ignore_collect(collection_path, config):
 
 
 def pytest_collection_modifyitems(items):
-    """Begin with the slowest files: the last one would keep one worker alone."""
-    place = {f"test_{name}.py": n for n, name in enumerate(SLOW.split())}
-    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+    """Begin with what takes longest: at the end it would keep one worker alone."""
+    first = {f"test_{name}.py": n for n, name in enumerate(SLOW.split())}
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            first[item.path.name] = -1
+    items.sort(key=lambda item: first.get(item.path.name, len(first)))
 
 
 @pytest.fixture(params=["cpu", "cuda"])

@@ -123,11 +123,9 @@ _SHORT = (
 )
 _FAULTS: dict[str, dict[str, Any]] = {
     "d is divided by its length over the whole batch. Each sample has its own": {
-        "length": lambda d: _length(d, (0, 1, 2, 3))
+        "axes": (0, 1, 2, 3)
     },
-    _SHORT.format(1): {"length": lambda d: _length(d, (1,))},
-    _SHORT.format(2): {"length": lambda d: _length(d, (2,))},
-    _SHORT.format(3): {"length": lambda d: _length(d, (3,))},
+    **{_SHORT.format(axis): {"axes": (axis,)} for axis in (1, 2, 3)},
     "d is divided by its sum and not by its length": {
         "length": lambda d: d.sum((1, 2, 3), keepdim=True)
     },
@@ -181,7 +179,8 @@ def _vat(
     **faults: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss, log p and log q; a fault makes them those of a mistake."""
-    length = faults.get("length", lambda d: _length(d, (1, 2, 3)))
+    axes = faults.get("axes", (1, 2, 3))
+    length = faults.get("length", lambda d: _length(d, axes))
     raw, flips = faults.get("raw", ()), faults.get("flips", ())
     turns = faults.get("turns", iterations)
     log_p = model(x).log_softmax(1)

@@ -254,7 +254,7 @@ def fold(answer: Callable[[Tensor, int], Tensor]) -> None:
             )
 
 
-# (shares, decision, the mistake as a sentence, or where the case is)
+# (shares, decision, the mistake as a sentence; without one, what the case is about)
 _CASES: tuple[tuple[Shares, int, str], ...] = (
     ([([9, 5, 8], 10), ([9, 6, 8], 10)], 1, "both agree on w + dw"),
     ([([4, 5, 8], 10), ([4, 6, 8], 10)], 0, "both agree to stay"),

@@ -260,3 +260,26 @@ def require_after(
         change()
         if not is_right():
             raise NotYet(name)
+
+
+def require_parts(
+    got: Any, number: int, wanted: str, *, what: str = "Your function"
+) -> Any:
+    """Return the answer if it is a tuple or a list of so many things."""
+    require_kind(got, tuple | list, wanted, what=what)
+    if len(got) != number:
+        raise NotYet(f"{what} returned {len(got)} things; wanted {wanted}.")
+    return got
+
+
+def name_mistake(
+    got: Any, mistakes: Mistakes, *, same: Callable[[Any, Any], bool] = close
+) -> None:
+    """Name the first mistake that gives what we got.
+
+    >>> name_mistake(3.0, {"That is a mean": 2.0, "That is a sum": 3.0})
+    Traceback (most recent call last):
+    ...
+    course_lib.lessons.exercises.NotYet: That is a sum.
+    """
+    reject({f"{name}.": same(got, wrong) for name, wrong in mistakes.items()})

@@ -18,9 +18,11 @@ from course_lib.lessons.checks import (
     as_text,
     close,
     gradient,
+    name_mistake,
     reject,
     require_close,
     require_kind,
+    require_parts,
     require_unchanged,
 )
 from course_lib.lessons.exercises import NotYet, exercise
@@ -111,15 +113,15 @@ def _require_buffer(memory: nn.Module) -> None:
         }
     )
     require_kind(k, Tensor, "a tensor", what="k", verb="is")
-    reject(
-        {
+    if "k" not in dict(memory.named_buffers()):
+        raise NotYet(
             "k is a plain attribute. A tensor is saved only if it was registered: "
-            '`self.register_buffer("k", ...)`.': "k"
-            not in dict(memory.named_buffers()),
-            "k is a buffer with `persistent=False`, which `state_dict` leaves out.": "k"
-            not in memory.state_dict(),
-        }
-    )
+            '`self.register_buffer("k", ...)`.'
+        )
+    if "k" not in memory.state_dict():
+        raise NotYet(
+            "k is a buffer with `persistent=False`, which `state_dict` leaves out."
+        )
 
 
 def _number(k: Tensor) -> Any:
@@ -209,11 +211,7 @@ def balance(answer: Callable[..., tuple[Tensor, Tensor, Tensor]]) -> None:
 
 
 def _three(got: Any) -> tuple[Tensor, Tensor, Tensor]:
-    wanted = "three numbers: the loss, the new k and M"
-    require_kind(got, tuple | list, wanted)
-    if len(got) != 3:
-        raise NotYet(f"Your function returned {len(got)} things; wanted {wanted}.")
-    return got
+    return require_parts(got, 3, "three numbers: the loss, the new k and M")
 
 
 def _judge_balance_gradients(
@@ -271,20 +269,16 @@ def worse_side(answer: Callable[..., Tensor]) -> None:
     given = x.clone(), step.clone()
     got = require_kind(answer(model, x, step), Tensor, "a tensor")
     require_unchanged((x, step), given, "x or step")
-    reject(
-        {
+    if got.shape == x.shape[:1]:
+        raise NotYet(
             "You returned one number for each sample; wanted the step itself, shaped "
-            "as x.": got.shape == x.shape[:1],
-            "You returned the image after the step. Return the step alone.": (
-                close(got, x + step) or close(got, x - step)
-            ),
-        }
-    )
+            "as x."
+        )
     p, ahead, behind = (model(y).log_softmax(1) for y in (x, x + step, x - step))
     worse = kl(p, ahead) > kl(p, behind)
     flipped = kl(ahead, p) > kl(behind, p)
     wanted = _on_side(step, worse)
-    wrong = {
+    mistakes = {
         "Each step is on the side that changes the answer *less*": -wanted,
         "All samples have the side that they came with. Each has its own": step,
         "All samples were turned to the other side. Each has its own": -step,
@@ -292,10 +286,8 @@ def worse_side(answer: Callable[..., Tensor]) -> None:
             _on_side(step, flipped)
         ),
     }
-    for name, steps in wrong.items():
-        if close(got, steps):
-            raise NotYet(f"{name}.")
-    if close(got, x + wanted):
+    name_mistake(got, mistakes)
+    if any(close(got, x + moved) for moved in (step, -step, wanted)):
         raise NotYet("You returned the image after the step. Return the step alone.")
     if got.shape != x.shape:
         raise NotYet(

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from course_lib.began import BEGANLoss
 from course_lib.lessons.checks import (
     close,
+    name_mistake,
     require_close,
-    require_kind,
+    require_parts,
     require_unchanged,
     require_written,
 )
@@ -25,11 +26,7 @@ OLD = 0.7  # each entry of a gradient that an earlier step has left
 
 
 def judge(answer: Callable[..., tuple[Tensor, Tensor]]) -> None:
-    """Judge two steps of one pair of players.
-
-    Raises:
-        NotYet: with the name of the first mistake.
-    """
+    """Judge two steps of one pair of players."""
     players = _Players()
     for number in (1, 2):
         at = "" if number == 1 else "In a second step with other images: "
@@ -43,10 +40,8 @@ def judge(answer: Callable[..., tuple[Tensor, Tensor]]) -> None:
         require_written(got)
         require_unchanged((images, z), given, "the images or z")
         _require_trainable(players)
-        moved = [
-            (old - new) / rate
-            for old, new, rate in zip(before, players.weights(), RATES, strict=True)
-        ]
+        steps = map(torch.sub, before, players.weights())
+        moved = [step / rate for step, rate in zip(steps, RATES, strict=True)]
         _judge_moves(at, moved, slopes, k, players.loss.k.item())
         _, later = _slopes(players, images, z)
         _judge_k(at, players.loss, k, errors, later)
@@ -162,9 +157,7 @@ def _judge_move(
         "was moved by the other one's optimizer": wanted * ratio,
         "moved twice": 2 * wanted,
     }
-    for name, slope in named.items():
-        if close(moved, slope):
-            raise NotYet(f"{who} {name}.")
+    name_mistake(moved, {f"{who} {name}": slope for name, slope in named.items()})
     for name, slope in {"": wanted, **named}.items():
         if close(moved, slope + OLD):
             also = f" Besides, it {name}." if name else ""
@@ -187,25 +180,23 @@ def _judge_move(
 def _judge_k(
     at: str, loss: BEGANLoss, k: float, errors: list[float], later: list[float]
 ) -> None:
-    real, made = errors
+    def moved(real: float, made: float, times: int = 1) -> float:
+        return k + times * LAMBDA * (GAMMA * real - made)
+
     named = {
         "k did not move. Call `loss.update_` after both steps": k,
-        "`loss.update_` takes L_real first, then L_gen": k
-        + LAMBDA * (GAMMA * made - real),
-        "k was moved by errors that were taken after the step. Take those of before": k
-        + LAMBDA * (GAMMA * later[0] - later[1]),
-        "k moved twice in one step": k + 2 * LAMBDA * (GAMMA * real - made),
+        "`loss.update_` takes L_real first, then L_gen": moved(*reversed(errors)),
+        "k was moved by errors that were taken after the step. Take those of before": (
+            moved(*later)
+        ),
+        "k moved twice in one step": moved(*errors, times=2),
     }
-    wanted = k + LAMBDA * (GAMMA * real - made)
-    what = f"{at}The new k"
-    require_close(loss.k, torch.tensor(wanted), what, named, what="k", verb="is")
+    wanted, what = torch.tensor(moved(*errors)), f"{at}The new k"
+    require_close(loss.k, wanted, what, named, what="k", verb="is")
 
 
 def _judge_errors(at: str, got: Any, errors: list[float]) -> None:
-    wanted = "two numbers, L_real and L_gen"
-    require_kind(got, tuple | list, wanted)
-    if len(got) != 2:
-        raise NotYet(f"Your function returned {len(got)} things; wanted {wanted}.")
+    require_parts(got, 2, "two numbers, L_real and L_gen")
     if close(got[0], errors[1]) and close(got[1], errors[0]):
         raise NotYet(f"{at}You returned L_gen first. L_real comes first.")
     for name, number, error in zip(("L_real", "L_gen"), got, errors, strict=True):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from course_lib.lessons.checks import (
     close,
     gradient,
+    name_mistake,
     require_close,
     require_unchanged,
 )
@@ -26,11 +27,7 @@ _STAGES = {
 
 
 def judge(answer: Callable[..., Tensor]) -> None:
-    """Judge the loss after no gradient, one and three.
-
-    Raises:
-        NotYet: with the name of the first mistake.
-    """
+    """Judge the loss after no gradient, one and three."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         layers = nn.Flatten(), nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)
@@ -75,21 +72,22 @@ def judge_gradient(got: Tensor, model: nn.Module, log_p: Tensor, log_q: Tensor) 
     found = gradient(got, weight)
     if close(found, by_weight(p.detach(), log_p.detach(), log_q)):
         return
+    place = "The value is right, but"
     if found is None:
-        text = (
-            "no gradient comes back: both passes are detached. Let it flow through the "
-            "second one"
+        raise NotYet(
+            f"{place} no gradient comes back: both passes are detached. Let it flow "
+            "through the second one."
         )
-    elif close(found, by_weight(p, log_p, log_q)):
-        text = (
-            "a gradient leaks into the target: the clean answer is drawn toward the "
-            "disturbed one as well. Detach p"
-        )
-    elif close(found, by_weight(p, log_p, log_q.detach())):
-        text = "the wrong pass is detached: the clean answer moves and q stands still"
-    else:
-        text = "the gradient by the weights is another one than with a fixed p"
-    raise NotYet(f"The value is right, but {text}.")
+    mistakes = {
+        f"{place} a gradient leaks into the target: the clean answer is drawn toward "
+        "the disturbed one as well. Detach p": by_weight(p, log_p, log_q),
+        f"{place} the wrong pass is detached: the clean answer moves and q stands "
+        "still": by_weight(p, log_p, log_q.detach()),
+    }
+    name_mistake(found, mistakes)
+    raise NotYet(
+        f"{place} the gradient by the weights is another one than with a fixed p."
+    )
 
 
 def _require_left_alone(
@@ -125,11 +123,9 @@ _SHORT = (
 )
 _FAULTS: dict[str, dict[str, Any]] = {
     "d is divided by its length over the whole batch. Each sample has its own": {
-        "length": lambda d: _length(d, (0, 1, 2, 3))
+        "axes": (0, 1, 2, 3)
     },
-    _SHORT.format(1): {"length": lambda d: _length(d, (1,))},
-    _SHORT.format(2): {"length": lambda d: _length(d, (2,))},
-    _SHORT.format(3): {"length": lambda d: _length(d, (3,))},
+    **{_SHORT.format(axis): {"axes": (axis,)} for axis in (1, 2, 3)},
     "d is divided by its sum and not by its length": {
         "length": lambda d: d.sum((1, 2, 3), keepdim=True)
     },
@@ -147,7 +143,6 @@ _FAULTS: dict[str, dict[str, Any]] = {
     "Nothing was made length 1": {"raw": ["start", "middle", "end"]},
     "The trial step has no xi": {"trial": 1.0},
     "The trial step takes eps and not xi": {"trial": EPS},
-    "The trial step leaves out d, where the gradient is 0": {"trial": 0.0},
     "The last step has no eps": {"last": 1.0},
     "The last step takes xi and not eps": {"last": XI},
     "d goes downhill, toward the *smallest* change": {"turned": True},
@@ -184,7 +179,8 @@ def _vat(
     **faults: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss, log p and log q; a fault makes them those of a mistake."""
-    length = faults.get("length", lambda d: _length(d, (1, 2, 3)))
+    axes = faults.get("axes", (1, 2, 3))
+    length = faults.get("length", lambda d: _length(d, axes))
     raw, flips = faults.get("raw", ()), faults.get("flips", ())
     turns = faults.get("turns", iterations)
     log_p = model(x).log_softmax(1)

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.explicit import Leaf, setup
-from course_lib.lessons.checks import close, reject, require_kind, require_written
+from course_lib.lessons.checks import (
+    close,
+    name_mistake,
+    reject,
+    require_kind,
+    require_written,
+)
 from course_lib.lessons.exercises import NotYet
 from course_lib.lessons.explicit.epoch_oracle import (
     Batches,
@@ -29,18 +35,10 @@ WANTED = "the tuple (state, params, log)"
 
 
 def judge_fit(fit: Fit) -> None:
-    """Call `fit` on small problems, each with one difficulty more.
-
-    Raises:
-        NotYet: the first thing that differs from plain PyTorch.
-    """
-    given, batches, test = _problem()
-    _judge_one_epoch(fit, given, batches, test)
-    _judge_epochs(fit, given, batches, test)
-    _judge_going_on(fit, given, batches, test)
-    _judge_skipping(fit, given, batches, test)
-    _judge_modes(fit, given, batches, test)
-    _judge_stopping(fit, given, batches, test)
+    """Call `fit` on small problems, each with one difficulty more."""
+    problem = _problem()
+    for step in (_one_epoch, _epochs, _going_on, _skipping, _modes, _stopping):
+        step(fit, *problem)
 
 
 def _problem() -> tuple[Tree, Batches, tuple[Tensor, Tensor]]:
@@ -57,23 +55,20 @@ def _problem() -> tuple[Tree, Batches, tuple[Tensor, Tensor]]:
 
 
 def _run(
-    fit: Fit, given: Tree, batches: Batches, test: Any, epochs: int = 1, goal: float = 2
-) -> tuple[Tree, Tree, list]:
-    """Call the answer; return what it returned, once its form is right."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 2))
-    return _run_with(model, fit, given, batches, test, epochs, goal)
-
-
-def _run_with(
-    model: nn.Module,
     fit: Fit,
     given: Tree,
     batches: Batches,
     test: Any,
-    *rest: Any,
+    epochs: int = 1,
+    goal: float = 2,
+    *,
+    model: nn.Module | None = None,
     state: Tree | None = None,
 ) -> tuple[Tree, Tree, list]:
+    """Call the answer; return what it returned, once its form is right."""
+    if model is None:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 2))
     own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     params = map_tree(lambda path, x: x.clone(), given)
     state = setup(Momentum(0.1, 0.9), params) if state is None else state
@@ -81,7 +76,7 @@ def _run_with(
     given_batches, batches = batches, list(batches)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `train` warns of a batch that it skips
-        got = _called(fit, model, params, state, batches, test, *rest)
+        got = _called(fit, model, params, state, batches, test, epochs, goal)
     if isinstance(got, list) and len(got) == 3:
         got = tuple(got)
     require_kind(got, tuple, WANTED)
@@ -125,9 +120,7 @@ def _called(fit: Fit, *arguments: Any) -> Any:
 
 
 def _require_trees(state: Any, params: Any, log: Any, wanted: Tree) -> None:
-    kinds = [
-        next((type(leaf) for _, leaf in walk(tree)), None) for tree in (state, params)
-    ]
+    kinds = [next((type(x) for _, x in walk(tree)), None) for tree in (state, params)]
     if isinstance(state, list) or kinds == [Tensor, Leaf]:
         raise NotYet(f"The order is another one: wanted {WANTED}.")
     for name, tree, kind in (("state", state, Leaf), ("params", params, Tensor)):
@@ -136,9 +129,8 @@ def _require_trees(state: Any, params: Any, log: Any, wanted: Tree) -> None:
             isinstance(leaf, kind) for leaf in places.values()
         ):
             raise NotYet(f"Your `{name}` is not a tree like the one that was given.")
-    require_kind(
-        log, list, "a list with a dict for each epoch", what="`log`", verb="is"
-    )
+    kind = "a list with a dict for each epoch"
+    require_kind(log, list, kind, what="`log`", verb="is")
     for entry in log:
         require_kind(entry, dict, "a dict", what="An entry of `log`", verb="is")
         if set(entry) != {"losses", "accuracy"}:
@@ -146,19 +138,14 @@ def _require_trees(state: Any, params: Any, log: Any, wanted: Tree) -> None:
                 f"An entry of `log` has the keys {', '.join(map(str, entry))}; wanted "
                 "losses and accuracy."
             )
-        require_kind(
-            entry["losses"],
-            list | tuple,
-            "a list, one number for each batch",
-            what="`losses`",
-            verb="is",
-        )
+        losses, kind = entry["losses"], "a list, one number for each batch"
+        require_kind(losses, list | tuple, kind, what="`losses`", verb="is")
 
 
 # The steps
 
 
-def _judge_one_epoch(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
+def _one_epoch(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
     state, params, log = _run(fit, given, batches, test)
     (wanted,) = by_torch(given, batches, test)
     if len(log) != 1:
@@ -219,7 +206,7 @@ def _same(got: Any, wanted: float) -> bool:
     return repr(float(got)) == repr(wanted)
 
 
-def _judge_epochs(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
+def _epochs(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
     state, params, log = _run(fit, given, batches, test, 3)
     wanted = by_torch(given, batches, test, 3)
     if len(log) == 1:
@@ -257,12 +244,10 @@ def _judge_epochs(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
     )
 
 
-def _judge_going_on(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
+def _going_on(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
     """The state of a first call goes into a second one."""
     state, params, _ = _run(fit, given, batches, test)
-    model = nn.Sequential(nn.Linear(3, 2))
-    rest = batches, test, 1, 2
-    _, params, _ = _run_with(model, fit, params, *rest, state=state)
+    _, params, _ = _run(fit, params, batches, test, state=state)
     if not close(params["0"]["weight"], by_torch(given, batches, test, 2)[-1].weight):
         raise NotYet(
             "A second call that goes on with the state of the first one differs from "
@@ -300,14 +285,14 @@ def _judge_accuracy(
             accuracy(before, test)
         ),
     }
-    reject({f"{place} {text}.": close(got, wrong) for text, wrong in mistakes.items()})
+    name_mistake(got, {f"{place} {text}": wrong for text, wrong in mistakes.items()})
     raise NotYet(
         f"{place} {float(got):.3g}; wanted {epoch.accuracy:.3g}, the share of the test "
         "samples that the newest params name rightly."
     )
 
 
-def _judge_skipping(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
+def _skipping(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
     nan = torch.full((2, 3), math.nan), torch.tensor([0, 1])
     inf = torch.tensor([[1.5e38, 0.0, 0.0]]), torch.tensor([1])
     first, second, third = batches
@@ -345,14 +330,14 @@ def _judge_skipping(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
     _judge_losses(got, wanted.losses, "With a nan and an inf")
 
 
-def _judge_modes(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
+def _modes(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
     seen: dict[bool, list[bool]] = {True: [], False: []}
 
     def note(is_test: bool, is_training: bool) -> None:
         seen[is_test].append(is_training)
 
     model = Watched(note, nn.Linear(3, 2)).eval()
-    _run_with(model, fit, given, batches, test, 2, 2.0)
+    _run(fit, given, batches, test, 2, 2.0, model=model)
     trained, judged = seen[False], seen[True]
     reject(
         {
@@ -366,7 +351,7 @@ def _judge_modes(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
     )
 
 
-def _judge_stopping(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
+def _stopping(fit: Fit, given: Tree, batches: Batches, test: Any) -> None:
     wanted = by_torch(given, batches, test, 8)
     goal = wanted[-1].accuracy
     last = next(i for i, epoch in enumerate(wanted) if epoch.accuracy >= goal)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from course_lib.lessons.checks import close, reject
+from course_lib.lessons.checks import close, name_mistake, reject
 from course_lib.lessons.exercises import NotYet
 from course_lib.trees import Tree, dotted, walk
 
@@ -64,17 +64,17 @@ def judge_outputs(
     batch = x @ mine["0.weight"].T + mine["0.bias"]
     in_batch = {"1.running_mean": batch.mean(0)}
     in_batch["1.running_var"] = batch.var(0, unbiased=False)
-    mistakes = {
-        "Those are outputs in train mode: each depends on the batch.": mine | in_batch,
-        "The running mean is the model's own. Pass `buffers=stats`.": (
+    tables = {
+        "Those are outputs in train mode: each depends on the batch": mine | in_batch,
+        "The running mean is the model's own. Pass `buffers=stats`": (
             mine | {name: own[name] for name in stats}
         ),
-        "Those are the model's own numbers. Use `params` and `stats`.": own,
-        "The parameters are the model's own. Use `params`.": (
+        "Those are the model's own numbers. Use `params` and `stats`": own,
+        "The parameters are the model's own. Use `params`": (
             own | {name: mine[name] for name in stats}
         ),
     }
-    reject({text: close(got, _normalized(t, x)) for text, t in mistakes.items()})
+    name_mistake(got, {text: _normalized(t, x) for text, t in tables.items()})
     if not close(got, _normalized(mine, x)):
         raise NotYet("The outputs are not those of eval mode with these trees.")
 

@@ -6,25 +6,11 @@ Each function raises `NotYet` with the name of a mistake, or returns.
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from course_lib.lessons.checks import (
-    Mistakes,
-    close,
-    reject,
-    require_kind,
-)
+from course_lib.lessons.checks import Mistakes, close, name_mistake, require_kind
 from course_lib.lessons.exercises import NotYet
 from course_lib.trees import Tree, dotted, map_tree, walk
-
-
-def parameters_of(model: nn.Module) -> Tree:
-    """Return a copy of the parameters of a model without inner containers."""
-    tree: Tree = {}
-    for name, parameter in model.named_parameters():
-        layer, _, key = name.partition(".")
-        tree.setdefault(layer, {})[key] = parameter.detach().clone()
-    return tree
 
 
 def copied(tree: Tree) -> Tree:
@@ -74,10 +60,10 @@ def require_tree(
             at = at[key]
         require_kind(at, Tensor, "a tensor", what=what, verb="is")
         if at.shape not in (tensor.shape, tensor.shape[1:]):
-            wanted_shape = tuple(tensor.shape)
-            raise NotYet(f"{what} has shape {tuple(at.shape)}; wanted {wanted_shape}.")
+            shapes = f"shape {tuple(at.shape)}; wanted {tuple(tensor.shape)}"
+            raise NotYet(f"{what} has {shapes}.")
     if not same(got, wanted):
-        reject({f"{text}.": same(got, tree) for text, tree in mistakes.items()})
+        name_mistake(got, mistakes, same=same)
         raise NotYet(f"The numbers of `{place}` are wrong; wanted {words}.")
     for path, tensor in walk(got):
         require_dtype(tensor, f"`{dotted(path)}`")

@@ -225,11 +225,11 @@ def passes(answer: Callable[[nn.Module, int], int]) -> None:
     count("With one weight in two layers", 1, 27, mistakes, *zeros)
     half = nn.Linear(3, 2)
     half.weight.requires_grad_(False)
-    words = "You ask a layer's weight; each parameter has a `requires_grad` of its own"
-    frozen = (
-        "You count a frozen weight; each parameter has a `requires_grad` of its own"
-    )
-    mistakes = {words: 0, frozen: 24}
+    own = "each parameter has a `requires_grad` of its own"
+    mistakes = {
+        f"You ask a layer's weight; {own}": 0,
+        f"You count a frozen weight; {own}": 24,
+    }
     count("With a frozen weight and a free bias", 1, 6, mistakes, half)
     if not zeros[0].weight.requires_grad:
         raise NotYet("Your function has frozen the model. It should only count.")
@@ -244,13 +244,13 @@ def passes(answer: Callable[[nn.Module, int], int]) -> None:
 )
 def he(answer: Callable[[Tensor], float]) -> None:
     """A function of a weight: He's standard deviation."""
-    weights = {
-        "a linear layer, 5 inputs, 7 outputs": nn.Linear(5, 7).weight,
-        "a convolution, 6 to 4 channels, 3 x 5": nn.Conv2d(6, 4, (3, 5)).weight,
-        "a convolution in 2 groups": nn.Conv2d(6, 4, 3, groups=2).weight,
+    layers = {
+        "a linear layer, 5 inputs, 7 outputs": (nn.Linear(5, 7), 5),
+        "a convolution, 6 to 4 channels, 3 x 5": (nn.Conv2d(6, 4, (3, 5)), 6 * 3 * 5),
+        "a convolution in 2 groups": (nn.Conv2d(6, 4, 3, groups=2), 3 * 3 * 3),
     }
-    fans = (5, 6 * 3 * 5, 3 * 3 * 3)
-    for (name, weight), fan_in in zip(weights.items(), fans, strict=True):
+    for name, (layer, fan_in) in layers.items():
+        weight = layer.weight
         outputs, kernel = len(weight), weight[0, 0].numel()
         mistakes = {
             "The root is missing: 2 / fan-in is the variance": 2 / fan_in,
@@ -303,12 +303,8 @@ def anneal(answer: Callable[[float, int, int, float], float]) -> None:
     }
     require_close(middle, 0.55, f"In the middle {place}", mistakes)
     for cycle in (1, 3):
-        wanted = 1 - 0.9 * cycle / 4
-        got, place = (
-            answer(1.0, cycle, 5, 0.1),
-            f"Sigma falls in a line. In cycle {cycle}",
-        )
-        require_close(got, wanted, f"{place}, counted from 0, of 5", {})
+        place = f"Sigma falls in a line. In cycle {cycle}, counted from 0, of 5"
+        require_close(answer(1.0, cycle, 5, 0.1), 1 - 0.9 * cycle / 4, place, {})
     require_close(answer(1.0, 1, 2, 0.1), 0.1, "In the last cycle of 2", {})
     place = "With sigma = 2 all values should double. In the middle"
     mistakes = {"You end at `final` itself; wanted final * sigma": 1.05}

@@ -62,19 +62,17 @@ class Pair:
 
     def _moved(self, o: int, i: int, row: int, column: int, by: float) -> Any:
         height, width = self.own.shape[2:]
-        if self.fault == "unshifted":
-            row, column = 1, 1
-        if self.fault == "turned":
-            row, column = column, row
-        if self.fault == "flipped":
-            row, column = 2 - row, 2 - column
+        row, column = {
+            "unshifted": (1, 1),
+            "turned": (column, row),
+            "flipped": (2 - row, 2 - column),
+        }.get(self.fault, (row, column))
         channel = o % INPUTS if self.fault == "wrong input" else i
         plane = self.padded[:, channel, row : row + height, column : column + width]
         at = slice(None) if self.fault == "all channels" else slice(o, o + 1)
         old = self.own[:, at]
-        new = old + by * plane[:, None]
-        if self.fault == "relu stored":
-            new = old.relu() + by * plane[:, None]
+        start = old.relu() if self.fault == "relu stored" else old
+        new = start + by * plane[:, None]
         change = {
             "front": new - old,
             "relu of change": (new - old).relu(),
@@ -89,9 +87,7 @@ class Pair:
     def look(self, o: int, i: int, row: int, column: int, by: float) -> Tensor:
         """Return what `second` would give."""
         _, _, spread = self._moved(o, i, row, column, by)
-        if self.fault == "only change":
-            return spread
-        return self.after + spread
+        return spread if self.fault == "only change" else self.after + spread
 
     def accept(self, o: int, i: int, row: int, column: int, by: float) -> None:
         """Bring up to date what is remembered."""
@@ -104,8 +100,7 @@ class Pair:
 
 def judge(answer: type) -> None:
     """Raise NotYet with the first step that is wrong, and why."""
-    if not isinstance(answer, type):
-        require_kind(answer, type, "the class itself", what="The answer", verb="is")
+    require_kind(answer, type, "the class itself", what="The answer", verb="is")
     for step in (_remember, _look, _look_again, _accept, _apart, _price, _search):
         step(answer)
 

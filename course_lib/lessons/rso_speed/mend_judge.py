@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from course_lib.lessons.checks import reject
+from course_lib.lessons.checks import name_mistake, reject
 from course_lib.lessons.exercises import NotYet
 
 
@@ -50,34 +50,27 @@ def judge_a(a: Tensor, wanted: Tensor, old: Tensor) -> None:
 
 def judge_z(z: Tensor, old_z: Tensor, old: Tensor, new: Tensor, second: Tensor) -> None:
     """Compare `z`; `old` and `new` are column 1 of `a`, before and after."""
-    column = second[:, 1]
-    change = new - old
-    behind = new.relu() - old.relu()
+    change, behind = new - old, new.relu() - old.relu()
 
-    def has_moved_by(part: Tensor, to: Tensor = column) -> bool:
-        return torch.allclose(z, old_z + part[:, None] * to)
+    def moved_by(part: Tensor, to: Tensor = second[:, 1]) -> Tensor:
+        return old_z + part[:, None] * to
 
-    if has_moved_by(behind):
+    if torch.allclose(z, moved_by(behind)):
         return
-    reject(
-        {
-            "`z` did not change, so it is stale. Did you forget it, write `z = ...` in "
-            "place of `z += ...`, or overwrite the old column of `a` before you took "
-            "the difference? `a[:, o]` is a view: it changes with `a`.": (
-                has_moved_by(0 * new)
-            ),
-            "`z` moved by the change in front of the ReLU. Where `a` is negative, "
-            "nothing passes: take the difference of the two ReLUs.": (
-                has_moved_by(change)
-            ),
-            "You take the ReLU of the change. Wanted the change of the ReLU: "
-            "`new.relu() - old.relu()`.": has_moved_by(change.relu()),
-            "You use row o of `second`. Hidden unit o feeds all outputs through "
-            "*column* o.": has_moved_by(behind, second[1]),
-            "`z` moved to the other side: wanted new minus old.": has_moved_by(-behind),
-            "You add the new part of `z` and leave the old part in it.": (
-                has_moved_by(new.relu())
-            ),
-            "`a` is right, `z` is not. It moves by the change of relu(a[:, o]).": True,
-        }
-    )
+    mistakes = {
+        "`z` did not change, so it is stale. Did you forget it, write `z = ...` in "
+        "place of `z += ...`, or overwrite the old column of `a` before you took the "
+        "difference? `a[:, o]` is a view: it changes with `a`": old_z,
+        "`z` moved by the change in front of the ReLU. Where `a` is negative, nothing "
+        "passes: take the difference of the two ReLUs": moved_by(change),
+        "You take the ReLU of the change. Wanted the change of the ReLU: "
+        "`new.relu() - old.relu()`": moved_by(change.relu()),
+        "You use row o of `second`. Hidden unit o feeds all outputs through *column* "
+        "o": moved_by(behind, second[1]),
+        "`z` moved to the other side: wanted new minus old": moved_by(-behind),
+        "You add the new part of `z` and leave the old part in it": (
+            moved_by(new.relu())
+        ),
+    }
+    name_mistake(z, mistakes, same=torch.allclose)
+    raise NotYet("`a` is right, `z` is not. It moves by the change of relu(a[:, o]).")

@@ -29,11 +29,7 @@ Update = Callable[[Tensor, Tensor, Tensor, float, float], Any]
 
 _MATRIX = torch.tensor([[70.3, -1.77, 0.0], [12.9, -41.1, 5.013]], dtype=torch.float64)
 _CALLS = (  # of nesterov: v, x, g, eta, rho
-    (
-        *torch.tensor([[1.0, -2.0], [3.0, 4.0], [2.0, -0.5]]),
-        0.1,
-        0.5,
-    ),
+    (*torch.tensor([[1.0, -2.0], [3.0, 4.0], [2.0, -0.5]]), 0.1, 0.5),
     (_MATRIX, 2 - _MATRIX, _MATRIX.flip(1).cos(), 0.013, 0.7),
     (torch.tensor(2.0), torch.tensor(1.0), torch.tensor(-3.0), 0.3, 0.9),
 )
@@ -83,23 +79,16 @@ def _require_velocity(
     wanted = rho * v - eta * g
     if close(dx, wanted) and not close(new, wanted):
         raise NotYet("The two are in the wrong order: return the new v first, then dx.")
+    fixed = "whatever the caller gives. Use the argument"
     mistakes = {
         "Your velocity is rho * v + eta * g, which is `Momentum`'s and points uphill. "
         "Nesterov's takes eta * g off": rho * v + eta * g,
         "You return the old velocity, so the rule remembers nothing new": v,
         "The gradient has lost its eta": rho * v - g,
-        **{
-            f"Your eta is {number} whatever the caller gives. Use the argument": (
-                rho * v - number * g
-            )
-            for number in (0.1, 0.01)
-        },
-        **{
-            f"Your rho is {number} whatever the caller gives. Use the argument": (
-                number * v - eta * g
-            )
-            for number in (0.5, 0.9)
-        },
+        f"Your eta is 0.1 {fixed}": rho * v - 0.1 * g,
+        f"Your eta is 0.01 {fixed}": rho * v - 0.01 * g,
+        f"Your rho is 0.5 {fixed}": 0.5 * v - eta * g,
+        f"Your rho is 0.9 {fixed}": 0.9 * v - eta * g,
         "eta and rho are 0.1 and 0.5 whatever the caller gives. Use the arguments": (
             0.5 * v - 0.1 * g
         ),

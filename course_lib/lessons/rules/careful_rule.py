@@ -10,9 +10,11 @@ from torch import Tensor
 from course_lib.explicit import adjust, setup, update
 from course_lib.lessons.checks import (
     close,
+    name_mistake,
     reject,
     require_dtype_of,
     require_kind,
+    require_parts,
     require_unchanged,
 )
 from course_lib.lessons.exercises import NotYet
@@ -24,7 +26,6 @@ from course_lib.lessons.rules.careful_slips import (
     WARMUP,
     Slip,
     X,
-    mask,
     walk,
 )
 from course_lib.rules import (
@@ -38,38 +39,24 @@ from course_lib.rules import (
 
 
 def judge_careful(answer: Any) -> None:
-    """Judge the class `Careful(rule, warmup)`, from its form to a chain in a tree.
-
-    Raises:
-        NotYet: with the name of the first mistake.
-    """
-    _judge_form(answer)
-    _judge_start(answer)
-    _judge_steps(answer)
-    _judge_purity(answer)
-    _judge_whole_rest(answer)
-    for inner in _SELDOM, _Hidden(_SELDOM):
-        _judge_resting(answer, inner)
-    _judge_any_rule(answer)
-    _judge_dtype(answer)
-    _judge_chain(answer)
-    _judge_adjust(answer)
+    """Judge the class `Careful(rule, warmup)`, from its form to a chain in a tree."""
+    first = _form, _start, _steps, _purity, _whole_rest
+    for step in (*first, _resting, _any_rule, _dtype, _chain, _adjust):
+        step(answer)
 
 
-def _judge_form(answer: Any) -> None:
+def _form(answer: Any) -> None:
     if not isinstance(answer, type):
         kind = type(answer).__name__
         raise NotYet(f"`Careful` is {kind}; wanted the class itself.")
-    missing = [name for name in ("init", "apply") if not hasattr(answer, name)]
-    reject(
-        {
-            f"`Careful` has no `{''.join(missing[:1])}`. A rule is two functions.": (
-                bool(missing)
-            ),
+    for name in ("init", "apply"):
+        if not hasattr(answer, name):
+            raise NotYet(f"`Careful` has no `{name}`. A rule is two functions.")
+    if not is_dataclass(answer):
+        raise NotYet(
             "`Careful` is no dataclass, so `adjust` can't see what is in it. Write "
-            "`@dataclass(frozen=True)` above the class.": not is_dataclass(answer),
-        }
-    )
+            "`@dataclass(frozen=True)` above the class."
+        )
     names = [field.name for field in fields(answer)]
     if "rule" not in names:
         raise NotYet(
@@ -77,7 +64,7 @@ def _judge_form(answer: Any) -> None:
             "should be the field `rule`: there `adjust` looks for it. A field needs a "
             "type: `rule: object`."
         )
-    rule = _made(answer, Momentum(ETA, RHO), WARMUP)
+    rule = _made(answer)
     try:
         hash(rule)
     except TypeError:
@@ -87,7 +74,9 @@ def _judge_form(answer: Any) -> None:
         ) from None
 
 
-def _made(answer: Any, rule: Any, warmup: int) -> Any:
+def _made(answer: Any, rule: Any = None, warmup: int = WARMUP) -> Any:
+    """Return the answer's rule around an inner rule, by default momentum."""
+    rule = Momentum(ETA, RHO) if rule is None else rule
     try:
         made = answer(rule, warmup)
     except TypeError as error:
@@ -114,8 +103,8 @@ class _Remembering:
         return m + g, ETA * g
 
 
-def _judge_start(answer: Any) -> None:
-    got = _made(answer, _Remembering(), WARMUP).init(X.clone())
+def _start(answer: Any) -> None:
+    got = _made(answer, _Remembering()).init(X.clone())
     wanted = "the pair (memory of the inner rule, 0)"
     require_kind(got, tuple | list | Tensor, wanted, what="`init`")
     reject(
@@ -126,8 +115,7 @@ def _judge_start(answer: Any) -> None:
             f"`init` returned a tensor; wanted {wanted}.": isinstance(got, Tensor),
         }
     )
-    if len(got) != 2:
-        raise NotYet(f"`init` returned {len(got)} things; wanted {wanted}.")
+    require_parts(got, 2, wanted, what="`init`")
     reject(
         {
             "`init` has the pair in the other order: memory first, then the count.": (
@@ -167,12 +155,9 @@ def _applied(rule: Any, state: Any, x: Tensor, g: Tensor) -> tuple[Any, Any]:
         ) from None
     require_unchanged(given, (x, g), "x or g")
     wanted = "(state, dx), where the state is a pair again"
-    require_kind(got, tuple | list, wanted, what="`apply`")
-    if len(got) == 3:
+    if isinstance(got, tuple | list) and len(got) == 3:
         raise NotYet("`apply` returned 3 things. The state is *one* pair: (memory, t).")
-    if len(got) != 2:
-        raise NotYet(f"`apply` returned {len(got)} things; wanted {wanted}.")
-    new, dx = got
+    new, dx = require_parts(got, 2, wanted, what="`apply`")
     if isinstance(dx, tuple | list):
         raise NotYet("`apply` has them in the other order: the state first, then dx.")
     if not isinstance(new, tuple | list) or len(new) != 2:
@@ -183,8 +168,8 @@ def _applied(rule: Any, state: Any, x: Tensor, g: Tensor) -> tuple[Any, Any]:
     return new, dx
 
 
-def _judge_steps(answer: Any) -> None:
-    rule = _made(answer, Momentum(ETA, RHO), WARMUP)
+def _steps(answer: Any) -> None:
+    rule = _made(answer)
     state, got, counts = rule.init(X), [], []
     for g in GRADIENTS:
         state, dx = _applied(rule, state, X, g)
@@ -195,11 +180,8 @@ def _judge_steps(answer: Any) -> None:
         counts.append(state[1])
     wanted = walk(Slip(), GRADIENTS)
     if not _same(got, wanted):
-        found = {
-            f"{text}.": _same(got, walk(slip, GRADIENTS))
-            for text, slip in SLIPS.items()
-        }
-        reject(found)
+        slips = {text: walk(slip, GRADIENTS) for text, slip in SLIPS.items()}
+        name_mistake(got, slips, same=_same)
         step = next(i for i in range(len(got)) if not close(got[i], wanted[i]))
         raise NotYet(
             f"With Momentum({ETA}, {RHO}) inside and warmup {WARMUP}, step {step + 1} "
@@ -218,8 +200,8 @@ def _text(x: Tensor) -> str:
     return str([round(number + 0.0, 4) for number in x.flatten().tolist()])
 
 
-def _judge_purity(answer: Any) -> None:
-    rule = _made(answer, Momentum(ETA, RHO), WARMUP)
+def _purity(answer: Any) -> None:
+    rule = _made(answer)
     first, _ = _applied(rule, rule.init(X), X, GRADIENTS[0])
     memory = first[0].clone()
     once = _applied(rule, first, X, GRADIENTS[1])[1]
@@ -239,9 +221,9 @@ def _judge_purity(answer: Any) -> None:
     )
 
 
-def _judge_whole_rest(answer: Any) -> None:
+def _whole_rest(answer: Any) -> None:
     """At the second step all that moves would move uphill."""
-    rule, ones = _made(answer, Momentum(ETA, RHO), WARMUP), torch.ones_like(X)
+    rule, ones = _made(answer), torch.ones_like(X)
     state, _ = _applied(rule, rule.init(X), X, ones)
     state, dx = _applied(rule, state, X, -ETA * ones)
     kind = "a tensor of zeros where each element rests"
@@ -263,9 +245,6 @@ def _with_count(state: Any, more: int) -> Any:
     return type(state)(*pair) if hasattr(state, "_fields") else type(state)(pair)
 
 
-_SELDOM = Chain(AccumulateGradients(2), Momentum(ETA, RHO))
-
-
 @dataclass(frozen=True)
 class _Hidden:
     """A rule around a rule, for who asks which class the inner rule is of."""
@@ -279,8 +258,13 @@ class _Hidden:
         return self.rule.apply(state, x, g)
 
 
-def _judge_resting(answer: Any, inner: Any) -> None:
-    rule = _made(answer, inner, WARMUP)
+def _resting(answer: Any) -> None:
+    for hide in False, True:
+        inner = Chain(AccumulateGradients(2), Momentum(ETA, RHO))
+        _judge_resting(_made(answer, _Hidden(inner) if hide else inner))
+
+
+def _judge_resting(rule: Any) -> None:
     means = GRADIENTS.reshape(3, 2, *X.shape).mean(dim=1)
     wanted = walk(Slip(), means, GRADIENTS[1::2])
     state = rule.init(X)
@@ -316,7 +300,7 @@ def _judge_resting(answer: Any, inner: Any) -> None:
         _require_count(state[1], (i + 1) // 2, place)
 
 
-def _judge_any_rule(answer: Any) -> None:
+def _any_rule(answer: Any) -> None:
     """Adam's memory is a tuple; and a warm-up of one step is none."""
     adam = Adam(0.1)
     rule = _made(answer, adam, 1)
@@ -324,7 +308,7 @@ def _judge_any_rule(answer: Any) -> None:
     for t, g in enumerate(GRADIENTS, start=1):
         state, dx = _applied(rule, state, X, g)
         memory, inner = adam.apply(memory, X, g)
-        whole = mask("agrees", inner, g)
+        whole = inner * (inner * g > 0)
         if not close(dx, whole):
             if close(dx, min(1.0, t / WARMUP) * whole):
                 raise NotYet(
@@ -337,14 +321,14 @@ def _judge_any_rule(answer: Any) -> None:
             )
 
 
-def _judge_dtype(answer: Any) -> None:
-    rule = _made(answer, Momentum(ETA, RHO), WARMUP)
+def _dtype(answer: Any) -> None:
+    rule = _made(answer)
     for x, g in (X, GRADIENTS[0]), (X.double(), GRADIENTS[0].double()):
         require_dtype_of(x, _applied(rule, rule.init(x), x, g)[1], "dx")
 
 
-def _judge_chain(answer: Any) -> None:
-    rule = _made(answer, Momentum(ETA, RHO), WARMUP)
+def _chain(answer: Any) -> None:
+    rule = _made(answer)
     chain = Chain(WeightDecay(0.1), rule, ClipGrad(0.1))
     params = {"a": X, "b": {"c": 2 * X[0]}}
     state = setup(chain, params)
@@ -353,7 +337,7 @@ def _judge_chain(answer: Any) -> None:
         state, params = update(state, params, {"a": g, "b": {"c": -g[0]}})
         decayed = g + 0.1 * x
         v = RHO * v + ETA * decayed
-        step = min(1.0, t / WARMUP) * mask("agrees", v, decayed)
+        step = min(1.0, t / WARMUP) * v * (v * decayed > 0)
         x = x - step.clamp(-0.1, 0.1)
         if not close(params["a"], x):
             raise NotYet(
@@ -363,9 +347,9 @@ def _judge_chain(answer: Any) -> None:
             )
 
 
-def _judge_adjust(answer: Any) -> None:
+def _adjust(answer: Any) -> None:
     params = {"x": X}
-    rule = _made(answer, Momentum(ETA, RHO), 1)
+    rule = _made(answer, warmup=1)
     state, params = update(setup(rule, params), params, {"x": GRADIENTS[0]})
     state = adjust(state, 3 * ETA)
     _, moved = update(state, params, {"x": GRADIENTS[0]})

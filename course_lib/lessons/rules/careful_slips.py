@@ -4,6 +4,7 @@
 one thing of it; `SLIPS` names the likely ones.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -27,35 +28,35 @@ GRADIENTS = torch.tensor(
 class Slip:
     """One thing that a rule does otherwise; the defaults are right."""
 
-    mask: str = "agrees"  # or: none, inverted, differs, whole, ...
-    share: str = "of the step"  # or: none, from 0, one late, unbounded, ...
+    mask: Callable[[Tensor, Tensor], Tensor] = lambda dx, g: dx * (dx * g > 0)
+    share: Callable[[int], float] = lambda t: min(1.0, t / WARMUP)  # t counts from 1
     masks_memory: bool = False
     scales_memory: bool = False
     scales_gradient: bool = False
     forgets: bool = False
     lengthens: bool = False
-    gives: str = "step"  # or: new x, minus
+    gives: Callable[[Tensor], Tensor] = lambda dx: dx
 
 
 SLIPS = {
-    "Nothing rests. Where dx and g have different signs, dx should be 0": (
-        Slip(mask="none")
+    "Nothing rests. Where dx and g have different signs, dx should be 0": Slip(
+        mask=lambda dx, g: dx
     ),
-    "The wrong elements rest: those where dx and g agree should move": (
-        Slip(mask="inverted")
+    "The wrong elements rest: those where dx and g agree should move": Slip(
+        mask=lambda dx, g: dx * (dx * g <= 0)
     ),
-    "The wrong elements rest: where dx and g have the same sign, dx should stay": (
-        Slip(mask="differs")
+    "The wrong elements rest: where dx and g have the same sign, dx should stay": Slip(
+        mask=lambda dx, g: dx * (dx * g < 0)
     ),
     "The whole array rests or moves. Decide for each element: no `sum`, `all` or "
-    "`any`": Slip(mask="whole"),
-    "An element with the gradient 0 still moves. Only dx * g > 0 agrees": (
-        Slip(mask="with zero")
+    "`any`": Slip(mask=lambda dx, g: dx * ((dx * g).sum() > 0)),
+    "An element with the gradient 0 still moves. Only dx * g > 0 agrees": Slip(
+        mask=lambda dx, g: dx * (dx * g >= 0)
     ),
     "An element with the gradient 0 still moves, if its dx is negative. Compare signs "
-    "with `dx * g > 0`": Slip(mask="not both positive"),
-    "dx has lost its size: multiply the inner step by the mask, not by a sign": (
-        Slip(mask="of the signs")
+    "with `dx * g > 0`": Slip(mask=lambda dx, g: dx * ((dx > 0) == (g > 0))),
+    "dx has lost its size: multiply the inner step by the mask, not by a sign": Slip(
+        mask=lambda dx, g: dx.sign() * (dx * g > 0)
     ),
     "The memory of the inner rule has been masked, too. The inner dx may be the very "
     "tensor that it remembers, so make a new one: no `dx *= ...`, no `dx[...] = 0`": (
@@ -74,56 +75,33 @@ SLIPS = {
     ),
     "The inner rule starts at its first memory in each step. Return the memory that "
     "its `apply` gives": Slip(forgets=True),
-    "There is no warm-up": Slip(share="none"),
-    "The first step is scaled by 0. It should have 1 / warmup: count from 1": (
-        Slip(share="from 0")
+    "There is no warm-up": Slip(share=lambda t: 1.0),
+    "The first step is scaled by 0. It should have 1 / warmup: count from 1": Slip(
+        share=lambda t: min(1.0, (t - 1) / WARMUP)
     ),
-    "The first step has 2 / warmup; wanted 1 / warmup": Slip(share="early"),
-    "Each step is scaled by 1 / warmup: the count that is returned does not grow": (
-        Slip(share="stuck")
+    "The first step has 2 / warmup; wanted 1 / warmup": Slip(
+        share=lambda t: min(1.0, (t + 1) / WARMUP)
     ),
-    "After the warm-up the steps go on growing. The share is at most 1": (
-        Slip(share="unbounded")
+    "Each step is scaled by 1 / warmup: the count that is returned does not grow": Slip(
+        share=lambda t: 1 / WARMUP
     ),
-    "The share falls. It should rise from 1 / warmup to 1": Slip(share="falling"),
+    "After the warm-up the steps go on growing. The share is at most 1": Slip(
+        share=lambda t: t / WARMUP
+    ),
+    "The share falls. It should rise from 1 / warmup to 1": Slip(
+        share=lambda t: max(0.0, 1 - (t - 1) / WARMUP)
+    ),
     "The first steps are whole and the later ones small: `max` where `min` should be": (
-        Slip(share="at least 1")
+        Slip(share=lambda t: max(1.0, t / WARMUP))
     ),
     "The steps that remain are lengthened, as in the paper. Leave that out": (
         Slip(lengthens=True)
     ),
-    "That is the new x. Return the step alone; the caller takes it": (
-        Slip(gives="new x")
+    "That is the new x. Return the step alone; the caller takes it": Slip(
+        gives=lambda dx: X - dx
     ),
-    "dx has the wrong sign; the caller computes x - dx": Slip(gives="minus"),
+    "dx has the wrong sign; the caller computes x - dx": Slip(gives=lambda dx: -dx),
 }
-
-
-def _share(kind: str, t: int, warmup: int) -> float:
-    """Return what step t, counted from 1, is multiplied by."""
-    return {
-        "of the step": min(1.0, t / warmup),
-        "none": 1.0,
-        "from 0": min(1.0, (t - 1) / warmup),
-        "early": min(1.0, (t + 1) / warmup),
-        "stuck": 1 / warmup,
-        "unbounded": t / warmup,
-        "falling": max(0.0, 1 - (t - 1) / warmup),
-        "at least 1": max(1.0, t / warmup),
-    }[kind]
-
-
-def mask(kind: str, dx: Tensor, g: Tensor) -> Tensor:
-    """Return dx, and 0 where an element rests."""
-    agrees = {
-        "none": torch.ones_like(dx) > 0,
-        "inverted": dx * g <= 0,
-        "differs": dx * g < 0,
-        "whole": ((dx * g).sum() > 0).expand_as(dx),
-        "with zero": dx * g >= 0,
-        "not both positive": (dx > 0) == (g > 0),
-    }.get(kind, dx * g > 0)
-    return torch.where(agrees, dx.sign() if kind == "of the signs" else dx, 0.0)
 
 
 def walk(slip: Slip, gs: Tensor, seen: Tensor | None = None) -> list[Tensor]:
@@ -134,15 +112,14 @@ def walk(slip: Slip, gs: Tensor, seen: Tensor | None = None) -> list[Tensor]:
     v, steps = torch.zeros_like(X), []
     pairs = zip(gs, gs if seen is None else seen, strict=True)
     for t, (g, outer) in enumerate(pairs, start=1):
-        share = _share(slip.share, t, WARMUP)
+        share = slip.share(t)
         old = torch.zeros_like(X) if slip.forgets else v
         v = RHO * old + ETA * (share * g if slip.scales_gradient else g)
-        masked = mask(slip.mask, v, outer)
+        masked = slip.mask(v, outer)
         dx = masked * (1.0 if slip.scales_gradient else share)
-        if slip.masks_memory or slip.scales_memory:
-            v = masked if slip.masks_memory else v
-            v = share * v if slip.scales_memory else v
+        v = masked if slip.masks_memory else v
+        v = share * v if slip.scales_memory else v
         if slip.lengthens:
             dx = dx / (masked != 0).double().mean().clamp(min=1e-8).float()
-        steps.append({"new x": X - dx, "minus": -dx}.get(slip.gives, dx))
+        steps.append(slip.gives(dx))
     return steps

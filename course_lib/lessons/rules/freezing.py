@@ -27,11 +27,7 @@ _FOUR = {  # names that lie in each other, and branches of branches
 
 
 def judge_freezing(freeze_part: Freeze) -> None:
-    """Call a function with states; it should return each with one branch frozen.
-
-    Raises:
-        NotYet: the state that was given changed, or the result is another one.
-    """
+    """Call a function with states; it should return each with one branch frozen."""
     returned: list[Leaf] = []
     cases = (_TWO, ()), (_TWO, ()), (_FOUR, ("decoder",))
     for pull, (params, resting) in enumerate(cases, start=1):

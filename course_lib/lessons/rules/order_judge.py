@@ -26,8 +26,6 @@ _PAIRS = {
     "than the gradient",
     ("momentum", "decay"): "The decay comes after the momentum, so neither eta nor the "
     "velocity knows of it",
-    ("momentum", "mean"): "The momentum comes before the mean, and gathers every "
-    "single gradient",
 }
 _X = torch.tensor([5.0, -20.0])
 _DATA = torch.tensor(
@@ -40,13 +38,9 @@ _LARGE = torch.tensor(  # whose means are small again
 
 
 def judge_order(answer: Any) -> None:
-    """Drive the rule through six gradients, then through large ones, then two arrays.
-
-    Raises:
-        NotYet: with the name of the first mistake.
-    """
+    """Drive the rule through six gradients, through large ones, then two arrays."""
     _judge_kind(answer)
-    (got,), wanted = _drive(answer, [_X], [_DATA]), _by_hand(_STEPS)
+    (got,), wanted = _drive(answer, [_X], [_DATA]), _by_hand()
     if not close(got, wanted):
         for wrong, text in _near_misses():
             if close(got, wrong):
@@ -56,7 +50,7 @@ def judge_order(answer: Any) -> None:
             "Compare your rules and their numbers with the sentence, word by word."
         )
     (got,) = _drive(answer, [_LARGE_X], [_LARGE])
-    wanted = _by_hand(_STEPS, x=_LARGE_X, data=_LARGE)
+    wanted = _by_hand(x=_LARGE_X, data=_LARGE)
     if not close(got, wanted):
         raise NotYet(
             "Small numbers come out right. With weights of 600 and -3000 and gradients "
@@ -64,7 +58,7 @@ def judge_order(answer: Any) -> None:
             "something else cut than the mean: one gradient, the decay, the step?"
         )
     got = _drive(answer, [_X, _LARGE_X], [_DATA, _LARGE])
-    if not (close(got[0], _by_hand(_STEPS)) and close(got[1], wanted)):
+    if not (close(got[0], _by_hand()) and close(got[1], wanted)):
         raise NotYet(
             "One array comes out right, two do not: a rule of yours remembers in "
             "itself, where both arrays write. Return what it remembers as the state."
@@ -94,22 +88,14 @@ def _drive(rule: Any, starts: Sequence[Tensor], rows: Sequence[Tensor]) -> list[
     return xs
 
 
-def _by_element(g: Tensor) -> Tensor:
-    return g.clamp(-1, 1)
-
-
-def _by_length(g: Tensor) -> Tensor:
-    return g / max(1.0, g.norm().item())
-
-
 def _by_hand(
-    order: Sequence[str],
+    order: Sequence[str] = _STEPS,
     *,
     decay: float = 0.1,
     eta: float = 0.1,
     rho: float = 0.5,
     n: int = 2,
-    clip: Callable[[Tensor], Tensor] = _by_element,
+    clip: Callable[[Tensor], Tensor] = lambda g: g.clamp(-1, 1),
     x: Tensor = _X,
     data: Tensor = _DATA,
 ) -> Tensor:
@@ -134,43 +120,30 @@ def _by_hand(
     return x
 
 
+_OTHER_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "The decay is half of what the penalty pulls. The derivative of 0.05 * x**2 is "
+    "0.1 * x": {"decay": 0.05},
+    "The order is right, but rho is still 0.9, the value that Momentum has by itself": {
+        "rho": 0.9
+    },
+    "The order is right, but eta is still 0.01, the value that Momentum has by "
+    "itself": {"eta": 0.01},
+    "The order is right, but eta and rho have changed places": {"eta": 0.5, "rho": 0.1},
+    "The last rule remembers nothing, as `Descent` does; wanted momentum": {"rho": 0.0},
+    "The mean is of four gradients, the number that AccumulateGradients has by "
+    "itself": {"n": 4},
+    "The whole array is made shorter. The sentence cuts each element: `ClipGrad`": {
+        "clip": lambda g: g / max(1.0, g.norm().item())
+    },
+    "There are two clips, and the second cuts the decay": {
+        "order": ("mean", "clip", "decay", "clip", "momentum")
+    },
+}
+
+
 def _near_misses() -> Iterator[tuple[Tensor, str]]:
-    yield (
-        _by_hand(_STEPS, decay=0.05),
-        "The decay is half of what the penalty pulls. The derivative of 0.05 * x**2 is "
-        "0.1 * x",
-    )
-    yield (
-        _by_hand(_STEPS, rho=0.9),
-        "The order is right, but rho is still 0.9, the value that Momentum has by "
-        "itself",
-    )
-    yield (
-        _by_hand(_STEPS, eta=0.01),
-        "The order is right, but eta is still 0.01, the value that Momentum has by "
-        "itself",
-    )
-    yield (
-        _by_hand(_STEPS, eta=0.5, rho=0.1),
-        "The order is right, but eta and rho have changed places",
-    )
-    yield (
-        _by_hand(_STEPS, rho=0.0),
-        "The last rule remembers nothing, as `Descent` does; wanted momentum",
-    )
-    yield (
-        _by_hand(_STEPS, n=4),
-        "The mean is of four gradients, the number that AccumulateGradients has by "
-        "itself",
-    )
-    yield (
-        _by_hand(_STEPS, clip=_by_length),
-        "The whole array is made shorter. The sentence cuts each element: `ClipGrad`",
-    )
-    yield (
-        _by_hand(("mean", "clip", "decay", "clip", "momentum")),
-        "There are two clips, and the second cuts the decay",
-    )
+    for text, arguments in _OTHER_ARGUMENTS.items():
+        yield _by_hand(**arguments), text
     for name, text in _MISSING.items():
         yield _by_hand([step for step in _STEPS if step != name]), text
     for order in permutations(_STEPS):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from course_lib.lessons.checks import close, reject, require_kind
+from course_lib.lessons.checks import close, name_mistake, require_kind
 from course_lib.lessons.exercises import NotYet
 
 Schedule = Callable[[int], float]
@@ -18,11 +18,7 @@ _SETTINGS = ((0.2, 4, 20), (1.0, 10, 110), (0.5, 3, 10), (2.0, 1, 8))
 
 
 def judge_schedule(answer: Callable[[float, int, int], Any]) -> None:
-    """Compare schedules with the formula at every step, and ask them a second time.
-
-    Raises:
-        NotYet: with the name of the first mistake.
-    """
+    """Compare schedules with the formula at every step, and ask them a second time."""
     made: list[tuple[Setting, Schedule]] = []
     for setting in _SETTINGS:
         eta = answer(*setting)
@@ -77,7 +73,7 @@ def _require_schedule(got: Tensor, peak: float, warmup: int, total: int) -> None
     mistakes = _mistakes(peak, warmup, total)
     numbers = f"With peak {peak}, warmup {warmup} and total {total}"
     place = "" if (peak, warmup, total) == _SETTINGS[0] else f"{numbers}: "
-    reject({f"{place}{text}.": close(got, wrong) for text, wrong in mistakes.items()})
+    name_mistake(got, {place + text: wrong for text, wrong in mistakes.items()})
     step = next(i for i in range(total + 1) if not close(got[i], wanted[i]))
     texts = [f"{x[step]:.3g}" for x in (got, wanted)]
     if texts[0] == texts[1]:

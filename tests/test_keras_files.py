@@ -132,6 +132,8 @@ def test_a_coefficient_in_an_array_of_keras_3():
     assert penalty(model).item() == 3.0
     array["config"] = "damaged"
     refused(data, r"kernel_regularizer: has l2=\{.*\}; wanted a number")
+    array["config"] = "damaged" * 1000
+    refused(data, r"kernel_regularizer: has l2=\{.{59}; wanted a number")
 
 
 def test_a_first_layer_without_a_shape():

@@ -132,6 +132,8 @@ def test_a_coefficient_in_an_array_of_keras_3():
     assert penalty(model).item() == 3.0
     array["config"] = "damaged"
     refused(data, r"kernel_regularizer: has l2=\{.*\}; wanted a number")
+    array["config"] = "damaged" * 1000
+    refused(data, r"kernel_regularizer: has l2=\{.{59}; wanted a number")
 
 
 def test_a_first_layer_without_a_shape():
@@ -284,6 +286,21 @@ def test_open_sizes_are_none():
     data = stack({"class_name": "Conv2D", "config": conv})
     data["config"]["layers"][0]["config"]["batch_input_shape"] = [None, None, 9, 3]
     assert load_keras(data).calls[0].shapes == ((None, None, 7, 4),)
+
+
+def test_open_sizes_of_large_volumes():
+    """The longer input, which shows what is open, would make too many numbers."""
+    config = {"name": "c", "filters": 64, "kernel_size": 3, "padding": "same"}
+    data = stack({"class_name": "Conv3D", "config": config})
+    config["batch_input_shape"] = [None, None, None, None, 1]
+    assert load_keras(data).calls[0].shapes == ((None, None, None, None, 64),)
+
+
+def test_all_tensors_are_made_on_the_default_device():
+    with torch.device("meta"):
+        model = load_keras(stack(dense()))
+    tensors = [*model.parameters(), *model.buffers()]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
 
 
 def test_as_many_outputs_as_an_open_size_says():

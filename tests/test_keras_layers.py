@@ -265,6 +265,7 @@ def test_a_layer_of_another_package_is_refused_by_its_name(entry, package):
     [
         ("GroupNormalization", {"groups": 3}, "4 channels don't make 3 equal groups"),
         ("GroupNormalization", {"groups": 0}, "groups=0; wanted a number above 0"),
+        ("LayerNormalization", {"axis": 0}, "axis=0 is the batch"),
         ("EinsumDense", {"equation": "ab", "output_shape": 3}, "equation='ab'; wanted"),
         ("Discretization", {"num_bins": 4}, "boundaries were adapted to data"),
         ("IntegerLookup", {"max_tokens": 4}, "vocabulary was adapted to data"),

@@ -57,5 +57,5 @@ def number_in(config: Mapping[str, Any], *keys: str, default: float) -> float:
     """Return a number of a config, under the first key that it has."""
     found = next((unwrapped(config[key]) for key in keys if key in config), default)
     if isinstance(found, bool) or not isinstance(found, int | float):
-        raise ValueError(f"has {keys[0]}={found!r}; wanted a number")
+        raise ValueError(f"has {keys[0]}={found!r:.60}; wanted a number")
     return float(found)

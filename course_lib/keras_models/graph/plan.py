@@ -80,6 +80,7 @@ class Planner:
             for layer in layers.values()
             for part in layer.modules()
         )
+        self.is_built = is_built
         self.built: set[str] = {*spec.layers} if is_built else set()
         self.tape = Tape()
         self.values: dict[Ref, Value] = {}
@@ -237,7 +238,7 @@ class Planner:
         return self.values[ref]
 
     def _result(self, tensor: Tensor, first_input: Value, place: int) -> Value:
-        if tensor.numel() > LARGEST_TENSOR:
+        if tensor.numel() > LARGEST_TENSOR and not self.is_built:  # see _twins
             raise ValueError(f"it returns {tensor.numel():.1e} numbers")
         same_rank = tensor.dim() == first_input.tensor.dim()
         return Value(tensor, first_input.first and same_rank, place)

@@ -243,15 +243,17 @@ class LayerNormalization(Affine):
         """Make weight and bias, in the shape of the normalized axes."""
         rank = len(shape)
         self.axes = tuple(sorted(place_of(axis, rank) for axis in self.axes))
+        if 0 in self.axes and (self.has_gamma or self.has_beta):
+            raise ValueError("axis=0 is the batch, which has no gamma and beta")
         self.add_affine(tuple(shape[axis] for axis in self.axes))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize each sample."""
         size = tuple(x.shape[axis] for axis in self.axes)
-        last = tuple(range(-len(size), 0))
-        x = x.movedim(self.axes, last)
-        y = F.layer_norm(x, size, self.weight, self.bias, self.epsilon)
-        return y.movedim(last, self.axes)
+        last = tuple(range(x.dim() - len(size), x.dim()))
+        moved = x if self.axes == last else x.movedim(self.axes, last)
+        y = F.layer_norm(moved, size, self.weight, self.bias, self.epsilon)
+        return y if moved is x else y.movedim(last, self.axes)
 
 
 @keras_layer("GroupNormalization")

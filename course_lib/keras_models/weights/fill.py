@@ -328,7 +328,7 @@ def _allocate(module: nn.Module, attribute: str) -> None:
     """Allocate a tensor that is still on the meta device."""
     old = getattr(module, attribute)
     if old.is_meta:
-        new = torch.empty_like(old, device="cpu")
+        new = torch.empty(old.shape, dtype=old.dtype)  # empty_like is slow from meta
         if isinstance(old, nn.Parameter):
             new = nn.Parameter(new, requires_grad=old.requires_grad)
         setattr(module, attribute, new)

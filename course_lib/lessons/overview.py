@@ -19,6 +19,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "results" / "lessons.md"
 QUIET = "two quiet cores"  # where the seconds are true; the headers say so
 COUNTS = ("words", "code cells", "pictures", "widgets", "exercises", "guesses")
 _MEASURED = ("seconds", "GB", "date", "versions")
+_ALIGNED = {"date": "---|", "versions": "---|"}  # numbers stand at the right
 
 
 def count(notebook: NotebookNode) -> dict[str, int]:
@@ -61,29 +62,31 @@ def record(measured: Mapping[Path, tuple[float, int]], page: Path = PAGE) -> Non
             "date": f"{date.today()}",
             "versions": f"{versions}, {cpu_name()}",
         }
-    columns = (*COUNTS, *_MEASURED)
     lines = [
         "# The lessons in numbers\n",
         "Written by `make notebooks`. Seconds are those that a full run computes, with",
         f"its child processes: it takes about as long on {QUIET}, one for the",
-        "lesson and one for JupyterLab. GB is the kernel's peak.\n",
-        f"| lesson | {' | '.join(columns)} |",
-        f"|---|{'---:|' * (len(COUNTS) + 2)}---|---|",
+        "lesson and one for JupyterLab. GB is the kernel's peak.",
     ]
-    for name in sorted(rows):
-        cells = [rows[name].get(column, "") for column in columns]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for columns in COUNTS, _MEASURED:
+        lines += ["", f"| lesson | {' | '.join(columns)} |"]
+        lines.append("|---|" + "".join(_ALIGNED.get(c, "---:|") for c in columns))
+        for name in sorted(rows):
+            cells = [rows[name].get(column, "") for column in columns]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
     with replacing(page) as stream:
         stream.write(("\n".join(lines) + "\n").encode())
 
 
 def read(page: Path = PAGE) -> dict[str, dict[str, str]]:
     """Return the rows of the page: {"01_closures": {"words": "2100", ...}, ...}."""
-    lines = page.read_text(encoding="utf-8").splitlines()
-    table = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in lines
-        if line.startswith("| ")
-    ]
-    head, *rows = table
-    return {name: dict(zip(head[1:], row, strict=True)) for name, *row in rows}
+    rows: dict[str, dict[str, str]] = {}
+    head: list[str] = []
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if line.startswith("| "):
+            name, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+            if name == "lesson":
+                head = cells
+            else:
+                rows.setdefault(name, {}).update(zip(head, cells, strict=True))
+    return rows

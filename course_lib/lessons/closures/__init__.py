@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from course_lib.lessons.checks import reject, require_kind
-from course_lib.lessons.closures import live_total, pickled_penalties, watched_children
+from course_lib.lessons.closures import live_judge, pickled_judge, watch_judge
 from course_lib.lessons.closures.late_binding import CASES as CASES
 from course_lib.lessons.closures.late_binding import is_late as is_late
 from course_lib.lessons.closures.late_binding import ruff_warns as ruff_warns
@@ -193,7 +193,7 @@ def _called(made: Sequence[_Scale], x: object) -> list[Any]:
 )
 def watch(answer: Callable[..., Any]) -> None:
     """A function of a model: a list that its hooks fill with the children's names."""
-    watched_children.judge(answer)
+    watch_judge.judge(answer)
 
 
 @exercise(
@@ -285,7 +285,7 @@ def _asked(answer: Callable[..., Any], f: object, g: object) -> bool:
 )
 def live(answer: Callable[..., Any]) -> None:
     """A function of (model, coefficients): a function that returns the penalty."""
-    live_total.judge(answer)
+    live_judge.judge(answer)
 
 
 @exercise(
@@ -297,4 +297,4 @@ def live(answer: Callable[..., Any]) -> None:
 )
 def pickled(answer: Callable[..., Any]) -> None:
     """A function of (model, rules): a list of penalties that survive a pickle."""
-    pickled_penalties.judge(answer)
+    pickled_judge.judge(answer)

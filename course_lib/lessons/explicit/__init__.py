@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from course_lib.explicit import parameters
 from course_lib.lessons.checks import reject, require_kind, require_written
 from course_lib.lessons.exercises import NotYet, exercise
-from course_lib.lessons.explicit.epoch_loop import Fit, judge_fit
 from course_lib.lessons.explicit.evaluate_judge import (
     judge_nested,
     judge_outputs,
     judge_untouched,
 )
+from course_lib.lessons.explicit.fit_judge import Fit, judge_fit
 from course_lib.lessons.explicit.hidden_state import PLACES as PLACES
 from course_lib.lessons.explicit.hidden_state import make_run as make_run
 from course_lib.lessons.explicit.hidden_state import race as race

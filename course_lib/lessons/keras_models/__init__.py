@@ -26,7 +26,7 @@ from course_lib.lessons.checks import (
     require_unchanged,
 )
 from course_lib.lessons.exercises import NotYet, exercise
-from course_lib.lessons.keras_models import convolution
+from course_lib.lessons.keras_models import conv_judge
 from course_lib.lessons.keras_models.files import File, layer, regularized, sequential
 from course_lib.lessons.keras_models.files import convnet as convnet
 from course_lib.lessons.keras_models.files import dense as dense
@@ -341,4 +341,4 @@ def same_padding(answer: Callable[[int, int, int], tuple[int, int]]) -> None:
 )
 def conv(answer: Callable[..., nn.Module]) -> None:
     """A module made of (config, kernel, bias): a Conv2D of a Keras 2 file."""
-    convolution.judge(answer)
+    conv_judge.judge(answer)

@@ -20,7 +20,7 @@ from course_lib.lessons.checks import (
     require_unchanged,
 )
 from course_lib.lessons.exercises import NotYet, exercise
-from course_lib.lessons.losses import means, two_heads_judge
+from course_lib.lessons.losses import means_judge, two_heads_judge
 
 NUMBER = 4
 
@@ -250,7 +250,7 @@ def _center_mistakes(x: Tensor) -> dict[str, Tensor]:
 )
 def weighted(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
     """A function of (losses, weights): the weighted mean of Keras 3."""
-    means.judge_weighted(answer)
+    means_judge.judge_weighted(answer)
 
 
 @exercise(
@@ -262,7 +262,7 @@ def weighted(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
 )
 def masked(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
     """A function of (losses, counts): the mean over the steps that count."""
-    means.judge_masked(answer)
+    means_judge.judge_masked(answer)
 
 
 @exercise(

@@ -20,7 +20,7 @@ from course_lib.lessons.checks import (
 )
 from course_lib.lessons.exercises import NotYet, exercise
 from course_lib.lessons.rso.assign_judge import judge_filled, judge_norm
-from course_lib.lessons.rso.weight_visits import Lab, judge
+from course_lib.lessons.rso.visits_judge import Lab, judge
 
 NUMBER = 8
 

@@ -18,8 +18,8 @@ from course_lib.lessons.checks import (
     require_unchanged,
 )
 from course_lib.lessons.exercises import NotYet, exercise
-from course_lib.lessons.rules.careful_rule import judge_careful
-from course_lib.lessons.rules.freezing import judge_freezing
+from course_lib.lessons.rules.careful_judge import judge_careful
+from course_lib.lessons.rules.freeze_judge import judge_freezing
 from course_lib.lessons.rules.order_judge import judge_order
 from course_lib.lessons.rules.schedule_judge import judge_schedule
 

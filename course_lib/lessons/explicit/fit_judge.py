@@ -20,7 +20,7 @@ from course_lib.lessons.checks import (
     require_written,
 )
 from course_lib.lessons.exercises import NotYet
-from course_lib.lessons.explicit.epoch_oracle import (
+from course_lib.lessons.explicit.fit_oracle import (
     Batches,
     Epoch,
     Watched,

@@ -256,14 +256,11 @@ def side_by_side(
     loss=cross_entropy,
     device="cpu",
     cycles=1,
-    every=1,
     kinds=ENGINES,
 ):
     """Sweep a model, each proposal judged by all engines on the same weights.
 
     The reference decides; of proposals judged together, random ones are accepted.
-    With `every=4`, it is proposed to the first of four weights, in the next cycle to
-    the second.
     Yields (parameter's name, weight, samples, losses of each engine).
     """
     model = model.to(device, dtype)
@@ -282,7 +279,6 @@ def side_by_side(
                 for start in range(0, count, channel)
                 for i in range(start, start + channel, at_once)
             ]
-            groups = groups[cycle % every :: every] or groups[:1]
 
             def dealt(words=words, groups=groups):
                 own = Minibatches(inputs, labels, batch_size, kind=minibatches, seed=0)

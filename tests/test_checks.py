@@ -11,11 +11,14 @@ from course_lib.lessons.checks import (
     as_text,
     close,
     gradient,
+    name_mistake,
     reject,
+    require_after,
     require_close,
     require_gradient,
     require_kind,
     require_parameters,
+    require_parts,
     require_scalar,
     require_unchanged,
     why_not_without_arguments,
@@ -29,6 +32,37 @@ def test_the_first_mistake_that_was_made_is_named():
     with pytest.raises(NotYet, match=r"^second$"):
         reject({"first": False, "second": True, "third": True})
     assert reject({"first": False}) is None
+
+
+def test_a_mistake_that_gives_the_same_is_named():
+    with pytest.raises(NotYet, match=r"^That is a sum\.$"):
+        name_mistake(3.0, {"That is a mean": 2.0, "That is a sum": 3.0})
+    assert name_mistake(4.0, {"That is a mean": 2.0}) is None
+    with pytest.raises(NotYet, match=r"^It is less\.$"):
+        name_mistake(1.0, {"It is less": 2.0}, same=lambda got, other: got < other)
+
+
+def test_the_first_change_that_the_answer_can_not_bear_is_named():
+    made = []
+    changes = {name: lambda name=name: made.append(name) for name in "abc"}
+    with pytest.raises(NotYet, match=r"^b$"):
+        require_after(changes, lambda: "b" not in made)
+    assert made == ["a", "b"]  # and the rest is not tried
+    assert require_after(changes, lambda: True) is None
+
+
+@pytest.mark.parametrize(
+    ("got", "message"),
+    [
+        (None, r"^Your function returned None; wanted two numbers\. Is a `return`"),
+        ("ab", r"^Your function returned str; wanted two numbers\."),
+        ((1, 2, 3), r"^Your function returned 3 things; wanted two numbers\.$"),
+    ],
+)
+def test_another_number_of_parts_is_refused(got, message):
+    with pytest.raises(NotYet, match=message):
+        require_parts(got, 2, "two numbers")
+    assert require_parts([1, 2], 2, "two numbers") == [1, 2]
 
 
 @pytest.mark.parametrize(

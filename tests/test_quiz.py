@@ -427,6 +427,13 @@ def test_a_file_without_questions_is_refused(text):
         quiz_file.parse(text)
 
 
+@pytest.mark.parametrize("text", [None, b"## What?"])
+def test_what_is_no_text_is_refused(text):
+    kind = type(text).__name__
+    with pytest.raises(TypeError, match=f"^quiz: got {kind}; wanted the text of a q"):
+        quiz_file.parse(text)
+
+
 def stored(monkeypatch, folder, content):
     monkeypatch.setattr(quiz_file, "FOLDER", folder)
     path = folder / "closures.md"

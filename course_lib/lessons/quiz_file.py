@@ -93,7 +93,12 @@ def parse(text: str, file: str = "the text") -> tuple[Question, ...]:
 
     Raises:
         ValueError: with file, line, what stands there and what was wanted.
+        TypeError: it is no text.
     """
+    if not isinstance(text, str):
+        raise TypeError(
+            f"quiz: got {type(text).__name__}; wanted the text of a quiz, a str."
+        )
     page = _Page(file, [line.rstrip() for line in text.splitlines()])
     lines = page.lines
     starts = page.beginning_with("## ", 0, len(lines))

@@ -7,7 +7,6 @@
            out[o][i] = bias[o] + sum of weights[o][c][t] * in[c][place[i] + tap[t]]
                        over c in inputs, t in taps */
 
-#define WINOGRAD_OUTPUTS 4 /* of a tile */
 #define MAX_CHANGES 32     /* that are added in one pass */
 
 /* A padded copy of one channel. Its border is zero from the beginning. */
@@ -86,45 +85,50 @@ static void arrange_all(const Op *op, Source in, V *padded, bool has_border, V *
     }
 }
 
-/* One tile: TILE_OUTPUTS channels at COUNT pixels from `i` on. One load for TILE_OUTPUTS
-   multiply-adds, and the sums in registers until the end (inlined into `convolve`, gcc
-   puts them into memory, which takes half as long again). */
+/* Tiles, COUNT pixels each, from pixel `i` to `end`: TILE_OUTPUTS channels at a time. One
+   load for TILE_OUTPUTS multiply-adds, and the sums in registers until the end (inlined
+   into `convolve`, gcc puts them into memory, which takes half as long again). */
 template <int COUNT>
 static void __attribute__((noinline))
-conv_tile(const Op *op, const V *in, int group, int tile, int first, int inputs, int i,
-          const V *start, V *out)
+conv_tiles(const Op *op, const V *in, int group, int tile, int first, int inputs, int i,
+           int end, const V *start, Prefetch *next, V *out)
 {
     int tiles = (op->outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS;
     int outputs = op->outputs - tile * TILE_OUTPUTS; /* of this tile */
-    const int *place = op->place + i;
     long o = group * op->outputs + tile * TILE_OUTPUTS;
     const REAL *bias = op->bias ? op->bias + o : 0;
     long channel = (long)(group * tiles + tile) * op->inputs + first;
-    const REAL *w = op->weights + channel * op->taps * TILE_OUTPUTS;
-    out += o * op->pixels + i;
-    start = start ? start + o * op->pixels + i : 0;
-    V sum[TILE_OUTPUTS][COUNT];
+    const REAL *weights = op->weights + channel * op->taps * TILE_OUTPUTS;
+    long row[TILE_OUTPUTS]; /* beyond the last channel, the last: overwritten by it */
     for (int k = 0; k < TILE_OUTPUTS; k++)
-        for (int n = 0; n < COUNT; n++) {
-            sum[k][n] = V{};
-            if (k < outputs && start)
-                sum[k][n] = start[k * op->pixels + n];
-            else if (k < outputs && bias)
-                sum[k][n] = broadcast(bias[k]);
-        }
-    for (int c = 0; c < inputs; c++, in += op->plane)
-        for (int t = 0; t < op->taps; t++, w += TILE_OUTPUTS) {
-            V x[COUNT];
+        row[k] = (o + (k < outputs ? k : outputs - 1)) * op->pixels;
+    for (; i < end; i += COUNT) {
+        prefetch(next, 8);
+        const int *place = op->place + i;
+        V sum[TILE_OUTPUTS][COUNT];
+        for (int k = 0; k < TILE_OUTPUTS; k++)
             for (int n = 0; n < COUNT; n++)
-                x[n] = in[place[n] + op->tap[t]];
-            for (int k = 0; k < TILE_OUTPUTS; k++)
+                sum[k][n] = start  ? start[row[k] + i + n]
+                            : bias ? broadcast(bias[k < outputs ? k : 0])
+                                   : V{};
+        const V *x0[COUNT];
+        for (int n = 0; n < COUNT; n++)
+            x0[n] = in + place[n];
+        const REAL *w = weights;
+        for (int c = 0; c < inputs; c++)
+            for (int t = 0; t < op->taps; t++, w += TILE_OUTPUTS) {
+                long from = c * op->plane + op->tap[t];
+                V x[COUNT];
                 for (int n = 0; n < COUNT; n++)
-                    sum[k][n] += w[k] * x[n];
-        }
-    for (int k = 0; k < TILE_OUTPUTS; k++)
-        if (k < outputs)
+                    x[n] = x0[n][from];
+                for (int k = 0; k < TILE_OUTPUTS; k++)
+                    for (int n = 0; n < COUNT; n++)
+                        sum[k][n] += w[k] * x[n];
+            }
+        for (int k = TILE_OUTPUTS; k--;)
             for (int n = 0; n < COUNT; n++)
-                out[k * op->pixels + n] = sum[k][n];
+                out[row[k] + i + n] = sum[k][n];
+    }
 }
 
 /* From the `inputs` channels of `in`, [inputs][plane], which are those from `first` on
@@ -135,20 +139,17 @@ static void convolve(const Op *op, const V *in, int first, int inputs, const V *
                      Prefetch *next, V *out)
 {
     int tiles = (op->outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS;
-    int wide = op->pixels / TILE_PIXELS, places = wide + op->pixels % TILE_PIXELS;
-    bool is_one = inputs == 1;
-    for (int group = 0; group < op->groups; group++, in += inputs * op->plane)
-        for (int n = 0; n < tiles * places; n++) {
-            int tile = is_one ? n / places : n % tiles;
-            int place = is_one ? n % places : n / tiles;
-            prefetch(next, 8);
-            if (place < wide)
-                conv_tile<TILE_PIXELS>(op, in, group, tile, first, inputs,
-                                       place * TILE_PIXELS, start, out);
-            else
-                conv_tile<1>(op, in, group, tile, first, inputs,
-                             place - wide + wide * TILE_PIXELS, start, out);
-        }
+    int wide = op->pixels / TILE_PIXELS * TILE_PIXELS;
+    int step = inputs == 1 ? wide : TILE_PIXELS;
+    for (int group = 0; group < op->groups; group++, in += inputs * op->plane) {
+        for (int i = 0; i < wide; i += step)
+            for (int tile = 0; tile < tiles; tile++)
+                conv_tiles<TILE_PIXELS>(op, in, group, tile, first, inputs, i, i + step,
+                                        start, next, out);
+        for (int tile = 0; tile < tiles; tile++)
+            conv_tiles<1>(op, in, group, tile, first, inputs, wide, op->pixels, start,
+                          next, out);
+    }
 }
 
 static void conv(const Op *op, Source in, V *scratch, Prefetch *next, V *out)
@@ -195,6 +196,7 @@ static void products(const Op *op, const V *in, Prefetch *next, V *out)
         for (int o = 0; o < op->outputs; o += WINOGRAD_OUTPUTS) {
             V sum[WINOGRAD_OUTPUTS][COUNT] = {};
             const V *x = in + f * TILE_PATCHES;
+#pragma GCC unroll 4 /* else counting takes a fifth of the time */
             for (int c = 0; c < op->inputs; c++, x += 36 * TILE_PATCHES) {
                 for (int k = 0; k < WINOGRAD_OUTPUTS; k++)
                     for (int i = 0; i < COUNT; i++)

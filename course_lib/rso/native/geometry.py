@@ -102,10 +102,10 @@ def winograd_pays(taps: FoldedConv, image: Pair) -> bool:
     return patches * each < 0.75 * 9 * math.prod(image)
 
 
-def winograd_weights(weight: Tensor) -> Tensor:
-    """Return transformed kernels: (36, outputs / 4, inputs, 4)."""
+def winograd_weights(weight: Tensor, tile: int) -> Tensor:
+    """Return transformed kernels: (36, outputs / tile, inputs, tile)."""
     transform = torch.tensor(WINOGRAD, dtype=torch.float64)
     own = transform @ weight.detach().double() @ transform.t()
-    own = F.pad(own.permute(2, 3, 1, 0), (0, -len(weight) % 4))
-    tiles = own.flatten(0, 1).unflatten(2, (-1, 4))
+    own = F.pad(own.permute(2, 3, 1, 0), (0, -len(weight) % tile))
+    tiles = own.flatten(0, 1).unflatten(2, (-1, tile))
     return tiles.transpose(1, 2).contiguous()

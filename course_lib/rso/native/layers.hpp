@@ -20,6 +20,9 @@ static void add(const Op *op, Source in, Source other, V *out)
     }
 }
 
+/* The larger number, or nan if one is. */
+static inline V larger(V x, V y) { return (y > x) | (y != y) ? y : x; }
+
 static void max_pool(const Op *op, Source in, V *out)
 {
     for (int c = 0; c < op->channels; c++) {
@@ -27,11 +30,14 @@ static void max_pool(const Op *op, Source in, V *out)
         Affine f = in.affine(c);
         for (int i = 0; i < op->pixels; i++) {
             const V *x = plane + op->place[i];
-            V maximum = f.linear(x[op->tap[0]]);
-            for (int t = 1; t < op->taps; t++) {
-                V value = f.linear(x[op->tap[t]]);
-                maximum = (value > maximum) | (value != value) ? value : maximum;
-            }
+            V first = f.linear(x[op->tap[0]]), best[4] = {first, first, first, first};
+            int t = 1;
+            for (; t + 4 <= op->taps; t += 4) /* four: a comparison waits for the last */
+                for (int k = 0; k < 4; k++)
+                    best[k] = larger(best[k], f.linear(x[op->tap[t + k]]));
+            for (; t < op->taps; t++)
+                best[0] = larger(best[0], f.linear(x[op->tap[t]]));
+            V maximum = larger(larger(best[0], best[1]), larger(best[2], best[3]));
             out[c * op->pixels + i] = clamp_min(maximum, f.floor);
         }
     }

@@ -85,7 +85,8 @@ def conv(program: Program, value: Value, taps: FoldedConv, image: Pair) -> Value
 
 
 def _winograd(program: Program, value: Value, taps: FoldedConv, image: Pair) -> Value:
-    op, outputs, tile = new_op(), len(taps.unpooled()), program.library.tile_patches()
+    op, outputs, library = new_op(), len(taps.unpooled()), program.library
+    tile, at_once = library.tile_patches(), library.winograd_outputs()
     op.top, op.left = taps.padding
     op.rows, op.columns = (-(-n // 4) for n in image)
     op.padded_height, op.padded_width = 4 * op.rows + 2, 4 * op.columns + 2
@@ -95,7 +96,7 @@ def _winograd(program: Program, value: Value, taps: FoldedConv, image: Pair) -> 
     padded, products = op.padded_height * op.padded_width, outputs * 36 * tile
     op.scratch = program.slot(padded + transformed + products)
     op.weights = program.copy(
-        taps.module, lambda: geometry.winograd_weights(taps.unpooled())
+        taps.module, lambda: geometry.winograd_weights(taps.unpooled(), at_once)
     )
     op.bias = _bias(program, taps)
     return program.add_op("winograd", value, (outputs, *image), op, flags=SCORED_ONLY)

@@ -7,17 +7,18 @@
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
 #define TILE_OUTPUTS 8
-#define TILE_PATCHES 4
+#define WINOGRAD_OUTPUTS 4
 #elif defined(__AVX__)
 #define VECTOR_BYTES 32
 #define TILE_OUTPUTS 4 /* the sums of a tile stay in the registers: AVX has 16 */
-#define TILE_PATCHES 2
+#define WINOGRAD_OUTPUTS 2
 #else
 #define VECTOR_BYTES 16
 #define TILE_OUTPUTS 8
-#define TILE_PATCHES 2
+#define WINOGRAD_OUTPUTS 2
 #endif
-#define TILE_PIXELS 3
+#define TILE_PIXELS 3  /* beside TILE_OUTPUTS */
+#define TILE_PATCHES 4 /* beside WINOGRAD_OUTPUTS */
 
 #define LANES ((int)(VECTOR_BYTES / sizeof(REAL)))
 
@@ -51,10 +52,10 @@ struct Operand {
 
 /* Of SPREAD, `channels` are those of the layer's whole input; of PERTURB, `groups`,
    `inputs` and `outputs` are the swept layer's. Of WINOGRAD, `rows` and `columns` count
-   patches, and weights are [36][outputs / 4][inputs][4]. Of RECOMPUTE, `place`, `tap` and
-   `plane` are those of the layer that computes the channel, weights are
-   [outputs][inputs * taps], `other` is its norm's scales and shifts and has the floor,
-   and the rest says how PERTURB reads the channel. */
+   patches, and weights are [36][outputs / n][inputs][n] with n WINOGRAD_OUTPUTS. Of
+   RECOMPUTE, `place`, `tap` and `plane` are those of the layer that computes the channel,
+   weights are [outputs][inputs * taps], `other` is its norm's scales and shifts and has
+   the floor, and the rest says how PERTURB reads the channel. */
 struct Op {
     int kind, out, flags, norm;
     Operand input, other;
@@ -115,6 +116,7 @@ extern "C" {
 int lanes(void) { return LANES; }
 int tile_outputs(void) { return TILE_OUTPUTS; }
 int tile_patches(void) { return TILE_PATCHES; }
+int winograd_outputs(void) { return WINOGRAD_OUTPUTS; }
 
 long structure_size(int number) /* in this file's order, for structures.py to compare */
 {

@@ -1,5 +1,8 @@
 """What tests of RSO share: data, small networks, and engines judged side by side."""
 
+import copy
+import warnings
+
 import hypothesis.strategies as st
 import torch
 import torch.nn.functional as F
@@ -9,8 +12,8 @@ from course_lib.data import Split
 from course_lib.rso.eager.incremental import Incremental
 from course_lib.rso.eager.network import Network
 from course_lib.rso.eager.plan import Unsuitable
-from course_lib.rso.eager.sweeps import Cached, Reference, Task
-from course_lib.rso.losses import cross_entropy
+from course_lib.rso.eager.sweeps import Cached, Task
+from course_lib.rso.losses import cross_entropy, loss_sum
 from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.modes import search_mode
 from course_lib.rso.native.geometry import UnsupportedOperation
@@ -219,7 +222,8 @@ def mean_squares(outputs, labels):
 LOSSES = {"cross_entropy": cross_entropy, "0/1": zero_one, "squares": mean_squares}
 
 
-ENGINES = (Reference, Cached, Incremental, Compiled)
+ENGINES = (Cached, Incremental, Compiled)
+AT_ONCE = 500  # candidates that go through the whole model side by side
 
 
 def engines(task, batches, kinds=ENGINES):
@@ -243,6 +247,60 @@ def engines(task, batches, kinds=ENGINES):
     return found
 
 
+class Oracle:
+    """The losses of candidates from whole passes of a copy of the model, on the CPU.
+
+    It is what the paper's loop computes, by torch.vmap for many candidates in a call.
+    """
+
+    def __init__(self, copied, model, target, loss):
+        self.model, self.loss = copy.deepcopy(copied), loss
+        self.name, self.shape = target.name, target.parameter.shape
+        pairs = zip(self.model.parameters(), model.parameters(), strict=True)
+        for own, other in pairs:
+            own.data.copy_(other.cpu())
+        self.candidates = []  # (the parameter's values, inputs, labels)
+        self.ends = []  # how many there are after each call of `note`
+
+    def note(self, rows, batch):
+        """Take candidates that one mini-batch judges."""
+        self.candidates += [(row, *batch) for row in rows]
+        self.ends.append(len(self.candidates))
+
+    def losses(self):
+        """Return the sums of the loss of what each call of `note` took."""
+        found = torch.empty(len(self.candidates), dtype=torch.float64)
+        with search_mode(self.model):
+            for size in {len(labels) for _, _, labels in self.candidates}:
+                same = [i for i, c in enumerate(self.candidates) if len(c[2]) == size]
+                for part in torch.tensor(same).split(AT_ONCE):
+                    given = zip(*(self.candidates[i] for i in part), strict=True)
+                    found[part] = self._judged(*map(torch.stack, given))
+        return found.tensor_split(self.ends[:-1])
+
+    def _judged(self, *stacked):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "There is a performance drop")
+            return torch.vmap(self._judge)(*stacked)
+
+    def _judge(self, row, inputs, labels):
+        weights = {self.name: row.view(self.shape)}
+        outputs = torch.func.functional_call(self.model, weights, inputs.clone())
+        return loss_sum(self.loss, outputs, labels)
+
+
+def candidates(now, values, group):
+    """Return the parameter with all of a group kept, then with each moved."""
+    kept = now.clone()
+    kept[group] = values[group, 0]
+    rows = [kept]
+    for weight in group:
+        for which in (1, 2):
+            rows.append(kept.clone())
+            rows[-1][weight] = values[weight, which]
+    return rows
+
+
 def side_by_side(
     model,
     split,
@@ -260,9 +318,10 @@ def side_by_side(
 ):
     """Sweep a model, each proposal judged by all engines on the same weights.
 
-    The reference decides; of proposals judged together, random ones are accepted.
-    Yields (parameter's name, weight, samples, losses of each engine).
+    The last engine decides; of proposals judged together, random ones are accepted.
+    Yields (parameter's name, weight, samples, right losses, losses of each engine).
     """
+    copied = copy.deepcopy(model).to("cpu", dtype)
     model = model.to(device, dtype)
     inputs, labels = split.inputs.to(device, dtype), split.labels.to(device)
     chosen = targets(model, train_norm=train_norm)
@@ -280,8 +339,9 @@ def side_by_side(
                 for i in range(start, start + channel, at_once)
             ]
 
-            def dealt(words=words, groups=groups):
-                own = Minibatches(inputs, labels, batch_size, kind=minibatches, seed=0)
+            def dealt(to=device, words=words, groups=groups):
+                data = inputs.to(to), labels.to(to)
+                own = Minibatches(*data, batch_size, kind=minibatches, seed=0)
                 own.numbers = own.schedule(len(groups), generator_of(*words, "batch"))
                 return own
 
@@ -289,22 +349,31 @@ def side_by_side(
             dw = (sigmas[target.name] * drawn).to(device, dtype)
             kept = target.values * (1 - decay)
             values = torch.stack([kept, kept + dw, kept - dw], 1)
-            batches = dealt()
+            batches, oracle = dealt("cpu"), Oracle(copied, model, target, loss)
             task = Task(model, target, values, None, loss, network)
-            sweeps = engines(task, dealt, kinds)
+            sweeps, judged = engines(task, dealt, kinds), []
             for group, number in zip(groups, batches.numbers, strict=True):
-                samples = batches.size(number)
+                samples, batch = batches.size(number), batches.take(number)
+                now = target.values.cpu()
+                oracle.note(candidates(now, values.cpu(), group), batch)
                 found = {k: s.losses(group, number) for k, s in sweeps.items()}
-                yield target.name, group, samples, found
+                judged.append((group, samples, found))
                 if at_once == 1:
-                    losses = found["Reference"].tolist()
+                    losses = list(found.values())[-1].tolist()
                     won = [winner(losses, samples, TOLERANCE[dtype])]
                 else:
                     generator = generator_of(*words, *group)
                     won = torch.randint(3, (len(group),), generator=generator).tolist()
                     joint = {k: s.joint(group, won).view(1) for k, s in sweeps.items()}
-                    yield target.name, "joint", samples, joint
+                    judged.append(("joint", samples, joint))
                 for weight, which in zip(group, won, strict=True):
                     target.values[weight] = values[weight, which]
                     for sweep in sweeps.values():
                         sweep.record_decision(weight, which)
+                if at_once > 1:
+                    oracle.note([target.values.cpu().clone()], batch)
+            for (group, samples, found), right in zip(
+                judged, oracle.losses(), strict=True
+            ):
+                found = {k: losses.cpu() for k, losses in found.items()}
+                yield target.name, group, samples, right, found

@@ -19,6 +19,7 @@ from torch import nn
 
 from course_lib.models import small_cnn
 from course_lib.rso.eager import pipeline
+from course_lib.rso.eager.sweeps import Reference
 from course_lib.rso.proposals import winner
 
 
@@ -27,8 +28,7 @@ def assert_alike(model, split, *, slow=(), **options):
     dtype = options.get("dtype", torch.float64)
     rounding = 1e-11 if dtype == torch.float64 else 2e-4
     seen, disagreed = 0, 0
-    for name, group, samples, found in side_by_side(model, split, **options):
-        wanted = found["Reference"]
+    for name, group, samples, wanted, found in side_by_side(model, split, **options):
         assert ("Incremental" not in found) == (name in slow), name
         scale = float(wanted[0].abs()) + samples
         for engine, losses in found.items():
@@ -482,6 +482,14 @@ def test_the_engines_judge_alike(name, options, monkeypatch):
     present = {n for n, _ in model.named_parameters()}
     assert present.issuperset(slow)
     assert_alike(model, random_split(14, (2, 5, 5)), slow=slow, **options)
+
+
+@pytest.mark.parametrize("options", [PLAIN, ALL_AT_ONCE, TWICE])
+def test_the_reference_judges_as_a_whole_pass_does(options):
+    model, _ = built("a small CNN")
+    split = random_split(16, (2, 5, 5))
+    for *_, wanted, found in side_by_side(model, split, kinds=(Reference,), **options):
+        assert torch.allclose(found["Reference"], wanted, rtol=1e-11)
 
 
 @pytest.mark.parametrize("name", ["the paper's blocks", "residual blocks", "an MLP"])

@@ -165,6 +165,18 @@ def words(folder, rank):
     return (folder / f"words_{rank}").read_text()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def hanging(tmp_path_factory):
+    """Two processes, one of which hangs; the other waits for it beside all tests."""
+    if not hasattr(signal, "SIGSTOP"):
+        yield None
+        return
+    folder = tmp_path_factory.mktemp("hanging")
+    started = together(in_strike, folder, signal.SIGSTOP, 1, timeout=15.0)
+    yield folder, started
+    started[1].kill()
+
+
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     """What two processes found for each case."""
@@ -268,17 +280,6 @@ def test_a_killed_process_ends_the_run_and_leaves_the_checkpoint(
     assert search.decisions.equal(undisturbed["decisions"])
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no SIGSTOP here")
-def test_a_process_that_hangs_is_given_up(tmp_path):
-    started = together(in_strike, tmp_path, signal.SIGSTOP, 1, timeout=15.0)
-    try:
-        wait(started[:1])
-        assert "LostProcess" in words(tmp_path, 0)
-    finally:
-        started[1].kill()
-    assert read(tmp_path / "checkpoint.pt")["cycle"] == 1
-
-
 def test_ctrl_c_in_one_process_stops_all_at_the_same_proposal(tmp_path, undisturbed):
     wait(together(in_strike, tmp_path, signal.SIGINT, 1))
     assert [words(tmp_path, rank)[:17] for rank in (0, 1)] == ["KeyboardInterrupt"] * 2
@@ -361,6 +362,14 @@ def test_torchrun_runs_the_command_on_two_processes(tmp_path, capsys):
     assert two["decisions"].equal(one["decisions"])
     settings = (tmp_path / "two" / "settings.json").read_text()
     assert '"processes": 2' in settings
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no SIGSTOP here")
+def test_a_process_that_hangs_is_given_up(hanging):
+    folder, started = hanging
+    wait(started[:1])
+    assert "LostProcess" in words(folder, 0)
+    assert read(folder / "checkpoint.pt")["cycle"] == 1
 
 
 def net_file(folder: Path) -> Path:

@@ -1,4 +1,7 @@
-"""What unit tests share: a device to run on, and no way to the network."""
+"""What unit tests share: a device to run on, and no way to the network.
+
+Torch is imported where it is needed: the process that deals tests to others runs none.
+"""
 
 import errno
 import ipaddress
@@ -10,12 +13,7 @@ import matplotlib
 import pytest
 
 from tests.pretended_gpu import hooks  # before torch
-
-import torch  # isort: skip
-
-from course_lib.data import archives
 from tests.pretended_gpu.limits import LIMITS
-from tests.pretended_gpu.patches import pretended_gpu
 
 matplotlib.use("Agg")  # for this process alone: notebooks keep their own backend
 
@@ -55,6 +53,10 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(params=["cpu", "cuda"])
 def device(request):
     """Each device that tensors can be on; CUDA is pretended where there is none."""
+    import torch
+
+    from tests.pretended_gpu.patches import pretended_gpu
+
     if request.param == "cpu":
         yield torch.device("cpu")
         return
@@ -74,6 +76,10 @@ def device(request):
 @pytest.fixture
 def gpu():
     """The pretended GPU, which counts its waits: a real one can't."""
+    import torch
+
+    from tests.pretended_gpu.patches import pretended_gpu
+
     if torch.cuda.is_available() or hooks.obstacle is not None:
         reason = hooks.obstacle or "there is one"
         pytest.skip(f"the GPU is not pretended: {reason}")
@@ -84,6 +90,8 @@ def gpu():
 @pytest.fixture
 def cache(monkeypatch, tmp_path):
     """An empty cache for data, and no COURSE_DATA."""
+    from course_lib.data import archives
+
     monkeypatch.setattr(archives, "cache", lambda: tmp_path / "cache")
     monkeypatch.delenv("COURSE_DATA", raising=False)
     return tmp_path / "cache"

@@ -12,7 +12,7 @@ from course_lib.data import Split
 from course_lib.rso.eager.incremental import Incremental
 from course_lib.rso.eager.network import Network
 from course_lib.rso.eager.plan import Unsuitable
-from course_lib.rso.eager.sweeps import Cached, Task
+from course_lib.rso.eager.sweeps import Cached, Reference, Task
 from course_lib.rso.losses import cross_entropy, loss_sum
 from course_lib.rso.minibatches import Minibatches
 from course_lib.rso.modes import search_mode
@@ -222,11 +222,11 @@ def mean_squares(outputs, labels):
 LOSSES = {"cross_entropy": cross_entropy, "0/1": zero_one, "squares": mean_squares}
 
 
-ENGINES = (Cached, Incremental, Compiled)
+FASTER = (Cached, Incremental, Compiled)
 AT_ONCE = 500  # candidates that go through the whole model side by side
 
 
-def engines(task, batches, kinds=ENGINES):
+def engines(task, batches, kinds=(Reference, *FASTER)):
     """Return each engine that can sweep the parameter, with its own mini-batches."""
     found = {}
     for engine in kinds:
@@ -314,7 +314,7 @@ def side_by_side(
     loss=cross_entropy,
     device="cpu",
     cycles=1,
-    kinds=ENGINES,
+    kinds=FASTER,
 ):
     """Sweep a model, each proposal judged by all engines on the same weights.
 

@@ -174,7 +174,8 @@ def hanging(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hanging")
     started = together(in_strike, folder, signal.SIGSTOP, 1, timeout=15.0)
     yield folder, started
-    started[1].kill()
+    for process in started:
+        process.kill()
 
 
 @pytest.fixture(scope="module")

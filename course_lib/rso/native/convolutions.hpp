@@ -7,7 +7,7 @@
            out[o][i] = bias[o] + sum of weights[o][c][t] * in[c][place[i] + tap[t]]
                        over c in inputs, t in taps */
 
-#define MAX_CHANGES 32     /* that are added in one pass */
+#define MAX_CHANGES 32 /* that are added in one pass */
 
 /* A padded copy of one channel. Its border is zero from the beginning. */
 static void pad(const Op *op, Source in, int channel, V *out)
@@ -99,16 +99,16 @@ conv_tiles(const Op *op, const V *in, int group, int tile, int first, int inputs
     const REAL *bias = op->bias ? op->bias + o : 0;
     long channel = (long)(group * tiles + tile) * op->inputs + first;
     const REAL *weights = op->weights + channel * op->taps * TILE_OUTPUTS;
-    long row[TILE_OUTPUTS]; /* beyond the last channel, the last: overwritten by it */
+    long output[TILE_OUTPUTS]; /* beyond the last channel: the last */
     for (int k = 0; k < TILE_OUTPUTS; k++)
-        row[k] = (o + (k < outputs ? k : outputs - 1)) * op->pixels;
+        output[k] = (o + (k < outputs ? k : outputs - 1)) * op->pixels;
     for (; i < end; i += COUNT) {
         prefetch(next, 8);
         const int *place = op->place + i;
         V sum[TILE_OUTPUTS][COUNT];
         for (int k = 0; k < TILE_OUTPUTS; k++)
             for (int n = 0; n < COUNT; n++)
-                sum[k][n] = start  ? start[row[k] + i + n]
+                sum[k][n] = start  ? start[output[k] + i + n]
                             : bias ? broadcast(bias[k < outputs ? k : 0])
                                    : V{};
         const V *x0[COUNT];
@@ -125,9 +125,9 @@ conv_tiles(const Op *op, const V *in, int group, int tile, int first, int inputs
                     for (int n = 0; n < COUNT; n++)
                         sum[k][n] += w[k] * x[n];
             }
-        for (int k = TILE_OUTPUTS; k--;)
+        for (int k = TILE_OUTPUTS; k--;) /* backward: the last channel has the last word */
             for (int n = 0; n < COUNT; n++)
-                out[row[k] + i + n] = sum[k][n];
+                out[output[k] + i + n] = sum[k][n];
     }
 }
 

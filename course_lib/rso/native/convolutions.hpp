@@ -175,6 +175,36 @@ static inline void input_transform(const V *d, int stride, V *out, int out_strid
     out[5 * out_stride] = 4 * d[stride] - 5 * d[3 * stride] + d[5 * stride];
 }
 
+/* Both directions of a patch, row by row of the outcome: the numbers between stay in the
+   registers (36 of them don't fit, and stores are what the transform waits for). */
+static inline void transform_patch(const V *d, int width, V *out)
+{
+    const int s = TILE_PATCHES;
+    const V *d1 = d + width, *d2 = d1 + width, *d3 = d2 + width, *d4 = d3 + width,
+            *d5 = d4 + width;
+    V x[6], y[6];
+    for (int j = 0; j < 6; j++)
+        x[j] = 4 * d[j] - 5 * d2[j] + d4[j];
+    input_transform(x, 1, out, s);
+    for (int j = 0; j < 6; j++) {
+        V even = d4[j] - 4 * d2[j], odd = d3[j] - 4 * d1[j];
+        x[j] = even + odd;
+        y[j] = even - odd;
+    }
+    input_transform(x, 1, out + 6 * s, s);
+    input_transform(y, 1, out + 12 * s, s);
+    for (int j = 0; j < 6; j++) {
+        V near = d4[j] - d2[j], far = 2 * (d3[j] - d1[j]);
+        x[j] = near + far;
+        y[j] = near - far;
+    }
+    input_transform(x, 1, out + 18 * s, s);
+    input_transform(y, 1, out + 24 * s, s);
+    for (int j = 0; j < 6; j++)
+        x[j] = 4 * d1[j] - 5 * d3[j] + d5[j];
+    input_transform(x, 1, out + 30 * s, s);
+}
+
 static inline void output_transform(const V *m, int stride, V *out, int out_stride)
 {
     V sum1 = m[stride] + m[2 * stride], difference1 = m[stride] - m[2 * stride];
@@ -214,18 +244,13 @@ static void products(const Op *op, const V *in, Prefetch *next, V *out)
 static void transform_inputs(const Op *op, Source in, V *padded, V *out)
 {
     int patches = op->rows * op->columns, tile = 36 * TILE_PATCHES;
-    V between[36];
     for (int c = 0; c < op->inputs; c++) {
         pad(op, in, c, padded);
         for (int n = 0; n < patches; n++) {
             const V *from = padded + n / op->columns * 4 * op->padded_width
                             + n % op->columns * 4;
             V *to = out + (n / TILE_PATCHES * op->inputs + c) * tile + n % TILE_PATCHES;
-            for (int i = 0; i < 6; i++)
-                input_transform(from + i, op->padded_width, between + i, 6);
-            for (int i = 0; i < 6; i++)
-                input_transform(between + 6 * i, 1, to + 6 * i * TILE_PATCHES,
-                                TILE_PATCHES);
+            transform_patch(from, op->padded_width, to);
         }
     }
 }

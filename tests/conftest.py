@@ -4,6 +4,7 @@ Torch is imported where it is needed: the process that deals tests to others run
 """
 
 import errno
+import gc
 import ipaddress
 import os
 import signal
@@ -48,6 +49,15 @@ def pytest_collection_modifyitems(items):
         if item.path.suffix == ".ipynb":
             first[item.path.name] = -1
     items.sort(key=lambda item: first.get(item.path.name, len(first)))
+
+
+def pytest_collection_finish():
+    """Keep what is there for good from the collection of garbage.
+
+    At its end pytest has all garbage collected five times over, some seconds.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=["cpu", "cuda"])

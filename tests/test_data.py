@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -160,28 +162,43 @@ def test_a_generator_elsewhere_is_refused_at_the_call():
 # digits
 
 
-def by_hand(images: np.ndarray, labels: np.ndarray) -> list[tuple[bytes, int]]:
-    """Images and labels as a sorted list, to compare sets of samples."""
-    rows = images.reshape(len(labels), -1).astype(np.uint8)
-    return sorted((row.tobytes(), int(y)) for row, y in zip(rows, labels, strict=True))
-
-
 def raw(dataset: Dataset, split: Split, white: int) -> np.ndarray:
     return (dataset.pixels(split.inputs) * white).round().to(torch.uint8).numpy()
 
 
 def test_digits_are_those_of_sklearn_in_the_same_proportions():
     from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
 
     digits, official = load(), load_digits()
-    assert (len(digits.train), len(digits.test)) == (1437, 360)
-    both = [digits.train, digits.test]
-    images = np.concatenate([raw(digits, split, 16) for split in both])
-    labels = np.concatenate([split.labels.numpy() for split in both])
-    assert by_hand(images, labels) == by_hand(official.images, official.target)
+    parts = train_test_split(
+        official.images, official.target, test_size=360, stratify=official.target,
+        random_state=0,
+    )  # fmt: skip
+    found = [raw(digits, split, 16)[:, 0] for split in (digits.train, digits.test)]
+    found += [digits.train.labels.numpy(), digits.test.labels.numpy()]
+    for part, wanted in zip(found, parts, strict=True):
+        np.testing.assert_array_equal(part, wanted)
     share = np.bincount(official.target) * 360 / 1797
     assert np.abs(digits.test.labels.bincount().numpy() - share).max() < 1
     assert digits.classes == tuple("0123456789")
+
+
+def test_digits_need_the_files_of_sklearn_and_not_its_import():
+    script = "import sys; from course_lib.data import load; load(); print(*sys.modules)"
+    command = [sys.executable, "-c", script]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "torch" in shown.split()
+    assert not {"sklearn", "scipy"} & set(shown.split())
+
+
+def test_digits_whose_file_lies_elsewhere_come_from_sklearn_itself(monkeypatch):
+    wanted = load()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for part, same in (("train", wanted.train), ("test", wanted.test)):
+        found = getattr(load(), part)
+        assert torch.equal(found.inputs, same.inputs)
+        assert torch.equal(found.labels, same.labels)
 
 
 def test_digits_are_normalized_by_the_population_of_the_training_pixels():

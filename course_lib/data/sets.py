@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -256,17 +257,32 @@ def available(name: str, root: Root = None) -> bool:
 
 
 def _read_digits() -> tuple[Batch, Batch]:
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
+    """Return the digits as scikit-learn's `train_test_split` deals them.
 
-    images, labels = load_digits(return_X_y=True)
-    pixels = images.reshape(-1, 1, 8, 8).astype("uint8")
-    labels = labels.astype("int64")
-    parts = train_test_split(
-        pixels, labels, test_size=360, stratify=labels, random_state=0
-    )
-    train_x, test_x, train_y, test_y = (torch.from_numpy(part) for part in parts)
+    It was called with test_size=360, stratify=labels and random_state=0; the order of
+    the samples, first those for training, is stored beside this file.
+    """
+    order = np.load(Path(__file__).with_name("digits_order.npy"))
+    samples = torch.from_numpy(_digits()[order])
+    pixels, labels = samples[:, :64].reshape(-1, 1, 8, 8), samples[:, 64].long()
+    train_x, test_x = pixels.split([1437, 360])
+    train_y, test_y = labels.split([1437, 360])
     return (train_x, train_y), (test_x, test_y)
+
+
+def _digits() -> np.ndarray:
+    """Return uint8 (1797, 65): 64 pixels and the class, in scikit-learn's order.
+
+    From its file: to import scikit-learn takes as long as to import torch.
+    """
+    found = importlib.util.find_spec("sklearn")
+    for folder in (found and found.submodule_search_locations) or ():
+        path = Path(folder, "datasets", "data", "digits.csv.gz")
+        if path.is_file():
+            return np.loadtxt(path, dtype="uint8", delimiter=",")
+    from sklearn.datasets import load_digits
+
+    return np.column_stack(load_digits(return_X_y=True)).astype("uint8")
 
 
 def _read(name: str, home: Path, *, train: bool) -> tuple[Batch, tuple[str, ...]]:

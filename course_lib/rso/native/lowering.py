@@ -15,7 +15,7 @@ from course_lib.rso.eager.plan import Plan
 from course_lib.rso.eager.prefixes import from_blocks, to_blocks
 from course_lib.rso.losses import Loss, cross_entropy, loss_sums
 from course_lib.rso.minibatches import Minibatches
-from course_lib.rso.native import operations, pages
+from course_lib.rso.native import operations
 from course_lib.rso.native.geometry import Shape, UnsupportedOperation, arranged
 from course_lib.rso.native.program import Program, Rows, Value
 from course_lib.rso.native.structures import Op, State
@@ -284,7 +284,7 @@ class LoweredPlan:
         if (key, blocks) in self.memory:
             return self.memory[key, blocks]
         size = math.prod(self._shape_of(*key))
-        memory = pages.zeros((blocks, size, self.lanes), self.dtype)
+        memory = torch.empty(blocks, size, self.lanes, dtype=self.dtype)
         if reuse:
             self.memory[key, blocks] = memory
         return memory

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from course_lib import compiler
-from course_lib.rso.native import pages
 from course_lib.rso.native.geometry import Shape, UnsupportedOperation
 from course_lib.rso.native.structures import (
     BAD_CHANGE,
@@ -269,6 +268,7 @@ class ProgramBuffers:
         self.affines: list[Tensor] = []  # scale and shift of each norm's channels
         self.error: BaseException | None = None  # that `reduce` ended with
         rows, blocks, threads = size
+        slots = (Slot * len(program.memories))(*map(self._slot, program.memories))
         ordered = sorted(program.ops, key=lambda pair: pair[0])
         stages = [number for number, _ in ordered]
         ends = [i for i in range(1, len(stages)) if stages[i] != stages[i - 1]]
@@ -278,7 +278,7 @@ class ProgramBuffers:
             norm.affine = self._numbers(rows * norm.channels * 2, self.dtype)
             self.affines.append(self.numbers[-1])
         self.arrays = (  # alive as long as the pointers
-            self._slots(program.memories),
+            slots,
             (Op * len(ordered))(*(op for _, op in ordered)),
             starts,
             (Norm * len(program.norms))(*program.norms),
@@ -321,30 +321,21 @@ class ProgramBuffers:
         self.numbers.append(torch.zeros(count, dtype=dtype))
         return self.numbers[-1].data_ptr()
 
-    def _slots(self, memories: list[Memory]) -> ctypes.Array:
-        """Allocate the values: for all rows and blocks, or for each thread alone."""
-        shapes = [self._shape(memory) for memory in memories]
-        sizes = [math.prod(shape) for shape in shapes]
-        parts = pages.zeros((sum(sizes),), self.dtype).split(sizes)
-        slots = (Slot * len(memories))()
-        for slot, memory, shape, part in zip(
-            slots, memories, shapes, parts, strict=True
-        ):
-            slot.state, slot.state_block = memory.state, memory.size
-            if not memory.is_own:
-                continue
-            memory.tensor = part.view(shape)
-            slot.data = memory.tensor.data_ptr()
-            if memory.is_whole:
-                slot.row, slot.block = self.size[1] * memory.size, memory.size
-            else:
-                slot.thread = memory.size
-        return slots
-
-    def _shape(self, memory: Memory) -> tuple[int, ...]:
+    def _slot(self, memory: Memory) -> Slot:
+        """Allocate a value: for all rows and blocks, or for each thread alone."""
         rows, blocks, threads = self.size
-        numbers = memory.size * self.lanes if memory.is_own else 0
-        return (rows, blocks, numbers) if memory.is_whole else (threads, numbers)
+        slot = Slot(state=memory.state, state_block=memory.size)
+        if not memory.is_own:
+            return slot
+        if memory.is_whole:
+            shape = (rows, blocks, memory.size * self.lanes)
+            slot.row, slot.block = blocks * memory.size, memory.size
+        else:
+            shape = (threads, memory.size * self.lanes)
+            slot.thread = memory.size
+        memory.tensor = torch.zeros(shape, dtype=self.dtype)
+        slot.data = memory.tensor.data_ptr()
+        return slot
 
     def _reducer(self) -> ctypes._CFuncPtr:
         """Return `reduce` as program.cpp calls it."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import fnmatch
 import io
 import re
 
@@ -477,13 +476,3 @@ def test_what_is_written_is_read(text, pairs, data):
     assert asked.text == text
     assert [(choice.text, choice.reply) for choice in asked.choices] == pairs
     assert [choice.right for choice in asked.choices].index(True) == place
-
-
-def test_the_files_are_in_the_package():
-    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    (patterns,) = re.findall(r'^package-data\."\*" = \[(.*)\]$', project, re.MULTILINE)
-    named = re.findall(r'"(.*?)"', patterns)
-    assert quiz_file.FOLDER.parent == ROOT / "course_lib" / "lessons"
-    for path in quiz_file.FOLDER.iterdir():
-        inside = path.relative_to(quiz_file.FOLDER.parent).as_posix()
-        assert any(fnmatch.fnmatch(inside, pattern) for pattern in named), inside

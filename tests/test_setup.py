@@ -212,6 +212,18 @@ def test_hooks_are_local():
     assert commands == ["ruff", "ruff", "codespell", "lint-imports"]
 
 
+def test_files_that_are_no_modules_are_in_the_package():
+    (line,) = re.findall(r'^package-data\."\*" = (.*)$', read("pyproject.toml"), re.M)
+    patterns = re.findall(r'"(.+?)"', line)
+    modules = {".py", ".pyc"}
+    for path in sorted((ROOT / "course_lib").rglob("*.*")):
+        if path.suffix not in modules:
+            package = next(p for p in path.parents if (p / "__init__.py").exists())
+            inside = path.relative_to(package)
+            named = [p for p in patterns if p.count("/") == len(inside.parts) - 1]
+            assert any(map(inside.match, named)), inside
+
+
 @pytest.mark.parametrize("address", [("192.0.2.1", 80), ("2001:db8::1", 80)])
 def test_unit_tests_can_not_reach_the_network(address):
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET

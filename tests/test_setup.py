@@ -213,7 +213,7 @@ def test_hooks_are_local():
 
 
 def test_files_that_are_no_modules_are_in_the_package():
-    (line,) = re.findall(r'^package-data\."\*" = (.*)$', read("pyproject.toml"), re.M)
+    (line,) = re.findall(r'^package-data\."\*" = (.*)$', text("pyproject.toml"), re.M)
     patterns = re.findall(r'"(.+?)"', line)
     modules = {".py", ".pyc"}
     for path in sorted((ROOT / "course_lib").rglob("*.*")):

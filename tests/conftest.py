@@ -52,9 +52,9 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Keep what is there for good from the collection of garbage.
+    """Leave out of garbage collection what stays until the end.
 
-    At its end pytest has all garbage collected five times over, some seconds.
+    There pytest collects five times, which took seconds.
     """
     gc.collect()
     gc.freeze()

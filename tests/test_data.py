@@ -171,15 +171,14 @@ def test_digits_are_those_of_sklearn_in_the_same_proportions():
     from sklearn.model_selection import train_test_split
 
     digits, official = load(), load_digits()
-    parts = train_test_split(
-        official.images, official.target, test_size=360, stratify=official.target,
-        random_state=0,
-    )  # fmt: skip
+    images, labels = official.images, official.target
+    options = {"test_size": 360, "stratify": labels, "random_state": 0}
+    parts = train_test_split(images, labels, **options)
     found = [raw(digits, split, 16)[:, 0] for split in (digits.train, digits.test)]
     found += [digits.train.labels.numpy(), digits.test.labels.numpy()]
     for part, wanted in zip(found, parts, strict=True):
         np.testing.assert_array_equal(part, wanted)
-    share = np.bincount(official.target) * 360 / 1797
+    share = np.bincount(labels) * 360 / 1797
     assert np.abs(digits.test.labels.bincount().numpy() - share).max() < 1
     assert digits.classes == tuple("0123456789")
 
@@ -199,6 +198,17 @@ def test_digits_whose_file_lies_elsewhere_come_from_sklearn_itself(monkeypatch):
         found = getattr(load(), part)
         assert torch.equal(found.inputs, same.inputs)
         assert torch.equal(found.labels, same.labels)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", gzip.compress(b"1,2,3\n")])
+def test_a_damaged_file_of_digits_is_named(monkeypatch, tmp_path, content):
+    path = tmp_path / "datasets" / "data" / "digits.csv.gz"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    found = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
+    with pytest.raises(DataError, match=r"digits\.csv\.gz \(.*install it again"):
+        load()
 
 
 def test_digits_are_normalized_by_the_population_of_the_training_pixels():

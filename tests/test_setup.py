@@ -216,7 +216,7 @@ def test_files_that_are_no_modules_are_in_the_package():
     (line,) = re.findall(r'^package-data\."\*" = (.*)$', text("pyproject.toml"), re.M)
     patterns = re.findall(r'"(.+?)"', line)
     modules = {".py", ".pyc"}
-    for path in sorted((ROOT / "course_lib").rglob("*.*")):
+    for path in sorted((ROOT / "course_lib").rglob("[!.]*.*")):
         if path.suffix not in modules:
             package = next(p for p in path.parents if (p / "__init__.py").exists())
             inside = path.relative_to(package)

@@ -273,13 +273,19 @@ def _read_digits() -> tuple[Batch, Batch]:
 def _digits() -> np.ndarray:
     """Return uint8 (1797, 65): 64 pixels and the class, in scikit-learn's order.
 
-    From its file: to import scikit-learn takes as long as to import torch.
+    From its file: to import scikit-learn takes nearly as long as to import torch.
     """
     found = importlib.util.find_spec("sklearn")
     for folder in (found and found.submodule_search_locations) or ():
         path = Path(folder, "datasets", "data", "digits.csv.gz")
         if path.is_file():
-            return np.loadtxt(path, dtype="uint8", delimiter=",")
+            try:
+                return np.loadtxt(path, dtype="uint8", delimiter=",").reshape(1797, 65)
+            except Exception as error:  # a damaged file can fail in any way
+                raise DataError(
+                    f"load('digits'): cannot read {path} ({archives.brief(error)}). "
+                    "Remove scikit-learn and install it again."
+                ) from error
     from sklearn.datasets import load_digits
 
     return np.column_stack(load_digits(return_X_y=True)).astype("uint8")

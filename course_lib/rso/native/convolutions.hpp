@@ -163,46 +163,39 @@ static void conv(const Op *op, Source in, V *scratch, Prefetch *next, V *out)
    kernel are both transformed to 36, these are multiplied one by one, and the products
    are transformed to 4x4 outputs. 36 products take the place of 144. (F(4x4, 3x3) of
    Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks".) */
-static inline void input_transform(const V *d, int stride, V *out, int out_stride)
+template <int PAIR> /* outputs 0 and 5, or 1 and 2, or 3 and 4: they share terms */
+static inline void input_pair(const V *d, int stride, V *one, V *other)
 {
-    V even = d[4 * stride] - 4 * d[2 * stride], odd = d[3 * stride] - 4 * d[stride];
-    V near = d[4 * stride] - d[2 * stride], far = 2 * (d[3 * stride] - d[stride]);
-    out[0] = 4 * d[0] - 5 * d[2 * stride] + d[4 * stride];
-    out[out_stride] = even + odd;
-    out[2 * out_stride] = even - odd;
-    out[3 * out_stride] = near + far;
-    out[4 * out_stride] = near - far;
-    out[5 * out_stride] = 4 * d[stride] - 5 * d[3 * stride] + d[5 * stride];
+    if (PAIR == 0) {
+        *one = 4 * d[0] - 5 * d[2 * stride] + d[4 * stride];
+        *other = 4 * d[stride] - 5 * d[3 * stride] + d[5 * stride];
+    } else {
+        V even = PAIR == 1 ? d[4 * stride] - 4 * d[2 * stride]
+                           : d[4 * stride] - d[2 * stride];
+        V odd = PAIR == 1 ? d[3 * stride] - 4 * d[stride]
+                          : 2 * (d[3 * stride] - d[stride]);
+        *one = even + odd;
+        *other = even - odd;
+    }
 }
 
-/* Both directions of a patch, row by row of the outcome: the numbers between stay in the
-   registers (36 of them don't fit, and stores are what the transform waits for). */
-static inline void transform_patch(const V *d, int width, V *out)
+static inline void input_transform(const V *d, V *out)
 {
     const int s = TILE_PATCHES;
-    const V *d1 = d + width, *d2 = d1 + width, *d3 = d2 + width, *d4 = d3 + width,
-            *d5 = d4 + width;
+    input_pair<0>(d, 1, out, out + 5 * s);
+    input_pair<1>(d, 1, out + s, out + 2 * s);
+    input_pair<2>(d, 1, out + 3 * s, out + 4 * s);
+}
+
+/* Two rows of a transformed patch: the numbers between stay in the registers, where all
+   36 would not fit. */
+template <int PAIR> static inline void input_rows(const V *d, int width, V *one, V *other)
+{
     V x[6], y[6];
     for (int j = 0; j < 6; j++)
-        x[j] = 4 * d[j] - 5 * d2[j] + d4[j];
-    input_transform(x, 1, out, s);
-    for (int j = 0; j < 6; j++) {
-        V even = d4[j] - 4 * d2[j], odd = d3[j] - 4 * d1[j];
-        x[j] = even + odd;
-        y[j] = even - odd;
-    }
-    input_transform(x, 1, out + 6 * s, s);
-    input_transform(y, 1, out + 12 * s, s);
-    for (int j = 0; j < 6; j++) {
-        V near = d4[j] - d2[j], far = 2 * (d3[j] - d1[j]);
-        x[j] = near + far;
-        y[j] = near - far;
-    }
-    input_transform(x, 1, out + 18 * s, s);
-    input_transform(y, 1, out + 24 * s, s);
-    for (int j = 0; j < 6; j++)
-        x[j] = 4 * d1[j] - 5 * d3[j] + d5[j];
-    input_transform(x, 1, out + 30 * s, s);
+        input_pair<PAIR>(d + j, width, x + j, y + j);
+    input_transform(x, one);
+    input_transform(y, other);
 }
 
 static inline void output_transform(const V *m, int stride, V *out, int out_stride)
@@ -250,7 +243,10 @@ static void transform_inputs(const Op *op, Source in, V *padded, V *out)
             const V *from = padded + n / op->columns * 4 * op->padded_width
                             + n % op->columns * 4;
             V *to = out + (n / TILE_PATCHES * op->inputs + c) * tile + n % TILE_PATCHES;
-            transform_patch(from, op->padded_width, to);
+            const int row = 6 * TILE_PATCHES;
+            input_rows<0>(from, op->padded_width, to, to + 5 * row);
+            input_rows<1>(from, op->padded_width, to + row, to + 2 * row);
+            input_rows<2>(from, op->padded_width, to + 3 * row, to + 4 * row);
         }
     }
 }

@@ -7,6 +7,8 @@ Each command imports its module only when it is called, so that `--help` is quic
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import sys
 from collections.abc import Callable, Sequence
 
@@ -154,4 +156,6 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    # Else Python, at its end, looks for garbage in all that torch is: a quarter second.
+    atexit.register(gc.freeze)
     sys.exit(main())

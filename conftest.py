@@ -6,6 +6,7 @@ worker then makes its own, so that no two write to the same files.
 
 import atexit
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -26,3 +27,8 @@ os.environ.update(
 )
 # With a backend named here, the text of the notebooks' figures would be missing.
 os.environ.pop("MPLBACKEND", None)
+
+# With this package jsonschema, which nbval imports, compiles the grammar of each kind
+# of web address: a second at every start of pytest. No notebook's schema asks for one.
+sys.modules.setdefault("rfc3987_syntax", None)
+pytest_plugins = ["nbval.plugin"]

@@ -176,14 +176,18 @@ def test_a_copy_has_weights_of_its_own():
     compare(model, "3.15_fun_shared")
 
 
-def test_moves_to_a_device(device):
-    for case in ("3.15_seq_cnn", "1.1.0-tf_k1_lstm", "2.2.4_gru_after", "3.15_op36"):
-        model = load(case).to(device)
-        inputs, wanted, _ = known(case)
+@pytest.mark.parametrize("device", ["cuda"], indirect=True)
+@pytest.mark.parametrize("case", COMPUTED)
+def test_computes_the_same_on_a_gpu(case, device, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    model = load(case).to(device)
+    inputs, wanted, _ = known(case)
+    with torch.no_grad():
         got = model(*(x.to(device) for x in inputs))
-        got = got if isinstance(got, tuple) else (got,)
-        for one, other in zip(got, wanted, strict=True):
-            assert_close(one.detach().cpu(), other, rtol=1e-4, atol=1e-4)
+    got = got if isinstance(got, tuple) else (got,)
+    for one, other in zip(got, wanted, strict=True):
+        assert one.device == device
+        assert_close(one.cpu(), other.to(one.dtype), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

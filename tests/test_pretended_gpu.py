@@ -54,6 +54,12 @@ def test_recurrent_layers_are_those_of_the_cpu(gpu, kind, bias):
         assert_close(one.grad.cpu(), other.grad)
 
 
+def test_a_new_tensor_is_made_beside_the_old_one(gpu):
+    made = torch.ones(2, device=gpu, dtype=torch.float64).new_tensor([1, 2])
+    assert (made.device, made.dtype, made.tolist()) == (gpu, torch.float64, [1.0, 2.0])
+    assert made.new_tensor(3, dtype=torch.int64, device="cpu").device.type == "cpu"
+
+
 def test_ties_stay_on_the_way_to_the_device(gpu):
     first, second = nn.Linear(2, 2), nn.Linear(2, 2)
     second.weight = first.weight

@@ -67,6 +67,10 @@ class PretendedTensor(Tensor):
     def __repr__(self, **_: Any) -> str:
         return f"{repr(self.elem)[:-1]}, device='cuda:0')"
 
+    def new_tensor(self, data: Any, **options: Any) -> Tensor:
+        """Go through torch.tensor: torch's own builds inside of C++, past all modes."""
+        return torch.tensor(data, **{"dtype": self.dtype, "device": CUDA, **options})
+
     def __deepcopy__(self, memo: dict) -> Tensor:
         if id(self) not in memo:
             elem = self.elem.detach().clone()

@@ -66,7 +66,7 @@ def examined(name, env, cwd, *typed, before=""):
     code += "\nfrom course_lib.doctor import advice, folders, software\n"
     code += f"advice.CHECKOUT = pathlib.Path({str(cwd)!r})\n"
     code += f"print('checked', {name}())\n"
-    code += "gc.freeze()"  # a quicker end, as commands have it
+    code += "gc.freeze()"  # the end is quicker, as that of commands
     script = "\n".join([*typed, shlex.join([python, "-c", code])])
     done = subprocess.run(
         ["bash", "-e", "-c", script],

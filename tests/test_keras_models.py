@@ -74,15 +74,15 @@ def known(case):
     return inputs, outputs, float(arrays.get("reg_loss", 0))
 
 
-def compare(model, case):
+def compare(model, case, device="cpu"):
     inputs, wanted, cost = known(case)
     with torch.no_grad():
-        got = model(*inputs)
+        got = model(*(x.to(device) for x in inputs))
         got_cost = float(penalty(model))
     got = got if isinstance(got, tuple) else (got,)
     assert len(got) == len(wanted)
     for one, other in zip(got, wanted, strict=True):
-        assert_close(one, other.to(one.dtype), rtol=1e-5, atol=1e-5)
+        assert_close(one, other.to(device, one.dtype), rtol=1e-5, atol=1e-5)
     if case not in RANDOM_PENALTY:
         assert got_cost == pytest.approx(cost, rel=1e-6)
 
@@ -180,14 +180,7 @@ def test_a_copy_has_weights_of_its_own():
 @pytest.mark.parametrize("case", COMPUTED)
 def test_computes_the_same_on_a_gpu(case, device, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    model = load(case).to(device)
-    inputs, wanted, _ = known(case)
-    with torch.no_grad():
-        got = model(*(x.to(device) for x in inputs))
-    got = got if isinstance(got, tuple) else (got,)
-    for one, other in zip(got, wanted, strict=True):
-        assert one.device == device
-        assert_close(one.cpu(), other.to(one.dtype), rtol=1e-4, atol=1e-4)
+    compare(load(case).to(device), case, device)
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def runs():
     torch = sorted({re.search(r"torch ([\d.]*\d)", text)[1] for text in versions})
     return [
         f"To run all of a lesson takes {seconds[0]} to {seconds[-1]} seconds and at",
-        f"most {memory:.1f} GB on {overview.QUIET}",
+        f"most {math.ceil(memory * 10) / 10:.1f} GB on {overview.QUIET}",
         "([measured](docs/results/lessons.md)",
         f"on {max(dates)} with PyTorch {' and '.join(torch)}).",
     ]

@@ -164,7 +164,7 @@ def server(env, cwd, *typed):
                     return True, log.read_text()
                 time.sleep(0.1)
         finally:
-            process.terminate()
+            process.kill()  # it may miss SIGTERM in the moment that it begins
             process.wait()
     return False, log.read_text()
 
